@@ -1,0 +1,1 @@
+"""BTN wire shapes: credentials, dialects, submissions, rule documents."""
