@@ -58,7 +58,7 @@ class Network(NamedTuple):
 def address_text(address: bytes) -> str:
     """The canonical text of 4 or 16 bytes."""
     if len(address) == 4:
-        return "%d.%d.%d.%d" % tuple(address)
+        return socket.inet_ntop(socket.AF_INET, address)
     # inet_ntop writes addresses below ::1:0:0 with a dotted tail; RFC 5952 leaves that to well-known prefixes.
     return (
         str(ipaddress.IPv6Address(address))
@@ -98,7 +98,7 @@ def is_public(address: bytes) -> bool:
     """
     first = address[0]
     if len(address) == 4:
-        if first in (0, 10, 127) or (first >= 224 and (first < 240 or address == b"\xff\xff\xff\xff")):
+        if first in (10, 127) or (first >= 224 and (first < 240 or address == b"\xff\xff\xff\xff")):
             return False
         second = address[1]
         return not (
@@ -106,6 +106,7 @@ def is_public(address: bytes) -> bool:
             or (first == 172 and 16 <= second < 32)
             or (first == 169 and second == 254)
             or (first == 100 and 64 <= second < 128)
+            or address == bytes(4)
         )
     if first == 0xFE:
         return address[1] & 0xC0 != 0x80
@@ -148,7 +149,7 @@ def subtract(network: Network, holes: Iterable[Network]) -> list[Network]:
     """What is left of a network without the holes, as the fewest networks in ascending order."""
     left = [network]
     for hole in holes:
-        if any(part.prefix <= hole.prefix and part.contains(hole) or hole.contains(part) for part in left):
+        if any(part.contains(hole) or hole.contains(part) for part in left):
             left = [rest for part in left for rest in _without(part, hole)]
     return left
 
