@@ -1,0 +1,268 @@
+"""SQL of accounts: users, applications, their addresses, sessions, login links, audit, settings."""
+
+import json
+from collections.abc import Iterable
+from typing import Literal, NamedTuple
+
+from sparkle_lite.db.connection import Connection, fetch_all, fetch_one
+
+
+class UserRow(NamedTuple):
+    """A person. Times in ms; `registered_by` says whether an administrator vouched for the account."""
+
+    id: int
+    name: str
+    role: Literal["user", "admin"]
+    registered_by: Literal["admin", "self"]
+    github_id: int | None
+    github_login: str | None
+    avatar: str | None
+    email: str | None
+    registered_at: int
+    last_seen_at: int | None
+    banned_at: int | None
+    banned_reason: str | None
+
+
+class UserappRow(NamedTuple):
+    """An installation of a client. `secret_hash` is the SHA-256 of its secret; times in ms."""
+
+    id: int
+    app_id: str
+    secret_hash: bytes
+    user: int
+    comment: str
+    created_at: int
+    last_access_at: int | None
+    user_agent: str | None
+    banned_at: int | None
+    banned_reason: str | None
+    deleted_at: int | None
+
+
+class CredentialRow(NamedTuple):
+    """What it takes to let an application in or to refuse it."""
+
+    userapp: int
+    app_id: str
+    secret_hash: bytes
+    user: int
+    app_banned_reason: str | None
+    user_banned_reason: str | None
+
+
+_USER = f"SELECT {', '.join(UserRow._fields)} FROM user"
+_USERAPP = f"SELECT {', '.join(UserappRow._fields)} FROM userapp"
+_CREDENTIAL = (
+    "SELECT a.id, a.app_id, a.secret_hash, a.user,"
+    " CASE WHEN a.banned_at IS NOT NULL THEN coalesce(a.banned_reason, '') END,"
+    " CASE WHEN u.banned_at IS NOT NULL THEN coalesce(u.banned_reason, '') END"
+    " FROM userapp a JOIN user u ON u.id = a.user WHERE a.deleted_at IS NULL"
+)
+
+
+async def credentials(connection: Connection) -> list[CredentialRow]:
+    """Every application that is not deleted."""
+    return [CredentialRow(*row) for row in await fetch_all(connection, _CREDENTIAL)]
+
+
+async def credential(connection: Connection, app_id: str) -> CredentialRow | None:
+    """One application by its public id, through the index."""
+    row = await fetch_one(connection, f"{_CREDENTIAL} AND a.app_id=?", (app_id,))
+    return CredentialRow(*row) if row else None
+
+
+async def users(connection: Connection) -> list[UserRow]:
+    """All users, oldest first."""
+    return [UserRow(*row) for row in await fetch_all(connection, f"{_USER} ORDER BY id")]
+
+
+async def user_by_name(connection: Connection, name: str) -> UserRow | None:
+    """A user by name; upper and lower case don't matter."""
+    row = await fetch_one(connection, f"{_USER} WHERE name=?", (name,))
+    return UserRow(*row) if row else None
+
+
+async def user_by_id(connection: Connection, user: int) -> UserRow | None:
+    """A user by row id."""
+    row = await fetch_one(connection, f"{_USER} WHERE id=?", (user,))
+    return UserRow(*row) if row else None
+
+
+async def add_user(connection: Connection, name: str, role: str, registered_by: str, now_ms: int) -> int:
+    """Add a local user; its row id."""
+    cursor = await connection.execute(
+        "INSERT INTO user (name, role, registered_by, registered_at) VALUES (?,?,?,?)",
+        (name, role, registered_by, now_ms),
+    )
+    return int(cursor.lastrowid or 0)
+
+
+async def set_user_ban(connection: Connection, user: int, banned_at: int | None, reason: str | None) -> None:
+    """Ban a user, or lift the ban with None."""
+    await connection.execute("UPDATE user SET banned_at=?, banned_reason=? WHERE id=?", (banned_at, reason, user))
+
+
+async def userapps(connection: Connection, user: int | None = None) -> list[UserappRow]:
+    """The applications that are not deleted, of one user or of all, newest first."""
+    condition = "" if user is None else " AND user=?"
+    parameters = () if user is None else (user,)
+    sql = f"{_USERAPP} WHERE deleted_at IS NULL{condition} ORDER BY created_at DESC, id DESC"
+    return [UserappRow(*row) for row in await fetch_all(connection, sql, parameters)]
+
+
+async def userapp_by_app_id(connection: Connection, app_id: str) -> UserappRow | None:
+    """An application that is not deleted, by its public id."""
+    row = await fetch_one(connection, f"{_USERAPP} WHERE app_id=? AND deleted_at IS NULL", (app_id,))
+    return UserappRow(*row) if row else None
+
+
+async def count_userapps(connection: Connection, user: int) -> int:
+    """How many applications of a user are not deleted."""
+    row = await fetch_one(connection, "SELECT count(*) FROM userapp WHERE user=? AND deleted_at IS NULL", (user,))
+    return int(row[0]) if row else 0
+
+
+async def add_userapp(
+    connection: Connection, app_id: str, secret_hash: bytes, user: int, comment: str, now_ms: int
+) -> int:
+    """Add an application; its row id."""
+    cursor = await connection.execute(
+        "INSERT INTO userapp (app_id, secret_hash, user, comment, created_at) VALUES (?,?,?,?,?)",
+        (app_id, secret_hash, user, comment, now_ms),
+    )
+    return int(cursor.lastrowid or 0)
+
+
+async def set_userapp_secret(connection: Connection, userapp: int, secret_hash: bytes) -> None:
+    """Replace an application's secret; the old one is void at once."""
+    await connection.execute("UPDATE userapp SET secret_hash=? WHERE id=?", (secret_hash, userapp))
+
+
+async def set_userapp_comment(connection: Connection, userapp: int, comment: str) -> None:
+    """Change an application's comment."""
+    await connection.execute("UPDATE userapp SET comment=? WHERE id=?", (comment, userapp))
+
+
+async def set_userapp_ban(connection: Connection, userapp: int, banned_at: int | None, reason: str | None) -> None:
+    """Ban an application, or lift the ban with None."""
+    await connection.execute("UPDATE userapp SET banned_at=?, banned_reason=? WHERE id=?", (banned_at, reason, userapp))
+
+
+async def delete_userapp(connection: Connection, userapp: int, now_ms: int) -> None:
+    """Delete an application softly: what it reported keeps its origin."""
+    await connection.execute("UPDATE userapp SET deleted_at=? WHERE id=?", (now_ms, userapp))
+
+
+async def write_access(
+    connection: Connection, accesses: Iterable[tuple[int, str]], addresses: Iterable[tuple[int, bytes]], now_ms: int
+) -> None:
+    """Note last access and user agent by application, and the addresses that applications came from."""
+    rows = list(accesses)
+    await connection.executemany(
+        "UPDATE userapp SET last_access_at=?, user_agent=? WHERE id=?",
+        [(now_ms, agent, userapp) for userapp, agent in rows],
+    )
+    await connection.executemany(
+        "UPDATE user SET last_seen_at=? WHERE id=(SELECT user FROM userapp WHERE id=?)",
+        [(now_ms, userapp) for userapp, _ in rows],
+    )
+    await connection.executemany(
+        "INSERT INTO userapp_address VALUES (?,?,?,?)"
+        " ON CONFLICT (userapp, address) DO UPDATE SET last_seen_at=excluded.last_seen_at",
+        [(userapp, address, now_ms, now_ms) for userapp, address in addresses],
+    )
+
+
+async def member_addresses(connection: Connection, since_ms: int) -> list[bytes]:
+    """Addresses that applications came from since then."""
+    rows = await fetch_all(
+        connection, "SELECT DISTINCT address FROM userapp_address WHERE last_seen_at>=?", (since_ms,)
+    )
+    return [row[0] for row in rows]
+
+
+async def add_session(
+    connection: Connection, jti_hash: bytes, user: int, now_ms: int, expires_at: int, origin: str
+) -> None:
+    """Add a session; `origin` says what made it."""
+    await connection.execute("INSERT INTO session VALUES (?,?,?,?,?)", (jti_hash, user, now_ms, expires_at, origin))
+
+
+async def session_user(connection: Connection, jti_hash: bytes, now_ms: int) -> UserRow | None:
+    """The user of a live session."""
+    row = await fetch_one(
+        connection,
+        f"{_USER} WHERE id=(SELECT user FROM session WHERE jti_hash=? AND expires_at>?)",
+        (jti_hash, now_ms),
+    )
+    return UserRow(*row) if row else None
+
+
+async def delete_session(connection: Connection, jti_hash: bytes) -> None:
+    """End one session."""
+    await connection.execute("DELETE FROM session WHERE jti_hash=?", (jti_hash,))
+
+
+async def delete_sessions_of(connection: Connection, user: int) -> None:
+    """End all sessions and void all login links of a user."""
+    await connection.execute("DELETE FROM session WHERE user=?", (user,))
+    await connection.execute("DELETE FROM login_link WHERE user=?", (user,))
+
+
+async def add_login_link(connection: Connection, token_hash: bytes, user: int, expires_at: int) -> None:
+    """Add a one-time login link."""
+    await connection.execute("INSERT INTO login_link VALUES (?,?,?)", (token_hash, user, expires_at))
+
+
+async def take_login_link(connection: Connection, token_hash: bytes, now_ms: int) -> int | None:
+    """The user of a login link, which is used up by this."""
+    row = await fetch_one(
+        connection, "DELETE FROM login_link WHERE token_hash=? RETURNING user, expires_at", (token_hash,)
+    )
+    return int(row[0]) if row and row[1] > now_ms else None
+
+
+async def add_audit(
+    connection: Connection,
+    now_ms: int,
+    action: str,
+    success: bool,
+    user: int | None,
+    address: str | None,
+    user_agent: str | None,
+    details: dict[str, object],
+) -> None:
+    """Record who did what; part of the transaction that does it. `details` holds no secret."""
+    text = json.dumps(details, ensure_ascii=False, separators=(",", ":"))
+    await connection.execute(
+        "INSERT INTO audit (at, action, success, user, address, user_agent, details) VALUES (?,?,?,?,?,?,?)",
+        (now_ms, action, int(success), user, address, user_agent, text),
+    )
+
+
+async def setting(connection: Connection, name: str) -> str | int | None:
+    """A value that the program keeps for itself."""
+    row = await fetch_one(connection, "SELECT value FROM setting WHERE name=?", (name,))
+    return row[0] if row else None
+
+
+async def keep_setting(connection: Connection, name: str, value: str | int) -> str | int:
+    """Store a value unless there is one already; the one that stands."""
+    await connection.execute("INSERT OR IGNORE INTO setting VALUES (?,?)", (name, value))
+    stored = await setting(connection, name)
+    assert stored is not None
+    return stored
+
+
+async def delete_expired(connection: Connection, now_ms: int, audit_before: int, limit: int) -> int:
+    """Delete some expired sessions, links, old audit rows and old addresses; how many rows went."""
+    gone = 0
+    for sql, before in (
+        ("session WHERE jti_hash IN (SELECT jti_hash FROM session WHERE expires_at<?", now_ms),
+        ("login_link WHERE token_hash IN (SELECT token_hash FROM login_link WHERE expires_at<?", now_ms),
+        ("audit WHERE id IN (SELECT id FROM audit WHERE at<? ORDER BY at", audit_before),
+    ):
+        cursor = await connection.execute(f"DELETE FROM {sql} LIMIT {limit})", (before,))
+        gone += cursor.rowcount
+    return gone

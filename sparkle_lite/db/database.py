@@ -1,0 +1,211 @@
+"""The database of one server or one command: the main file, its segments, one writer, a few readers."""
+
+import asyncio
+import fcntl
+import logging
+import os
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from sparkle_lite.db import segments
+from sparkle_lite.db.connection import (
+    Connection,
+    Row,
+    Synchronous,
+    connect,
+    connect_readonly,
+    fetch_all,
+    migrate,
+    refused,
+    transaction,
+)
+from sparkle_lite.errors import SparkleError
+
+T = TypeVar("T")
+S = TypeVar("S")
+Command = Callable[[Connection], Awaitable[T]]
+
+# Three connections let a slow page of the REST API leave two for everyone else.
+READERS = 3
+# Compressed bytes and bodies that share one transaction at the most.
+GROUP_BYTES = 400_000
+GROUP_BODIES = 128
+
+logger = logging.getLogger("sparkle.database")
+
+
+class Database:
+    """The main database: `write` runs a command in a transaction, `read` runs a query.
+
+    A command-line process writes directly; a server replaces `write` by its writer's queue, so that exactly one task
+    owns the connection.
+    """
+
+    def __init__(self, path: Path, synchronous: Synchronous = "full") -> None:
+        self.path = path
+        self.segment_folder = path.with_name(path.name + ".segments")
+        self.synchronous: Synchronous = synchronous
+        self._main: Connection | None = None
+        self._readers: asyncio.LifoQueue[Connection] = asyncio.LifoQueue()
+        self._lock = asyncio.Lock()
+        self._lock_file: int | None = None
+
+    @property
+    def main(self) -> Connection:
+        """The writing connection of the main database."""
+        if self._main is None:
+            raise RuntimeError("the database is not open")
+        return self._main
+
+    async def open(self, *, serve: bool = False) -> None:
+        """Open and migrate the main database; as a server also take the lock and open the readers."""
+        if serve:
+            self._take_lock()
+        try:
+            self._main = await connect(self.path, synchronous=self.synchronous, cache_kib=16384)
+            await migrate(self._main, self.path, "main")
+            for _ in range(READERS if serve else 1):
+                self._readers.put_nowait(await connect_readonly(self.path))
+        except BaseException:
+            await self.close()
+            raise
+
+    def _take_lock(self) -> None:
+        with refused("open"):
+            self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            lock = os.open(self.path.with_name(self.path.name + ".lock"), os.O_CREAT | os.O_RDWR, 0o600)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            os.close(lock)
+            raise SparkleError(
+                "conflict",
+                f"Another server is running on {self.path}; stop it first, or give this one another database.path.",
+                f"已有另一个服务器正在使用 {self.path}，请先停止它或更换 database.path。",
+            ) from error
+        self._lock_file = lock
+
+    async def close(self) -> None:
+        """Close every connection; safe to call twice."""
+        while not self._readers.empty():
+            await self._readers.get_nowait().close()
+        if self._main is not None:
+            await self._main.close()
+            self._main = None
+        if self._lock_file is not None:
+            os.close(self._lock_file)
+            self._lock_file = None
+
+    @asynccontextmanager
+    async def reader(self) -> AsyncIterator[Connection]:
+        """A reading connection of the pool, given back at the end of the block."""
+        connection = await self._readers.get()
+        try:
+            yield connection
+        finally:
+            self._readers.put_nowait(connection)
+
+    async def read(self, sql: str, parameters: Sequence[Any] = ()) -> list[Row]:
+        """All rows of a query on the main database."""
+        async with self.reader() as connection:
+            return await fetch_all(connection, sql, parameters)
+
+    async def write(self, command: Command[T]) -> T:
+        """Run a command in one transaction of its own."""
+        async with self._lock, transaction(self.main) as connection:
+            return await command(connection)
+
+    def streams(self) -> dict[segments.Kind, segments.Stream]:
+        """The chains of segments, not yet opened."""
+        return {kind: segments.Stream(self.segment_folder, kind, self.synchronous) for kind in segments.KINDS}
+
+
+class Writer(Generic[S]):
+    """The one task that writes: it takes what has arrived together and has it committed together.
+
+    `record` stores a group of submissions and settles each one's own future; commands run one by one in transactions
+    of their own. Nothing that a requester does (going away, timing out) can interrupt a transaction.
+    """
+
+    def __init__(
+        self, main: Connection, record: Callable[[list[S]], Awaitable[None]], weigh: Callable[[S], int]
+    ) -> None:
+        self._main = main
+        self._record = record
+        self._weigh = weigh
+        self._submissions: deque[S] = deque()
+        self._commands: deque[tuple[Command[Any], asyncio.Future[Any]]] = deque()
+        self._wake = asyncio.Event()
+        self._stopping = False
+        self._task: asyncio.Task[None] | None = None
+
+    @property
+    def waiting(self) -> int:
+        """How many submissions wait for their group."""
+        return len(self._submissions)
+
+    @property
+    def running(self) -> bool:
+        """Whether the task lives."""
+        return self._task is not None and not self._task.done()
+
+    def start(self) -> None:
+        """Begin to write."""
+        self._task = asyncio.create_task(self._run(), name="writer")
+
+    async def stop(self) -> None:
+        """Write what is queued, then end."""
+        self._stopping = True
+        self._wake.set()
+        if self._task is not None:
+            await self._task
+
+    def submit(self, submission: S) -> None:
+        """Queue a submission; its own future tells when it is committed."""
+        self._submissions.append(submission)
+        self._wake.set()
+
+    async def write(self, command: Command[T]) -> T:
+        """Queue a command and wait for its commit."""
+        future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        self._commands.append((command, future))
+        self._wake.set()
+        return await asyncio.shield(future)
+
+    async def _run(self) -> None:
+        while True:
+            if not self._submissions and not self._commands:
+                if self._stopping:
+                    return
+                self._wake.clear()
+                await self._wake.wait()
+                continue
+            while self._commands:
+                await self._command(*self._commands.popleft())
+            if self._submissions:
+                await self._record(self._group())
+
+    def _group(self) -> list[S]:
+        # Enough to make the cost of a commit small, little enough that nobody waits long behind it.
+        group: list[S] = []
+        weight = 0
+        while self._submissions and weight < GROUP_BYTES and len(group) < GROUP_BODIES:
+            group.append(self._submissions.popleft())
+            weight += self._weigh(group[-1])
+        return group
+
+    async def _command(self, command: Command[Any], future: asyncio.Future[Any]) -> None:
+        try:
+            async with transaction(self._main) as connection:
+                result = await command(connection)
+        except Exception as error:
+            if not future.done():
+                future.set_exception(error)
+            else:
+                logger.exception("a write failed after its requester had gone")
+        else:
+            if not future.done():
+                future.set_result(result)

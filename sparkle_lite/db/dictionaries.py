@@ -1,0 +1,246 @@
+"""The dictionaries: torrents, client identities and labels, stored once and referred to by row id.
+
+The row path asks the caches by what a client literally sent; only what is not in them is cleaned, looked up and, if it
+is new, added, a group of submissions at a time. Nothing here knows about HTTP or JSON.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Generic, NamedTuple, TypeVar
+
+from sparkle_lite.db.connection import Connection, Row, fetch_all
+
+# Two generations of this many entries: about 25 MB for torrents at the most, whatever is stored.
+GENERATION = 65_536
+# What one application may add to the dictionaries in a day. A first contact that uploads years of history brings some
+# ten thousand torrents; nobody honest comes near these.
+DAILY_QUOTA = 200_000
+_DAY_MS = 24 * 3600 * 1000
+# Parameters in one look-up statement; SQLite's own limit is 32,766.
+_LOOKUP_CHUNK = 500
+
+K = TypeVar("K")
+V = TypeVar("V")
+
+
+class Generations(Generic[K, V]):
+    """A bounded cache as two dicts: when the young one is full it becomes the old one, and the old one goes.
+
+    `young` may be read directly by a hot loop; `find` also looks in the old generation and keeps what it finds.
+    """
+
+    def __init__(self, size: int = GENERATION) -> None:
+        self.young: dict[K, V] = {}
+        self._old: dict[K, V] = {}
+        self._size = size
+
+    def find(self, key: K) -> V | None:
+        """The value of a key in either generation."""
+        value = self._old.get(key)
+        if value is not None:
+            self.young[key] = value
+        return value
+
+    def rotate(self) -> None:
+        """Let the old generation go if the young one is full; called between groups, never within one."""
+        if len(self.young) >= self._size:
+            self._old = self.young
+            self.young = {}
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self.young = {}
+        self._old = {}
+
+
+class Torrent(NamedTuple):
+    """What identifies a torrent here: the identifier (32 bytes, or text as sent), size in bytes, 1/0/-1 private."""
+
+    identifier: bytes | str
+    size: int
+    private: int
+    big_endian: int
+
+
+class ClientIdentity(NamedTuple):
+    """What a peer says it is: the first 8 characters of its peer id, and its client name."""
+
+    peer_id: str
+    client_name: str
+
+
+class Missing(NamedTuple):
+    """An entry that a group needs and no cache has: who asked for it, and under which raw keys it was asked for."""
+
+    userapp: int
+    at: int
+    raw: list[Any]
+
+
+class Dictionary(Generic[K]):
+    """One dictionary: its cache by raw key, and the entries that the group in hand still needs.
+
+    `want` gives a missing entry a negative stand-in id, `resolve` (inside the writer's transaction) finds or adds all
+    missing entries and returns the real ids of the stand-ins. `settle` ends the group: after a commit the new ids are
+    kept, after a failure they are forgotten.
+    """
+
+    def __init__(self, table: str, key_columns: Sequence[str], insert: str, row: Callable[[Any, Missing], Row]) -> None:
+        self.cache: Generations[K, int] = Generations()
+        self.condemned: set[int] = set()
+        self._table = table
+        self._key_columns = tuple(key_columns)
+        self._insert = insert
+        self._row = row
+        self._missing: dict[Any, tuple[int, Missing]] = {}
+        self._raw: dict[K, int] = {}
+        self._found: dict[int, int] = {}
+
+    def want(self, raw: K, entry: Any, userapp: int, at: int) -> int:
+        """The stand-in (negative) for an entry that is not in the cache."""
+        known = self._missing.get(entry)
+        if known is None:
+            known = self._missing[entry] = (-len(self._missing) - 1, Missing(userapp, at, []))
+        known[1].raw.append(raw)
+        self._raw[raw] = known[0]
+        return known[0]
+
+    def wanted(self, raw: K) -> int | None:
+        """The stand-in that a raw key already has in this group."""
+        return self._raw.get(raw)
+
+    @property
+    def missing(self) -> int:
+        """How many entries the group still needs."""
+        return len(self._missing)
+
+    async def resolve(self, main: Connection, spend: Callable[[int], None]) -> dict[int, int]:
+        """Find or add every missing entry; real ids by stand-in. `spend` is told who added one."""
+        ids = await self._look_up(main, list(self._missing))
+        new = [(entry, missing) for entry, (_, missing) in self._missing.items() if entry not in ids]
+        if new:
+            for _, missing in new:
+                spend(missing.userapp)
+            await main.executemany(self._insert, [self._row(entry, missing) for entry, missing in new])
+            ids |= await self._look_up(main, [entry for entry, _ in new])
+        self._found = {stand_in: ids[entry] for entry, (stand_in, _) in self._missing.items()}
+        return self._found
+
+    async def _look_up(self, main: Connection, entries: list[Any]) -> dict[Any, int]:
+        found: dict[Any, int] = {}
+        names = self._key_columns
+        for start in range(0, len(entries), _LOOKUP_CHUNK):
+            keys = [key[: len(names)] for key in entries[start : start + _LOOKUP_CHUNK]]
+            one = f"({','.join('?' * len(names))})"
+            rows = await fetch_all(
+                main,
+                f"SELECT id, {', '.join(names)} FROM {self._table} WHERE ({', '.join(names)}) IN"
+                f" (VALUES {','.join([one] * len(keys))})",
+                [value for key in keys for value in key],
+            )
+            by_key = {row[1:]: row[0] for row in rows}
+            found |= {
+                entry: by_key[key]
+                for entry, key in zip(entries[start : start + _LOOKUP_CHUNK], keys, strict=True)
+                if key in by_key
+            }
+        return found
+
+    def settle(self, committed: bool) -> None:
+        """End the group in hand."""
+        if committed and self._found:
+            cache, found = self.cache.young, self._found
+            for stand_in, missing in self._missing.values():
+                number = found[stand_in]
+                self.condemned.discard(number)
+                for raw in missing.raw:
+                    cache[raw] = number
+        self._missing, self._raw, self._found = {}, {}, {}
+        self.cache.rotate()
+
+
+def _torrent_row(entry: Torrent, _: Missing) -> Row:
+    return tuple(entry)
+
+
+def _client_row(entry: ClientIdentity, missing: Missing) -> Row:
+    return (*entry, missing.at, missing.userapp, missing.at, missing.userapp)
+
+
+def _label_row(entry: tuple[str], _: Missing) -> Row:
+    return entry
+
+
+class Resolved(NamedTuple):
+    """Real ids by stand-in."""
+
+    torrents: dict[int, int]
+    clients: dict[int, int]
+    labels: dict[int, int]
+
+
+class Dictionaries:
+    """The three dictionaries, the daily quota of each application, and when identities were last seen."""
+
+    def __init__(self) -> None:
+        # Raw keys: (identifier, size, private) as sent; (peer_id, client_name) as sent; the label's text.
+        self.torrents: Dictionary[tuple[str, int, bool | None]] = Dictionary(
+            "torrent",
+            ("identifier", "size", "private"),
+            "INSERT OR IGNORE INTO torrent (identifier, size, private, big_endian) VALUES (?,?,?,?)",
+            _torrent_row,
+        )
+        self.clients: Dictionary[tuple[str | None, str | None]] = Dictionary(
+            "client_identity",
+            ("peer_id", "client_name"),
+            "INSERT OR IGNORE INTO client_identity"
+            " (peer_id, client_name, found_at, found_by, last_seen_at, last_seen_by) VALUES (?,?,?,?,?,?)",
+            _client_row,
+        )
+        self.labels: Dictionary[str] = Dictionary(
+            "label", ("text",), "INSERT OR IGNORE INTO label (text) VALUES (?)", _label_row
+        )
+        self._all = (self.torrents, self.clients, self.labels)
+        self._spent: dict[int, int] = {}
+        self._spent_day = 0
+        self._seen: dict[int, tuple[int, int]] = {}
+
+    @property
+    def missing(self) -> int:
+        """How many entries the group in hand still needs."""
+        return sum(dictionary.missing for dictionary in self._all)
+
+    def may_add(self, userapp: int, at: int) -> bool:
+        """Whether an application has entries left to add today."""
+        day = at // _DAY_MS
+        if day != self._spent_day:
+            self._spent, self._spent_day = {}, day
+        return self._spent.get(userapp, 0) < DAILY_QUOTA
+
+    def _spend(self, userapp: int) -> None:
+        self._spent[userapp] = self._spent.get(userapp, 0) + 1
+
+    async def resolve(self, main: Connection) -> Resolved:
+        """Find or add all missing entries in the open transaction."""
+        return Resolved(
+            await self.torrents.resolve(main, self._spend),
+            await self.clients.resolve(main, self._spend),
+            await self.labels.resolve(main, self._spend),
+        )
+
+    def settle(self, committed: bool) -> None:
+        """End the group in hand in all three."""
+        for dictionary in self._all:
+            dictionary.settle(committed)
+
+    def saw(self, clients: Iterable[int], userapp: int, at: int) -> None:
+        """Remember that an application saw these identities; written by `write_seen`."""
+        self._seen.update(dict.fromkeys(clients, (at, userapp)))
+
+    async def write_seen(self, main: Connection) -> None:
+        """Write when identities were last seen."""
+        seen, self._seen = self._seen, {}
+        if seen:
+            await main.executemany(
+                "UPDATE client_identity SET last_seen_at=max(last_seen_at, ?), last_seen_by=? WHERE id=?",
+                [(at, userapp, number) for number, (at, userapp) in seen.items()],
+            )

@@ -1,0 +1,354 @@
+"""Observations on disk: a chain of files for each kind, the last one hot, the others closed and only read.
+
+A hot segment takes rows without maintaining any index, which is what makes the rate flat with the size of the whole.
+When it is full or old it is closed; its indexes are built in the background, and retention unlinks it whole.
+"""
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from sparkle_lite.db.connection import (
+    Connection,
+    Row,
+    Synchronous,
+    connect,
+    fetch_all,
+    fetch_one,
+    migrate,
+    refused,
+    roll_back,
+    schema,
+    statements,
+    transaction,
+)
+
+Kind = Literal["snapshot", "swarm"]
+KINDS: tuple[Kind, ...] = ("snapshot", "swarm")
+
+SEGMENT_ROWS = 250_000
+SEGMENT_AGE_MS = 24 * 3600 * 1000
+# Rows in one INSERT: fewer calls into SQLite, each long enough to be worth giving up the interpreter lock.
+CHUNK_ROWS = 100
+
+logger = logging.getLogger("sparkle.segments")
+
+_COLUMNS: dict[Kind, tuple[str, ...]] = {
+    "snapshot": (
+        "submission",
+        "peer_ip",
+        "peer_port",
+        "client",
+        "torrent",
+        "from_peer_traffic",
+        "from_peer_traffic_speed",
+        "to_peer_traffic",
+        "to_peer_traffic_speed",
+        "peer_progress",
+        "downloader_progress",
+        "flags",
+    ),
+    "swarm": (
+        "submission",
+        "version_key",
+        "origin",
+        "peer_ip",
+        "peer_port",
+        "client",
+        "torrent",
+        "downloader",
+        "from_peer_traffic",
+        "from_peer_traffic_offset",
+        "to_peer_traffic",
+        "to_peer_traffic_offset",
+        "from_peer_speed",
+        "from_peer_speed_max",
+        "to_peer_speed",
+        "to_peer_speed_max",
+        "peer_progress",
+        "downloader_progress",
+        "first_time_seen",
+        "last_time_seen",
+        "flags",
+    ),
+}
+
+
+class SubmissionRow(NamedTuple):
+    """One accepted body within one file. `digest` is 16 bytes; times in ms."""
+
+    id: int
+    received_at: int
+    userapp: int
+    address: bytes | None
+    populate_time: int | None
+    digest: bytes
+    rows: int
+    rejected: int
+
+
+class SegmentRow(NamedTuple):
+    """A row of the catalogue."""
+
+    id: int
+    kind: Kind
+    state: Literal["hot", "closed", "indexed"]
+    first_row: int
+    rows: int
+    submissions: int
+    created_at: int
+    first_received_at: int | None
+    last_received_at: int | None
+    bytes: int
+
+
+_CATALOGUE = f"SELECT {', '.join(SegmentRow._fields)} FROM segment"
+
+
+def columns(kind: Kind) -> tuple[str, ...]:
+    """The columns of one row of observations in the order in which `Stream.append` takes its values."""
+    return _COLUMNS[kind]
+
+
+class Stream:
+    """The chain of segments of one kind, and its hot segment's writing connection.
+
+    Used by the writer task alone. Row ids count through all segments: `first_row` plus the row's place.
+    """
+
+    def __init__(self, folder: Path, kind: Kind, synchronous: Synchronous) -> None:
+        self.kind: Kind = kind
+        self.folder = folder
+        self._synchronous: Synchronous = synchronous
+        self._width = len(_COLUMNS[kind])
+        self._connection: Connection | None = None
+        self._inserts: dict[int, str] = {}
+        self.hot: SegmentRow | None = None
+        self.rows = 0
+        self.submissions = 0
+        self.first_received_at: int | None = None
+        self.last_received_at: int | None = None
+
+    @property
+    def connection(self) -> Connection:
+        """The hot segment's writing connection."""
+        if self._connection is None:
+            raise RuntimeError("the stream is not open")
+        return self._connection
+
+    def path(self, segment: int) -> Path:
+        """The file of a segment."""
+        return segment_path(self.folder, self.kind, segment)
+
+    async def open(self, main: Connection, now_ms: int) -> None:
+        """Take up the hot segment where the last process left it, or begin the first one."""
+        row = await fetch_one(main, f"{_CATALOGUE} WHERE kind=? AND state='hot' ORDER BY id DESC", (self.kind,))
+        if row is None:
+            await self.roll(main, now_ms)
+            return
+        self.hot = SegmentRow(*row)
+        self._connection = await self._open_file(self.hot.id)
+        await self._count()
+
+    async def _count(self) -> None:
+        counts = await fetch_one(
+            self.connection,
+            f"SELECT (SELECT coalesce(max(id), 0) FROM {self.kind}), (SELECT coalesce(max(id), 0) FROM submission),"
+            " (SELECT min(received_at) FROM submission), (SELECT max(received_at) FROM submission)",
+        )
+        self.rows, self.submissions, self.first_received_at, self.last_received_at = counts or (0, 0, None, None)
+
+    async def _open_file(self, segment: int) -> Connection:
+        path = self.path(segment)
+        connection = await connect(path, synchronous=self._synchronous, cache_kib=16384)
+        try:
+            await migrate(connection, path, self.kind)
+        except BaseException:
+            await connection.close()
+            raise
+        return connection
+
+    def is_full(self, now_ms: int) -> bool:
+        """Whether the hot segment should be closed: 250 thousand rows, or 24 hours since it was begun."""
+        if self.hot is None:
+            return False
+        return self.rows >= SEGMENT_ROWS or (self.rows > 0 and now_ms - self.hot.created_at >= SEGMENT_AGE_MS)
+
+    async def roll(self, main: Connection, now_ms: int) -> int | None:
+        """Close the hot segment and begin the next; returns the closed one's id.
+
+        The new file exists before the catalogue names it, and one transaction of the main database makes the change:
+        a crash in between leaves an unnamed file, which the next start removes.
+        """
+        old = self.hot
+        top = await fetch_one(main, "SELECT coalesce(max(id), 0) FROM segment")
+        number = (top[0] if top else 0) + 1
+        connection = await self._open_file(number)
+        first_row = old.first_row + self.rows if old else 1
+        fresh = SegmentRow(number, self.kind, "hot", first_row, 0, 0, now_ms, None, None, 0)
+        try:
+            async with transaction(main):
+                if old:
+                    await main.execute(
+                        "UPDATE segment SET state='closed', rows=?, submissions=?, first_received_at=?,"
+                        " last_received_at=?, bytes=? WHERE id=?",
+                        (
+                            self.rows,
+                            self.submissions,
+                            self.first_received_at,
+                            self.last_received_at,
+                            file_size(self.path(old.id)),
+                            old.id,
+                        ),
+                    )
+                await main.execute(f"INSERT INTO segment VALUES ({','.join('?' * len(fresh))})", fresh)
+        except BaseException:
+            await connection.close()
+            raise
+        if self._connection is not None:
+            await self._connection.close()
+        self._connection, self.hot = connection, fresh
+        self.rows = self.submissions = 0
+        self.first_received_at = self.last_received_at = None
+        return old.id if old else None
+
+    async def append(self, values: list[object], submissions: Sequence[SubmissionRow]) -> None:
+        """Insert rows given as one flat list of values, and their submissions, in an open transaction.
+
+        Ends without a commit: `commit` or `roll_back` follows.
+        """
+        connection = self.connection
+        with refused("write"):
+            await connection.execute("BEGIN IMMEDIATE")
+            whole = len(values) // (CHUNK_ROWS * self._width) * CHUNK_ROWS * self._width
+            if whole:
+                step = CHUNK_ROWS * self._width
+                chunks = [values[start : start + step] for start in range(0, whole, step)]
+                await connection.executemany(self._insert(CHUNK_ROWS), chunks)
+            if len(values) > whole:
+                rest = values[whole:] if whole else values
+                await connection.execute(self._insert(len(rest) // self._width), rest)
+            await connection.executemany("INSERT INTO submission VALUES (?,?,?,?,?,?,?,?)", submissions)
+
+    def _insert(self, rows: int) -> str:
+        sql = self._inserts.get(rows)
+        if sql is None:
+            one = f"({','.join('?' * self._width)})"
+            sql = f"INSERT INTO {self.kind} ({', '.join(_COLUMNS[self.kind])}) VALUES {','.join([one] * rows)}"
+            self._inserts[rows] = sql
+        return sql
+
+    async def commit(self, rows: int, submissions: Sequence[SubmissionRow]) -> None:
+        """Make the appended rows durable and count them."""
+        with refused("write"):
+            await self.connection.commit()
+        self.rows += rows
+        self.submissions += len(submissions)
+        if self.first_received_at is None:
+            self.first_received_at = submissions[0].received_at
+        self.last_received_at = submissions[-1].received_at
+
+    async def roll_back(self) -> None:
+        """Forget what was appended since the last commit."""
+        await roll_back(self.connection)
+
+    async def close(self) -> None:
+        """Close the writing connection; its log is merged into the file."""
+        if self._connection is not None:
+            await self._connection.close()
+            self._connection = None
+
+
+def segment_path(folder: Path, kind: Kind, segment: int) -> Path:
+    """The file of a segment."""
+    return folder / f"{kind}-{segment:08d}.db"
+
+
+def file_size(path: Path) -> int:
+    """Bytes of a database file with its log."""
+    total = 0
+    for name in (path, path.with_name(path.name + "-wal")):
+        try:
+            total += name.stat().st_size
+        except FileNotFoundError:
+            continue
+    return total
+
+
+async def catalogue(connection: Connection, where: str = "", parameters: Sequence[object] = ()) -> list[SegmentRow]:
+    """The segments in ascending order; `where` is a constant condition of the caller's."""
+    condition = f" WHERE {where}" if where else ""
+    return [SegmentRow(*row) for row in await fetch_all(connection, f"{_CATALOGUE}{condition} ORDER BY id", parameters)]
+
+
+async def build_indexes(folder: Path, segment: SegmentRow, synchronous: Synchronous) -> int:
+    """Index a closed segment on a connection of its own, and leave it as one plain file; returns its bytes.
+
+    SQLite gives up the interpreter lock while it sorts, so this runs beside ingestion. An interrupted build is begun
+    again at the next start: every statement is IF NOT EXISTS.
+    """
+    path = segment_path(folder, segment.kind, segment.id)
+    connection = await connect(path, synchronous=synchronous, cache_kib=32768)
+    try:
+        with refused("write"):
+            for statement in statements(schema(f"{segment.kind}_index.sql")):
+                await connection.execute(statement)
+            await connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            # Without a log beside it the file can be read as immutable, with no locks and no shared memory.
+            await connection.execute("PRAGMA journal_mode=DELETE")
+    finally:
+        await connection.close()
+    return file_size(path)
+
+
+async def mark_indexed(main: Connection, segment: int, size: int) -> None:
+    """Note in the catalogue that a segment has its indexes."""
+    await main.execute("UPDATE segment SET state='indexed', bytes=? WHERE id=?", (size, segment))
+
+
+async def forget(main: Connection, segments: Sequence[SegmentRow]) -> None:
+    """Take segments out of the catalogue; their files are unlinked after the commit."""
+    await main.executemany("DELETE FROM segment WHERE id=?", [(segment.id,) for segment in segments])
+
+
+def unlink(folder: Path, segments: Sequence[SegmentRow]) -> None:
+    """Remove the files of segments that the catalogue no longer names."""
+    for segment in segments:
+        remove_file(segment_path(folder, segment.kind, segment.id))
+
+
+def remove_file(path: Path) -> None:
+    """Remove a database file with everything that SQLite keeps beside it."""
+    for suffix in ("", "-wal", "-shm", "-journal"):
+        path.with_name(path.name + suffix).unlink(missing_ok=True)
+
+
+async def remove_strays(main: Connection, folder: Path) -> None:
+    """Remove files that a crash left behind before the catalogue named them, or after it forgot them."""
+    known = {segment_path(folder, s.kind, s.id).name for s in await catalogue(main)}
+    files = await asyncio.to_thread(lambda: sorted(folder.glob("*-????????.db")))
+    for path in files:
+        if path.name not in known:
+            logger.info("removing a segment file that the catalogue does not name", extra={"file": path.name})
+            await asyncio.to_thread(remove_file, path)
+
+
+async def recent_digests(
+    main: Connection, folder: Path, hot: Connection, kind: Kind, since_ms: int, limit: int
+) -> list[Row]:
+    """(received_at, digest) of a kind's bodies received since, oldest first, at most `limit` of the newest."""
+    sql = "SELECT received_at, digest FROM submission WHERE received_at >= ? ORDER BY id DESC LIMIT ?"
+    newest = await fetch_all(hot, sql, (since_ms, limit))
+    closed = await catalogue(main, "kind=? AND state<>'hot' AND last_received_at>=?", (kind, since_ms))
+    for segment in reversed(closed):
+        if len(newest) >= limit:
+            break
+        connection = await connect(segment_path(folder, kind, segment.id))
+        try:
+            newest += await fetch_all(connection, sql, (since_ms, limit - len(newest)))
+        finally:
+            await connection.close()
+    newest.reverse()
+    return newest
