@@ -1,13 +1,418 @@
-"""The command line."""
+"""The command line. Every command runs beside a server on the same database, in short transactions of its own.
+
+Exit status: 0 done, 1 failed, 2 wrong usage or configuration. What a command needs is imported when it runs, so that
+none waits for the server's libraries.
+"""
 
 import argparse
+import asyncio
+import io
+import json
+import os
+import sys
+import unicodedata
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from sparkle_lite import __version__
+from sparkle_lite.errors import ConfigError, SparkleError
+
+if TYPE_CHECKING:
+    from sparkle_lite.accounts import Accounts, NewSecret
+    from sparkle_lite.config import Config
+    from sparkle_lite.db.accounts import UserappRow, UserRow
+
+T = TypeVar("T")
+Run = Callable[[argparse.Namespace], None]
+
+_ANY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - compared with, not bound to
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one command and return its exit status."""
-    parser = argparse.ArgumentParser(prog="sparkle-lite", description="A BTN server in one light process on SQLite.")
-    parser.add_argument("--version", action="version", version=__version__)
-    parser.parse_args(argv)
+    """Run one command and return its exit status; wrong usage raises SystemExit as argparse does."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # A name that the terminal's encoding doesn't know is shown escaped.
+            stream.reconfigure(errors="backslashreplace")
+    args = _parser().parse_args(argv)
+    try:
+        args.run(args)
+        sys.stdout.flush()
+    except ConfigError as error:
+        _complain(*error.lines)
+        return 2
+    except SparkleError as error:
+        _complain(error.message)
+        return 1
+    except BrokenPipeError:
+        # The reader has gone (`| head`); what is buffered would only fail again when Python ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except OSError as error:
+        _complain(str(error))
+        return 1
+    except KeyboardInterrupt:
+        return 1
     return 0
+
+
+def _complain(*lines: str) -> None:
+    for line in lines:
+        print(f"sparkle-lite: {line}", file=sys.stderr)
+
+
+# --- Usage ------------------------------------------------------------------------------------------------------------
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="sparkle-lite",
+        description="A BTN server in one light process on SQLite. Without a command it serves.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=__version__)
+    _config_option(parser)
+    parser.set_defaults(run=_serve, host=None, port=None)
+    commands = parser.add_subparsers(metavar="COMMAND", title="commands")
+    serve = _command(commands, "serve", _serve, "run the server in the foreground")
+    serve.add_argument("--host", metavar="H", help="address to listen on, instead of server.host")
+    serve.add_argument("--port", metavar="P", type=_port, help="port to listen on, instead of server.port; 0: any free")
+    _user_commands(_group(commands, "user", "people who may sign in and own applications"))
+    _app_commands(_group(commands, "app", "user applications: the credentials of BTN clients"))
+    config = _group(commands, "config", "the configuration")
+    _command(config, "check", _config_check, "validate the configuration and name every mistake")
+    _command(config, "show", _config_show, "print the effective configuration, secrets masked")
+    return parser
+
+
+def _user_commands(user: Any) -> None:
+    add = _command(user, "add", _user_add, "add a user", "name")
+    add.add_argument("--admin", action="store_true", help="may manage everything")
+    _json_option(_command(user, "list", _user_list, "list the users"))
+    ban = _command(user, "ban", _user_ban, "lock a user out, with all applications and sessions", "name")
+    _reason_option(ban)
+    _command(user, "unban", _user_unban, "let a user in again", "name")
+    _command(user, "token", _user_token, "print a session token for the REST API", "name")
+    _command(user, "login-link", _user_login_link, "print a one-time login URL, valid 30 minutes", "name")
+
+
+def _app_commands(app: Any) -> None:
+    add = _command(app, "add", _app_add, "add an application and print its secret, once")
+    add.add_argument("--user", metavar="NAME", required=True, help="the user who owns it")
+    add.add_argument("--comment", metavar="T", default="Added on the command line", help="what it is for")
+    _json_option(add)
+    _json_option(_command(app, "list", _app_list, "list the applications"))
+    _json_option(_command(app, "reset", _app_reset, "make a new secret and print it, once", "app_id"))
+    _reason_option(_command(app, "ban", _app_ban, "refuse an application", "app_id"))
+    _command(app, "unban", _app_unban, "let an application in again", "app_id")
+    _command(app, "delete", _app_delete, "delete an application; what it reported stays", "app_id")
+
+
+def _group(commands: Any, name: str, text: str) -> Any:
+    group = commands.add_parser(name, help=text, description=_sentence(text), allow_abbrev=False)
+    _config_option(group)
+    return group.add_subparsers(metavar="COMMAND", title="commands", required=True)
+
+
+def _command(commands: Any, name: str, run: Run, text: str, *arguments: str) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = commands.add_parser(
+        name, help=text, description=_sentence(text), allow_abbrev=False
+    )
+    _config_option(parser)
+    for argument in arguments:
+        parser.add_argument(argument, metavar=argument.upper())
+    parser.set_defaults(run=run)
+    return parser
+
+
+def _sentence(text: str) -> str:
+    return f"{text[0].upper()}{text[1:]}."
+
+
+def _config_option(parser: argparse.ArgumentParser) -> None:
+    # No default: a parser further down would overwrite with it what was given further up.
+    parser.add_argument(
+        "--config",
+        metavar="FILE",
+        type=Path,
+        default=argparse.SUPPRESS,
+        help="configuration file (default: config.toml in the working directory if there is one)",
+    )
+
+
+def _json_option(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="print one line of JSON")
+
+
+def _reason_option(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--reason", metavar="T", required=True, help="shown to whoever is refused")
+
+
+def _port(text: str) -> int:
+    if not text.isdecimal() or not 0 <= int(text) <= 65535:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a port (0 to 65535)")
+    return int(text)
+
+
+# --- serve, config ----------------------------------------------------------------------------------------------------
+
+
+def _serve(args: argparse.Namespace) -> None:
+    config = _load(args, rules=True)
+    from sparkle_lite import app
+
+    app.serve(config, config_path=_config_path(args), host=args.host, port=args.port)
+
+
+def _config_check(args: argparse.Namespace) -> None:
+    _load(args, rules=True)
+    print("OK")
+
+
+def _config_show(args: argparse.Namespace) -> None:
+    from sparkle_lite import config
+
+    print(config.show(_load(args)), end="")
+
+
+def _config_path(args: argparse.Namespace) -> Path | None:
+    given: Path | None = getattr(args, "config", None)
+    default = Path("config.toml")
+    return given if given is not None or not default.exists() else default
+
+
+def _load(args: argparse.Namespace, *, rules: bool = False) -> "Config":
+    """The configuration; `rules`: its rules must be right too, which only a server needs."""
+    from sparkle_lite import config
+
+    if not rules:
+        return config.load(_config_path(args), os.environ)
+    from sparkle_lite import rulebook
+
+    return config.load(_config_path(args), os.environ, check=rulebook.check)
+
+
+# --- user -------------------------------------------------------------------------------------------------------------
+
+
+def _user_add(args: argparse.Namespace) -> None:
+    from sparkle_lite.accounts import COMMAND_LINE
+
+    role: Any = "admin" if args.admin else "user"
+    row = _run(args, lambda accounts: accounts.add_user(args.name, role, COMMAND_LINE), create=True)
+    print(f"Added the {'administrator' if args.admin else 'user'} {row.name}.")
+
+
+def _user_list(args: argparse.Namespace) -> None:
+    users = _run_or_nothing(args, lambda accounts: accounts.users())
+    if args.json:
+        _print_json([_pick(row, _USER_KEYS) for row in users])
+        return
+    rows = [(row.name, row.role, _when(row.registered_at), _when(row.last_seen_at), _state(row)) for row in users]
+    _print_table(("NAME", "ROLE", "REGISTERED (UTC)", "LAST SEEN (UTC)", "STATE"), rows)
+
+
+def _user_ban(args: argparse.Namespace) -> None:
+    from sparkle_lite.accounts import COMMAND_LINE
+
+    async def command(accounts: "Accounts") -> str:
+        user = await accounts.user_named(args.name)
+        await accounts.ban_user(user.id, args.reason, COMMAND_LINE)
+        return user.name
+
+    print(f"Banned {_run(args, command)}.")
+
+
+def _user_unban(args: argparse.Namespace) -> None:
+    from sparkle_lite.accounts import COMMAND_LINE
+
+    async def command(accounts: "Accounts") -> str:
+        user = await accounts.user_named(args.name)
+        await accounts.unban_user(user.id, COMMAND_LINE)
+        return user.name
+
+    print(f"Lifted the ban of {_run(args, command)}.")
+
+
+def _user_token(args: argparse.Namespace) -> None:
+    from sparkle_lite.accounts import COMMAND_LINE
+
+    async def command(accounts: "Accounts") -> str:
+        user = await accounts.user_named(args.name)
+        return await accounts.session_token(user, "command line", COMMAND_LINE)
+
+    print(_run(args, command))
+
+
+def _user_login_link(args: argparse.Namespace) -> None:
+    async def command(accounts: "Accounts") -> str:
+        user = await accounts.user_named(args.name)
+        return await accounts.login_link(user.id)
+
+    token = _run(args, command)
+    print(f"{_base_url(_load(args))}/login?token={token}")
+
+
+def _base_url(config: "Config") -> str:
+    """Where a browser on this machine reaches the server."""
+    server = config.server
+    if server.public_url:
+        return server.public_url
+    host = _ANY_ADDRESS.get(server.host, server.host)
+    return f"http://{f'[{host}]' if ':' in host else host}:{server.port}"
+
+
+# --- app --------------------------------------------------------------------------------------------------------------
+
+
+def _app_add(args: argparse.Namespace) -> None:
+    from sparkle_lite.accounts import COMMAND_LINE
+
+    async def command(accounts: "Accounts") -> "NewSecret":
+        user = await accounts.user_named(args.user)
+        return await accounts.add_app(user.id, args.comment, COMMAND_LINE)
+
+    _print_secret(args, _run(args, command))
+
+
+def _app_reset(args: argparse.Namespace) -> None:
+    from sparkle_lite.accounts import COMMAND_LINE
+
+    _print_secret(args, _run(args, lambda accounts: accounts.reset_app(args.app_id, COMMAND_LINE)))
+
+
+def _print_secret(args: argparse.Namespace, new: "NewSecret") -> None:
+    from sparkle_lite.accounts import peerbanhelper_lines
+
+    app_id = new.userapp.app_id
+    if args.json:
+        _print_json({"app_id": app_id, "app_secret": new.secret})
+        return
+    print("For PeerBanHelper's config.yml (the secret is shown only now):\n")
+    print(peerbanhelper_lines(_base_url(_load(args)), app_id, new.secret))
+
+
+def _app_list(args: argparse.Namespace) -> None:
+    async def command(accounts: "Accounts") -> "list[tuple[str, UserappRow]]":
+        names = {user.id: user.name for user in await accounts.users()}
+        return [(names[row.user], row) for row in await accounts.apps()]
+
+    apps = _run_or_nothing(args, command)
+    if args.json:
+        _print_json([{"user": name, **_pick(row, _APP_KEYS)} for name, row in apps])
+        return
+    rows = [
+        (
+            row.app_id,
+            name,
+            _when(row.created_at),
+            _when(row.last_access_at),
+            row.user_agent or "-",
+            _state(row),
+            row.comment,
+        )
+        for name, row in apps
+    ]
+    _print_table(
+        ("APP ID", "USER", "CREATED (UTC)", "LAST ACCESS (UTC)", "USER AGENT", "STATE", "COMMENT"),
+        rows,
+    )
+
+
+def _app_ban(args: argparse.Namespace) -> None:
+    from sparkle_lite.accounts import COMMAND_LINE
+
+    _run(args, lambda accounts: accounts.ban_app(args.app_id, args.reason, COMMAND_LINE))
+    print(f"Banned {args.app_id}.")
+
+
+def _app_unban(args: argparse.Namespace) -> None:
+    from sparkle_lite.accounts import COMMAND_LINE
+
+    _run(args, lambda accounts: accounts.unban_app(args.app_id, COMMAND_LINE))
+    print(f"Lifted the ban of {args.app_id}.")
+
+
+def _app_delete(args: argparse.Namespace) -> None:
+    from sparkle_lite.accounts import COMMAND_LINE
+
+    _run(args, lambda accounts: accounts.delete_app(args.app_id, COMMAND_LINE))
+    print(f"Deleted {args.app_id}.")
+
+
+# --- The database -----------------------------------------------------------------------------------------------------
+
+
+def _run(args: argparse.Namespace, command: "Callable[[Accounts], Awaitable[T]]", *, create: bool = False) -> T:
+    """Run a command on the accounts. Raises SparkleError where there is no database and it may not be created."""
+    from sparkle_lite.accounts import Accounts
+    from sparkle_lite.db.database import Database
+
+    config = _load(args)
+    path = config.database.file
+    if not create and not path.exists():
+        raise _no_database(path)
+
+    async def run() -> T:
+        database = Database(path, config.database.synchronous)
+        await database.open()
+        try:
+            return await command(Accounts(database, database.write, lambda: config.auth))
+        finally:
+            await database.close()
+
+    return asyncio.run(run())
+
+
+def _run_or_nothing(args: argparse.Namespace, command: "Callable[[Accounts], Awaitable[list[T]]]") -> list[T]:
+    """Run a command that lists; without a database there is nothing to list, and that is said."""
+    path = _load(args).database.file
+    if not path.exists():
+        _complain(_no_database(path).message)
+        return []
+    return _run(args, command)
+
+
+def _no_database(path: Path) -> SparkleError:
+    return SparkleError("not_found", f"There is no database {path} yet; `serve` or `user add` creates it.")
+
+
+# --- Printing ---------------------------------------------------------------------------------------------------------
+
+_USER_KEYS = ("id", "name", "role", "registered_at", "last_seen_at", "banned_at", "banned_reason")
+_APP_KEYS = ("app_id", "comment", "created_at", "last_access_at", "user_agent", "banned_at", "banned_reason")
+
+
+def _pick(row: "UserRow | UserappRow", keys: Iterable[str]) -> dict[str, object]:
+    """What may be shown of a row."""
+    return {key: getattr(row, key) for key in keys}
+
+
+def _print_json(value: Sequence[Mapping[str, object]] | Mapping[str, object]) -> None:
+    print(json.dumps(value, ensure_ascii=False))
+
+
+def _when(at: int | None) -> str:
+    return "-" if at is None else datetime.fromtimestamp(at / 1000, UTC).strftime("%Y-%m-%d %H:%M")
+
+
+def _state(row: "UserRow | UserappRow") -> str:
+    return "active" if row.banned_at is None else f"banned {_when(row.banned_at)}: {row.banned_reason}"
+
+
+def _print_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Aligned columns, or nothing when there is no row."""
+    lines = [head, *rows] if rows else []
+    widths = [max(map(_width, column)) for column in zip(*lines, strict=True)]
+    for line in lines:
+        cells = (cell + " " * (width - _width(cell)) for cell, width in zip(line, widths, strict=True))
+        print("  ".join(cells).rstrip())
+
+
+def _width(text: str) -> int:
+    """Columns on a terminal: a Chinese character takes two, a combining mark none."""
+    return sum(
+        0 if unicodedata.combining(char) else 2 if unicodedata.east_asian_width(char) in "WF" else 1 for char in text
+    )

@@ -1,10 +1,14 @@
 """SQL of accounts: users, applications, their addresses, sessions, login links, audit, settings."""
 
 import json
+import unicodedata
 from collections.abc import Iterable
 from typing import Literal, NamedTuple
 
 from sparkle_lite.db.connection import Connection, fetch_all, fetch_one
+
+# An application that comes from more addresses than this keeps the latest.
+ADDRESSES_PER_USERAPP = 256
 
 
 class UserRow(NamedTuple):
@@ -61,6 +65,12 @@ _CREDENTIAL = (
 )
 
 
+async def data_version(connection: Connection) -> int:
+    """A number that changes when another connection or process has changed the database, whatever it changed."""
+    row = await fetch_one(connection, "PRAGMA data_version")
+    return int(row[0]) if row else 0
+
+
 async def credentials(connection: Connection) -> list[CredentialRow]:
     """Every application that is not deleted."""
     return [CredentialRow(*row) for row in await fetch_all(connection, _CREDENTIAL)]
@@ -77,10 +87,20 @@ async def users(connection: Connection) -> list[UserRow]:
     return [UserRow(*row) for row in await fetch_all(connection, f"{_USER} ORDER BY id")]
 
 
+async def has_users(connection: Connection) -> bool:
+    """Whether there is any user."""
+    return await fetch_one(connection, "SELECT 1 FROM user LIMIT 1") is not None
+
+
 async def user_by_name(connection: Connection, name: str) -> UserRow | None:
-    """A user by name; upper and lower case don't matter."""
-    row = await fetch_one(connection, f"{_USER} WHERE name=?", (name,))
+    """A user by name; case and width of the letters don't matter."""
+    row = await fetch_one(connection, f"{_USER} WHERE name_key=?", (name_key(name),))
     return UserRow(*row) if row else None
+
+
+def name_key(name: str) -> str:
+    """A name without differences of case and width."""
+    return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", name).casefold())
 
 
 async def user_by_id(connection: Connection, user: int) -> UserRow | None:
@@ -90,10 +110,10 @@ async def user_by_id(connection: Connection, user: int) -> UserRow | None:
 
 
 async def add_user(connection: Connection, name: str, role: str, registered_by: str, now_ms: int) -> int:
-    """Add a local user; its row id."""
+    """Add a local user; its row id. Raises sqlite3.IntegrityError for a name that is taken."""
     cursor = await connection.execute(
-        "INSERT INTO user (name, role, registered_by, registered_at) VALUES (?,?,?,?)",
-        (name, role, registered_by, now_ms),
+        "INSERT INTO user (name, name_key, role, registered_by, registered_at) VALUES (?,?,?,?,?)",
+        (name, name_key(name), role, registered_by, now_ms),
     )
     return int(cursor.lastrowid or 0)
 
@@ -115,6 +135,11 @@ async def userapp_by_app_id(connection: Connection, app_id: str) -> UserappRow |
     """An application that is not deleted, by its public id."""
     row = await fetch_one(connection, f"{_USERAPP} WHERE app_id=? AND deleted_at IS NULL", (app_id,))
     return UserappRow(*row) if row else None
+
+
+async def is_app_id_used(connection: Connection, app_id: str) -> bool:
+    """Whether there is or was an application with this public id."""
+    return await fetch_one(connection, "SELECT 1 FROM userapp WHERE app_id=?", (app_id,)) is not None
 
 
 async def count_userapps(connection: Connection, user: int) -> int:
@@ -154,23 +179,31 @@ async def delete_userapp(connection: Connection, userapp: int, now_ms: int) -> N
     await connection.execute("UPDATE userapp SET deleted_at=? WHERE id=?", (now_ms, userapp))
 
 
-async def write_access(
-    connection: Connection, accesses: Iterable[tuple[int, str]], addresses: Iterable[tuple[int, bytes]], now_ms: int
-) -> None:
-    """Note last access and user agent by application, and the addresses that applications came from."""
-    rows = list(accesses)
+class Visit(NamedTuple):
+    """An application was here: when (ms), from which address, and what it calls itself."""
+
+    userapp: int
+    at: int
+    address: bytes
+    user_agent: str
+
+
+async def write_access(connection: Connection, visits: Iterable[Visit]) -> None:
+    """Note last access and user agent of each application, and the addresses that it came from."""
+    rows = sorted(visits, key=lambda visit: visit.at)
+    latest = {visit.userapp: visit for visit in rows}.values()
     await connection.executemany(
         "UPDATE userapp SET last_access_at=?, user_agent=? WHERE id=?",
-        [(now_ms, agent, userapp) for userapp, agent in rows],
+        [(visit.at, visit.user_agent, visit.userapp) for visit in latest],
     )
     await connection.executemany(
-        "UPDATE user SET last_seen_at=? WHERE id=(SELECT user FROM userapp WHERE id=?)",
-        [(now_ms, userapp) for userapp, _ in rows],
+        "UPDATE user SET last_seen_at=max(coalesce(last_seen_at, 0), ?) WHERE id=(SELECT user FROM userapp WHERE id=?)",
+        [(visit.at, visit.userapp) for visit in latest],
     )
     await connection.executemany(
         "INSERT INTO userapp_address VALUES (?,?,?,?)"
         " ON CONFLICT (userapp, address) DO UPDATE SET last_seen_at=excluded.last_seen_at",
-        [(userapp, address, now_ms, now_ms) for userapp, address in addresses],
+        [(visit.userapp, visit.address, visit.at, visit.at) for visit in rows],
     )
 
 
@@ -256,9 +289,15 @@ async def keep_setting(connection: Connection, name: str, value: str | int) -> s
 
 
 async def delete_expired(connection: Connection, now_ms: int, audit_before: int, limit: int) -> int:
-    """Delete some expired sessions, links, old audit rows and old addresses; how many rows went."""
+    """Delete some expired sessions, links, old audit rows, and addresses that are too many; how many rows went."""
     gone = 0
     for sql, before in (
+        (
+            "userapp_address WHERE (userapp, address) IN (SELECT userapp, address FROM (SELECT userapp, address,"
+            " row_number() OVER (PARTITION BY userapp ORDER BY last_seen_at DESC) AS place FROM userapp_address)"
+            " WHERE place>?",
+            ADDRESSES_PER_USERAPP,
+        ),
         ("session WHERE jti_hash IN (SELECT jti_hash FROM session WHERE expires_at<?", now_ms),
         ("login_link WHERE token_hash IN (SELECT token_hash FROM login_link WHERE expires_at<?", now_ms),
         ("audit WHERE id IN (SELECT id FROM audit WHERE at<? ORDER BY at", audit_before),

@@ -137,7 +137,7 @@ class Writer(Generic[S]):
         self._record = record
         self._weigh = weigh
         self._submissions: deque[S] = deque()
-        self._commands: deque[tuple[Command[Any], asyncio.Future[Any]]] = deque()
+        self._commands: deque[tuple[Command[Any], bool, asyncio.Future[Any]]] = deque()
         self._wake = asyncio.Event()
         self._stopping = False
         self._task: asyncio.Task[None] | None = None
@@ -168,11 +168,13 @@ class Writer(Generic[S]):
         self._submissions.append(submission)
         self._wake.set()
 
-    async def write(self, command: Command[T]) -> T:
-        """Queue a command and wait for its commit."""
+    async def write(self, command: Command[T], *, alone: bool = False) -> T:
+        """Queue a command and wait for its commit; `alone`: outside of a transaction, it makes its own."""
         future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-        self._commands.append((command, future))
+        self._commands.append((command, alone, future))
         self._wake.set()
+        # A requester that goes away takes nothing with it: the command runs, and its result is nobody's.
+        future.add_done_callback(lambda done: done.exception())
         return await asyncio.shield(future)
 
     async def _run(self) -> None:
@@ -197,15 +199,14 @@ class Writer(Generic[S]):
             weight += self._weigh(group[-1])
         return group
 
-    async def _command(self, command: Command[Any], future: asyncio.Future[Any]) -> None:
+    async def _command(self, command: Command[Any], alone: bool, future: asyncio.Future[Any]) -> None:
         try:
-            async with transaction(self._main) as connection:
-                result = await command(connection)
-        except Exception as error:
-            if not future.done():
-                future.set_exception(error)
+            if alone:
+                result = await command(self._main)
             else:
-                logger.exception("a write failed after its requester had gone")
+                async with transaction(self._main) as connection:
+                    result = await command(connection)
+        except Exception as error:
+            future.set_exception(error)
         else:
-            if not future.done():
-                future.set_result(result)
+            future.set_result(result)

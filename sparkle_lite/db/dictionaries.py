@@ -86,8 +86,9 @@ class Dictionary(Generic[K]):
 
     def __init__(self, table: str, key_columns: Sequence[str], insert: str, row: Callable[[Any, Missing], Row]) -> None:
         self.cache: Generations[K, int] = Generations()
-        self.condemned: set[int] = set()
-        self._table = table
+        # Ids found or added since a collection of unreferenced entries began; None while there is none.
+        self.touched: set[int] | None = None
+        self.table = table
         self._key_columns = tuple(key_columns)
         self._insert = insert
         self._row = row
@@ -133,7 +134,7 @@ class Dictionary(Generic[K]):
             one = f"({','.join('?' * len(names))})"
             rows = await fetch_all(
                 main,
-                f"SELECT id, {', '.join(names)} FROM {self._table} WHERE ({', '.join(names)}) IN"
+                f"SELECT id, {', '.join(names)} FROM {self.table} WHERE ({', '.join(names)}) IN"
                 f" (VALUES {','.join([one] * len(keys))})",
                 [value for key in keys for value in key],
             )
@@ -151,7 +152,8 @@ class Dictionary(Generic[K]):
             cache, found = self.cache.young, self._found
             for stand_in, missing in self._missing.values():
                 number = found[stand_in]
-                self.condemned.discard(number)
+                if self.touched is not None:
+                    self.touched.add(number)
                 for raw in missing.raw:
                     cache[raw] = number
         self._missing, self._raw, self._found = {}, {}, {}
@@ -244,3 +246,19 @@ class Dictionaries:
                 "UPDATE client_identity SET last_seen_at=max(last_seen_at, ?), last_seen_by=? WHERE id=?",
                 [(at, userapp, number) for number, (at, userapp) in seen.items()],
             )
+
+    def begin_collection(self) -> None:
+        """From now on note every id that a group comes to use, so that none of them is collected."""
+        for dictionary in self._all:
+            dictionary.cache.clear()
+            dictionary.touched = set()
+
+    def collectable(self, table: str, ids: Iterable[int]) -> list[int]:
+        """Those of some unreferenced ids that no group has come to use since."""
+        touched = {dictionary.table: dictionary.touched for dictionary in self._all}[table] or set()
+        return [number for number in ids if number not in touched]
+
+    def end_collection(self) -> None:
+        """The collection is over."""
+        for dictionary in self._all:
+            dictionary.touched = None

@@ -8,7 +8,9 @@ CREATE TABLE setting (
 
 CREATE TABLE user (
     id            INTEGER PRIMARY KEY,
-    name          TEXT NOT NULL UNIQUE COLLATE NOCASE,
+    name          TEXT NOT NULL,
+    -- The name without differences of case and width, so that nobody passes for somebody else.
+    name_key      TEXT NOT NULL UNIQUE,
     role          TEXT NOT NULL CHECK (role IN ('user', 'admin')),
     -- 'admin': an administrator made the account; 'self': its owner registered it.
     registered_by TEXT NOT NULL CHECK (registered_by IN ('admin', 'self')),

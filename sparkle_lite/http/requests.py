@@ -1,0 +1,150 @@
+"""What a request says of itself: who sent it from where, by which address it reached us, and its body."""
+
+import asyncio
+import re
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qsl
+
+from sparkle_lite import net
+from sparkle_lite.errors import SparkleError
+from sparkle_lite.net import Network
+
+if TYPE_CHECKING:
+    from sparkle_lite.ingest import Room
+
+Headers = Sequence[tuple[bytes, bytes]]
+# Each framework has ASGI types of its own; only the plain ones fit uvicorn's and Litestar's.
+Receive = Callable[[], Awaitable[Any]]
+Send = Callable[[Any], Awaitable[None]]
+Scope = Any
+_HOST = re.compile(r"[A-Za-z0-9._~-]{1,253}(:\d{1,5})?|\[[0-9A-Fa-f:.]{2,45}\](:\d{1,5})?")
+
+
+def header(scope: Scope, name: bytes) -> str:
+    """The value of a header (lower-case name), "" if it is absent."""
+    for key, value in scope["headers"]:
+        if key == name:
+            return str(value, "latin-1").strip()
+    return ""
+
+
+def query_value(scope: Scope, name: bytes) -> str:
+    """The first value of a query parameter, "" if it is absent."""
+    for key, value in parse_qsl(scope["query_string"], keep_blank_values=True):
+        if key == name:
+            return str(value, "latin-1")
+    return ""
+
+
+def _is_trusted(text: str, trusted: Sequence[Network]) -> bool:
+    try:
+        address = net.address_bytes(text)
+    except net.AddressError:
+        return False
+    single = Network(address, len(address) * 8)
+    return any(network.contains(single) for network in trusted)
+
+
+def _from_proxy(scope: Scope, trusted: Sequence[Network]) -> bool:
+    client = scope.get("client")
+    return bool(trusted) and client is not None and _is_trusted(client[0], trusted)
+
+
+def client_address(scope: Scope, trusted: Sequence[Network]) -> str:
+    """The address a request came from, as canonical text ("" where the socket has none).
+
+    X-Forwarded-For is read from the right, and only as far as trusted proxies wrote it: whatever a client put there
+    itself stays to the left of what the first trusted proxy added.
+    """
+    client = scope.get("client")
+    address = client[0] if client else ""
+    if _from_proxy(scope, trusted):
+        forwarded = ",".join(v.decode("latin-1") for k, v in scope["headers"] if k == b"x-forwarded-for")
+        for hop in reversed([part.strip() for part in forwarded.split(",") if part.strip()]):
+            try:
+                net.address_bytes(hop)
+            except net.AddressError:
+                break
+            address = hop
+            if not _is_trusted(hop, trusted):
+                break
+    try:
+        return net.address_text(net.address_bytes(address))
+    except net.AddressError:
+        return address
+
+
+def base_url(scope: Scope, public_url: str, trusted: Sequence[Network]) -> str:
+    """The URL under which this client reaches the server, without a trailing slash.
+
+    Raises SparkleError for a Host header that can't be one: it would go straight into a document.
+    """
+    if public_url:
+        return public_url.rstrip("/")
+    scheme, host = scope.get("scheme", "http"), header(scope, b"host")
+    if _from_proxy(scope, trusted):
+        scheme = header(scope, b"x-forwarded-proto").partition(",")[0].strip().lower() or scheme
+        host = header(scope, b"x-forwarded-host").partition(",")[0].strip() or host
+    if not host and (server := scope.get("server")):
+        name = f"[{server[0]}]" if ":" in server[0] else server[0]
+        host = f"{name}:{server[1]}"
+    if scheme not in ("http", "https") or not _HOST.fullmatch(host):
+        raise SparkleError("bad_request", "The Host header is not a host name.", "Host 请求头不是有效的主机名。")
+    return f"{scheme}://{host}"
+
+
+async def read_body(scope: Scope, receive: Receive, room: "Room", limit: int, timeout_s: float) -> bytes:
+    """The whole body, for which room is taken; the caller gives it back when the body is done with.
+
+    Raises SparkleError: too_large (before reading where the length is declared), timeout, overloaded, or bad_request
+    when the client went away; then nothing is held.
+    """
+    declared = header(scope, b"content-length")
+    if declared.isdecimal() and len(declared) < 19 and int(declared) > limit:
+        raise _too_large(limit)
+    chunks: list[bytes] = []
+    held = 0
+    deadline = time.monotonic() + timeout_s
+    try:
+        while True:
+            message = await asyncio.wait_for(receive(), deadline - time.monotonic())
+            if message["type"] == "http.disconnect":
+                raise SparkleError("bad_request", "The client went away before its body was complete.")
+            chunk = message["body"] if message["type"] == "http.request" else b""
+            if chunk:
+                if held + len(chunk) > limit:
+                    raise _too_large(limit)
+                await room.take(len(chunk))
+                held += len(chunk)
+                chunks.append(chunk)
+            if not message.get("more_body", False):
+                return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+    except TimeoutError:
+        room.give(held)
+        raise SparkleError(
+            "timeout",
+            f"The request body was not complete after {timeout_s:.0f} seconds; send it faster or in smaller parts.",
+            f"请求体在 {timeout_s:.0f} 秒内未接收完整，请加快发送或拆分后重试。",
+        ) from None
+    except BaseException:
+        room.give(held)
+        raise
+
+
+def _too_large(limit: int) -> SparkleError:
+    return SparkleError(
+        "too_large",
+        f"The request body is larger than {limit:,} bytes; send fewer rows at a time.",
+        f"请求体超过 {limit:,} 字节，请减少单次提交的数据量。",
+    )
+
+
+async def answer(
+    send: Send, status: int, body: bytes = b"", headers: Sequence[tuple[bytes, bytes]] = (), *, head: bool = False
+) -> None:
+    """Send a whole answer; the length is added (but not to a 204, which has none)."""
+    length = () if status == 204 else ((b"content-length", b"%d" % len(body)),)
+    await send({"type": "http.response.start", "status": status, "headers": [*headers, *length]})
+    await send({"type": "http.response.body", "body": b"" if head else body, "more_body": False})

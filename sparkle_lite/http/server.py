@@ -1,0 +1,574 @@
+"""The HTTP server: uvicorn with a protocol that old PeerBanHelper, slow senders and floods can't upset.
+
+`app` and `cli` call `run`, tests use `Server`. Nothing here knows a route: whatever reaches the ASGI application is a
+plain HTTP/1.x request whose body is whole.
+"""
+
+import asyncio
+import errno
+import inspect
+import json
+import logging
+import os
+import signal
+import socket
+import threading
+from asyncio import TimerHandle
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TYPE_CHECKING, Any, cast
+
+import httptools
+import uvicorn
+from uvicorn.lifespan.on import LifespanOn
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+
+from sparkle_lite.errors import SparkleError
+
+if TYPE_CHECKING:
+    from types import FrameType
+
+    from uvicorn._types import ASGIApplication, ASGIReceiveCallable, ASGISendCallable, Scope
+
+logger = logging.getLogger("sparkle.server")
+
+_JSON = b"application/json; charset=utf-8"
+_UPGRADE_TOKENS = frozenset({b"upgrade", b"http2-settings"})
+_UPGRADE_HEADERS = frozenset({b"upgrade", b"http2-settings"})
+
+
+def _envelope(message: str) -> bytes:
+    return json.dumps({"success": False, "message": message, "data": None}, ensure_ascii=False).encode()
+
+
+_BUSY = _envelope("The server has too many open connections, try again soon. 服务器的连接过多,请稍后再试。")
+_UNREADABLE = "The request is not readable HTTP/1.1. 无法读取该 HTTP 请求。"
+_HEAD_TOO_LARGE = "The request's headers are too large. 请求头过大。"
+_NO_TUNNEL = "This server opens no tunnels. 本服务器不提供隧道。"
+RETRY_AFTER_S = 10
+
+
+class _Refusal(Exception):
+    """Stop parsing and answer with this status and sentence; the parser wraps it when a callback raises it."""
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+        self.message = message
+
+
+class _NoTrailers(list[tuple[bytes, bytes]]):
+    """What a request's trailers go to: the application's header list must not change or grow once it has it."""
+
+    def append(self, item: tuple[bytes, bytes], /) -> None:
+        pass
+
+
+_NO_TRAILERS = _NoTrailers()
+
+
+async def _answer_busy(scope: "Scope", receive: "ASGIReceiveCallable", send: "ASGISendCallable") -> None:
+    headers = [
+        (b"content-type", _JSON),
+        (b"content-length", str(len(_BUSY)).encode()),
+        (b"retry-after", str(RETRY_AFTER_S).encode()),
+    ]
+    await send({"type": "http.response.start", "status": 503, "headers": headers})
+    await send({"type": "http.response.body", "body": _BUSY, "more_body": False})
+
+
+class Protocol(HttpToolsProtocol):
+    """uvicorn's httptools protocol, for clients that are old, slow or hostile.
+
+    - An `Upgrade` is read as the plain request that it is. PeerBanHelper before 8.0.5-beta2 (JDK client) offers h2c on
+      every plain-http request; uvicorn alone would hand over an empty body and take the real one for a bad request.
+    - A request head must be complete `head_timeout` s after it began (after connecting, for the first).
+    - Heads above `max_head` bytes are refused, and so is as much noise around a body (trailers, chunk extensions).
+    - A client that takes nothing of its answer for `write_timeout` s is cut off; a slow one isn't.
+    - Beyond `max_connections` a request is answered 503 with Retry-After; a quarter above that, connections are cut.
+    """
+
+    head_timeout: float = 15.0
+    write_timeout: float = 30.0
+    max_head: int = 64 * 1024
+    max_connections: int = 4096
+    max_pipelined: int = 128
+    # How long a refused client may go on sending: closing at once would reset the connection and lose our answer.
+    linger: float = 2.0
+
+    _head_open = True
+    _refused = False
+    _received = 0  # bytes of the packet in work
+    _noise = 0  # bytes in earlier packets since a head began or body bytes came
+    _timer: TimerHandle | None = None  # closes the connection unless a head completes
+    _write_timer: TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
+        """Register the connection, or turn it away when there are too many."""
+        super().connection_made(transport)
+        if self.client is not None and self.client[0].startswith("::ffff:"):
+            self.client = (self.client[0].removeprefix("::ffff:"), self.client[1])
+        if len(self.connections) > self.max_connections:
+            self._turn_away()
+        self._timer = self.loop.call_later(self.head_timeout, self._on_head_timeout)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Forget the connection and its timers, whatever ended it."""
+        super().connection_lost(exc)
+        self._unset_keepalive_if_required()
+        self._stop_timer()
+        if self._write_timer is not None:
+            self._write_timer.cancel()
+
+    def data_received(self, data: bytes) -> None:
+        """Parse one packet; the work beside parsing is a few comparisons, so that it costs nothing measurable."""
+        if self._refused:
+            return
+        self._unset_keepalive_if_required()
+        self._received = len(data)
+        try:
+            self._parse(data)
+        except (httptools.HttpParserError, _Refusal) as exc:
+            cause = exc.__context__ if isinstance(exc, httptools.HttpParserError) else exc
+            self._refuse(cause if isinstance(cause, _Refusal) else _Refusal(400, _UNREADABLE))
+            return
+        self._noise += self._received
+        if self._noise > self.max_head:
+            self._refuse(_Refusal(431, _HEAD_TOO_LARGE))
+        elif self._head_open or self.cycle is None or self.cycle.response_complete:
+            if self._timer is None:
+                self._timer = self.loop.call_later(self.head_timeout, self._on_head_timeout)
+        elif self._timer is not None:
+            self._stop_timer()
+
+    def on_message_begin(self) -> None:
+        """A head begins (parser callback)."""
+        super().on_message_begin()
+        self._head_open = True
+        self._noise = -self._received
+
+    def on_headers_complete(self) -> None:
+        """A head is complete (parser callback): check it and start the request, unless it asks for an upgrade."""
+        # Counting costs: heads in one packet of usual size are small enough.
+        if self._noise >= 0 or self._received > self.max_head:
+            self._check_head_size()
+        super().on_headers_complete()
+        if self.parser.should_upgrade():
+            return
+        self._head_open = False
+        self.headers = _NO_TRAILERS
+        if self._timer is not None:
+            self._stop_timer()
+        if len(self.pipeline) > self.max_pipelined:
+            raise _Refusal(400, _UNREADABLE)
+
+    def on_body(self, body: bytes) -> None:
+        """Body bytes (parser callback): the client waits for no `100 Continue`, or no longer."""
+        self._noise = -self._received
+        self.expect_100_continue = False
+        super().on_body(body)
+
+    def on_response_complete(self) -> None:
+        """The application has answered."""
+        super().on_response_complete()
+        if self.transport.is_closing():
+            self._watch_writing()
+        elif self.expect_100_continue and self.cycle.response_complete and self.cycle.more_body:
+            # Whether this client will send its body after all is unknown: its next request couldn't be told from it.
+            self._part()
+
+    def timeout_keep_alive_handler(self) -> None:
+        """Close an idle connection."""
+        super().timeout_keep_alive_handler()
+        self._watch_writing()
+
+    def pause_writing(self) -> None:
+        """The client takes its answer slower than it is made (transport callback)."""
+        super().pause_writing()
+        self._watch_writing()
+
+    def _should_upgrade(self) -> bool:
+        # uvicorn asks this of requests with the parser's upgrade flag only, and then leaves them alone.
+        return True
+
+    def _parse(self, data: bytes) -> None:
+        rest: bytes | memoryview = data
+        while rest:
+            try:
+                self.parser.feed_data(rest)
+                return
+            except httptools.HttpParserUpgrade as pause:
+                rest = memoryview(rest)[pause.args[0] :]
+            self._restart_without_upgrade()
+
+    def _restart_without_upgrade(self) -> None:
+        """Give the head in hand to a fresh parser, as its client would have written it without the upgrade.
+
+        The first parser has taken the head and none of the body, and the fresh one applies every check again (both
+        lengths, bad encodings), so each byte counts once and by the same rules as in any other request.
+        """
+        if self.parser.get_method() == b"CONNECT":
+            raise _Refusal(405, _NO_TUNNEL)
+        version = self.parser.get_http_version().encode()
+        lines = [b"%b %b HTTP/%b" % (self.parser.get_method(), self.url, version)]
+        lines += [b"%b: %b" % header for header in _plain_headers(self.headers)]
+        self.parser = httptools.HttpRequestParser(self)
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn does
+        self.parser.feed_data(b"\r\n".join(lines) + b"\r\n\r\n")
+
+    def _check_head_size(self) -> None:
+        if len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers) > self.max_head:
+            raise _Refusal(431, _HEAD_TOO_LARGE)
+
+    def _turn_away(self) -> None:
+        if len(self.connections) > self.max_connections * 5 // 4:
+            self.transport.abort()
+        self.app = cast("Any", _answer_busy)
+        self.timeout_keep_alive = 1
+
+    def _refuse(self, refusal: _Refusal) -> None:
+        """Answer in place of the application and part; never into the middle of another answer."""
+        self._refused = True
+        logger.info("refused a request", extra={"status": refusal.status, "client": self.client and self.client[0]})
+        cycle = self.cycle
+        if cycle is None or cycle.response_complete:
+            self._write_refusal(refusal)
+        elif not cycle.more_body:
+            # What came behind a whole request is bad: that request still gets its answer, then the connection ends.
+            cycle.keep_alive = False
+        else:
+            cycle.disconnected = True
+            cycle.message_event.set()
+            if not cycle.response_started and not self.pipeline:
+                self._write_refusal(refusal)
+            else:
+                self.transport.close()
+
+    def _write_refusal(self, refusal: _Refusal) -> None:
+        body = _envelope(refusal.message)
+        headers = [
+            *self.server_state.default_headers,
+            (b"content-type", _JSON),
+            (b"content-length", str(len(body)).encode()),
+            (b"connection", b"close"),
+        ]
+        lines = b"".join(b"%b: %b\r\n" % header for header in headers)
+        self.transport.write(STATUS_LINE[refusal.status] + lines + b"\r\n" + body)
+        self._part()
+
+    def _part(self) -> None:
+        """Send what is written and our end of the stream, then ignore the client until it goes or `linger` is over."""
+        self._refused = True
+        self._unset_keepalive_if_required()
+        self._stop_timer()
+        self.flow.resume_reading()
+        self._timer = self.loop.call_later(self.linger, self.transport.abort)
+        if not self.transport.is_closing() and self.transport.can_write_eof():
+            self.transport.write_eof()
+
+    def _on_head_timeout(self) -> None:
+        self._timer = None
+        if self.cycle is not None and not self.cycle.response_complete:
+            # A request is being answered while the next head waits, perhaps because we don't read: look again later.
+            self._timer = self.loop.call_later(self.head_timeout, self._on_head_timeout)
+        elif not self.transport.is_closing():
+            self.transport.close()
+
+    def _watch_writing(self) -> None:
+        pending = self.transport.get_write_buffer_size()
+        if pending and self._write_timer is None:
+            self._write_timer = self.loop.call_later(self.write_timeout, self._cut_if_stuck, pending)
+
+    def _cut_if_stuck(self, pending: int) -> None:
+        self._write_timer = None
+        if self.transport.get_write_buffer_size() == pending:
+            self.transport.abort()
+        else:
+            self._watch_writing()
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+
+def _plain_headers(headers: Sequence[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+    """The headers without an upgrade and the Connection tokens that announce it."""
+    plain = []
+    for name, value in headers:
+        if name in _UPGRADE_HEADERS:
+            continue
+        if name == b"connection":
+            tokens = [token.strip() for token in value.split(b",")]
+            value = b", ".join(token for token in tokens if token.lower() not in _UPGRADE_TOKENS)
+            if not value:
+                continue
+        plain.append((name, value))
+    return plain
+
+
+class _Lifespan(LifespanOn):
+    """Starts and stops the application; what stops a start-up is raised, not logged with its traceback."""
+
+    failure: BaseException | None = None
+
+    async def startup(self) -> None:
+        self._task = asyncio.create_task(self.main())
+        await self.receive_queue.put({"type": "lifespan.startup"})
+        await self.startup_event.wait()
+        if self.failure is not None:
+            raise self.failure
+
+    async def main(self) -> None:
+        scope: Any = {"type": "lifespan", "asgi": {"version": "3.0", "spec_version": "2.0"}, "state": self.state}
+        try:
+            await self.config.loaded_app(scope, self.receive, self._keep_failures)
+        except BaseException as exc:
+            self.error_occurred = True
+            if self.startup_event.is_set():
+                logger.exception("the application failed to stop cleanly")
+            else:
+                self.failure = exc
+        finally:
+            self.startup_event.set()
+            self.shutdown_event.set()
+
+    async def _keep_failures(self, message: Any) -> None:
+        # Frameworks report a failure as a formatted traceback and raise it right after: the exception says it better.
+        if message["type"] == "lifespan.startup.failed":
+            self.failure = RuntimeError(message.get("message", "the application refused to start"))
+        elif message["type"] != "lifespan.shutdown.failed":
+            await self.send(message)
+
+
+class Server(uvicorn.Server):
+    """One listening server, from binding its sockets to the last commit.
+
+    `port` 0 takes any free port. `on_ready` gets the URL once requests are accepted. `on_hup` (sync or async) runs on
+    the loop at each SIGHUP. SIGTERM, SIGINT or `stop()` let running requests finish for `graceful_timeout` s, cancel
+    the rest and shut the application down, 10 s in all; a second signal skips the waiting.
+    """
+
+    def __init__(
+        self,
+        app: "ASGIApplication",
+        *,
+        host: str = "127.0.0.1",
+        port: int = 7799,
+        sockets: Sequence[socket.socket] | None = None,
+        graceful_timeout: int = 8,
+        on_ready: Callable[[str], None] | None = None,
+        on_hup: Callable[[], Awaitable[None] | None] | None = None,
+        protocol: type[Protocol] = Protocol,
+    ) -> None:
+        config = uvicorn.Config(
+            app,
+            host=host,
+            port=port,
+            http=protocol,
+            ws="none",
+            lifespan="on",
+            interface="asgi3",
+            log_config=None,
+            log_level="warning",
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,
+            # Clients come back every few seconds to minutes; PeerBanHelper keeps idle connections for 5 minutes.
+            timeout_keep_alive=65,
+            timeout_graceful_shutdown=graceful_timeout,
+        )
+        config.load()
+        config.lifespan_class = _Lifespan
+        super().__init__(config)
+        self.url = ""
+        self._bound = list(sockets or ())
+        self._on_ready = on_ready
+        self._on_hup = on_hup
+        self._hup_task: asyncio.Task[None] | None = None
+
+    def run(self, sockets: list[socket.socket] | None = None) -> None:
+        """Serve until told to stop, on uvloop where there is one."""
+        _allow_files(self.config.http_protocol_class)
+        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+            runner.run(self.serve(sockets))
+
+    async def serve(self, sockets: list[socket.socket] | None = None) -> None:
+        """Serve on this loop until told to stop.
+
+        Raises SparkleError("conflict") if the address can't be had, and whatever stopped the application's start-up.
+        """
+        bound = sockets or self._bound or bind(self.config.host, self.config.port)
+        hup = self._listen_for_hup()
+        try:
+            await super().serve(sockets=bound)
+        except OSError as exc:
+            if exc.errno != errno.EADDRINUSE:
+                raise
+            raise _bind_error(self.config.host, self.config.port, exc) from None
+        finally:
+            if hup:
+                asyncio.get_running_loop().remove_signal_handler(signal.SIGHUP)
+            for sock in bound:
+                sock.close()
+
+    def stop(self) -> None:
+        """Begin the graceful stop; callable from any thread."""
+        self.should_exit = True
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Start the application, then listen, then say so."""
+        await super().startup(sockets=sockets)
+        if sockets:
+            self.url = _url(self.config.host, sockets[0])
+        if self._on_ready is not None and not self.should_exit:
+            self._on_ready(self.url)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Finish what runs, then shut the application down; what hangs is left behind."""
+        logger.info("stopping", extra={"running_requests": len(self.server_state.tasks)})
+        try:
+            async with asyncio.timeout((self.config.timeout_graceful_shutdown or 0) + 1.5):
+                await super().shutdown(sockets=sockets)
+        except TimeoutError:
+            logger.error("the application did not stop in time")
+
+    def handle_exit(self, sig: int, frame: "FrameType | None") -> None:
+        """First signal: stop gracefully. Second: now. Third: the system's default, which ends the process.
+
+        uvicorn would raise the signal again at the end, which turns every clean stop into a death by signal.
+        """
+        if self.should_exit:
+            self.force_exit = True
+            signal.signal(sig, signal.SIG_DFL)
+        self.should_exit = True
+
+    def _listen_for_hup(self) -> bool:
+        if self._on_hup is None or os.name != "posix" or threading.current_thread() is not threading.main_thread():
+            return False
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._hup)
+        return True
+
+    def _hup(self) -> None:
+        # A second SIGHUP while one is being worked on waits for it: reloading is never run twice at once.
+        before = self._hup_task
+        self._hup_task = asyncio.get_running_loop().create_task(self._run_hup(before))
+
+    async def _run_hup(self, before: "asyncio.Task[None] | None") -> None:
+        if before is not None:
+            await before
+        try:
+            outcome = self._on_hup() if self._on_hup else None
+            if inspect.isawaitable(outcome):
+                await outcome
+        except Exception:
+            logger.exception("reloading failed")
+
+
+def run(
+    app: "ASGIApplication",
+    *,
+    host: str = "127.0.0.1",
+    port: int = 7799,
+    sockets: Sequence[socket.socket] | None = None,
+    graceful_timeout: int = 8,
+    on_ready: Callable[[str], None] | None = None,
+    on_hup: Callable[[], Awaitable[None] | None] | None = None,
+) -> None:
+    """Serve `app` in the foreground until SIGTERM or SIGINT; see Server."""
+    Server(
+        app,
+        host=host,
+        port=port,
+        sockets=sockets,
+        graceful_timeout=graceful_timeout,
+        on_ready=on_ready,
+        on_hup=on_hup,
+    ).run()
+
+
+def bind(host: str, port: int) -> list[socket.socket]:
+    """Sockets bound to `host`, not listening yet; "::" takes IPv4 too, a name with several addresses binds each.
+
+    Raises SparkleError("conflict") with a sentence that says what to do.
+    """
+    bound: list[socket.socket] = []
+    try:
+        for family, _, proto, _, address in _resolve(host, port):
+            taken = bound[0].getsockname()[1] if bound and not port else port
+            bound.append(_bind_one(family, proto, (address[0], taken, *address[2:])))
+    except OSError as exc:
+        # "localhost" may name an IPv6 address on a machine without IPv6: the other one is enough.
+        if bound and exc.errno != errno.EADDRINUSE:
+            return bound
+        for sock in bound:
+            sock.close()
+        raise _bind_error(host, port, exc) from None
+    return bound
+
+
+def _resolve(host: str, port: int) -> list[Any]:
+    flags = socket.AI_PASSIVE
+    return sorted(set(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=flags)), key=lambda info: info[0])
+
+
+def _bind_one(family: int, proto: int, address: Any) -> socket.socket:
+    sock = socket.socket(family, socket.SOCK_STREAM, proto)
+    try:
+        if os.name == "posix":
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0 if address[0] == "::" else 1)
+        sock.setblocking(False)
+        sock.bind(address)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def _bind_error(host: str, port: int, exc: OSError) -> SparkleError:
+    if exc.errno == errno.EADDRINUSE:
+        return SparkleError(
+            "conflict",
+            f"Port {port} on {host} is in use: stop the other program or choose another (serve --port, server.port).",
+            f"{host} 的端口 {port} 已被占用:请停止占用它的程序,或换一个端口(serve --port 或 server.port)。",
+        )
+    if exc.errno in (errno.EACCES, errno.EPERM):
+        return SparkleError(
+            "conflict",
+            f"This user may not open port {port}: choose a port above 1023 (serve --port, server.port).",
+            f"当前用户无权使用端口 {port}:请选择 1023 以上的端口(serve --port 或 server.port)。",
+        )
+    return SparkleError(
+        "conflict",
+        f"This machine has no address {host}: use 127.0.0.1, 0.0.0.0 or one of its own (serve --host, server.host).",
+        f"本机没有地址 {host}:请使用 127.0.0.1、0.0.0.0 或本机的某个地址(serve --host 或 server.host)。",
+    )
+
+
+def _url(host: str, sock: socket.socket) -> str:
+    """What to type on this machine: a wildcard address is reachable as the loopback address of its family."""
+    reachable = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 -- compared, not bound
+    name = f"[{reachable}]" if ":" in reachable else reachable
+    return f"http://{name}:{sock.getsockname()[1]}"
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    try:
+        import uvloop
+    except ImportError:
+        return None
+    return uvloop.new_event_loop
+
+
+def _allow_files(protocol: Any) -> None:
+    """Raise the soft limit of open files to what the connections and the database may need, as far as allowed."""
+    if os.name != "posix":
+        return
+    import resource
+
+    wanted = getattr(protocol, "max_connections", 0) * 5 // 4 + 512
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    reachable = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    if soft != resource.RLIM_INFINITY and soft < reachable:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (reachable, hard))

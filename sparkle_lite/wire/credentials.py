@@ -1,0 +1,100 @@
+"""Who a request says it comes from: every header form that BTN clients have ever sent.
+
+PeerBanHelper sends up to three forms at once (BTN-AppID since 3.0, X-BTN-AppID and "Authentication" since 4.0.3, and
+"Authorization" from 8.0.5 when a 401 asks for it), qBittorrent-ClientBlocker and BTNScriptBC Authorization with
+X-BTN-AppID, the Rust client the others, or the installation id alone.
+"""
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from typing import NamedTuple
+from urllib.parse import unquote_to_bytes
+
+_AUTHORIZATION, _AUTHENTICATION = b"authorization", b"authentication"
+_X_ID, _X_SECRET = b"x-btn-appid", b"x-btn-appsecret"
+_ID, _SECRET = b"btn-appid", b"btn-appsecret"
+_INSTALLATION = b"x-btn-installationid"
+_HEADERS = frozenset((_AUTHORIZATION, _AUTHENTICATION, _X_ID, _X_SECRET, _ID, _SECRET, _INSTALLATION))
+
+# What the example configurations of PeerBanHelper and the Rust client hold.
+_PLACEHOLDERS = frozenset(("", "example-app-id", "example-app-secret", "example", "your_app_id", "your_app_secret"))
+_INSTALLATION_ID = re.compile(r"[A-Za-z0-9-]{1,64}")
+
+
+class Presented(NamedTuple):
+    """What a request carries; any text may be empty.
+
+    `app_id` and `secret` are those of the first form that holds no placeholder. `placeholder` says that there was a
+    form with one. `installation_id` is well-formed (1-64 of A-Z, a-z, 0-9 and "-") or empty.
+    """
+
+    app_id: str = ""
+    secret: str = ""
+    installation_id: str = ""
+    placeholder: bool = False
+
+
+def present(headers: Iterable[tuple[bytes, bytes]], query: bytes = b"") -> Presented:
+    """The credentials of a request; never raises.
+
+    `headers` are raw ASGI headers with lower-case names; the first of a name counts. `query` is the raw query string,
+    to be given only where PeerBanHelper's page embeds the server's widget: URLs end up in logs.
+    """
+    found: dict[bytes, bytes] = {}
+    for name, value in headers:
+        if name in _HEADERS:
+            found.setdefault(name, value)
+    parameters = _parameters(query) if query else {}
+    app_id = secret = ""
+    placeholder = False
+    for candidate in _candidates(found, parameters):
+        if candidate is None:
+            continue
+        if candidate[0] not in _PLACEHOLDERS and candidate[1] not in _PLACEHOLDERS:
+            app_id, secret = candidate
+            break
+        placeholder = True
+    installation = found.get(_INSTALLATION) or parameters.get(b"installationId")
+    return Presented(app_id, secret, _installation_id(installation) if installation else "", placeholder)
+
+
+def _candidates(found: Mapping[bytes, bytes], parameters: Mapping[bytes, bytes]) -> Iterator[tuple[str, str] | None]:
+    yield _bearer(found, _AUTHORIZATION)
+    yield _pair(found, _X_ID, _X_SECRET)
+    yield _bearer(found, _AUTHENTICATION)
+    yield _pair(found, _ID, _SECRET)
+    yield _pair(parameters, b"appId", b"appSecret")
+
+
+def _bearer(found: Mapping[bytes, bytes], name: bytes) -> tuple[str, str] | None:
+    """`Bearer id@secret`; None for what a proxy in front may have put there. Ids have no "@", secrets may."""
+    if name not in found:
+        return None
+    scheme, _, rest = _text(found[name]).partition(" ")
+    app_id, at, secret = rest.partition("@")
+    return (app_id.strip(), secret.strip()) if at and scheme.lower() == "bearer" else None
+
+
+def _pair(found: Mapping[bytes, bytes], app_id: bytes, secret: bytes) -> tuple[str, str] | None:
+    if app_id not in found and secret not in found:
+        return None
+    return _text(found.get(app_id, b"")), _text(found.get(secret, b""))
+
+
+def _installation_id(value: bytes) -> str:
+    text = _text(value)
+    return text if _INSTALLATION_ID.fullmatch(text) else ""
+
+
+def _text(value: bytes) -> str:
+    # Latin-1 takes any byte; ids and secrets are ASCII, so nothing else can match anyway.
+    return value.decode("latin-1").strip()
+
+
+def _parameters(query: bytes) -> dict[bytes, bytes]:
+    """The query's parameters, first of a name. A plus stays a plus: PeerBanHelper doesn't encode what it puts there."""
+    found: dict[bytes, bytes] = {}
+    for part in query.split(b"&"):
+        name, _, value = part.partition(b"=")
+        found.setdefault(name, unquote_to_bytes(value))
+    return found
