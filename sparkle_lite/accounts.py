@@ -754,16 +754,16 @@ def _too_many(seconds: int) -> SparkleError:
 def _app_banned(reason: str) -> SparkleError:
     return SparkleError(
         "forbidden",
-        f"This user application was banned by an administrator: {reason}",
-        f"UserApplication 已被管理员封禁，请与服务器管理员联系。原因：{reason}",
+        f"This user application was banned by an administrator ({reason}).",
+        f"UserApplication 已被管理员封禁，请与服务器管理员联系（原因：{reason}）。",
     )
 
 
 def _user_banned(reason: str) -> SparkleError:
     return SparkleError(
         "forbidden",
-        f"This user was banned by an administrator: {reason}",
-        f"此用户已被管理员停用，请与系统管理员联系以获取更多信息。原因：{reason}",
+        f"This user was banned by an administrator ({reason}).",
+        f"此用户已被管理员停用，请与系统管理员联系以获取更多信息（原因：{reason}）。",
     )
 
 

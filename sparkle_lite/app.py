@@ -16,7 +16,7 @@ from litestar.openapi.plugins import JsonRenderPlugin
 import sparkle_lite
 from sparkle_lite import config as configuration
 from sparkle_lite import logs, rulebook
-from sparkle_lite.accounts import FirstStart
+from sparkle_lite.accounts import FirstStart, peerbanhelper_lines
 from sparkle_lite.config import Config
 from sparkle_lite.errors import ConfigError, SparkleError
 from sparkle_lite.http import btn_openapi, operation, server
@@ -126,7 +126,3 @@ def _welcome(url: str, first: FirstStart) -> str:
         "Paste these lines into PeerBanHelper's config.yml (they are shown only now):\n"
         f"{peerbanhelper_lines(url, first.app_id, first.secret)}\n"
     )
-
-
-def peerbanhelper_lines(url: str, app_id: str, secret: str) -> str:
-    return f'btn:\n  enabled: true\n  config-url: "{url}/ping/config"\n  app-id: "{app_id}"\n  app-secret: "{secret}"'

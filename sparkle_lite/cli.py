@@ -20,7 +20,7 @@ from sparkle_lite import __version__
 from sparkle_lite.errors import ConfigError, SparkleError
 
 if TYPE_CHECKING:
-    from sparkle_lite.accounts import Accounts, NewSecret
+    from sparkle_lite.accounts import Accounts, Actor, NewSecret
     from sparkle_lite.config import Config
     from sparkle_lite.db.accounts import UserappRow, UserRow
 
@@ -198,15 +198,13 @@ def _load(args: argparse.Namespace, *, rules: bool = False) -> "Config":
 
 
 def _user_add(args: argparse.Namespace) -> None:
-    from sparkle_lite.accounts import COMMAND_LINE
-
     role: Any = "admin" if args.admin else "user"
-    row = _run(args, lambda accounts: accounts.add_user(args.name, role, COMMAND_LINE), create=True)
+    row = _run(args, lambda accounts, actor: accounts.add_user(args.name, role, actor), create=True)
     print(f"Added the {'administrator' if args.admin else 'user'} {row.name}.")
 
 
 def _user_list(args: argparse.Namespace) -> None:
-    users = _run_or_nothing(args, lambda accounts: accounts.users())
+    users = _run_or_nothing(args, lambda accounts, _: accounts.users())
     if args.json:
         _print_json([_pick(row, _USER_KEYS) for row in users])
         return
@@ -215,39 +213,33 @@ def _user_list(args: argparse.Namespace) -> None:
 
 
 def _user_ban(args: argparse.Namespace) -> None:
-    from sparkle_lite.accounts import COMMAND_LINE
-
-    async def command(accounts: "Accounts") -> str:
+    async def command(accounts: "Accounts", actor: "Actor") -> str:
         user = await accounts.user_named(args.name)
-        await accounts.ban_user(user.id, args.reason, COMMAND_LINE)
+        await accounts.ban_user(user.id, args.reason, actor)
         return user.name
 
     print(f"Banned {_run(args, command)}.")
 
 
 def _user_unban(args: argparse.Namespace) -> None:
-    from sparkle_lite.accounts import COMMAND_LINE
-
-    async def command(accounts: "Accounts") -> str:
+    async def command(accounts: "Accounts", actor: "Actor") -> str:
         user = await accounts.user_named(args.name)
-        await accounts.unban_user(user.id, COMMAND_LINE)
+        await accounts.unban_user(user.id, actor)
         return user.name
 
     print(f"Lifted the ban of {_run(args, command)}.")
 
 
 def _user_token(args: argparse.Namespace) -> None:
-    from sparkle_lite.accounts import COMMAND_LINE
-
-    async def command(accounts: "Accounts") -> str:
+    async def command(accounts: "Accounts", actor: "Actor") -> str:
         user = await accounts.user_named(args.name)
-        return await accounts.session_token(user, "command line", COMMAND_LINE)
+        return await accounts.session_token(user, "command line", actor)
 
     print(_run(args, command))
 
 
 def _user_login_link(args: argparse.Namespace) -> None:
-    async def command(accounts: "Accounts") -> str:
+    async def command(accounts: "Accounts", _: "Actor") -> str:
         user = await accounts.user_named(args.name)
         return await accounts.login_link(user.id)
 
@@ -268,19 +260,15 @@ def _base_url(config: "Config") -> str:
 
 
 def _app_add(args: argparse.Namespace) -> None:
-    from sparkle_lite.accounts import COMMAND_LINE
-
-    async def command(accounts: "Accounts") -> "NewSecret":
+    async def command(accounts: "Accounts", actor: "Actor") -> "NewSecret":
         user = await accounts.user_named(args.user)
-        return await accounts.add_app(user.id, args.comment, COMMAND_LINE)
+        return await accounts.add_app(user.id, args.comment, actor)
 
     _print_secret(args, _run(args, command))
 
 
 def _app_reset(args: argparse.Namespace) -> None:
-    from sparkle_lite.accounts import COMMAND_LINE
-
-    _print_secret(args, _run(args, lambda accounts: accounts.reset_app(args.app_id, COMMAND_LINE)))
+    _print_secret(args, _run(args, lambda accounts, actor: accounts.reset_app(args.app_id, actor)))
 
 
 def _print_secret(args: argparse.Namespace, new: "NewSecret") -> None:
@@ -295,7 +283,7 @@ def _print_secret(args: argparse.Namespace, new: "NewSecret") -> None:
 
 
 def _app_list(args: argparse.Namespace) -> None:
-    async def command(accounts: "Accounts") -> "list[tuple[str, UserappRow]]":
+    async def command(accounts: "Accounts", _: "Actor") -> "list[tuple[str, UserappRow]]":
         names = {user.id: user.name for user in await accounts.users()}
         return [(names[row.user], row) for row in await accounts.apps()]
 
@@ -322,32 +310,26 @@ def _app_list(args: argparse.Namespace) -> None:
 
 
 def _app_ban(args: argparse.Namespace) -> None:
-    from sparkle_lite.accounts import COMMAND_LINE
-
-    _run(args, lambda accounts: accounts.ban_app(args.app_id, args.reason, COMMAND_LINE))
+    _run(args, lambda accounts, actor: accounts.ban_app(args.app_id, args.reason, actor))
     print(f"Banned {args.app_id}.")
 
 
 def _app_unban(args: argparse.Namespace) -> None:
-    from sparkle_lite.accounts import COMMAND_LINE
-
-    _run(args, lambda accounts: accounts.unban_app(args.app_id, COMMAND_LINE))
+    _run(args, lambda accounts, actor: accounts.unban_app(args.app_id, actor))
     print(f"Lifted the ban of {args.app_id}.")
 
 
 def _app_delete(args: argparse.Namespace) -> None:
-    from sparkle_lite.accounts import COMMAND_LINE
-
-    _run(args, lambda accounts: accounts.delete_app(args.app_id, COMMAND_LINE))
+    _run(args, lambda accounts, actor: accounts.delete_app(args.app_id, actor))
     print(f"Deleted {args.app_id}.")
 
 
 # --- The database -----------------------------------------------------------------------------------------------------
 
 
-def _run(args: argparse.Namespace, command: "Callable[[Accounts], Awaitable[T]]", *, create: bool = False) -> T:
-    """Run a command on the accounts. Raises SparkleError where there is no database and it may not be created."""
-    from sparkle_lite.accounts import Accounts
+def _run(args: argparse.Namespace, command: "Callable[[Accounts, Actor], Awaitable[T]]", *, create: bool = False) -> T:
+    """Run a command on the accounts as the operator. Raises SparkleError if there is no database, unless `create`."""
+    from sparkle_lite.accounts import COMMAND_LINE, Accounts
     from sparkle_lite.db.database import Database
 
     config = _load(args)
@@ -359,14 +341,14 @@ def _run(args: argparse.Namespace, command: "Callable[[Accounts], Awaitable[T]]"
         database = Database(path, config.database.synchronous)
         await database.open()
         try:
-            return await command(Accounts(database, database.write, lambda: config.auth))
+            return await command(Accounts(database, database.write, lambda: config.auth), COMMAND_LINE)
         finally:
             await database.close()
 
     return asyncio.run(run())
 
 
-def _run_or_nothing(args: argparse.Namespace, command: "Callable[[Accounts], Awaitable[list[T]]]") -> list[T]:
+def _run_or_nothing(args: argparse.Namespace, command: "Callable[[Accounts, Actor], Awaitable[list[T]]]") -> list[T]:
     """Run a command that lists; without a database there is nothing to list, and that is said."""
     path = _load(args).database.file
     if not path.exists():
@@ -391,7 +373,7 @@ def _pick(row: "UserRow | UserappRow", keys: Iterable[str]) -> dict[str, object]
 
 
 def _print_json(value: Sequence[Mapping[str, object]] | Mapping[str, object]) -> None:
-    print(json.dumps(value, ensure_ascii=False))
+    print(json.dumps(value))
 
 
 def _when(at: int | None) -> str:

@@ -8,7 +8,7 @@ the wire, so that a misunderstanding there shows.
 import ipaddress
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -272,14 +272,15 @@ def _pbh_match(rule: dict[str, Any], text: str, lowers_rule: bool) -> str:
         return "FALSE"
     content = rule.get("content", "")
     lowered = content.lower() if lowers_rule else content
-    hit = {
+    tests: dict[str, Callable[[], bool]] = {
         "STARTS_WITH": lambda: text.lower().startswith(lowered),
         "ENDS_WITH": lambda: text.lower().endswith(lowered),
         "CONTAINS": lambda: lowered in text.lower(),
         "EQUALS": lambda: text.lower() == content.lower(),
         "REGEX": lambda: re.fullmatch(content, text) is not None,
         "LENGTH": lambda: rule["min"] <= len(text.encode("utf-16-le")) // 2 <= rule["max"],
-    }[rule["method"]]()
+    }
+    hit = tests[rule["method"]]()
     # Some builds take a missing "miss" for FALSE: the worse of the two is what a document must stand.
     return str(rule.get("hit", "TRUE") if hit else rule.get("miss", "FALSE"))
 
@@ -318,7 +319,7 @@ def _qbcb_match(raw: str, text: str) -> bool:
     if method == "REGEX":
         return re.search(content, text, re.IGNORECASE) is not None
     plain = {"EQUALS": text == content, "STARTS_WITH": text.startswith(content), "ENDS_WITH": text.endswith(content)}
-    return plain.get(method, method == "CONTAINS" and content in text)
+    return bool(plain.get(method, method == "CONTAINS" and content in text))
 
 
 def rust_rules(body: bytes) -> Ruleset:

@@ -8,26 +8,17 @@ import pytest
 
 from sparkle_lite.wire.dialect import AbilityOffer, Dialect, Family, config_document, detect, offered, versions
 
-NAMES = [
-    "submit_peers",
-    "submit_bans",
-    "submit_histories",
-    "submit_swarm",
-    "rules",
-    "exception",
-    "reconfigure",
-    "rule_peer_identity",
-    "ip_denylist",
-    "ip_allowlist",
-    "heartbeat",
-    "ip_query",
-]
+NAMES = (
+    *("submit_peers", "submit_bans", "submit_histories", "submit_swarm", "rules", "exception", "reconfigure"),
+    *("rule_peer_identity", "ip_denylist", "ip_allowlist", "heartbeat", "ip_query"),
+)
 OFFERS = {name: AbilityOffer(900_000, 300_000) for name in NAMES}
 BASE = "https://btn.example/sub"
 
 EARLY = {"submit_peers", "submit_bans", "rules", "reconfigure"}
 MIDDLE = EARLY | {"submit_histories", "exception"}
 LATE = EARLY | {"submit_histories"}
+SCRIPT = {"submit_peers", "rules", "reconfigure"}
 ROUTES_20 = {"heartbeat", "ip_query"}
 LISTS_20 = {"submit_bans", "submit_swarm", "rule_peer_identity", "ip_denylist", "ip_allowlist"}
 MODERN = LISTS_20 | ROUTES_20 | {"reconfigure"}
@@ -97,7 +88,7 @@ ROWS = (
             f"WindowsPowerShell/5.1.19041.4648 BTNScriptBC/v0.0.1 BTN-Protocol/{version}"
             for version in ("0.0.1", "0.0.0-dev", "7.0.0")
         ),
-        Dialect(Family.BITCOMET, 3), (3, 3), {"submit_peers", "rules", "reconfigure"}, {"submit_peers", "rules", "reconfigure"},
+        Dialect(Family.BITCOMET, 3), (3, 3), SCRIPT, SCRIPT,
     ),
 )  # fmt: skip
 
@@ -173,6 +164,16 @@ def test_anybody_else_is_spoken_to_in_the_legacy_shape(agent: str | None) -> Non
 @pytest.mark.parametrize(("release", "protocol"), [("7.2.0", 8), ("7.4.15", 10), ("8.0.7", 11), ("9.5.0", 20)])
 def test_a_shortened_user_agent_still_tells_the_release(release: str, protocol: int) -> None:
     assert detect(f"PeerBanHelper/{release} (docker; Linux").protocol == protocol
+
+
+def test_the_restated_version_checks_refuse_the_documents_of_other_releases() -> None:
+    middle = config_document(Dialect(PBH, 13), OFFERS, BASE).body
+    modern = config_document(Dialect(PBH, 20), OFFERS, BASE, modern=True).body
+    for body, protocol in ((middle, 6), (modern, 13), (config_document(Dialect(PBH, 3), OFFERS, BASE).body, 7)):
+        with pytest.raises(clients.ClientRejects, match="is not for"):
+            clients.pbh_config(body, protocol)
+    with pytest.raises(clients.ClientRejects, match="mismatch"):
+        clients.qbcb_config(modern)
 
 
 def test_endpoints_are_absolute_and_end_in_the_fixed_paths() -> None:

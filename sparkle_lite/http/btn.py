@@ -44,6 +44,17 @@ class Caller(NamedTuple):
     dialect: Dialect
 
 
+# What a refused request is called in the audit.
+_ACTIONS = {
+    "/ping/config": "BTN_CONFIG",
+    "/ping/reconfigure": "BTN_CONFIG",
+    "/ping/rules/retrieve": "BTN_RULES_RETRIEVE",
+    "/ping/exception": "BTN_RULES_RETRIEVE",
+    "/ping/peers/submit": "BTN_PEERS_SUBMIT",
+    "/ping/bans/submit": "BTN_BANS_SUBMIT",
+    "/ping/histories/submit": "BTN_HISTORY_SUBMIT",
+}
+
 Handler = Callable[[Scope, Receive, Send, Caller], Awaitable[None]]
 
 
@@ -87,10 +98,13 @@ class Btn:
         runtime = self._runtime
         text = client_address(scope, runtime.config.server.trusted_proxies)
         presented = present(scope["headers"])
-        userapp = runtime.accounts.known(presented)
-        if not isinstance(userapp, Userapp):
-            userapp = await runtime.accounts.authenticate(presented, text)
         agent = header(scope, b"user-agent")
+        try:
+            userapp = runtime.accounts.known(presented) or await runtime.accounts.authenticate(presented, text)
+        except SparkleError as error:
+            if error.code == "forbidden":
+                await runtime.accounts.note_refusal(_ACTIONS[scope["path"]], presented, text, agent, error)
+            raise
         dialect = detect(agent)
         scope["state"]["app_id"] = userapp.app_id
         try:

@@ -15,7 +15,7 @@ import socket
 import threading
 from asyncio import TimerHandle
 from collections.abc import Awaitable, Callable, Sequence
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 import httptools
 import uvicorn
@@ -48,7 +48,7 @@ RETRY_AFTER_S = 10
 
 
 class _Refusal(Exception):
-    """Stop parsing and answer with this status and sentence; the parser wraps it when a callback raises it."""
+    """Raised while parsing: go no further and answer with this status and sentence."""
 
     def __init__(self, status: int, message: str) -> None:
         super().__init__(message)
@@ -95,12 +95,17 @@ class Protocol(HttpToolsProtocol):
     # How long a refused client may go on sending: closing at once would reset the connection and lose our answer.
     linger: float = 2.0
 
-    _head_open = True
-    _refused = False
-    _received = 0  # bytes of the packet in work
-    _noise = 0  # bytes in earlier packets since a head began or body bytes came
-    _timer: TimerHandle | None = None  # closes the connection unless a head completes
-    _write_timer: TimerHandle | None = None
+    # Slots, because uvicorn's class has 28 attributes: from 30 on CPython gives up its fast attribute access.
+    __slots__ = ("_noise", "_received", "_refusal", "_refused", "_timer", "_write_timer")
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._refused = False
+        self._refusal: _Refusal | None = None
+        self._received = 0  # bytes of the packet in work
+        self._noise = 0  # bytes in whole packets since the last head was complete or body bytes came
+        self._timer: TimerHandle | None = None  # closes the connection unless a head completes
+        self._write_timer: TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
         """Register the connection, or turn it away when there are too many."""
@@ -120,61 +125,50 @@ class Protocol(HttpToolsProtocol):
             self._write_timer.cancel()
 
     def data_received(self, data: bytes) -> None:
-        """Parse one packet; the work beside parsing is a few comparisons, so that it costs nothing measurable."""
+        """Parse one packet; this runs for every one of them, so what isn't parsing is a few comparisons."""
         if self._refused:
             return
         self._unset_keepalive_if_required()
         self._received = len(data)
         try:
-            self._parse(data)
-        except (httptools.HttpParserError, _Refusal) as exc:
-            cause = exc.__context__ if isinstance(exc, httptools.HttpParserError) else exc
-            self._refuse(cause if isinstance(cause, _Refusal) else _Refusal(400, _UNREADABLE))
+            try:
+                self.parser.feed_data(data)
+            except httptools.HttpParserUpgrade as pause:
+                self._parse_without_upgrade(memoryview(data)[pause.args[0] :])
+        except (httptools.HttpParserError, _Refusal):
+            self._refuse(self._refusal or _Refusal(400, _UNREADABLE))
             return
         self._noise += self._received
         if self._noise > self.max_head:
             self._refuse(_Refusal(431, _HEAD_TOO_LARGE))
-        elif self._head_open or self.cycle is None or self.cycle.response_complete:
+        elif self.headers is not _NO_TRAILERS or self.cycle.response_complete:
             if self._timer is None:
                 self._timer = self.loop.call_later(self.head_timeout, self._on_head_timeout)
         elif self._timer is not None:
             self._stop_timer()
 
-    def on_message_begin(self) -> None:
-        """A head begins (parser callback)."""
-        super().on_message_begin()
-        self._head_open = True
-        self._noise = -self._received
-
     def on_headers_complete(self) -> None:
         """A head is complete (parser callback): check it and start the request, unless it asks for an upgrade."""
-        # Counting costs: heads in one packet of usual size are small enough.
-        if self._noise >= 0 or self._received > self.max_head:
+        # Counting costs, and few heads come in more than one packet.
+        if self._noise or self._received > self.max_head:
             self._check_head_size()
         super().on_headers_complete()
         if self.parser.should_upgrade():
             return
-        self._head_open = False
+        self._noise = -self._received
         self.headers = _NO_TRAILERS
         if self._timer is not None:
             self._stop_timer()
-        if len(self.pipeline) > self.max_pipelined:
-            raise _Refusal(400, _UNREADABLE)
+        if self.expect_100_continue:
+            self.cycle.on_response = self._on_answer_to_expecting
+        if self.pipeline and len(self.pipeline) > self.max_pipelined:
+            self._stop(400, _UNREADABLE)
 
     def on_body(self, body: bytes) -> None:
         """Body bytes (parser callback): the client waits for no `100 Continue`, or no longer."""
         self._noise = -self._received
         self.expect_100_continue = False
         super().on_body(body)
-
-    def on_response_complete(self) -> None:
-        """The application has answered."""
-        super().on_response_complete()
-        if self.transport.is_closing():
-            self._watch_writing()
-        elif self.expect_100_continue and self.cycle.response_complete and self.cycle.more_body:
-            # Whether this client will send its body after all is unknown: its next request couldn't be told from it.
-            self._part()
 
     def timeout_keep_alive_handler(self) -> None:
         """Close an idle connection."""
@@ -190,15 +184,15 @@ class Protocol(HttpToolsProtocol):
         # uvicorn asks this of requests with the parser's upgrade flag only, and then leaves them alone.
         return True
 
-    def _parse(self, data: bytes) -> None:
-        rest: bytes | memoryview = data
-        while rest:
+    def _parse_without_upgrade(self, rest: memoryview) -> None:
+        """Go on behind a head that asked for an upgrade; more of the kind may follow in the same packet."""
+        while True:
+            self._restart_without_upgrade()
             try:
                 self.parser.feed_data(rest)
                 return
             except httptools.HttpParserUpgrade as pause:
-                rest = memoryview(rest)[pause.args[0] :]
-            self._restart_without_upgrade()
+                rest = rest[pause.args[0] :]
 
     def _restart_without_upgrade(self) -> None:
         """Give the head in hand to a fresh parser, as its client would have written it without the upgrade.
@@ -207,7 +201,7 @@ class Protocol(HttpToolsProtocol):
         lengths, bad encodings), so each byte counts once and by the same rules as in any other request.
         """
         if self.parser.get_method() == b"CONNECT":
-            raise _Refusal(405, _NO_TUNNEL)
+            self._stop(405, _NO_TUNNEL)
         version = self.parser.get_http_version().encode()
         lines = [b"%b %b HTTP/%b" % (self.parser.get_method(), self.url, version)]
         lines += [b"%b: %b" % header for header in _plain_headers(self.headers)]
@@ -217,7 +211,12 @@ class Protocol(HttpToolsProtocol):
 
     def _check_head_size(self) -> None:
         if len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers) > self.max_head:
-            raise _Refusal(431, _HEAD_TOO_LARGE)
+            self._stop(431, _HEAD_TOO_LARGE)
+
+    def _stop(self, status: int, message: str) -> NoReturn:
+        # Kept as well, because the parser raises an error of its own when a callback raises.
+        self._refusal = _Refusal(status, message)
+        raise self._refusal
 
     def _turn_away(self) -> None:
         if len(self.connections) > self.max_connections * 5 // 4:
@@ -264,6 +263,12 @@ class Protocol(HttpToolsProtocol):
         self._timer = self.loop.call_later(self.linger, self.transport.abort)
         if not self.transport.is_closing() and self.transport.can_write_eof():
             self.transport.write_eof()
+
+    def _on_answer_to_expecting(self) -> None:
+        self.on_response_complete()
+        if self.expect_100_continue and self.cycle.response_complete and self.cycle.more_body:
+            # Whether this client will send its body after all is unknown: its next request couldn't be told from it.
+            self._part()
 
     def _on_head_timeout(self) -> None:
         self._timer = None
@@ -324,7 +329,7 @@ class _Lifespan(LifespanOn):
             await self.config.loaded_app(scope, self.receive, self._keep_failures)
         except BaseException as exc:
             self.error_occurred = True
-            if self.startup_event.is_set():
+            if self.startup_event.is_set() and not isinstance(exc, asyncio.CancelledError):
                 logger.exception("the application failed to stop cleanly")
             else:
                 self.failure = exc

@@ -198,7 +198,7 @@ def parse(content: str | Mapping[str, Any]) -> Matcher:
     if text.startswith("{"):
         try:
             decoded = msgspec.json.decode(text)
-        except (msgspec.DecodeError, UnicodeError) as error:
+        except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
             raise MatcherError(f"{_short(text)} is not valid JSON: {error}", f"write {_EXAMPLE}") from None
         return _from_object(decoded, 0)
     if text.startswith("[") or text.lower() in ("true", "false", "null") or _is_number(text):
@@ -242,6 +242,8 @@ def _checked(matcher: Matcher) -> Matcher:
         return matcher
     if len(content) > _LONGEST_CONTENT:
         raise MatcherError(f"the content has {len(content)} characters", f"write at most {_LONGEST_CONTENT}")
+    if any("\ud800" <= sign <= "\udfff" for sign in content):
+        raise MatcherError(f"{_short(content)} holds half a character", "write whole characters, in UTF-8")
     if not content and method in (Method.STARTS_WITH, Method.ENDS_WITH, Method.CONTAINS):
         raise MatcherError(
             f"an empty {method} rule matches everybody", "write some text, or use EQUALS for empty names"

@@ -1,0 +1,58 @@
+"""The configuration: a TOML file and environment variables, read into frozen structs.
+
+`load` reads a file, `show` writes the effective configuration, `restart_needed` tells what a reload can't change.
+Every mistake is collected and reported together, each as a line with its place, key, reason and mend.
+
+Every key can be set by an environment variable: SPARKLE_<SECTION>__<KEY>, nested tables joined by two underscores
+(SPARKLE_AUTH__GITHUB__CLIENT_ID), lists of tables as SPARKLE_RULES and SPARKLE_EXCEPTIONS. The environment wins over
+the file. An unknown SPARKLE_ name with two underscores is a mistake; one without (SPARKLE_HOME) is somebody else's and
+ignored, so a variable misspelt with a single underscore goes unnoticed.
+"""
+
+from sparkle_lite.config.keys import (
+    Abilities,
+    Ability,
+    Analysis,
+    Auth,
+    Btn,
+    Config,
+    Database,
+    GitHub,
+    Limits,
+    Metrics,
+    Retention,
+    RuleEntry,
+    RuleType,
+    Server,
+)
+from sparkle_lite.config.places import Key, Source, explain
+from sparkle_lite.config.reading import load
+from sparkle_lite.config.values import Duration, Refused, Secret, Size
+from sparkle_lite.config.writing import restart_needed, show
+
+__all__ = [
+    "Abilities",
+    "Ability",
+    "Analysis",
+    "Auth",
+    "Btn",
+    "Config",
+    "Database",
+    "Duration",
+    "GitHub",
+    "Key",
+    "Limits",
+    "Metrics",
+    "Refused",
+    "Retention",
+    "RuleEntry",
+    "RuleType",
+    "Secret",
+    "Server",
+    "Size",
+    "Source",
+    "explain",
+    "load",
+    "restart_needed",
+    "show",
+]

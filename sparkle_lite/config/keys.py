@@ -1,0 +1,236 @@
+"""Every key: a struct for each table, a field for each key.
+
+A field's name is its key, its annotation carries the bounds, and the struct's default is the key's default. What a
+running server can take over stands here too.
+"""
+
+import functools
+import typing
+from collections.abc import Iterator
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import msgspec
+
+from sparkle_lite.config.values import (
+    Check,
+    Duration,
+    Secret,
+    Size,
+    between,
+    category_name,
+    file_name,
+    host_name,
+    key_length,
+    url,
+    url_or_empty,
+)
+from sparkle_lite.net import Network, parse_network
+
+RuleType = Literal["ip", "port", "peer_id", "client_name", "script"]
+
+
+# qBittorrent-ClientBlocker reads both times of an ability as uint32 milliseconds and rejects the whole document beyond.
+_UINT32 = Duration(0xFFFF_FFFF)
+_NEVER_RUNS = ": clients never run such an ability"
+_SECOND = Duration(1000)
+_DAY = Duration(86_400_000)
+
+Interval = Annotated[Duration, between(_SECOND, _UINT32, _NEVER_RUNS)]
+# PeerBanHelper draws a random number below it, which throws for 0.
+InitialDelay = Annotated[Duration, between(Duration(1), _UINT32, _NEVER_RUNS)]
+Patience = Annotated[Duration, between(Duration(1), Duration(3_600_000))]
+Age = Annotated[Duration, between(_SECOND)]
+Bytes = Annotated[Size, between(Size(1024))]
+
+
+class Server(msgspec.Struct, frozen=True, kw_only=True):
+    """Where the server listens and how it is reached."""
+
+    host: Annotated[str, host_name] = "127.0.0.1"
+    port: Annotated[int, between(0, 65535)] = 7799
+    public_url: Annotated[str, url_or_empty] = ""
+    trusted_proxies: tuple[Network, ...] = ()
+    log_format: Literal["auto", "text", "json"] = "auto"
+
+
+class Database(msgspec.Struct, frozen=True, kw_only=True):
+    """The main database file; `folder` is no key but the folder that a relative `path` starts from."""
+
+    path: Annotated[str, file_name] = "data/sparkle.db"
+    synchronous: Literal["full", "normal"] = "full"
+    folder: Path = Path()
+
+    @property
+    def file(self) -> Path:
+        """The absolute path of the main database."""
+        return (self.folder / self.path).resolve()
+
+
+class GitHub(msgspec.Struct, frozen=True, kw_only=True):
+    """Login with GitHub; on when both credentials are set."""
+
+    client_id: str = ""
+    client_secret: Secret = Secret()
+    authorize_url: Annotated[str, url] = "https://github.com/login/oauth/authorize"
+    token_url: Annotated[str, url] = "https://github.com/login/oauth/access_token"  # noqa: S105 - a URL, no token
+    api_url: Annotated[str, url] = "https://api.github.com"
+
+
+class Auth(msgspec.Struct, frozen=True, kw_only=True):
+    """Sessions, applications and login; an empty `jwt_secret` is made on first start and kept in the database."""
+
+    session_lifetime: Annotated[Duration, between(Duration(60_000), Duration(3650 * _DAY))] = Duration.parse("30d")
+    max_apps_per_user: Annotated[int, between(0, 1_000_000)] = 10
+    anonymous_apps: bool = False
+    jwt_secret: Annotated[Secret, key_length] = Secret()
+    github: GitHub = GitHub()
+
+
+class Ability(msgspec.Struct, frozen=True, kw_only=True):
+    """When clients do one thing; the config document that they fetch is built from these."""
+
+    enabled: bool = True
+    interval: Interval = Duration.parse("15m")
+    random_initial_delay: InitialDelay = Duration.parse("5m")
+
+
+class Abilities(msgspec.Struct, frozen=True, kw_only=True):
+    """One Ability for each name of the protocol."""
+
+    submit_peers: Ability = Ability()
+    submit_bans: Ability = Ability()
+    submit_histories: Ability = Ability()
+    submit_swarm: Ability = Ability()
+    rules: Ability = Ability()
+    exception: Ability = Ability()
+    reconfigure: Ability = Ability(interval=Duration.parse("3h"))
+    rule_peer_identity: Ability = Ability()
+    ip_denylist: Ability = Ability()
+    ip_allowlist: Ability = Ability()
+    heartbeat: Ability = Ability(interval=Duration.parse("1h"))
+    ip_query: Ability = Ability()
+
+
+class Btn(msgspec.Struct, frozen=True, kw_only=True):
+    """What clients are offered; `prefer_legacy` keeps modern PeerBanHelper on the legacy shapes."""
+
+    prefer_legacy: bool = False
+    abilities: Abilities = Abilities()
+
+
+class RuleEntry(msgspec.Struct, frozen=True, kw_only=True):
+    """One [[rules]] or [[exceptions]] table; the meaning of `content` (as written) is the rulebook's business.
+
+    `expires` is in UTC. A time without an offset is taken as UTC, a date alone as its first moment in UTC.
+    """
+
+    type: RuleType
+    category: Annotated[str, category_name]
+    content: tuple[str | int | dict[str, Any], ...]
+    expires: datetime | None = None
+
+
+class Analysis(msgspec.Struct, frozen=True, kw_only=True):
+    """Thresholds for the size of the circle."""
+
+    preset: Literal["solo", "friends", "tracker", "public"] = "friends"
+
+
+class Retention(msgspec.Struct, frozen=True, kw_only=True):
+    """How long things are kept after their receipt."""
+
+    snapshots: Age = Duration.parse("7d")
+    swarms: Age = Duration.parse("14d")
+    bans: Age = Duration.parse("45d")
+    audit: Age = Duration.parse("30d")
+    max_database_size: Annotated[Size, between(Size(1 << 20), or_zero=True)] = Size(0)
+
+
+class Limits(msgspec.Struct, frozen=True, kw_only=True):
+    """What one request, one application and all of them together may cost."""
+
+    max_body_size: Bytes = Size.parse("16MiB")
+    max_inflated_size: Bytes = Size.parse("64MiB")
+    max_rows_per_request: Annotated[int, between(1, 10_000_000)] = 50_000
+    requests_per_minute: Annotated[int, between(0, 1_000_000_000)] = 600
+    query_time: Patience = Duration.parse("3s")
+    count_time: Patience = Duration.parse("1s")
+    body_timeout: Patience = Duration.parse("60s")
+    queue_size: Bytes = Size.parse("64MiB")
+
+
+class Metrics(msgspec.Struct, frozen=True, kw_only=True):
+    """Who may read /metrics; nobody when empty."""
+
+    allow: tuple[Network, ...] = (parse_network("127.0.0.0/8"), parse_network("::1"))
+
+
+class Config(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything that can be configured."""
+
+    server: Server = Server()
+    database: Database = Database()
+    auth: Auth = Auth()
+    btn: Btn = Btn()
+    rules: tuple[RuleEntry, ...] = ()
+    exceptions: tuple[RuleEntry, ...] = ()
+    analysis: Analysis = Analysis()
+    retention: Retention = Retention()
+    limits: Limits = Limits()
+    metrics: Metrics = Metrics()
+
+
+# Dotted keys and tables that a running server takes over, and what below them it can't.
+RELOADABLE = (
+    "btn",
+    "rules",
+    "exceptions",
+    "analysis",
+    "retention",
+    "limits",
+    "metrics.allow",
+    "auth.max_apps_per_user",
+    "auth.anonymous_apps",
+    "auth.session_lifetime",
+    "server.public_url",
+    "server.trusted_proxies",
+)
+FIXED = ("limits.queue_size",)
+
+# The keys that each rule must have, and what to write for them.
+RULE_NEEDS = {
+    "type": 'write type = "ip" (or port, peer_id, client_name, script)',
+    "category": 'write a name for the kind of peers, such as category = "PCDN"',
+    "content": 'write a list, such as content = ["192.0.2.0/24"]',
+}
+
+
+@functools.cache
+def keys_of(cls: type[msgspec.Struct]) -> dict[str, Any]:
+    """Key -> annotation of one struct, in order; a Path is no key."""
+    return {name: hint for name, hint in typing.get_type_hints(cls, include_extras=True).items() if hint is not Path}
+
+
+def split_hint(hint: Any) -> tuple[Any, tuple[Check, ...]]:
+    """The bare type of an annotation and its checks."""
+    if typing.get_origin(hint) is Annotated:
+        kind, *checks = typing.get_args(hint)
+        return kind, tuple(checks)
+    return hint, ()
+
+
+def is_struct(kind: Any) -> bool:
+    """Whether a type is a table of keys."""
+    return isinstance(kind, type) and issubclass(kind, msgspec.Struct)
+
+
+def leaves(cls: type[msgspec.Struct], path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """Every key with its bare type, in order."""
+    for name, hint in keys_of(cls).items():
+        kind = split_hint(hint)[0]
+        if is_struct(kind):
+            yield from leaves(kind, (*path, name))
+        else:
+            yield (*path, name), kind

@@ -1,0 +1,227 @@
+"""Kinds of values: spans of time, sizes and secrets; what bounds a value; how a value is written as TOML."""
+
+import json
+import re
+import unicodedata
+from collections.abc import Callable
+from datetime import date, time
+from typing import Any, Self
+from urllib.parse import urlsplit
+
+from sparkle_lite.net import Network
+
+Check = Callable[[Any], Any]
+
+
+class Refused(ValueError):
+    """A value that can't be used: `message` says why, `mend` what to write. Neither holds a secret."""
+
+    def __init__(self, message: str, mend: str) -> None:
+        super().__init__(f"{message}; {mend}")
+        self.message = message
+        self.mend = mend
+
+
+_DURATION = re.compile(r"\s*".join(rf"(?:([0-9]{{1,15}})\s*{unit})?" for unit in ("d", "h", "m(?!s)", "s", "ms")))
+_DURATION_UNITS = {"d": 86_400_000, "h": 3_600_000, "m": 60_000, "s": 1000, "ms": 1}
+_LONGEST = 36_500 * 86_400_000
+_SIZE = re.compile(r"([0-9]{1,19})\s*([KMGT]i?B|B)?", re.IGNORECASE)
+_SIZE_UNITS = {
+    **{unit: 1024**power for power, unit in ((4, "TiB"), (3, "GiB"), (2, "MiB"), (1, "KiB"))},
+    **{unit: 1000**power for power, unit in ((4, "TB"), (3, "GB"), (2, "MB"), (1, "KB"))},
+    "B": 1,
+}
+_SIZE_FACTORS = {unit.upper(): factor for unit, factor in _SIZE_UNITS.items()}
+_LARGEST = 1 << 60
+
+
+class Duration(int):
+    """A span of time in milliseconds; as text "15m", "1h30m", "500ms"."""
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read numbers with their units (d, h, m, s, ms), largest first; "0" needs no unit. Raises Refused."""
+        stripped = text.strip()
+        match = _DURATION.fullmatch(stripped)
+        if stripped == "0":
+            return cls(0)
+        mend = 'write "15m" (numbers with d, h, m, s or ms)'
+        if match is None or not stripped:
+            raise Refused(f"{quote(text)} is not a duration", mend)
+        value = sum(int(n or 0) * unit for n, unit in zip(match.groups(), _DURATION_UNITS.values(), strict=True))
+        if value > _LONGEST:
+            raise Refused(f"{quote(text)} is longer than 100 years", mend)
+        return cls(value)
+
+    def __str__(self) -> str:
+        parts = []
+        rest = int(self)
+        for unit, factor in _DURATION_UNITS.items():
+            count, rest = divmod(rest, factor)
+            parts.append(f"{count}{unit}" if count else "")
+        return "".join(parts) or "0"
+
+
+class Size(int):
+    """A number of bytes; as text "32MiB" (1024 based) or "1GB" (1000 based)."""
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read a whole number with its unit; "0" needs none. Raises Refused."""
+        match = _SIZE.fullmatch(text.strip())
+        mend = 'write "32MiB" (a whole number with B, KiB, MiB, GiB, TiB or KB, MB, GB, TB)'
+        if match is None or (match[2] is None and int(match[1])):
+            raise Refused(f"{quote(text)} is not a size", mend)
+        value = int(match[1]) * _SIZE_FACTORS[(match[2] or "B").upper()]
+        if value > _LARGEST:
+            raise Refused(f"{quote(text)} is larger than any disk", mend)
+        return cls(value)
+
+    def __str__(self) -> str:
+        if not self:
+            return "0"
+        fits = ((factor, unit) for unit, factor in _SIZE_UNITS.items() if int(self) % factor == 0)
+        factor, unit = max(fits)
+        return f"{int(self) // factor}{unit}"
+
+
+class Secret(str):
+    """Text that must not be seen: its repr, and so the repr of the configuration, shows only whether it is set."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return "Secret('***')" if self else "Secret('')"
+
+
+def quote(value: object) -> str:
+    """A value as a message shows it: in quotes, cut after 64 characters."""
+    text = str(value)
+    return repr(text if len(text) <= 64 else text[:64] + "…")
+
+
+# --- Checks: each takes a value of its key's type and gives it back, cleaned, or raises Refused -----------------------
+
+
+def between(low: int, high: int | None = None, why: str = "", *, or_zero: bool = False) -> Check:
+    """From `low` to `high`, both allowed, or 0 if `or_zero`; `why` follows "is too small" or "is too large"."""
+
+    def check(value: int) -> int:
+        if (value == 0 and or_zero) or (value >= low and (high is None or value <= high)):
+            return value
+        wrong, bound, side = ("small", low, "more") if value < low else ("large", high, "less")
+        raise Refused(f"{toml(value)} is too {wrong}{why}", f"write {toml(bound)} or {side}")
+
+    return check
+
+
+_HOST = re.compile(r"[0-9A-Za-z._:%-]+")
+
+
+def host_name(value: str) -> str:
+    """A name or an address to listen on."""
+    if not _HOST.fullmatch(value):
+        raise Refused(
+            f"{quote(value)} is not a host name or address",
+            'write an address to listen on without port or brackets, such as "127.0.0.1", "0.0.0.0" or "::"',
+        )
+    return value
+
+
+_URL = re.compile(r"https?://[A-Za-z0-9\-._~:/\[\]@!$&'()*+,;=%]+", re.IGNORECASE)
+_URL_MEND = 'write it like "https://btn.example.org" or "https://example.org/btn"'
+
+
+def url(value: str) -> str:
+    """An absolute http(s) URL without query, fragment and user; the slash at its end goes.
+
+    The messages don't repeat the URL: people paste passwords into them.
+    """
+    if not _URL.fullmatch(value):
+        raise Refused("must be an absolute http or https URL without query and fragment", _URL_MEND)
+    try:
+        parts = urlsplit(value)
+        whole = bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        whole = False
+    if not whole:
+        raise Refused("the URL's host or port can't be understood", _URL_MEND)
+    if "@" in parts.netloc:
+        raise Refused("the URL holds a user name", "leave out everything up to the @")
+    return value.rstrip("/")
+
+
+def url_or_empty(value: str) -> str:
+    """A URL as `url` takes it, or nothing."""
+    return url(value) if value else value
+
+
+def file_name(value: str) -> str:
+    """The path of a file, relative or absolute."""
+    if not value.strip() or not _printable(value) or value == ":memory:" or value.endswith("/"):
+        raise Refused(f"{quote(value)} is not the name of a file", 'write a path such as "data/sparkle.db"')
+    return value
+
+
+def key_length(value: str) -> str:
+    """A key that signs, or nothing."""
+    # RFC 7518 section 3.2: a key for HS256 has at least 256 bits.
+    if 0 < len(value.encode()) < 32:
+        raise Refused("is shorter than 32 bytes", "leave it out to have one made, or take 32 random bytes as text")
+    return value
+
+
+def _printable(value: str) -> bool:
+    return not any(unicodedata.category(char) in ("Cc", "Cs", "Zl", "Zp") for char in value)
+
+
+def category_name(value: str) -> str:
+    """The name of a category of rules: 1 to 64 characters that print."""
+    if not 1 <= len(value) <= 64 or not value.strip() or not _printable(value):
+        raise Refused(
+            f"{quote(value)} is not a category", "write 1 to 64 characters, no line breaks or control characters"
+        )
+    return value
+
+
+# --- As TOML ----------------------------------------------------------------------------------------------------------
+
+_BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
+
+
+def toml_key(name: str) -> str:
+    """One part of a dotted key; quoted where it must be, cut after 64 characters."""
+    return name if _BARE_KEY.fullmatch(name) else _toml_text(name if len(name) <= 64 else name[:64] + "…")
+
+
+def _toml_text(text: str) -> str:
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
+
+
+def toml(value: Any) -> str:
+    """A value as TOML. Raises TypeError for what TOML can't say."""
+    if isinstance(value, Secret):
+        return '"***"' if value else '""'
+    if isinstance(value, str | Duration | Size | Network):
+        return _toml_text(str(value))
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int | float):
+        return repr(value)
+    if isinstance(value, date | time):
+        return value.isoformat().replace("+00:00", "Z")
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(toml, value))}]"
+    if isinstance(value, dict):
+        pairs = ", ".join(f"{_toml_text(name)} = {toml(item)}" for name, item in value.items())
+        return f"{{ {pairs} }}" if pairs else "{}"
+    raise TypeError(f"TOML has no {type(value).__name__}")
+
+
+def is_writable(value: object) -> bool:
+    """Whether a value can be written as TOML and UTF-8: null and lone surrogates come in with JSON."""
+    try:
+        toml(value).encode()
+    except (TypeError, UnicodeEncodeError, RecursionError):
+        return False
+    return True

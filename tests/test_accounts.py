@@ -1,0 +1,628 @@
+"""Accounts on a real database: who is let in, what ends that, and what it leaves behind."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import jwt
+import pytest
+
+from sparkle_lite.accounts import (
+    COMMAND_LINE,
+    Accounts,
+    Actor,
+    Userapp,
+    hash_secret,
+    new_secret,
+    peerbanhelper_lines,
+)
+from sparkle_lite.config import Auth, Duration, Secret
+from sparkle_lite.db import accounts as store
+from sparkle_lite.db.database import Database
+from sparkle_lite.errors import SparkleError
+from sparkle_lite.wire.credentials import Presented
+
+NOW = 1_800_000_000_000
+DAY = 86_400_000
+
+
+class Clock:
+    """A clock that stands still until it is moved."""
+
+    def __init__(self) -> None:
+        self.now = NOW
+
+    def __call__(self) -> int:
+        return self.now
+
+
+class Place(Accounts):
+    """Accounts with handles on what they were made from."""
+
+    database: Database
+    clock: Clock
+
+
+@asynccontextmanager
+async def opened(folder: Path, auth: Auth | None = None, clock: Clock | None = None) -> AsyncIterator[Place]:
+    """The accounts of one process; two on the same folder behave as two processes do."""
+    database = Database(folder / "s.db")
+    await database.open()
+    try:
+        clock = clock or Clock()
+        place = Place(database, database.write, lambda: auth or Auth(), clock)
+        place.database, place.clock = database, clock
+        await place.open()
+        yield place
+    finally:
+        await database.close()
+
+
+def run(main: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    asyncio.run(main())
+
+
+async def refusal(call: Awaitable[object]) -> SparkleError:
+    with pytest.raises(SparkleError) as caught:
+        await call
+    return caught.value
+
+
+async def audit(place: Place) -> list[tuple[str, int, int | None, dict[str, Any]]]:
+    rows = await place.database.read("SELECT action, success, user, details FROM audit ORDER BY id")
+    return [(action, success, user, json.loads(details)) for action, success, user, details in rows]
+
+
+async def one_app(place: Place, name: str = "bob") -> tuple[int, Presented]:
+    user = await place.add_user(name, "user", COMMAND_LINE)
+    new = await place.add_app(user.id, "test", COMMAND_LINE)
+    return user.id, Presented(new.userapp.app_id, new.secret)
+
+
+# --- Letting clients in -----------------------------------------------------------------------------------------------
+
+
+def test_a_known_application_is_let_in_without_a_query(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with opened(tmp_path) as place:
+            user, presented = await one_app(place)
+            await place.database.close()
+            userapp = place.known(presented)
+            assert userapp is not None
+            assert (userapp.app_id, userapp.user) == (presented.app_id, user)
+            assert await place.authenticate(presented, "192.0.2.1") == userapp
+
+    run(main)
+
+
+def test_refusals_have_one_constant_sentence_each(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with opened(tmp_path) as place:
+            _, right = await one_app(place)
+
+            async def text(presented: Presented) -> tuple[str, str, str]:
+                assert place.known(presented) is None
+                error = await refusal(place.authenticate(presented, "192.0.2.1"))
+                return error.code, error.message, error.message_zh
+
+            nothing = await text(Presented())
+            placeholder = await text(Presented(placeholder=True))
+            anonymous = await text(Presented(installation_id="i-1", placeholder=True))
+            wrong = await text(right._replace(secret="x"))
+            unknown = await text(Presented("nobody", "x"))
+            assert {code for code, _, _ in (nothing, placeholder, anonymous, wrong)} == {"forbidden"}
+            assert len({nothing, placeholder, anonymous, wrong}) == 4
+            assert wrong == unknown
+            assert "replace the example credentials" in placeholder[1]
+            assert "takes no anonymous clients" in anonymous[1]
+            assert all(zh for _, _, zh in (nothing, placeholder, anonymous, wrong))
+
+    run(main)
+
+
+def test_an_application_added_by_another_process_is_accepted_at_once(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with opened(tmp_path) as server, opened(tmp_path) as command:
+            _, presented = await one_app(command)
+            assert server.known(presented) is None
+            userapp = await server.authenticate(presented, "192.0.2.1")
+            assert server.known(presented) == userapp
+
+    run(main)
+
+
+def test_what_another_process_changes_takes_effect_with_the_next_poll(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with opened(tmp_path) as command, opened(tmp_path) as server:
+            user, presented = await one_app(command)
+            assert await server.poll()
+            assert not await server.poll()
+            assert server.known(presented)
+
+            await command.ban_app(presented.app_id, "sends junk", COMMAND_LINE)
+            assert await server.poll()
+            assert "sends junk" in (await refusal(server.authenticate(presented, "192.0.2.1"))).message
+
+            await command.unban_app(presented.app_id, COMMAND_LINE)
+            await command.ban_user(user, "sold the account", COMMAND_LINE)
+            await server.poll()
+            error = await refusal(server.authenticate(presented, "192.0.2.1"))
+            assert "sold the account" in error.message
+            assert "sold the account" in error.message_zh
+
+            await command.unban_user(user, COMMAND_LINE)
+            new = await command.reset_app(presented.app_id, COMMAND_LINE)
+            await server.poll()
+            assert "not valid" in (await refusal(server.authenticate(presented, "192.0.2.1"))).message
+            assert server.known(Presented(presented.app_id, new.secret))
+
+            await command.delete_app(presented.app_id, COMMAND_LINE)
+            await server.poll()
+            await refusal(server.authenticate(Presented(presented.app_id, new.secret), "192.0.2.1"))
+
+    run(main)
+
+
+def test_a_reset_by_another_process_is_noticed_even_before_the_poll(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with opened(tmp_path) as command, opened(tmp_path) as server:
+            _, presented = await one_app(command)
+            await server.authenticate(presented, "192.0.2.1")
+            new = await command.reset_app(presented.app_id, COMMAND_LINE)
+            await server.authenticate(Presented(presented.app_id, new.secret), "192.0.2.1")
+            assert server.known(presented) is None
+
+    run(main)
+
+
+def test_guessing_is_slowed_down_by_address_but_never_the_known(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with opened(tmp_path) as place:
+            _, presented = await one_app(place)
+            for count in range(30):
+                error = await refusal(place.authenticate(Presented(f"id-{count}", "x"), "2001:db8::1"))
+                assert error.code == "forbidden"
+            error = await refusal(place.authenticate(Presented("id", "x"), "2001:db8::2"))
+            assert (error.code, error.retry_after) == ("too_many", 1)
+            await place.authenticate(presented, "2001:db8::1")
+            assert (await refusal(place.authenticate(Presented("id", "x"), "192.0.2.1"))).code == "forbidden"
+            place.clock.now += 1000
+            assert (await refusal(place.authenticate(Presented("id", "x"), "2001:db8::1"))).code == "forbidden"
+
+    run(main)
+
+
+def test_clients_without_credentials_get_one_application_each_where_they_are_welcome(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with opened(tmp_path, Auth(anonymous_apps=True)) as place:
+            presented = Presented(installation_id="0f8fad5b-d9cb", placeholder=True)
+            first, second, third = await asyncio.gather(*(place.authenticate(presented, "192.0.2.1") for _ in range(3)))
+            assert first == second == third == place.known(presented)
+            other = await place.authenticate(Presented(installation_id="other"), "192.0.2.1")
+            assert other.id != first.id
+            assert other.user == first.user == (await place.user_named("anonymous")).id
+
+            wrong = await refusal(place.authenticate(Presented("id", "x", "0f8fad5b-d9cb"), "192.0.2.1"))
+            assert "not valid" in wrong.message
+            for count in range(3):
+                await place.authenticate(Presented(installation_id=f"more-{count}"), "192.0.2.1")
+            error = await refusal(place.authenticate(Presented(installation_id="too-many"), "192.0.2.1"))
+            assert error.code == "too_many"
+            assert len(await place.apps()) == 5
+
+        async with opened(tmp_path) as closed:
+            assert "no anonymous" in (await refusal(closed.authenticate(presented, "192.0.2.1"))).message
+
+    run(main)
+
+
+def test_an_anonymous_client_that_was_deleted_stays_out(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with opened(tmp_path, Auth(anonymous_apps=True)) as place:
+            presented = Presented(installation_id="i-1")
+            userapp = await place.authenticate(presented, "192.0.2.1")
+            await place.delete_app(userapp.app_id, COMMAND_LINE)
+            assert (await refusal(place.authenticate(presented, "192.0.2.1"))).code == "forbidden"
+
+    run(main)
+
+
+def test_refused_requests_are_audited_sparingly_and_without_secrets(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with opened(tmp_path) as place:
+            _, presented = await one_app(place)
+            before = len(await audit(place))
+            error = SparkleError("forbidden", "no")
+            swapped = Presented(presented.secret, presented.app_id)
+            await place.note_refusal("BTN_CONFIG", swapped, "192.0.2.1", "PBH\n/9", error)
+            for _ in range(9):
+                await place.note_refusal("BTN_CONFIG", presented, "192.0.2.1", "PBH", error)
+            rows = (await audit(place))[before:]
+            assert rows[0] == ("BTN_CONFIG", 0, None, {"error": "no"})
+            assert rows[1:] == [("BTN_CONFIG", 0, None, {"appId": presented.app_id, "error": "no"})] * 2
+
+    run(main)
+
+
+# --- What clients leave behind ----------------------------------------------------------------------------------------
+
+
+def test_last_access_is_written_at_most_once_a_minute(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with opened(tmp_path) as place:
+            user, presented = await one_app(place)
+            userapp = await place.authenticate(presented, "192.0.2.1")
+            place.saw(userapp, b"\xc0\0\2\1", "PBH/9\x1b[31m" + "x" * 400)
+            await place.flush()
+            place.clock.now += 1000
+            place.saw(userapp, b"\xc0\0\2\1", "PBH/10")
+            await place.flush()
+            [row] = await place.apps(user)
+            assert row.last_access_at == NOW
+            assert row.user_agent is not None
+            assert row.user_agent.startswith("PBH/9[31m")
+            assert len(row.user_agent) < 257
+            place.clock.now += 60_000
+            await place.flush()
+            [row] = await place.apps(user)
+            assert (row.last_access_at, row.user_agent) == (NOW + 1000, "PBH/10")
+            assert (await place.user(user)).last_seen_at == NOW + 1000
+
+    run(main)
+
+
+def test_an_address_is_new_once_in_14_days_and_across_restarts(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with opened(tmp_path) as place:
+            _, presented = await one_app(place)
+            userapp = await place.authenticate(presented, "192.0.2.1")
+            assert place.saw(userapp, b"\xc0\0\2\1", "")
+            assert not place.saw(userapp, b"\xc0\0\2\1", "")
+            await place.flush(now=True)
+            assert not place.saw(userapp, b"\xc0\0\2\1", "")
+            assert place.saw(userapp, b"\xc0\0\2\2", "")
+        async with opened(tmp_path) as place:
+            assert not place.saw(userapp, b"\xc0\0\2\1", "")
+        late = Clock()
+        late.now += 15 * DAY
+        async with opened(tmp_path, clock=late) as place:
+            assert place.saw(userapp, b"\xc0\0\2\1", "")
+
+    run(main)
+
+
+def test_one_application_cannot_have_addresses_without_limit(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with opened(tmp_path) as place:
+            _, presented = await one_app(place)
+            userapp = await place.authenticate(presented, "192.0.2.1")
+            other = Userapp(userapp.id, "other", userapp.user)
+            new = [place.saw(userapp, number.to_bytes(4, "big"), "") for number in range(300)]
+            assert sum(new) == store.ADDRESSES_PER_USERAPP
+            await place.flush(now=True)
+            place.clock.now += 1
+            for number in range(300, 310):
+                place.saw(other, number.to_bytes(4, "big"), "")
+            await place.flush(now=True)
+            assert await place.database.write(lambda c: store.delete_expired(c, place.clock.now, 0, 1000)) == 10
+            [[count]] = await place.database.read("SELECT count(*) FROM userapp_address")
+            assert count == store.ADDRESSES_PER_USERAPP
+
+    run(main)
+
+
+def test_what_could_not_be_written_is_written_next_time(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with opened(tmp_path) as place:
+            user, presented = await one_app(place)
+            userapp = await place.authenticate(presented, "192.0.2.1")
+            place.saw(userapp, b"\xc0\0\2\1", "PBH")
+            await place.database.main.execute("PRAGMA query_only=ON")
+            await refusal(place.flush(now=True))
+            await place.database.main.execute("PRAGMA query_only=OFF")
+            await place.flush(now=True)
+            [row] = await place.apps(user)
+            assert row.user_agent == "PBH"
+
+    run(main)
+
+
+# --- Users and applications -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["", " bob", "bob ", "a" * 65, "a\nb", "a\x7f", "a\u202eb", "a\u200bb", "a\udcffb", "Anonymous", "ａnonymous"],
+)
+def test_names_that_mislead_or_do_not_print_are_refused(tmp_path: Path, name: str) -> None:
+    async def main() -> None:
+        async with opened(tmp_path) as place:
+            assert (await refusal(place.add_user(name, "user", COMMAND_LINE))).code == "bad_request"
+
+    run(main)
+
+
+@pytest.mark.parametrize(
+    ("name", "same"), [("Bob", "bOB"), ("Ärzte", "äRZTE"), ("ＡＢＣ", "abc"), ("王小明", "王小明")]
+)
+def test_names_are_unique_whatever_their_case(tmp_path: Path, name: str, same: str) -> None:
+    async def main() -> None:
+        async with opened(tmp_path) as place:
+            added = await place.add_user(name, "admin", COMMAND_LINE)
+            assert (added.name, added.role, added.registered_by) == (name, "admin", "admin")
+            assert await place.user_named(same) == added
+            assert (await refusal(place.add_user(same, "user", COMMAND_LINE))).code == "conflict"
+
+    run(main)
+
+
+def test_two_processes_cannot_exceed_the_limit_together(tmp_path: Path) -> None:
+    async def main() -> None:
+        auth = Auth(max_apps_per_user=3)
+        async with AsyncExitStack() as stack:
+            places = [await stack.enter_async_context(opened(tmp_path, auth)) for _ in range(2)]
+            user, _ = await one_app(places[0])
+            calls = (place.add_app(user, "more", COMMAND_LINE) for place in places * 4)
+            results = await asyncio.gather(*calls, return_exceptions=True)
+            errors = [result for result in results if isinstance(result, SparkleError)]
+            assert [error.code for error in errors] == ["quota"] * 6
+            assert errors[0].message_zh == "您所拥有的用户应用程序数量已达上限"
+            apps = await places[0].apps(user)
+            assert len(apps) == 3
+            await places[0].delete_app(apps[0].app_id, COMMAND_LINE)
+            await places[1].add_app(user, "again", COMMAND_LINE)
+
+    run(main)
+
+
+@pytest.mark.parametrize("comment", ["", "  ", "a" * 256, "a\nb", "a\0"])
+def test_comments_are_one_line_of_text(tmp_path: Path, comment: str) -> None:
+    async def main() -> None:
+        async with opened(tmp_path) as place:
+            user, presented = await one_app(place)
+            assert (await refusal(place.add_app(user, comment, COMMAND_LINE))).code == "bad_request"
+            assert (await refusal(place.edit_app(presented.app_id, comment, COMMAND_LINE))).code == "bad_request"
+            assert (await place.edit_app(presented.app_id, "  热  ", COMMAND_LINE)).comment == "热"
+
+    run(main)
+
+
+def test_a_user_manages_their_own_applications_and_no_others(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with opened(tmp_path) as place:
+            bob_id, bobs = await one_app(place, "bob")
+            eve_id, eves = await one_app(place, "eve")
+            eve = Actor.of(await place.user(eve_id), "192.0.2.1", "Firefox")
+            for call in (
+                place.app(bobs.app_id, eve),
+                place.reset_app(bobs.app_id, eve),
+                place.edit_app(bobs.app_id, "x", eve),
+                place.delete_app(bobs.app_id, eve),
+                place.add_app(bob_id, "x", eve),
+                place.ban_app(eves.app_id, "x", eve),
+                place.ban_user(bob_id, "x", eve),
+                place.add_user("mallory", "admin", eve),
+            ):
+                assert (await refusal(call)).code == "forbidden"
+            assert (await refusal(place.app("no such id", eve))).code == "not_found"
+            await place.reset_app(eves.app_id, eve)
+            await place.ban_app(eves.app_id, "junk", COMMAND_LINE)
+            assert "junk" in (await refusal(place.delete_app(eves.app_id, eve))).message
+            await place.delete_app(eves.app_id, COMMAND_LINE)
+            assert place.known(bobs)
+
+    run(main)
+
+
+def test_every_change_is_audited_with_who_did_it(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with opened(tmp_path) as place:
+            user, presented = await one_app(place)
+            bob = Actor.of(await place.user(user), "192.0.2.7", "Firefox\n")
+            app_id = presented.app_id
+            await place.edit_app(app_id, "new", bob)
+            await place.reset_app(app_id, bob)
+            await place.ban_app(app_id, "junk", COMMAND_LINE)
+            await place.unban_app(app_id, COMMAND_LINE)
+            await place.delete_app(app_id, bob)
+            await place.log_out(await place.session_token(await place.user(user), "github", bob), bob)
+            await place.ban_user(user, "gone", COMMAND_LINE)
+            await place.unban_user(user, COMMAND_LINE)
+            await refusal(place.ban_app(app_id, "deleted", COMMAND_LINE))
+            rows = await audit(place)
+            assert [row[0] for row in rows] == [
+                "USER_CREATE",
+                "USERAPP_CREATE",
+                "USERAPP_EDIT",
+                "USERAPP_RESET_SECRET",
+                "USERAPP_BAN",
+                "USERAPP_UNBAN",
+                "USERAPP_DELETE",
+                "USER_LOGIN",
+                "LOGOUT",
+                "USER_BAN",
+                "USER_UNBAN",
+            ]
+            assert rows[2][1:] == (
+                1,
+                user,
+                {"appId": app_id, "userAppOwner": user, "userId": user, "userAppOld": "test", "userAppNew": "new"},
+            )
+            assert rows[4][2:] == (
+                None,
+                {"appId": app_id, "userAppOwner": user, "userId": None, "reason": "junk", "by": "command line"},
+            )
+            [[address, agent]] = await place.database.read(
+                "SELECT address, user_agent FROM audit WHERE action='USERAPP_EDIT'"
+            )
+            assert (address, agent) == ("192.0.2.7", "Firefox")
+
+    run(main)
+
+
+def test_the_first_start_happens_once_even_with_two_starters(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with opened(tmp_path) as one, opened(tmp_path) as two:
+            results = await asyncio.gather(one.first_start(), two.first_start())
+            [first] = [result for result in results if result is not None]
+            assert await one.authenticate(Presented(first.app_id, first.secret), "192.0.2.1")
+            user = await one.use_login_link(first.login_token)
+            assert (user.name, user.role) == ("admin", "admin")
+            assert await one.first_start() is None
+            assert len(await one.users()) == len(await one.apps()) == 1
+
+    run(main)
+
+
+def test_there_is_no_first_start_where_somebody_is_already(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with opened(tmp_path) as place:
+            await place.add_user("bob", "user", COMMAND_LINE)
+            assert await place.first_start() is None
+
+    run(main)
+
+
+# --- Sessions ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_session_lives_until_log_out_and_across_processes(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with opened(tmp_path) as place, opened(tmp_path) as other:
+            bob = await place.add_user("bob", "user", COMMAND_LINE)
+            token = await place.session_token(bob, "github")
+            second = await other.session_token(bob, "github")
+            assert await other.session_user(token) == bob
+            assert await place.session_user(second) == bob
+            await other.log_out(token, Actor.of(bob))
+            await other.log_out(token, Actor.of(bob))
+            await other.log_out("nonsense", Actor.of(bob))
+            assert (await refusal(place.session_user(token))).message_zh == "未登录或会话已过期，请转到首页登录"
+            assert await place.session_user(second) == bob
+
+    run(main)
+
+
+def test_a_session_ends_with_its_lifetime(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with opened(tmp_path, Auth(session_lifetime=Duration.parse("1h"))) as place:
+            bob = await place.add_user("bob", "user", COMMAND_LINE)
+            token = await place.session_token(bob, "github")
+            place.clock.now += 3_599_000
+            assert await place.session_user(token)
+            place.clock.now += 1000
+            await refusal(place.session_user(token))
+
+    run(main)
+
+
+def test_a_ban_ends_sessions_and_login_links_at_once(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with opened(tmp_path) as place, opened(tmp_path) as other:
+            bob = await place.add_user("bob", "user", COMMAND_LINE)
+            token = await place.session_token(bob, "github")
+            link = await place.login_link(bob.id)
+            await other.ban_user(bob.id, "sold", COMMAND_LINE)
+            await refusal(place.session_user(token))
+            await refusal(place.use_login_link(link))
+            assert "sold" in (await refusal(place.session_token(bob, "github"))).message
+            assert "sold" in (await refusal(place.login_link(bob.id))).message
+            await other.unban_user(bob.id, COMMAND_LINE)
+            await refusal(place.session_user(token))
+
+    run(main)
+
+
+def test_tokens_that_we_did_not_sign_are_refused(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with opened(tmp_path) as place:
+            bob = await place.add_user("bob", "user", COMMAND_LINE)
+            eve = await place.add_user("eve", "user", COMMAND_LINE)
+            token = await place.session_token(eve, "github")
+            claims = jwt.decode(token, options={"verify_signature": False})
+            head, body, signature = token.split(".")
+            forged = [
+                jwt.encode({**claims, "sub": str(bob.id)}, new_secret(), algorithm="HS256"),
+                jwt.encode(claims, None, algorithm="none"),
+                f"{head}.{body}.",
+                f"{head}.{signature}.{body}",
+                "",
+                "a.b.c",
+                "\udcff",
+                "é",
+            ]
+            for text in forged:
+                assert (await refusal(place.session_user(text))).code == "forbidden"
+            assert await place.session_user(token) == eve
+
+    run(main)
+
+
+def test_a_configured_key_signs_the_sessions(tmp_path: Path) -> None:
+    async def main() -> None:
+        key = "k" * 32
+        async with opened(tmp_path, Auth(jwt_secret=Secret(key))) as place:
+            bob = await place.add_user("bob", "user", COMMAND_LINE)
+            token = await place.session_token(bob, "github")
+            claims = jwt.decode(token, key, algorithms=["HS256"], options={"verify_iat": False})
+            assert claims["sub"] == str(bob.id)
+            signed_by_key = jwt.encode({**claims, "jti": new_secret()}, key, algorithm="HS256")
+            await refusal(place.session_user(signed_by_key))
+        async with opened(tmp_path) as place:
+            await refusal(place.session_user(token))
+
+    run(main)
+
+
+def test_a_login_link_is_good_once_for_30_minutes(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with opened(tmp_path) as place, opened(tmp_path) as other:
+            bob = await place.add_user("bob", "user", COMMAND_LINE)
+            link, late = await place.login_link(bob.id), await place.login_link(bob.id)
+            results = await asyncio.gather(
+                *(each.use_login_link(link) for each in (place, other)), return_exceptions=True
+            )
+            assert [result for result in results if not isinstance(result, SparkleError)] == [bob]
+            place.clock.now += 30 * 60_000
+            assert (await refusal(place.use_login_link(late))).code == "forbidden"
+            await refusal(place.use_login_link("\udcff"))
+
+    run(main)
+
+
+def test_no_secret_stands_in_the_database_files(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with opened(tmp_path) as place:
+            first = await place.first_start()
+            assert first is not None
+            admin = await place.user_named("admin")
+            new = await place.reset_app(first.app_id, COMMAND_LINE)
+            token = await place.session_token(admin, "github")
+            link = await place.login_link(admin.id)
+            jti = jwt.decode(token, options={"verify_signature": False})["jti"]
+            files = b"".join(file.read_bytes() for file in tmp_path.iterdir())
+            assert hash_secret(new.secret) in files
+            for secret in (first.secret, first.login_token, new.secret, token, jti, link):
+                assert secret.encode() not in files
+            assert all(file.stat().st_mode & 0o077 == 0 for file in tmp_path.iterdir())
+
+    run(main)
+
+
+def test_secrets_have_256_bits_and_are_safe_in_urls() -> None:
+    secrets = {new_secret() for _ in range(100)}
+    assert len(secrets) == 100
+    assert all(len(secret) == 43 and secret.replace("-", "").replace("_", "").isalnum() for secret in secrets)
+
+
+def test_the_lines_for_peerbanhelper_stay_yaml_whatever_the_url() -> None:
+    assert peerbanhelper_lines("https://example.org/btn", "id", "se-cret").splitlines() == [
+        "btn:",
+        "  enabled: true",
+        '  config-url: "https://example.org/btn/ping/config"',
+        '  app-id: "id"',
+        '  app-secret: "se-cret"',
+    ]

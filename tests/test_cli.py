@@ -1,0 +1,265 @@
+"""The command line: what each command prints, where, and its exit status."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from sparkle_lite import cli
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty working directory, and no settings from the environment."""
+    for name in [name for name in os.environ if name.startswith("SPARKLE_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def python(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "sparkle_lite", *arguments], capture_output=True, text=True, check=False, timeout=60
+    )
+
+
+def add(name: str, capsys: pytest.CaptureFixture[str]) -> tuple[str, str]:
+    """A user with an application: its id and secret."""
+    assert cli.main(["user", "add", name]) == 0
+    capsys.readouterr()
+    assert cli.main(["app", "add", "--user", name, "--json"]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    return answer["app_id"], answer["app_secret"]
+
+
+def test_a_user_and_an_application_from_the_shell() -> None:
+    done = python("user", "add", "王小明", "--admin")
+    assert (done.returncode, done.stderr) == (0, "")
+    done = python("app", "add", "--user", "王小明", "--json")
+    assert done.returncode == 0
+    [line] = done.stdout.splitlines()
+    assert json.loads(line).keys() == {"app_id", "app_secret"}
+    assert Path("data/sparkle.db").stat().st_mode & 0o077 == 0
+
+
+def test_a_failure_is_one_sentence_and_no_stack_trace() -> None:
+    python("user", "add", "bob")
+    done = python("user", "add", "BOB")
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert done.stderr == "sparkle-lite: There is a user named 'bob' already.\n"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["nonsense"],
+        ["user"],
+        ["user", "ban", "bob"],
+        ["app", "add"],
+        ["serve", "--port", "70000"],
+        ["serve", "--po", "1"],
+        ["user", "list", "extra"],
+    ],
+)
+def test_wrong_usage_exits_with_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        cli.main(arguments)
+    assert caught.value.code == 2
+    assert "usage: sparkle-lite" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [[], ["serve"], ["user"], ["user", "add"], ["user", "login-link"], ["app", "add"], ["config", "check"]],
+)
+def test_every_command_has_help(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        cli.main([*arguments, "--help"])
+    assert caught.value.code == 0
+    assert "--config FILE" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--config", "my.toml", "config", "show"],
+        ["config", "--config", "my.toml", "show"],
+        ["config", "show", "--config", "my.toml"],
+        ["--config", "other.toml", "config", "show", "--config", "my.toml"],
+    ],
+)
+def test_the_config_file_may_be_named_anywhere(
+    arguments: list[str], folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "my.toml").write_text("[server]\nport = 4711\n")
+    assert cli.main(arguments) == 0
+    assert "port = 4711" in capsys.readouterr().out
+
+
+def test_config_toml_of_the_working_directory_is_the_default(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["config", "show"]) == 0
+    assert "port = 7799" in capsys.readouterr().out
+    (folder / "config.toml").write_text('[server]\nport = 4711\n[auth]\njwt_secret = "' + "s" * 40 + '"\n')
+    assert cli.main(["config", "show"]) == 0
+    shown = capsys.readouterr().out
+    assert "port = 4711" in shown
+    assert "s" * 40 not in shown
+
+
+def test_config_check_says_ok_or_names_every_mistake(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["config", "check"]) == 0
+    assert capsys.readouterr().out == "OK\n"
+    (folder / "config.toml").write_text(
+        '[server]\nprot = 1\n[[rules]]\ntype = "ip"\ncategory = "x"\ncontent = ["nonsense"]\n'
+    )
+    assert cli.main(["config", "check"]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    lines = err.splitlines()
+    assert len(lines) == 2
+    assert lines[0].startswith("sparkle-lite: config.toml:2: server.prot")
+    assert lines[1].startswith("sparkle-lite: config.toml:6: rules")
+
+
+def test_serve_refuses_a_wrong_configuration_with_2(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "config.toml").write_text("[server]\nport = 70000\n")
+    assert cli.main([]) == 2
+    assert cli.main(["serve"]) == 2
+    assert cli.main(["user", "list", "--config", "missing.toml"]) == 2
+    assert "missing.toml: there is no such file" in capsys.readouterr().err
+
+
+def test_lists_without_a_database_are_empty_and_say_so(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for command, out in ((["user", "list"], ""), (["app", "list"], ""), (["user", "list", "--json"], "[]\n")):
+        assert cli.main(command) == 0
+        captured = capsys.readouterr()
+        assert captured.out == out
+        assert "There is no database" in captured.err
+    assert cli.main(["user", "token", "bob"]) == 1
+    assert not (folder / "data").exists()
+
+
+def test_lists_are_aligned_also_with_wide_characters(capsys: pytest.CaptureFixture[str]) -> None:
+    app_id, _ = add("bob", capsys)
+    add("王小明", capsys)
+    cli.main(["user", "ban", "bob", "--reason", "sends junk"])
+    capsys.readouterr()
+    cli.main(["user", "list"])
+    head, bob, wang = capsys.readouterr().out.splitlines()
+    column = head.index("ROLE")
+    assert bob[column:].startswith("user")
+    assert wang[column - 3 :].startswith("user")
+    assert bob.endswith(": sends junk")
+    assert wang.endswith("active")
+    cli.main(["app", "list"])
+    table = capsys.readouterr().out
+    assert app_id in table
+    assert re.search(r"\d{4}-\d\d-\d\d \d\d:\d\d", table)
+
+
+def test_lists_as_json_hold_no_secret(capsys: pytest.CaptureFixture[str]) -> None:
+    app_id, secret = add("bob", capsys)
+    cli.main(["app", "list", "--json"])
+    out = capsys.readouterr().out
+    [app] = json.loads(out)
+    assert (app["app_id"], app["user"], app["banned_at"]) == (app_id, "bob", None)
+    assert secret not in out
+    assert "hash" not in out
+    cli.main(["user", "list", "--json"])
+    [user] = json.loads(capsys.readouterr().out)
+    assert (user["name"], user["role"]) == ("bob", "user")
+
+
+def test_an_application_can_be_banned_reset_and_deleted(capsys: pytest.CaptureFixture[str]) -> None:
+    app_id, secret = add("bob", capsys)
+    assert cli.main(["app", "reset", app_id, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["app_secret"] != secret
+    assert cli.main(["app", "ban", app_id, "--reason", "junk"]) == 0
+    cli.main(["app", "list", "--json"])
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])[0]["banned_reason"] == "junk"
+    assert cli.main(["app", "unban", app_id]) == 0
+    assert cli.main(["app", "delete", app_id]) == 0
+    assert cli.main(["app", "delete", app_id]) == 1
+    assert "doesn't exist" in capsys.readouterr().err
+
+
+def test_a_secret_for_people_comes_as_lines_for_peerbanhelper(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "config.toml").write_text('[server]\npublic_url = "https://btn.example.org/btn/"\n')
+    add("bob", capsys)
+    assert cli.main(["app", "add", "--user", "bob", "--comment", "home"]) == 0
+    assert '  config-url: "https://btn.example.org/btn/ping/config"\n' in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("server", "url"),
+    [
+        ("", "http://127.0.0.1:7799"),
+        ('host = "0.0.0.0"\nport = 80', "http://127.0.0.1:80"),
+        ('host = "::"', "http://[::1]:7799"),
+        ('host = "2001:db8::1"', "http://[2001:db8::1]:7799"),
+        ('host = "nas.local"', "http://nas.local:7799"),
+        ('public_url = "https://example.org/btn"', "https://example.org/btn"),
+    ],
+)
+def test_a_login_link_is_one_line_that_a_browser_here_can_open(
+    server: str, url: str, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "config.toml").write_text(f"[server]\n{server}\n")
+    cli.main(["user", "add", "bob"])
+    capsys.readouterr()
+    assert cli.main(["user", "login-link", "bob"]) == 0
+    assert re.fullmatch(re.escape(url) + r"/login\?token=[A-Za-z0-9_-]{43}\n", capsys.readouterr().out)
+
+
+def test_a_token_is_one_line_and_not_for_the_banned(capsys: pytest.CaptureFixture[str]) -> None:
+    cli.main(["user", "add", "bob"])
+    capsys.readouterr()
+    assert cli.main(["user", "token", "bob"]) == 0
+    assert re.fullmatch(r"[\w-]+\.[\w-]+\.[\w-]+\n", capsys.readouterr().out)
+    cli.main(["user", "ban", "bob", "--reason", "sold"])
+    assert cli.main(["user", "token", "bob"]) == 1
+    assert cli.main(["user", "login-link", "bob"]) == 1
+    assert "sold" in capsys.readouterr().err
+    assert cli.main(["user", "unban", "bob"]) == 0
+    assert cli.main(["user", "token", "bob"]) == 0
+    assert cli.main(["user", "token", "nobody"]) == 1
+    assert "There is no user named 'nobody'" in capsys.readouterr().err
+
+
+def test_an_unreadable_database_is_one_sentence(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "data").mkdir()
+    (folder / "data" / "sparkle.db").write_text("This is no database, but long enough to be looked at. " * 100)
+    assert cli.main(["user", "list"]) == 1
+    err = capsys.readouterr().err
+    assert err.startswith("sparkle-lite: ")
+    assert len(err.splitlines()) == 1
+
+
+def test_a_reader_that_goes_away_causes_no_stack_trace(capsys: pytest.CaptureFixture[str]) -> None:
+    add("bob", capsys)
+    reader, writer = os.pipe()
+    os.close(reader)
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "sparkle_lite", "app", "list"],
+            stdout=writer,
+            stderr=subprocess.PIPE,
+            check=False,
+            timeout=60,
+            preexec_fn=lambda: signal.signal(signal.SIGPIPE, signal.SIG_IGN),
+        )
+    finally:
+        os.close(writer)
+    assert (done.returncode, done.stderr) == (1, b"")
+
+
+def test_a_command_does_not_wait_for_the_servers_libraries() -> None:
+    code = "import sys; from sparkle_lite import cli; cli.main(['user', 'list']); print('litestar' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout == "False\n"
