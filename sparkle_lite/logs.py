@@ -303,4 +303,7 @@ def _is_worth_a_line(record: logging.LogRecord) -> bool:
         return record.getMessage() != "socket.send() raised exception."
     if record.name != "uvicorn.error" or not record.exc_info:
         return True
-    return not isinstance(record.exc_info[1], ConnectionError | asyncio.CancelledError)
+    reason = record.exc_info[1]
+    # uvloop's words for an answer to a client that has gone; uvicorn notices it itself unless requests were pipelined.
+    gone = isinstance(reason, RuntimeError) and "the handler is closed" in str(reason)
+    return not gone and not isinstance(reason, ConnectionError | asyncio.CancelledError)

@@ -254,7 +254,8 @@ def test_a_record_that_cannot_be_shown_is_named_and_the_next_one_comes() -> None
 
 def test_a_client_that_went_away_is_no_error() -> None:
     def log(_: logging.Logger) -> None:
-        for reason in (ConnectionResetError(), BrokenPipeError(), RuntimeError("real")):
+        closed = RuntimeError("unable to perform operation on <TCPTransport closed=True>; the handler is closed")
+        for reason in (ConnectionResetError(), BrokenPipeError(), closed, RuntimeError("real")):
             logging.getLogger("uvicorn.error").error("Exception in ASGI application\n", exc_info=reason)
         logging.getLogger("asyncio").warning("socket.send() raised exception.")
 
