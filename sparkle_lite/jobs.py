@@ -21,7 +21,6 @@ from sparkle_lite.metrics import Metrics
 # Rows that one transaction of retention deletes: some milliseconds, behind which a submission may have to wait.
 CHUNK = 1000
 PAUSE_S = 0.02
-_MEMBER_DAYS_MS = 14 * 24 * 3_600_000
 
 logger = logging.getLogger("sparkle.jobs")
 
@@ -122,7 +121,8 @@ class Housekeeping:
             await self._unlink(old)
         await self._delete(lambda main: bans.delete_old(main, now - keep.bans, CHUNK))
         await self._delete(lambda main: account_rows.delete_expired(main, now, now - keep.audit, CHUNK))
-        await self._delete(lambda main: retention.delete_old_addresses(main, now - _MEMBER_DAYS_MS, CHUNK))
+        await self._delete(lambda main: retention.delete_old_addresses(main, now - keep.addresses, CHUNK))
+        await self._give_back_space()
         await self._shrink(keep.max_database_size)
 
     async def _unlink(self, old: list[segments.SegmentRow]) -> None:
@@ -132,16 +132,16 @@ class Housekeeping:
             logger.info("removed %d old segments with %d rows", len(old), sum(segment.rows for segment in old))
 
     async def _delete(self, step: Callable[[Connection], Awaitable[int]]) -> None:
-        async def command(main: Connection) -> int:
+        async def command(main: Connection) -> bool:
             gone = await step(main)
-            if gone:
-                await bans.give_back_space(main, CHUNK)
-            return gone
+            return gone >= CHUNK
 
-        gone = CHUNK
-        while gone >= CHUNK:
-            gone = await self._ingest.writer.write(command)
+        while await self._ingest.writer.write(command):
             # Let the submissions that came meanwhile have their turn.
+            await asyncio.sleep(PAUSE_S)
+
+    async def _give_back_space(self) -> None:
+        while await self._ingest.writer.write(partial(bans.give_back_space, pages=CHUNK), alone=True):
             await asyncio.sleep(PAUSE_S)
 
     async def _shrink(self, limit: int) -> None:

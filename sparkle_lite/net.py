@@ -13,6 +13,10 @@ from typing import NamedTuple
 _V4_MAPPED = bytes(10) + b"\xff\xff"
 
 
+# By first byte: addresses of these kinds may be non-public or IPv4 in IPv6; all others are public as they are.
+UNUSUAL = bytes(first in (0, 10, 100, 127, 169, 172, 192) or first >= 224 for first in range(256))
+
+
 class AddressError(ValueError):
     """The text is no IP address or network; the message says which text and what was expected."""
 

@@ -37,9 +37,9 @@ _INSERT = (
 )
 
 
-async def next_submission(connection: Connection) -> int:
-    """The id that the next body with bans gets."""
-    rows = await fetch_all(connection, "SELECT coalesce(max(id), 0) + 1 FROM submission")
+async def last_submission(connection: Connection) -> int:
+    """The highest id of a body with bans."""
+    rows = await fetch_all(connection, "SELECT coalesce(max(id), 0) FROM submission")
     return int(rows[0][0])
 
 
@@ -60,20 +60,23 @@ async def recent_digests(connection: Connection, since_ms: int, limit: int) -> l
 
 
 async def delete_old(connection: Connection, before_ms: int, limit: int) -> int:
-    """Delete some bans received before; how many went. Their bodies' rows follow when no ban is left."""
-    cursor = await connection.execute(
-        "DELETE FROM ban WHERE id IN (SELECT id FROM ban WHERE received_at<? ORDER BY received_at LIMIT ?)",
-        (before_ms, limit),
-    )
-    if cursor.rowcount < limit:
-        await connection.execute(
-            "DELETE FROM submission WHERE id IN (SELECT id FROM submission WHERE received_at<? ORDER BY received_at"
-            " LIMIT ?)",
+    """Delete some bans received before, and some of the bodies that they came in; how many of either at the most."""
+    gone = 0
+    for table in ("ban", "submission"):
+        cursor = await connection.execute(
+            f"DELETE FROM {table} WHERE id IN"
+            f" (SELECT id FROM {table} WHERE received_at<? ORDER BY received_at LIMIT ?)",
             (before_ms, limit),
         )
-    return cursor.rowcount
+        gone = max(gone, cursor.rowcount)
+    return gone
 
 
-async def give_back_space(connection: Connection, pages: int) -> None:
-    """Return some free pages of the main database to the file system."""
-    await fetch_all(connection, f"PRAGMA incremental_vacuum({pages})")
+async def give_back_space(connection: Connection, pages: int) -> bool:
+    """Return some free pages of the main database to the file system; whether there are more.
+
+    Outside of a transaction: the pragma frees a page at each step, and the driver only steps a script to its end.
+    """
+    await connection.executescript(f"PRAGMA incremental_vacuum({pages})")
+    rows = await fetch_all(connection, "PRAGMA freelist_count")
+    return bool(rows[0][0])

@@ -22,14 +22,17 @@ BUSY_TIMEOUT_MS = 10_000
 JOURNAL_SIZE_LIMIT = 8 << 20
 
 
-async def connect(path: Path, *, synchronous: Synchronous = "full", cache_kib: int = 8192) -> Connection:
+async def connect(
+    path: Path, *, synchronous: Synchronous = "full", cache_kib: int = 8192, begins: Literal["IMMEDIATE"] | None = None
+) -> Connection:
     """Open a file for writing, made readable by its owner alone if it is new.
 
-    Transactions are explicit: nothing begins one on its own. Raises SparkleError where the file can't be opened.
+    Transactions are explicit, unless `begins` lets the driver begin one before the first INSERT.
+    Raises SparkleError where the file can't be opened.
     """
     with refused("open"):
         _create_private(path)
-        connection = await aiosqlite.connect(path, isolation_level=None, cached_statements=256)
+        connection = await aiosqlite.connect(path, isolation_level=begins, cached_statements=256)
         await _prepare(
             connection,
             f"PRAGMA busy_timeout={BUSY_TIMEOUT_MS}",
@@ -62,7 +65,8 @@ async def connect_readonly(path: Path, *, cache_kib: int = 8192) -> Connection:
 async def _prepare(connection: Connection, *pragmas: str) -> None:
     try:
         for pragma in pragmas:
-            await connection.execute(pragma)
+            # Some pragmas answer with a row, and are under way until it is fetched.
+            await connection.execute_fetchall(pragma)
     except BaseException:
         await connection.close()
         raise

@@ -5,7 +5,7 @@ import fcntl
 import logging
 import os
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -26,6 +26,7 @@ from sparkle_lite.errors import SparkleError
 
 T = TypeVar("T")
 S = TypeVar("S")
+G = TypeVar("G")
 Command = Callable[[Connection], Awaitable[T]]
 
 # Three connections let a slow page of the REST API leave two for everyone else.
@@ -123,24 +124,32 @@ class Database:
         return {kind: segments.Stream(self.segment_folder, kind, self.synchronous) for kind in segments.KINDS}
 
 
-class Writer(Generic[S]):
+class Writer(Generic[S, G]):
     """The one task that writes: it takes what has arrived together and has it committed together.
 
-    `record` stores a group of submissions and settles each one's own future; commands run one by one in transactions
-    of their own. Nothing that a requester does (going away, timing out) can interrupt a transaction.
+    `prepare` turns submissions into a group ready to be stored, and returns those it had no room for. While `store`
+    commits a group and settles each submission's own future, the next group is prepared. Commands run one by one in
+    transactions of their own, with no group under way. Nothing that a requester does (going away, timing out) can
+    interrupt a transaction.
     """
 
     def __init__(
-        self, main: Connection, record: Callable[[list[S]], Awaitable[None]], weigh: Callable[[S], int]
+        self,
+        main: Connection,
+        prepare: Callable[[list[S]], Awaitable[tuple[G, list[S]]]],
+        store: Callable[[G], Coroutine[Any, Any, None]],
+        weigh: Callable[[S], int],
     ) -> None:
         self._main = main
-        self._record = record
+        self._prepare = prepare
+        self._store = store
         self._weigh = weigh
         self._submissions: deque[S] = deque()
         self._commands: deque[tuple[Command[Any], bool, asyncio.Future[Any]]] = deque()
         self._wake = asyncio.Event()
         self._stopping = False
         self._task: asyncio.Task[None] | None = None
+        self._storing: asyncio.Task[None] | None = None
 
     @property
     def waiting(self) -> int:
@@ -168,6 +177,11 @@ class Writer(Generic[S]):
         self._submissions.append(submission)
         self._wake.set()
 
+    def postpone(self, submissions: Iterable[S]) -> None:
+        """Queue submissions again that could not be decided while another group was under way."""
+        self._submissions.extendleft(submissions)
+        self._wake.set()
+
     async def write(self, command: Command[T], *, alone: bool = False) -> T:
         """Queue a command and wait for its commit; `alone`: outside of a transaction, it makes its own."""
         future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
@@ -179,16 +193,29 @@ class Writer(Generic[S]):
 
     async def _run(self) -> None:
         while True:
-            if not self._submissions and not self._commands:
-                if self._stopping:
+            if self._commands:
+                await self._stored()
+                while self._commands:
+                    await self._command(*self._commands.popleft())
+            elif self._submissions:
+                group, rest = await self._prepare(self._group())
+                self._submissions.extendleft(reversed(rest))
+                await self._stored()
+                self._storing = asyncio.create_task(self._store(group), name="store")
+            elif self._stopping:
+                await self._stored()
+                # What a failed group gave back is still to be written.
+                if not self._submissions and not self._commands:
                     return
+            else:
                 self._wake.clear()
                 await self._wake.wait()
-                continue
-            while self._commands:
-                await self._command(*self._commands.popleft())
-            if self._submissions:
-                await self._record(self._group())
+
+    async def _stored(self) -> None:
+        """Wait for the group under way."""
+        if self._storing is not None:
+            await self._storing
+            self._storing = None
 
     def _group(self) -> list[S]:
         # Enough to make the cost of a commit small, little enough that nobody waits long behind it.

@@ -10,7 +10,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 from sparkle_lite.db.connection import Connection, Row, fetch_all
 
 # Two generations of this many entries: about 25 MB for torrents at the most, whatever is stored.
-GENERATION = 65_536
+GENERATION = 131_072
 # What one application may add to the dictionaries in a day. A first contact that uploads years of history brings some
 # ten thousand torrents; nobody honest comes near these.
 DAILY_QUOTA = 200_000
@@ -76,12 +76,32 @@ class Missing(NamedTuple):
     raw: list[Any]
 
 
-class Dictionary(Generic[K]):
-    """One dictionary: its cache by raw key, and the entries that the group in hand still needs.
+class Wants(Generic[K]):
+    """The entries of one dictionary that a group needs and no cache has, each with a negative stand-in for its id."""
 
-    `want` gives a missing entry a negative stand-in id, `resolve` (inside the writer's transaction) finds or adds all
-    missing entries and returns the real ids of the stand-ins. `settle` ends the group: after a commit the new ids are
-    kept, after a failure they are forgotten.
+    def __init__(self) -> None:
+        self.missing: dict[Any, tuple[int, Missing]] = {}
+        self._raw: dict[K, int] = {}
+
+    def find(self, raw: K) -> int | None:
+        """The stand-in that a raw key already has in this group."""
+        return self._raw.get(raw)
+
+    def add(self, raw: K, entry: Any, userapp: int, at: int) -> int:
+        """The stand-in of an entry, asked for under this raw key."""
+        known = self.missing.get(entry)
+        if known is None:
+            known = self.missing[entry] = (-len(self.missing) - 1, Missing(userapp, at, []))
+        known[1].raw.append(raw)
+        self._raw[raw] = known[0]
+        return known[0]
+
+
+class Dictionary(Generic[K]):
+    """One dictionary: its cache by raw key, and how missing entries are found or added.
+
+    `resolve` (inside the writer's transaction) gives the real ids of a group's stand-ins; `keep` remembers them once
+    that transaction is committed.
     """
 
     def __init__(self, table: str, key_columns: Sequence[str], insert: str, row: Callable[[Any, Missing], Row]) -> None:
@@ -92,39 +112,17 @@ class Dictionary(Generic[K]):
         self._key_columns = tuple(key_columns)
         self._insert = insert
         self._row = row
-        self._missing: dict[Any, tuple[int, Missing]] = {}
-        self._raw: dict[K, int] = {}
-        self._found: dict[int, int] = {}
 
-    def want(self, raw: K, entry: Any, userapp: int, at: int) -> int:
-        """The stand-in (negative) for an entry that is not in the cache."""
-        known = self._missing.get(entry)
-        if known is None:
-            known = self._missing[entry] = (-len(self._missing) - 1, Missing(userapp, at, []))
-        known[1].raw.append(raw)
-        self._raw[raw] = known[0]
-        return known[0]
-
-    def wanted(self, raw: K) -> int | None:
-        """The stand-in that a raw key already has in this group."""
-        return self._raw.get(raw)
-
-    @property
-    def missing(self) -> int:
-        """How many entries the group still needs."""
-        return len(self._missing)
-
-    async def resolve(self, main: Connection, spend: Callable[[int], None]) -> dict[int, int]:
+    async def resolve(self, main: Connection, wants: Wants[K], spend: Callable[[int], None]) -> dict[int, int]:
         """Find or add every missing entry; real ids by stand-in. `spend` is told who added one."""
-        ids = await self._look_up(main, list(self._missing))
-        new = [(entry, missing) for entry, (_, missing) in self._missing.items() if entry not in ids]
+        ids = await self._look_up(main, list(wants.missing))
+        new = [(entry, missing) for entry, (_, missing) in wants.missing.items() if entry not in ids]
         if new:
             for _, missing in new:
                 spend(missing.userapp)
             await main.executemany(self._insert, [self._row(entry, missing) for entry, missing in new])
             ids |= await self._look_up(main, [entry for entry, _ in new])
-        self._found = {stand_in: ids[entry] for entry, (stand_in, _) in self._missing.items()}
-        return self._found
+        return {stand_in: ids[entry] for entry, (stand_in, _) in wants.missing.items()}
 
     async def _look_up(self, main: Connection, entries: list[Any]) -> dict[Any, int]:
         found: dict[Any, int] = {}
@@ -132,10 +130,12 @@ class Dictionary(Generic[K]):
         for start in range(0, len(entries), _LOOKUP_CHUNK):
             keys = [key[: len(names)] for key in entries[start : start + _LOOKUP_CHUNK]]
             one = f"({','.join('?' * len(names))})"
+            same = " AND ".join(f"{name}=column{place}" for place, name in enumerate(names, 1))
+            # Asked as a join: with IN and more than one row of values SQLite 3.40 reads the whole table.
             rows = await fetch_all(
                 main,
-                f"SELECT id, {', '.join(names)} FROM {self.table} WHERE ({', '.join(names)}) IN"
-                f" (VALUES {','.join([one] * len(keys))})",
+                f"SELECT id, {', '.join(names)} FROM (VALUES {','.join([one] * len(keys))})"
+                f" CROSS JOIN {self.table} ON {same}",
                 [value for key in keys for value in key],
             )
             by_key = {row[1:]: row[0] for row in rows}
@@ -146,17 +146,15 @@ class Dictionary(Generic[K]):
             }
         return found
 
-    def settle(self, committed: bool) -> None:
-        """End the group in hand."""
-        if committed and self._found:
-            cache, found = self.cache.young, self._found
-            for stand_in, missing in self._missing.values():
-                number = found[stand_in]
-                if self.touched is not None:
-                    self.touched.add(number)
-                for raw in missing.raw:
-                    cache[raw] = number
-        self._missing, self._raw, self._found = {}, {}, {}
+    def keep(self, wants: Wants[K], ids: dict[int, int]) -> None:
+        """Remember what was resolved and committed."""
+        cache = self.cache.young
+        for stand_in, missing in wants.missing.values():
+            number = ids[stand_in]
+            if self.touched is not None:
+                self.touched.add(number)
+            for raw in missing.raw:
+                cache[raw] = number
         self.cache.rotate()
 
 
@@ -172,12 +170,24 @@ def _label_row(entry: tuple[str], _: Missing) -> Row:
     return entry
 
 
-class Resolved(NamedTuple):
-    """Real ids by stand-in."""
+class Wanted:
+    """What one group needs of each dictionary."""
 
-    torrents: dict[int, int]
-    clients: dict[int, int]
-    labels: dict[int, int]
+    def __init__(self) -> None:
+        self.torrents: Wants[tuple[str, int, bool | None]] = Wants()
+        self.clients: Wants[tuple[str | None, str | None]] = Wants()
+        self.labels: Wants[str] = Wants()
+
+    def __bool__(self) -> bool:
+        return bool(self.torrents.missing or self.clients.missing or self.labels.missing)
+
+
+class Resolved(NamedTuple, Generic[V]):
+    """Something for each dictionary, such as its real ids by stand-in."""
+
+    torrents: V
+    clients: V
+    labels: V
 
 
 class Dictionaries:
@@ -206,11 +216,6 @@ class Dictionaries:
         self._spent_day = 0
         self._seen: dict[int, tuple[int, int]] = {}
 
-    @property
-    def missing(self) -> int:
-        """How many entries the group in hand still needs."""
-        return sum(dictionary.missing for dictionary in self._all)
-
     def may_add(self, userapp: int, at: int) -> bool:
         """Whether an application has entries left to add today."""
         day = at // _DAY_MS
@@ -221,18 +226,19 @@ class Dictionaries:
     def _spend(self, userapp: int) -> None:
         self._spent[userapp] = self._spent.get(userapp, 0) + 1
 
-    async def resolve(self, main: Connection) -> Resolved:
-        """Find or add all missing entries in the open transaction."""
+    async def resolve(self, main: Connection, wanted: Wanted) -> Resolved[dict[int, int]]:
+        """Find or add all missing entries of a group in the open transaction."""
         return Resolved(
-            await self.torrents.resolve(main, self._spend),
-            await self.clients.resolve(main, self._spend),
-            await self.labels.resolve(main, self._spend),
+            await self.torrents.resolve(main, wanted.torrents, self._spend),
+            await self.clients.resolve(main, wanted.clients, self._spend),
+            await self.labels.resolve(main, wanted.labels, self._spend),
         )
 
-    def settle(self, committed: bool) -> None:
-        """End the group in hand in all three."""
-        for dictionary in self._all:
-            dictionary.settle(committed)
+    def keep(self, wanted: Wanted, resolved: Resolved[dict[int, int]]) -> None:
+        """Remember what was resolved, after its commit."""
+        self.torrents.keep(wanted.torrents, resolved.torrents)
+        self.clients.keep(wanted.clients, resolved.clients)
+        self.labels.keep(wanted.labels, resolved.labels)
 
     def saw(self, clients: Iterable[int], userapp: int, at: int) -> None:
         """Remember that an application saw these identities; written by `write_seen`."""

@@ -15,6 +15,7 @@ from sparkle_lite.db.connection import (
     Row,
     Synchronous,
     connect,
+    connect_readonly,
     fetch_all,
     fetch_one,
     migrate,
@@ -30,8 +31,9 @@ KINDS: tuple[Kind, ...] = ("snapshot", "swarm")
 
 SEGMENT_ROWS = 250_000
 SEGMENT_AGE_MS = 24 * 3600 * 1000
-# Rows in one INSERT: fewer calls into SQLite, each long enough to be worth giving up the interpreter lock.
-CHUNK_ROWS = 100
+# Rows in one INSERT: a few long calls into SQLite, each worth giving up the interpreter lock; never one of an odd size,
+# which SQLite would have to parse anew.
+CHUNK_ROWS = (500, 50, 5, 1)
 
 logger = logging.getLogger("sparkle.segments")
 
@@ -130,6 +132,12 @@ class Stream:
         self.submissions = 0
         self.first_received_at: int | None = None
         self.last_received_at: int | None = None
+        self._last_submission = 0
+
+    def next_submission(self) -> int:
+        """The id of the next body. Ids ascend in the order of the rows; a body that fails leaves a gap."""
+        self._last_submission += 1
+        return self._last_submission
 
     @property
     def connection(self) -> Connection:
@@ -155,14 +163,21 @@ class Stream:
     async def _count(self) -> None:
         counts = await fetch_one(
             self.connection,
-            f"SELECT (SELECT coalesce(max(id), 0) FROM {self.kind}), (SELECT coalesce(max(id), 0) FROM submission),"
-            " (SELECT min(received_at) FROM submission), (SELECT max(received_at) FROM submission)",
+            f"SELECT (SELECT coalesce(max(id), 0) FROM {self.kind}), (SELECT count(*) FROM submission),"
+            " (SELECT coalesce(max(id), 0) FROM submission), (SELECT min(received_at) FROM submission),"
+            " (SELECT max(received_at) FROM submission)",
         )
-        self.rows, self.submissions, self.first_received_at, self.last_received_at = counts or (0, 0, None, None)
+        self.rows, self.submissions, self._last_submission, self.first_received_at, self.last_received_at = counts or (
+            0,
+            0,
+            0,
+            None,
+            None,
+        )
 
     async def _open_file(self, segment: int) -> Connection:
         path = self.path(segment)
-        connection = await connect(path, synchronous=self._synchronous, cache_kib=16384)
+        connection = await connect(path, synchronous=self._synchronous, cache_kib=16384, begins="IMMEDIATE")
         try:
             await migrate(connection, path, self.kind)
         except BaseException:
@@ -215,22 +230,26 @@ class Stream:
         return old.id if old else None
 
     async def append(self, values: list[object], submissions: Sequence[SubmissionRow]) -> None:
-        """Insert rows given as one flat list of values, and their submissions, in an open transaction.
+        """Insert rows given as one flat list of values, and their submissions.
 
         Ends without a commit: `commit` or `roll_back` follows.
         """
         connection = self.connection
+        inserts = [connection.executemany("INSERT INTO submission VALUES (?,?,?,?,?,?,?,?)", submissions)]
+        start = 0
+        for rows in CHUNK_ROWS:
+            step = rows * self._width
+            end = len(values) - (len(values) - start) % step
+            if end > start:
+                chunks = [values[at : at + step] for at in range(start, end, step)]
+                inserts.append(connection.executemany(self._insert(rows), chunks))
+                start = end
         with refused("write"):
-            await connection.execute("BEGIN IMMEDIATE")
-            whole = len(values) // (CHUNK_ROWS * self._width) * CHUNK_ROWS * self._width
-            if whole:
-                step = CHUNK_ROWS * self._width
-                chunks = [values[start : start + step] for start in range(0, whole, step)]
-                await connection.executemany(self._insert(CHUNK_ROWS), chunks)
-            if len(values) > whole:
-                rest = values[whole:] if whole else values
-                await connection.execute(self._insert(len(rest) // self._width), rest)
-            await connection.executemany("INSERT INTO submission VALUES (?,?,?,?,?,?,?,?)", submissions)
+            # Handed over together: the driver's thread goes from one to the next without waiting for us. It begins the
+            # transaction before the first, and where one fails nothing is committed.
+            for done in await asyncio.gather(*inserts, return_exceptions=True):
+                if isinstance(done, BaseException):
+                    raise done
 
     def _insert(self, rows: int) -> str:
         sql = self._inserts.get(rows)
@@ -295,9 +314,9 @@ async def build_indexes(folder: Path, segment: SegmentRow, synchronous: Synchron
         with refused("write"):
             for statement in statements(schema(f"{segment.kind}_index.sql")):
                 await connection.execute(statement)
-            await connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            await fetch_all(connection, "PRAGMA wal_checkpoint(TRUNCATE)")
             # Without a log beside it the file can be read as immutable, with no locks and no shared memory.
-            await connection.execute("PRAGMA journal_mode=DELETE")
+            await fetch_all(connection, "PRAGMA journal_mode=DELETE")
     finally:
         await connection.close()
     return file_size(path)
@@ -325,10 +344,21 @@ def remove_file(path: Path) -> None:
         path.with_name(path.name + suffix).unlink(missing_ok=True)
 
 
-async def remove_strays(main: Connection, folder: Path) -> None:
-    """Remove files that a crash left behind before the catalogue named them, or after it forgot them."""
-    known = {segment_path(folder, s.kind, s.id).name for s in await catalogue(main)}
+async def reconcile(main: Connection, folder: Path) -> None:
+    """Make catalogue and folder agree.
+
+    Files that a crash left behind before the catalogue named them, or after it forgot them, are removed. Segments whose
+    file somebody has taken away are forgotten, so that the rest can be served.
+    """
     files = await asyncio.to_thread(lambda: sorted(folder.glob("*-????????.db")))
+    present = {path.name for path in files}
+    segments = await catalogue(main)
+    lost = [s for s in segments if s.state != "hot" and segment_path(folder, s.kind, s.id).name not in present]
+    if lost:
+        logger.error("%d segment files with %d rows are gone", len(lost), sum(segment.rows for segment in lost))
+        async with transaction(main):
+            await forget(main, lost)
+    known = {segment_path(folder, s.kind, s.id).name for s in segments}
     for path in files:
         if path.name not in known:
             logger.info("removing a segment file that the catalogue does not name", extra={"file": path.name})
@@ -345,7 +375,7 @@ async def recent_digests(
     for segment in reversed(closed):
         if len(newest) >= limit:
             break
-        connection = await connect(segment_path(folder, kind, segment.id))
+        connection = await connect_readonly(segment_path(folder, kind, segment.id))
         try:
             newest += await fetch_all(connection, sql, (since_ms, limit - len(newest)))
         finally:

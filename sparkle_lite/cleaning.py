@@ -1,0 +1,280 @@
+"""From decoded rows to the values that are stored: addresses checked, texts shortened, dictionary entries looked up.
+
+This is the hot path, run on one worker thread: about a microsecond a row. Whatever a row gets wrong costs that row and
+is counted by reason.
+"""
+
+import hashlib
+import re
+import socket
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from sparkle_lite import net
+from sparkle_lite.db.dictionaries import ClientIdentity, Dictionaries, Torrent, Wanted
+from sparkle_lite.wire.bodies import Ban, Snapshot, Swarm
+from sparkle_lite.wire.dialect import Family
+
+PEER_ID_LENGTH = 8
+NAME_LENGTH = 250
+_NAME_END = 64
+_DAY_MS = 24 * 3_600_000
+# Plain numbers: an enumeration's member would be converted at each call.
+_AF_INET, _AF_INET6 = int(socket.AF_INET), int(socket.AF_INET6)
+_PRIVATE = {True: 1, False: 0, None: -1}
+_HEX = re.compile(r"[0-9A-Fa-f]{64}")
+# Modules of clients that ban what this network's own rules told them: such bans are no evidence of their own.
+_OWN_RULE_MODULES = ("BtnNetworkOnline", "com.SimpleTracker.qBCB.BTN")
+
+
+class Reporter(NamedTuple):
+    """Whose body it is, when it was received (ms), and what kind of client sent it."""
+
+    userapp: int
+    at: int
+    family: Family
+
+
+class Cleaner:
+    """Makes values of the rows of one group of bodies, and notes in `wanted` what the dictionaries lack."""
+
+    def __init__(self, dictionaries: Dictionaries, wanted: Wanted) -> None:
+        self._dictionaries = dictionaries
+        self._wanted = wanted
+
+    def snapshots(self, who: Reporter, rows: Sequence[Snapshot], submission: int, rejected: Counter[str]) -> list[Any]:
+        """One flat list of values in the order of the segment's columns."""
+        values: list[Any] = []
+        torrents, clients = self._dictionaries.torrents.cache.young, self._dictionaries.clients.cache.young
+        labels = self._dictionaries.labels.cache.young
+        parse, unusual = socket.inet_pton, net.UNUSUAL
+        add = values.extend
+        for row in rows:
+            # The common case first, without a call of our own: the calls are for what is rare.
+            text = row.peer_ip
+            try:
+                # The driver binds a bytearray at once, but looks for an adapter for bytes: a third of an insert's time.
+                address = bytearray(parse(_AF_INET6 if ":" in text else _AF_INET, text))
+            except (OSError, ValueError):
+                address = bytearray(1)
+            if unusual[address[0]]:
+                checked = _address(text)
+                if isinstance(checked, str):
+                    rejected[checked] += 1
+                    continue
+                address = bytearray(checked)
+            port = row.peer_port
+            if not -1 <= port <= 65535:
+                rejected["bad_port"] += 1
+                continue
+            key = (row.torrent_identifier, row.torrent_size, row.torrent_is_private)
+            torrent = torrents.get(key) or self._torrent(key, who)
+            name = (row.peer_id, row.peer_client_name)
+            client = clients.get(name) or self._client(name, who)
+            if not torrent or not client:
+                rejected["bad_identifier" if torrent == 0 else "quota"] += 1
+                continue
+            flag = row.peer_flag
+            add(
+                (
+                    submission,
+                    address,
+                    port,
+                    client,
+                    torrent,
+                    row.from_peer_traffic,
+                    row.from_peer_traffic_speed,
+                    row.to_peer_traffic,
+                    row.to_peer_traffic_speed,
+                    row.peer_progress,
+                    row.downloader_progress,
+                    None if flag is None else labels.get(flag) or self._label(flag, who),
+                )
+            )
+        return values
+
+    def swarms(self, who: Reporter, rows: Sequence[Swarm], submission: int, rejected: Counter[str]) -> list[Any]:
+        """One flat list of values in the order of the segment's columns."""
+        values: list[Any] = []
+        for row in rows:
+            peer = self._peer(who, row, rejected)
+            if peer is None:
+                continue
+            address, client, torrent, flags = peer
+            values += (
+                submission,
+                _version_key(who, row, address),
+                1 if row.origin == "swarm" else 0,
+                bytearray(address),
+                row.peer_port,
+                client,
+                torrent,
+                None if row.downloader is None else self._label(row.downloader, who),
+                row.from_peer_traffic,
+                row.from_peer_traffic_offset,
+                row.to_peer_traffic,
+                row.to_peer_traffic_offset,
+                row.from_peer_traffic_speed,
+                row.from_peer_traffic_speed_max,
+                row.to_peer_traffic_speed,
+                row.to_peer_traffic_speed_max,
+                row.peer_progress,
+                row.downloader_progress,
+                row.first_time_seen,
+                row.last_time_seen,
+                flags,
+            )
+        return values
+
+    def bans(
+        self, who: Reporter, rows: Sequence[Ban], submission: int, populate_time: int | None, rejected: Counter[str]
+    ) -> list[list[Any]]:
+        """The values of each ban in the order of its columns, then the instant since when an equal one counts."""
+        values: list[list[Any]] = []
+        for row in rows:
+            peer = self._peer(who, row, rejected)
+            if peer is None:
+                continue
+            address, client, torrent, flags = peer
+            module = self._label(row.module, who)
+            if module is None:
+                rejected["quota"] += 1
+                continue
+            values.append(
+                [
+                    submission,
+                    who.at,
+                    who.userapp,
+                    populate_time if row.ban_at is None else row.ban_at,
+                    address,
+                    row.peer_port,
+                    client,
+                    torrent,
+                    row.from_peer_traffic,
+                    row.from_peer_traffic_speed,
+                    row.to_peer_traffic,
+                    row.to_peer_traffic_speed,
+                    row.peer_progress,
+                    row.downloader_progress,
+                    flags,
+                    int(row.btn_ban or row.module.endswith(_OWN_RULE_MODULES)),
+                    module,
+                    _text(row.rule, 1024),
+                    _text(row.description, 4096),
+                    _text(row.ban_unique_id, 128),
+                    row.structured_data,
+                    *_ban_key(who, row, address),
+                ]
+            )
+        return values
+
+    def _peer(
+        self, who: Reporter, row: Swarm | Ban, rejected: Counter[str]
+    ) -> tuple[bytes, int, int, int | None] | None:
+        """Address, client, torrent and flags of a row; None when it is rejected."""
+        address = _address(row.peer_ip)
+        if isinstance(address, str):
+            rejected[address] += 1
+            return None
+        if not -1 <= row.peer_port <= 65535:
+            rejected["bad_port"] += 1
+            return None
+        key = (row.torrent_identifier, row.torrent_size, row.torrent_is_private)
+        torrent = self._dictionaries.torrents.cache.young.get(key) or self._torrent(key, who)
+        name = (row.peer_id, row.peer_client_name)
+        client = self._dictionaries.clients.cache.young.get(name) or self._client(name, who)
+        if not torrent or not client:
+            rejected["bad_identifier" if torrent == 0 else "quota"] += 1
+            return None
+        return address, client, torrent, None if row.peer_flag is None else self._label(row.peer_flag, who)
+
+    def _torrent(self, raw: tuple[str, int, bool | None], who: Reporter) -> int | None:
+        """The id or stand-in of a torrent; 0 when its identifier can't be kept, None when the quota is spent."""
+        known = self._dictionaries.torrents.cache.find(raw) or self._wanted.torrents.find(raw)
+        if known is not None:
+            return known
+        text, size, private = raw
+        identifier: bytes | str = text.replace("\0", "")
+        if not 0 < len(identifier) <= 128:
+            return 0
+        if _HEX.fullmatch(text):
+            identifier = bytes.fromhex(text)
+        if not self._dictionaries.may_add(who.userapp, who.at):
+            return None
+        entry = Torrent(identifier, max(size, 0), _PRIVATE[private], int(who.family is Family.QBCB))
+        return self._wanted.torrents.add(raw, entry, who.userapp, who.at)
+
+    def _client(self, raw: tuple[str | None, str | None], who: Reporter) -> int | None:
+        """The id or stand-in of a client identity; None when the quota is spent."""
+        known = self._dictionaries.clients.cache.find(raw) or self._wanted.clients.find(raw)
+        if known is not None:
+            return known
+        if not self._dictionaries.may_add(who.userapp, who.at):
+            return None
+        name = (raw[1] or "").replace("\0", "")
+        if len(name) > NAME_LENGTH:
+            name = f"{name[:_NAME_END]}[...]{name[-_NAME_END:]}"
+        entry = ClientIdentity((raw[0] or "").replace("\0", "")[:PEER_ID_LENGTH], name)
+        return self._wanted.clients.add(raw, entry, who.userapp, who.at)
+
+    def _label(self, raw: str, who: Reporter) -> int | None:
+        """The id or stand-in of a label; None when the quota is spent."""
+        cache = self._dictionaries.labels.cache
+        known = cache.young.get(raw) or cache.find(raw) or self._wanted.labels.find(raw)
+        if known is not None:
+            return known
+        if not self._dictionaries.may_add(who.userapp, who.at):
+            return None
+        return self._wanted.labels.add(raw, (raw.replace("\0", "")[:NAME_LENGTH],), who.userapp, who.at)
+
+
+def _address(text: str) -> bytes | str:
+    """The bytes of a public address, or the reason why the row is rejected."""
+    try:
+        address = net.address_bytes(text) if "/" not in text else _single(text)
+    except net.AddressError:
+        return "bad_address"
+    return address if net.is_public(address) else "not_public"
+
+
+def _single(text: str) -> bytes:
+    """The address of a network of one; qBittorrent-ClientBlocker writes whole networks where it bans them."""
+    network = net.parse_network(text)
+    if network.prefix != network.bits:
+        raise net.AddressError(f"{text[:64]!r} is a network")
+    return network.address
+
+
+def _text(text: str | None, length: int) -> str | None:
+    return None if text is None else text.replace("\0", "")[:length]
+
+
+def _number(*parts: object) -> int:
+    """A stable signed 64-bit number of some values."""
+    digest = hashlib.blake2b("\x1f".join(map(str, parts)).encode("utf-8", "replace"), digest_size=8).digest()
+    return int.from_bytes(digest, "big", signed=True)
+
+
+def _ban_key(who: Reporter, row: Ban, address: bytes) -> tuple[int, int]:
+    """What makes a ban the same ban when it is sent again, and since when (ms) an equal one counts."""
+    where = (address, row.peer_port, row.torrent_identifier, row.module)
+    match row.dedupe:
+        case "id":
+            return _number(who.userapp, "id", row.ban_unique_id, address, row.peer_port), 0
+        case "id_time":
+            return _number(who.userapp, "id_time", row.ban_unique_id, row.ban_at), 0
+        case "time":
+            return _number(who.userapp, "time", row.ban_at, *where), 0
+        case "content":
+            return _number(who.userapp, "content", *where, row.rule), who.at - _DAY_MS
+
+
+def _version_key(who: Reporter, row: Swarm, address: bytes) -> int:
+    """What makes two cumulative rows versions of the same one; the newest wins on reading."""
+    if row.origin == "swarm":
+        return _number(who.userapp, "swarm", row.downloader, row.torrent_identifier, address, row.peer_port)
+    if who.family is Family.QBCB:
+        # Its first_time_seen is always now.
+        return _number(who.userapp, "qbcb", address, row.peer_port, row.torrent_identifier)
+    return _number(who.userapp, "history", address, row.torrent_identifier, row.first_time_seen)

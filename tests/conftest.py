@@ -1,0 +1,48 @@
+"""Servers to test against: one for all tests that only add to it, and a fresh one where the state matters."""
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+from server import App, RunningServer, start_server
+
+# Many applications share the machine's one user, and slow senders are cut off soon.
+SHARED = """
+[auth]
+max_apps_per_user = 100000
+[limits]
+body_timeout = "2s"
+requests_per_minute = 0
+"""
+
+
+@pytest.fixture(scope="session")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
+    """One server for all tests that bring an application of their own and change nothing else."""
+    with start_server(tmp_path_factory.mktemp("shared"), SHARED) as server:
+        yield server
+
+
+@pytest.fixture
+def app(shared: RunningServer) -> App:
+    """An application on the shared server that no other test uses."""
+    return shared.add_app()
+
+
+@pytest.fixture(scope="session")
+def anyone(shared: RunningServer) -> App:
+    """An application on the shared server for tests that tell their rows apart by themselves."""
+    return shared.add_app()
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Callable[..., RunningServer]]:
+    """Starts a fresh server, which ends with the test; takes what start_server takes."""
+    with ExitStack() as stack:
+
+        def begin(config_text: str = "", **more: Any) -> RunningServer:
+            return stack.enter_context(start_server(tmp_path / "server", config_text, **more))
+
+        yield begin

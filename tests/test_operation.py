@@ -1,0 +1,652 @@
+"""What an operator relies on: probes, metrics, logs, files, reloading, retention."""
+
+import asyncio
+import base64
+import json
+import re
+import signal
+import sqlite3
+import stat
+import subprocess
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import server as servers
+from server import App, RunningServer, catalogue, count, opened, wait_for
+
+import sparkle_lite.runtime
+from sparkle_lite import config
+from sparkle_lite.db import segments
+from sparkle_lite.runtime import Runtime
+from sparkle_lite.wire.dialect import Dialect, Family
+
+TORRENT = "52fa13494a4571a951b46b1a04be19ab9d8089c3d3761956c99f5435e6f2c8ad"
+DAY = 86_400_000
+PBH = Dialect(Family.PEERBANHELPER, 20)
+
+
+def peers(at: int, *addresses: str, torrent: str = TORRENT, **more: Any) -> dict[str, Any]:
+    rows = [{"ip_address": address, "torrent_identifier": torrent, **more} for address in addresses]
+    return {"populate_time": at, "peers": rows}
+
+
+# --- Probes and metrics -----------------------------------------------------------------------------------------------
+
+
+def test_the_probes_say_that_all_is_well(shared: RunningServer) -> None:
+    health, ready = shared.request("GET", "/healthz"), shared.request("GET", "/readyz")
+    assert (health.status, health.json()) == (200, {"status": "ok"})
+    assert ready.status == 200
+    assert ready.json()["ready"] is ready.json()["writer"] is ready.json()["rules_published"] is True
+    assert (ready.json()["rules_held"], ready.json()["failing_jobs"]) == (0, {})
+
+
+def test_the_openapi_document_names_every_route_of_the_protocol(shared: RunningServer) -> None:
+    paths = shared.request("GET", "/openapi.json").json()["paths"]
+    for path in ("config", "reconfigure", "rules/retrieve", "exception"):
+        assert "get" in paths[f"/ping/{path}"]
+    for path in ("peers", "bans", "histories"):
+        assert "post" in paths[f"/ping/{path}/submit"]
+    assert {"/healthz", "/readyz", "/metrics"} <= set(paths)
+
+
+def test_metrics_count_what_happens(start: Callable[..., RunningServer]) -> None:
+    server = start()
+    body = peers(1, "203.0.113.1", "10.0.0.1", "nowhere", "203.0.113.2")
+    for _ in range(2):
+        server.post(body)
+    server.post(b"nonsense")
+    server.request("GET", "/ping/config")
+    server.post({"bans": [{"peer_ip": "203.0.113.1", "torrent_identifier": TORRENT, "module": "m", "ban_at": 1}] * 2})
+    expected = {
+        ("sparkle_rows_accepted_total", "kind", "snapshot"): 2,
+        ("sparkle_rows_accepted_total", "kind", "ban"): 1,
+        ("sparkle_rows_rejected_total", "reason", "not_public"): 1,
+        ("sparkle_rows_rejected_total", "reason", "bad_address"): 1,
+        ("sparkle_duplicates_total", "what", "body"): 1,
+        ("sparkle_duplicates_total", "what", "ban"): 1,
+    }
+    assert {key: server.metric(key[0], **{key[1]: key[2]}) for key in expected} == expected
+    assert server.metric("sparkle_http_requests_total", route="/ping/peers/submit", status="200") == 3
+    assert server.metric("sparkle_http_requests_total", route="/ping/peers/submit", status="400") == 1
+    assert server.metric("sparkle_http_requests_total", route="/ping/config", status="403") == 1
+    assert server.metric("sparkle_commit_seconds_count") >= 2
+    assert server.metric("sparkle_database_bytes") > 10_000
+    assert server.metric("sparkle_wal_bytes", file="main") >= 0
+    assert server.metric("sparkle_queue_bytes") == 0
+
+
+def test_no_client_can_invent_labels(shared: RunningServer, anyone: App) -> None:
+    def labels() -> set[str]:
+        text = shared.request("GET", "/metrics").body.decode()
+        return set(re.findall(r'route="([^"]*)"', text))
+
+    for path in ("/ping/config", "/ping/x", "/x", "/metrics"):
+        shared.request("GET", path)
+    before = labels()
+    for n in range(30):
+        for path in (f"/{n}", f"/ping/{n}", f"/ping/config{'/' * n}", f"/{'/' * n}ping/config", f"/ping/config/{n}"):
+            shared.get(path, anyone)
+            shared.request("GET", path)
+        shared.request("GET", f"/ping/peers/submit?x={n}", headers=anyone.headers)
+        shared.request(f"M{n}", "/ping/config")
+    assert len(labels() - before) <= 3
+
+
+def test_metrics_are_for_the_allowed_networks(start: Callable[..., RunningServer]) -> None:
+    forwarded = {"X-Forwarded-For": "192.0.2.7"}
+    server = start()
+    for allow, proxies, headers, status in (
+        ('["127.0.0.0/8"]', "[]", {}, 200),
+        ('["192.0.2.0/24"]', "[]", {}, 403),
+        ('["192.0.2.0/24"]', "[]", forwarded, 403),
+        ('["192.0.2.0/24"]', '["127.0.0.1"]', forwarded, 200),
+        ('["127.0.0.0/8"]', '["127.0.0.1"]', forwarded, 403),
+        ("[]", "[]", {}, 404),
+    ):
+        server.reload(f"[metrics]\nallow = {allow}\n[server]\ntrusted_proxies = {proxies}\n")
+        answer = server.request("GET", "/metrics", headers=headers)
+        assert answer.status == status
+        assert b"sparkle_" not in answer.body or status == 200
+
+
+# --- Logs, secrets and files ------------------------------------------------------------------------------------------
+
+
+def test_every_request_is_one_line_without_query_body_or_secret(start: Callable[..., RunningServer]) -> None:
+    server = start()
+    app_id, secret = server.app.app_id, server.app.secret
+    wrong = "WrongSecretWrongSecretWrongSecret0123456789"
+    basic = base64.b64encode(f"{app_id}:{secret}".encode()).decode()
+    forms = [
+        {"Authorization": f"Bearer {app_id}@{secret}"},
+        {"Authorization": f"Basic {basic}"},
+        {"Authorization": secret},
+        {"Authentication": f"Bearer {app_id}@{secret}"},
+        {"Authentication": f"Bearer {app_id}@{wrong}"},
+        {"X-BTN-AppID": app_id, "X-BTN-AppSecret": secret},
+        {"X-BTN-AppID": app_id, "X-BTN-AppSecret": wrong},
+        {"BTN-AppID": app_id, "BTN-AppSecret": secret},
+        {"BTN-AppID": secret, "BTN-AppSecret": app_id},
+        {"Cookie": f"session={secret}", "User-Agent": f"x {secret}"},
+    ]
+    query = f"?appId={app_id}&appSecret={secret}&rev=QUERY-STRING&token={wrong}"
+    requests = 0
+    before = len(server.logged())
+    for headers in forms:
+        for method, path in (
+            ("GET", "/ping/config"),
+            ("GET", "/ping/rules/retrieve"),
+            ("POST", "/ping/peers/submit"),
+            ("GET", "/login"),
+            ("GET", "/nothing"),
+            ("GET", "/healthz"),
+        ):
+            server.request(method, path + query, f"BODY-TEXT {secret}".encode() if method == "POST" else None, headers)
+            requests += 1
+    lines = [line for line in server.logged()[before:] if line["logger"] == "sparkle.access"]
+    assert len(lines) == requests
+    for line in lines:
+        assert {"method", "path", "status", "duration_ms", "bytes_in", "client", "time", "level"} <= set(line)
+    for leak in (secret, wrong, basic, "QUERY-STRING", "BODY-TEXT", "appSecret"):
+        assert leak not in server.stderr
+    shown = [line.get("app_id") for line in lines]
+    assert app_id in shown
+    assert set(shown) == {app_id, None}
+
+
+def test_the_first_start_prints_the_secrets_once(start: Callable[..., RunningServer]) -> None:
+    server = start('[server]\npublic_url = "https://btn.example.org/x"')
+    secret, printed = server.app.secret, server.stdout
+    assert len(secret) == 43
+    assert re.fullmatch("[A-Za-z0-9_-]+", secret)
+    token = re.search(r"https://btn\.example\.org/x/login\?token=([A-Za-z0-9_-]{43})", printed)
+    assert token
+    assert 'config-url: "https://btn.example.org/x/ping/config"' in printed
+    server.restart()
+    assert server.stdout == printed
+    files = [file for file in server.database.parent.rglob("*") if file.is_file()]
+    server.kill()
+    for text in (secret, token[1]):
+        assert not [file for file in files if file.exists() and text.encode() in file.read_bytes()]
+        assert text not in server.stderr
+
+
+def test_the_login_link_of_the_first_start_works_once(start: Callable[..., RunningServer]) -> None:
+    server = start()
+    link = re.search(r"(/login\?token=\S+)", server.stdout)
+    assert link
+    first, second = server.request("GET", link[1]), server.request("GET", link[1])
+    assert (first.status, second.status) == (200, 403)
+    token = first.json()["data"]["token"]
+    assert token.count(".") == 2
+    server.stop()
+    assert not [f for f in server.database.parent.rglob("*") if f.is_file() and token.encode() in f.read_bytes()]
+
+
+def test_the_files_are_their_owners_alone(start: Callable[..., RunningServer]) -> None:
+    server = start(prelude="import os; os.umask(0); import sparkle_lite.db.segments as s; s.SEGMENT_ROWS = 1")
+    for number in range(3):
+        server.post(peers(number, "203.0.113.1"))
+    files = [path for path in server.database.parent.rglob("*") if path.is_file()]
+    assert {"sparkle.db", "sparkle.db-wal", "sparkle.db.lock", "snapshot-00000001.db"} <= {path.name for path in files}
+    assert {stat.S_IMODE(path.stat().st_mode) for path in files} == {0o600}
+    assert {stat.S_IMODE(path.stat().st_mode) for path in (server.database.parent, server.segments)} == {0o700}
+
+
+def test_a_second_server_on_the_same_database_is_refused(start: Callable[..., RunningServer]) -> None:
+    server = start()
+    second = subprocess.run(server.command(), capture_output=True, text=True, timeout=20)
+    assert second.returncode == 1
+    assert "Another server is running" in second.stderr
+    assert "Traceback" not in second.stderr
+    assert "app-secret" not in second.stdout
+    assert server.post(peers(1, "203.0.113.1")).status == 200
+
+
+def test_a_taken_port_is_one_sentence_and_exit_1(start: Callable[..., RunningServer], tmp_path: Path) -> None:
+    server = start()
+    other = tmp_path / "other.toml"
+    other.write_text(f'[database]\npath = "other.db"\n[server]\nport = {server.port}')
+    command = [server.command()[0], "-m", "sparkle_lite", "--config", str(other)]
+    second = subprocess.run(command, capture_output=True, text=True, timeout=20)
+    assert second.returncode == 1
+    assert f"Port {server.port}" in second.stderr
+    assert "Traceback" not in second.stderr
+
+
+def test_a_broken_config_is_exit_2_with_its_key(start: Callable[..., RunningServer]) -> None:
+    server = start()
+    server.stop()
+    server.config.write_text("[server]\nprot = 1\n[[rules]]\ntype = 'ip'\ncategory = 'x'\ncontent = ['1.2.3.4/8']")
+    ended = subprocess.run(server.command(), capture_output=True, text=True, timeout=20)
+    assert ended.returncode == 2
+    assert "prot" in ended.stderr
+    assert "1.2.3.4/8" in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+def test_it_starts_in_a_second_and_a_half(start: Callable[..., RunningServer]) -> None:
+    server = start()
+    server.stop()
+    started = time.monotonic()
+    server.start()
+    assert time.monotonic() - started < 1.5
+
+
+# --- Commands beside a running server ---------------------------------------------------------------------------------
+
+
+def test_what_commands_change_the_server_notices_within_two_seconds(start: Callable[..., RunningServer]) -> None:
+    server = start()
+    banned, reset, deleted = (server.add_app() for _ in range(3))
+
+    def told(app: App) -> str:
+        answer = server.get("/ping/config", app)
+        assert answer.status in (200, 403)
+        return "" if answer.status == 200 else str(answer.json()["message"])
+
+    assert [told(app) for app in (banned, reset, deleted)] == ["", "", ""]
+    server.run("app", "ban", banned.app_id, "--reason", "sends nonsense")
+    made = json.loads(server.run("app", "reset", reset.app_id, "--json"))
+    server.run("app", "delete", deleted.app_id)
+    wait_for(lambda: all(told(app) for app in (banned, reset, deleted)), 2)
+    assert "sends nonsense" in told(banned)
+    assert server.post(peers(1, "203.0.113.1"), banned).status == 403
+    assert told(App(reset.app_id, made["app_secret"])) == ""
+    server.run("app", "unban", banned.app_id)
+    wait_for(lambda: told(banned) == "", 2)
+    server.run("user", "ban", "admin", "--reason", "all of them")
+    wait_for(lambda: "all of them" in told(banned), 2)
+    assert server.get("/ping/rules/retrieve").status == 403
+
+
+# --- Reloading --------------------------------------------------------------------------------------------------------
+
+RULE = '[[rules]]\ntype = "ip"\ncategory = "PCDN"\ncontent = ["{}"]\n'
+
+
+LEGACY = "PeerBanHelper/7.1.5 BTN-Protocol/0.0.2"
+
+
+def abilities_of(server: RunningServer) -> Any:
+    """What a client of the legacy shapes is offered."""
+    return server.get("/ping/config", agent=LEGACY).json()["ability"]
+
+
+def version_of(server: RunningServer) -> str:
+    return str(abilities_of(server)["reconfigure"]["version"])
+
+
+def test_a_reload_takes_over_rules_and_abilities(start: Callable[..., RunningServer]) -> None:
+    server = start(RULE.format("60.220.182.0/24"))
+    rules, version = server.get("/ping/rules/retrieve").json(), version_of(server)
+    assert rules["ip"] == {"PCDN": ["60.220.182.0/24"]}
+    assert server.get(f"/ping/rules/retrieve?rev={rules['version']}").status == 204
+
+    server.reload(RULE.format("60.220.183.0/24"))
+    assert version_of(server) == version
+    changed = server.get(f"/ping/rules/retrieve?rev={rules['version']}")
+    assert changed.status == 200
+    assert changed.json()["ip"] == {"PCDN": ["60.220.183.0/24"]}
+    assert changed.json()["version"] != rules["version"]
+
+    faster = RULE.format("60.220.182.0/24") + '[btn.abilities.rules]\ninterval = "5m"\n'
+    assert [m for m in server.reload(faster) if "reloaded" in m] == ["the configuration was reloaded"]
+    assert server.get(f"/ping/rules/retrieve?rev={rules['version']}").status == 204
+    assert abilities_of(server)["rules"]["interval"] == 300_000
+    assert version_of(server) != version
+    server.reload(RULE.format("60.220.182.0/24"))
+    assert version_of(server) == version
+    server.restart()
+    assert server.get("/ping/rules/retrieve").json() == rules
+    # Another port, so other endpoints: now the version must change.
+    assert version_of(server) != version
+
+
+def test_a_broken_configuration_is_told_and_the_old_one_stays(start: Callable[..., RunningServer]) -> None:
+    server = start(RULE.format("60.220.182.0/24"))
+    before = server.get("/ping/config").body, server.get("/ping/rules/retrieve").body
+    for broken in ("[server", '[btn.abilities.rules]\nintervall = "1m"', RULE.format("60.220.182.1/24")):
+        told = server.reload(broken)
+        assert any("not reloaded" in message for message in told)
+        assert (server.get("/ping/config").body, server.get("/ping/rules/retrieve").body) == before
+    assert server.process.poll() is None
+    assert any("needs a restart" in message for message in server.reload('[database]\nsynchronous = "normal"\n'))
+
+
+def test_many_reloads_at_once_are_survived(start: Callable[..., RunningServer]) -> None:
+    server = start(RULE.format("60.220.182.0/24"))
+    for _ in range(20):
+        server.process.send_signal(signal.SIGHUP)
+    assert server.get("/ping/rules/retrieve").status == 200
+    assert server.reload(RULE.format("60.220.183.0/24"))
+    wait_for(lambda: b"60.220.183.0/24" in server.get("/ping/rules/retrieve").body, 3)
+
+
+def test_a_rule_goes_when_it_expires(start: Callable[..., RunningServer]) -> None:
+    soon = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() + 3))
+    server = start(RULE.format("60.220.182.0/24") + f"expires = {soon}\n")
+    version = server.get("/ping/rules/retrieve").json()["version"]
+    wait_for(lambda: server.get("/ping/rules/retrieve").json()["ip"] == {}, 12)
+    assert server.get(f"/ping/rules/retrieve?rev={version}").status == 200
+
+
+def test_the_address_of_a_member_is_never_in_the_rules(start: Callable[..., RunningServer]) -> None:
+    server = start(RULE.format("198.51.100.0/30") + '[server]\ntrusted_proxies = ["127.0.0.1"]\n')
+    assert server.get("/ping/rules/retrieve").json()["ip"] == {"PCDN": ["198.51.100.0/30"]}
+    assert server.get("/ping/config", X_Forwarded_For="198.51.100.2").status == 200
+    assert server.get("/ping/rules/retrieve").json()["ip"] == {"PCDN": ["198.51.100.0/31", "198.51.100.3"]}
+    assert server.request("GET", "/readyz").json()["rules_held"] == 1
+    server.kill()
+    server.start()
+    assert server.get("/ping/rules/retrieve").json()["ip"] == {"PCDN": ["198.51.100.0/31", "198.51.100.3"]}
+
+
+# --- Retention --------------------------------------------------------------------------------------------------------
+
+
+class Clock:
+    """The time of a runtime; what the jobs wait for is real time, so a test runs them itself."""
+
+    def __init__(self) -> None:
+        self.ms = 1_800_000_000_000
+
+    def __call__(self) -> int:
+        return self.ms
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    made = Clock()
+    monkeypatch.setattr(sparkle_lite.runtime, "now_ms", made)
+    return made
+
+
+@asynccontextmanager
+async def opened_runtime(folder: Path, config_text: str = "") -> AsyncIterator[Runtime]:
+    (folder / "config.toml").write_text(config_text)
+    runtime = Runtime(config.load(folder / "config.toml", {}))
+    await runtime.open()
+    await runtime.jobs.stop()
+    try:
+        yield runtime
+    finally:
+        await runtime.close()
+
+
+async def submit(runtime: Runtime, *bodies: dict[str, Any]) -> None:
+    texts = [json.dumps(body).encode() for body in bodies]
+    await asyncio.gather(*(runtime.ingest.submit(1, None, text, "", PBH) for text in texts))
+
+
+def ban(number: int, at: int = 1) -> dict[str, Any]:
+    address = f"198.18.{number >> 8}.{number & 255}"
+    return {"peer_ip": address, "torrent_identifier": TORRENT, "module": "m", "ban_at": at, "description": "d" * 500}
+
+
+def states(runtime: Runtime, kind: str) -> list[str]:
+    return [segment["state"] for segment in catalogue(runtime.database.path, kind)]
+
+
+def test_segments_go_as_a_whole_when_their_newest_row_is_too_old(tmp_path: Path, clock: Clock) -> None:
+    async def scenario() -> None:
+        async with opened_runtime(tmp_path) as runtime:
+            house, folder = runtime.housekeeping, runtime.database.segment_folder
+            await submit(runtime, peers(1, "203.0.113.1"))
+            await submit(runtime, peers(1, "203.0.113.1", downloaded_offset=0, first_time_seen=1))
+            clock.ms += DAY
+            await house.roll()
+            assert (states(runtime, "snapshot"), states(runtime, "swarm")) == (["closed", "hot"], ["closed", "hot"])
+            await submit(runtime, peers(2, "203.0.113.2"))
+            clock.ms += 6 * DAY
+            await house.let_go()
+            # To the millisecond: what was received exactly seven days ago stays.
+            assert states(runtime, "snapshot") == ["closed", "hot"]
+            clock.ms += 1
+            await house.let_go()
+            assert (states(runtime, "snapshot"), states(runtime, "swarm")) == (["hot"], ["closed", "hot"])
+            assert sorted(file.name for file in folder.glob("snapshot-*")) == [
+                f"snapshot-{catalogue(runtime.database.path, 'snapshot')[0]['id']:08d}.db{suffix}"
+                for suffix in ("", "-shm", "-wal")
+            ]
+            clock.ms += 30 * DAY
+            await house.roll()
+            await house.let_go()
+            assert (states(runtime, "snapshot"), states(runtime, "swarm")) == (["hot"], ["hot"])
+            # An old hot segment without a row is kept: there is nothing to let go.
+            await submit(runtime, peers(3, "203.0.113.3"))
+            assert [segment["first_row"] for segment in catalogue(runtime.database.path, "snapshot")] == [3]
+
+    asyncio.run(scenario())
+
+
+def test_bans_go_in_chunks_with_their_bodies_and_the_space_is_given_back(tmp_path: Path, clock: Clock) -> None:
+    async def scenario() -> None:
+        async with opened_runtime(tmp_path, '[retention]\nbans = "10d"') as runtime:
+            path = runtime.database.path
+            await submit(runtime, *({"bans": [ban(n + 100 * b) for n in range(100)]} for b in range(45)))
+            clock.ms += 5 * DAY
+            await submit(runtime, {"bans": [ban(1, at=2)]})
+            with opened(path) as reader:
+                pages = reader.execute("PRAGMA page_count").fetchone()[0]
+            clock.ms += 5 * DAY + 1
+            # While it deletes, submissions get their turn.
+            work = asyncio.create_task(runtime.housekeeping.let_go())
+            for number in range(5):
+                await submit(runtime, peers(number, "203.0.113.1"))
+            # Thousands of pages are given back together: one at a time each would cost a commit of its own.
+            async with asyncio.timeout(4):
+                await work
+            assert (count(path, "ban"), count(path, "submission")) == (1, 1)
+            with opened(path) as reader:
+                assert reader.execute("PRAGMA freelist_count").fetchone()[0] < 50
+                assert reader.execute("PRAGMA page_count").fetchone()[0] < pages / 4
+
+    asyncio.run(scenario())
+
+
+def test_the_bodies_of_bans_that_were_known_already_go_too(tmp_path: Path, clock: Clock) -> None:
+    # A client that reports its whole list every few minutes leaves a body each time, and no new ban.
+    async def scenario() -> None:
+        async with opened_runtime(tmp_path, '[retention]\nbans = "10d"') as runtime:
+            for start in range(0, 2500, 100):
+                await submit(runtime, *({"populate_time": n, "bans": [ban(1)]} for n in range(start, start + 100)))
+            path = runtime.database.path
+            assert (count(path, "ban"), count(path, "submission")) == (1, 2500)
+            clock.ms += 11 * DAY
+            await runtime.housekeeping.let_go()
+            assert (count(path, "ban"), count(path, "submission")) == (0, 0)
+
+    asyncio.run(scenario())
+
+
+def test_the_audit_is_kept_as_long_as_configured(tmp_path: Path, clock: Clock) -> None:
+    async def scenario() -> None:
+        async with opened_runtime(tmp_path, '[retention]\naudit = "3d"') as runtime:
+            assert count(runtime.database.path, "audit") >= 2
+            clock.ms += 3 * DAY
+            await runtime.housekeeping.let_go()
+            assert count(runtime.database.path, "audit") >= 2
+            clock.ms += 1
+            await runtime.housekeeping.let_go()
+            assert (count(runtime.database.path, "audit"), count(runtime.database.path, "login_link")) == (0, 0)
+
+    asyncio.run(scenario())
+
+
+def test_beyond_the_largest_size_the_oldest_segments_go(
+    tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(segments, "SEGMENT_ROWS", 2000)
+
+    async def scenario() -> None:
+        async with opened_runtime(tmp_path, '[retention]\nmax_database_size = "2MiB"') as runtime:
+            for number in range(40):
+                addresses = [f"198.18.{number}.{n % 250}" for n in range(1000)]
+                await submit(runtime, peers(number, *addresses))
+                clock.ms += 1000
+            before = catalogue(runtime.database.path, "snapshot")
+            assert await runtime.housekeeping.size() > 2 << 20
+            await runtime.housekeeping.let_go()
+            after = catalogue(runtime.database.path, "snapshot")
+            assert await runtime.housekeeping.size() <= 2 << 20
+            assert 2 <= len(after) < len(before)
+            assert after == before[-len(after) :]
+
+    asyncio.run(scenario())
+
+
+def test_a_body_is_no_duplicate_of_one_that_came_days_ago(tmp_path: Path, clock: Clock) -> None:
+    async def scenario() -> None:
+        async with opened_runtime(tmp_path) as runtime:
+            for hours in (0, 1, 22):
+                clock.ms += hours * 3_600_000
+                await submit(runtime, peers(1, "203.0.113.1"))
+            assert rows_of(runtime) == 1
+            # Nothing else came meanwhile.
+            clock.ms += 3 * DAY
+            await submit(runtime, peers(1, "203.0.113.1"))
+            assert rows_of(runtime) == 2
+
+    asyncio.run(scenario())
+
+
+def rows_of(runtime: Runtime) -> int:
+    with opened(runtime.database.path) as reader:
+        app_id = reader.execute("SELECT app_id FROM userapp").fetchone()[0]
+    return len(servers.rows(runtime.database.path, "snapshot", app_id))
+
+
+def test_a_ban_without_an_id_counts_again_after_a_day(tmp_path: Path, clock: Clock) -> None:
+    peer = {"ip_address": "203.0.113.57", "peer_port": 1, "torrent_identifier": TORRENT}
+    row = {"module": "m", "rule": "r", "peer": peer}
+
+    async def scenario() -> None:
+        async with opened_runtime(tmp_path) as runtime:
+            for n, hours in enumerate((0, 1, 22, 2, 23)):
+                clock.ms += hours * 3_600_000
+                await submit(runtime, {"populate_time": n, "bans": [row]})
+            # Again after 25 hours, and then not yet: 23 hours after that.
+            assert count(runtime.database.path, "ban") == 2
+
+    asyncio.run(scenario())
+
+
+# --- Dictionaries -----------------------------------------------------------------------------------------------------
+
+
+def entries(runtime: Runtime) -> tuple[set[str], set[str], set[str]]:
+    """The torrents, client names and labels that are in the dictionaries."""
+    with opened(runtime.database.path) as reader:
+        torrents = {row[0] for row in reader.execute("SELECT identifier FROM torrent")}
+        names = {row[0] for row in reader.execute("SELECT client_name FROM client_identity")}
+        labels = {row[0] for row in reader.execute("SELECT text FROM label")}
+    return torrents, names, labels
+
+
+def named(at: int, name: str) -> dict[str, Any]:
+    return peers(at, "203.0.113.1", torrent=f"torrent {name}", client_name=f"client {name}", peer_flag=f"flag {name}")
+
+
+def test_only_entries_that_nothing_refers_to_are_collected(tmp_path: Path, clock: Clock) -> None:
+    async def scenario() -> None:
+        async with opened_runtime(tmp_path) as runtime:
+            house = runtime.housekeeping
+            history = {"downloaded_offset": 0, "downloader": "d"}
+            old_ban = {**ban(1), "torrent_identifier": "of a ban", "peer_client_name": "of a ban", "module": "module"}
+            await submit(runtime, named(1, "gone"), named(2, "kept"), named(3, "used meanwhile"), {"bans": [old_ban]})
+            await submit(runtime, peers(4, "203.0.113.1", torrent="history", client_name="history", **history))
+            clock.ms += DAY
+            await house.roll()
+            clock.ms += 6 * DAY
+            await submit(runtime, named(5, "kept"), named(6, "hot"))
+            clock.ms += DAY
+            await house.let_go()
+            await submit(runtime, named(7, "used meanwhile"))
+            await house.collect()
+            assert entries(runtime) == (
+                {"torrent kept", "torrent used meanwhile", "torrent hot", "of a ban", "history"},
+                {"client kept", "client used meanwhile", "client hot", "of a ban", "history"},
+                {"flag kept", "flag used meanwhile", "flag hot", "module", "d"},
+            )
+            # What was collected may come again, and every row still finds its entries.
+            await submit(runtime, named(8, "gone"), named(9, "kept"))
+            with opened(runtime.database.path) as reader:
+                app_id = reader.execute("SELECT app_id FROM userapp").fetchone()[0]
+            found = servers.rows(runtime.database.path, "snapshot", app_id)
+            assert [row["peer_client_name"] for row in found if row["populate_time"] >= 5] == [
+                f"client {name}" for name in ("kept", "hot", "used meanwhile", "gone", "kept")
+            ]
+
+    asyncio.run(scenario())
+
+
+def test_entries_that_come_into_use_during_a_collection_survive_it(tmp_path: Path, clock: Clock) -> None:
+    async def scenario() -> None:
+        async with opened_runtime(tmp_path) as runtime:
+            names = [f"n{number}" for number in range(2500)]
+            for start in range(0, 2500, 100):
+                await submit(runtime, *(named(1, name) for name in names[start : start + 100]))
+            clock.ms += DAY
+            await runtime.housekeeping.roll()
+            clock.ms += 8 * DAY
+            await runtime.housekeeping.let_go()
+            work = asyncio.create_task(runtime.housekeeping.collect())
+            used = []
+            while not work.done():
+                name = names[-1 - len(used)]
+                await submit(runtime, named(2, name))
+                used.append(name)
+            await work
+            assert len(used) > 5
+            with opened(runtime.database.path) as reader:
+                app_id = reader.execute("SELECT app_id FROM userapp").fetchone()[0]
+            found = servers.rows(runtime.database.path, "snapshot", app_id)
+            assert [row["peer_client_name"] for row in found] == [f"client {name}" for name in used]
+            assert entries(runtime)[0] == {f"torrent {name}" for name in used}
+
+    asyncio.run(scenario())
+
+
+def test_a_collection_beside_a_roll_and_retention_breaks_nothing(
+    tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(segments, "SEGMENT_ROWS", 50)
+
+    async def scenario() -> None:
+        async with opened_runtime(tmp_path, '[retention]\nsnapshots = "1s"') as runtime:
+            house = runtime.housekeeping
+            for number in range(300):
+                await submit(runtime, named(number, f"n{number}"))
+            clock.ms += 2000
+            await asyncio.gather(
+                house.collect(), house.let_go(), house.index(), house.collect(), return_exceptions=True
+            )
+            await house.index()
+            await house.collect()
+            assert not list(runtime.database.segment_folder.glob("snapshot-*.db-journal"))
+            files = {file.name for file in runtime.database.segment_folder.glob("*.db")}
+            known = [segment for kind in segments.KINDS for segment in catalogue(runtime.database.path, kind)]
+            assert files == {f"{segment['kind']}-{segment['id']:08d}.db" for segment in known}
+
+    asyncio.run(scenario())
+
+
+# --- Upgrades ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_database_of_a_newer_program_is_refused_with_a_sentence(start: Callable[..., RunningServer]) -> None:
+    server = start()
+    server.stop()
+    with sqlite3.connect(server.database) as connection:
+        connection.execute("PRAGMA user_version=999")
+    connection.close()
+    ended = subprocess.run(server.command(), capture_output=True, text=True, timeout=20)
+    assert ended.returncode == 1
+    assert "newer version" in ended.stderr
+    assert "Traceback" not in ended.stderr
