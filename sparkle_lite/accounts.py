@@ -5,33 +5,36 @@ this or another process changes an account. Every change is audited in the trans
 """
 
 import asyncio
+import base64
 import hashlib
 import hmac
+import itertools
 import json
-import math
 import re
 import secrets
 import time
 import unicodedata
 import uuid
-from collections.abc import Awaitable, Callable, Hashable
+from collections.abc import AsyncIterator, Awaitable, Callable, Hashable
+from contextlib import asynccontextmanager
 from typing import Literal, NamedTuple, Protocol, TypeVar
 
 import jwt
 
+from sparkle_lite.buckets import Buckets, place
 from sparkle_lite.config import Auth
 from sparkle_lite.db import accounts as store
-from sparkle_lite.db.accounts import CredentialRow, UserappRow, UserRow, Visit
+from sparkle_lite.db.accounts import AuditFilter, AuditRow, CredentialRow, SessionRow, UserappRow, UserRow, Visit
 from sparkle_lite.db.connection import Connection
 from sparkle_lite.db.database import Command, Database
 from sparkle_lite.errors import SparkleError
-from sparkle_lite.net import AddressError, address_bytes
 from sparkle_lite.wire.credentials import Presented
 
 T = TypeVar("T")
 Role = Literal["user", "admin"]
 
 LOGIN_LINK_MS = 30 * 60_000
+OAUTH_STATE_MS = 10 * 60_000
 # A little under the minute, so that a job that runs every minute never just misses it.
 FLUSH_MS = 55_000
 MEMBER_MS = 14 * 86_400_000
@@ -84,6 +87,31 @@ class NewSecret(NamedTuple):
     secret: str
 
 
+class GitHubUser(NamedTuple):
+    """An account of GitHub as GitHub vouches for it: `id` never changes, everything else may; `email` is verified."""
+
+    id: int
+    login: str
+    nickname: str | None = None
+    avatar: str | None = None
+    email: str | None = None
+
+
+class OAuthStart(NamedTuple):
+    """A login that begins: `state` and `challenge` travel through GitHub, `verifier` stays in the browser's cookie."""
+
+    state: str
+    verifier: str
+    challenge: str
+
+
+class Session(NamedTuple):
+    """A session of a user, and whether it is the one that asks."""
+
+    row: SessionRow
+    current: bool
+
+
 class FirstStart(NamedTuple):
     """What the operator of a new server needs to know, once."""
 
@@ -114,6 +142,7 @@ def peerbanhelper_lines(base_url: str, app_id: str, secret: str) -> str:
         (
             "btn:",
             "  enabled: true",
+            "  submit: true",
             f"  config-url: {json.dumps(base_url + '/ping/config')}",
             f"  app-id: {json.dumps(app_id)}",
             f"  app-secret: {json.dumps(secret)}",
@@ -140,10 +169,13 @@ class Accounts:
         self._flushed_at = 0
         self._made_key = ""
         # A client with wrong credentials asks about every minute; thirty at once are a small swarm behind one address.
-        self._look_ups = _Buckets(burst=30, per_minute=60)
-        self._welcomes = _Buckets(burst=5, per_minute=0.1)
-        self._notes = _Buckets(burst=3, per_minute=0.1)
-        self._all_notes = _Buckets(burst=60, per_minute=6)
+        self._look_ups = Buckets(burst=30, per_minute=60)
+        self._welcomes = Buckets(burst=5, per_minute=0.1)
+        self._notes = Buckets(burst=3, per_minute=0.1)
+        self._all_notes = Buckets(burst=60, per_minute=6)
+        # A household signs in from one address.
+        self._logins = Buckets(burst=30, per_minute=10)
+        self._seen_users: dict[int, int] = {}
 
     # --- The registry -------------------------------------------------------------------------------------------------
 
@@ -214,7 +246,7 @@ class Accounts:
         return None if self._auth().anonymous_apps else _no_anonymous()
 
     async def _look_up(self, presented: Presented, address: str) -> Userapp | SparkleError:
-        source = _source(address)
+        source = place(address)
         wait = self._look_ups.take(source, self._clock())
         if wait:
             return _too_many(wait)
@@ -256,18 +288,29 @@ class Accounts:
     async def note_refusal(
         self, action: str, presented: Presented, address: str, user_agent: str, error: SparkleError
     ) -> None:
-        """Audit a refused request: a few for each address, about ten an hour after that, and bounded over all.
+        """Audit a refused request of a client.
 
         Of the credentials only an id that looks like one is noted: people paste secrets into the wrong field.
         """
+        await self.note_failure(action, Actor(None, False, address, user_agent), error, **_named(presented.app_id))
+
+    async def note_failure(self, action: str, actor: Actor, error: SparkleError, **details: object) -> None:
+        """Audit what was refused: a few for each address, about six an hour after that, and bounded over all."""
         now = self._clock()
-        if self._notes.take(_source(address), now) or self._all_notes.take("all", now):
+        if self._notes.take(place(actor.address or ""), now) or self._all_notes.take("all", now):
             return
-        details: dict[str, object] = {"error": error.message}
-        if _UUID.fullmatch(presented.app_id):
-            details = {"appId": presented.app_id, **details}
-        actor = Actor(None, False, address, user_agent)
+        details["error"] = error.message
         await self._write(lambda connection: self._audit(connection, action, actor, details, success=False))
+
+    @asynccontextmanager
+    async def _noting(self, action: str, actor: Actor, **details: object) -> AsyncIterator[None]:
+        """Audit what the block does in the case that it is refused; what it does itself is audited where it is done."""
+        try:
+            yield
+        except SparkleError as error:
+            if error.code in ("forbidden", "quota"):
+                await self.note_failure(action, actor, error, **details)
+            raise
 
     # --- What clients leave behind ------------------------------------------------------------------------------------
 
@@ -286,17 +329,24 @@ class Accounts:
         return True
 
     async def flush(self, *, now: bool = False) -> None:
-        """Write what `saw` noted, at most once a minute unless `now`; a failed write is tried again next time."""
-        if not self._visits or (self._clock() - self._flushed_at < FLUSH_MS and not now):
+        """Write who was here, at most once a minute unless `now`; a failed write is tried again next time."""
+        if not (self._visits or self._seen_users) or (self._clock() - self._flushed_at < FLUSH_MS and not now):
             return
         self._flushed_at = self._clock()
         visits, self._visits = self._visits, {}
+        seen, self._seen_users = self._seen_users, {}
         rows = [
             visit._replace(user_agent=_printable(visit.user_agent)) for app in visits.values() for visit in app.values()
         ]
+
+        async def command(connection: Connection) -> None:
+            await store.write_access(connection, rows)
+            await store.set_users_seen(connection, seen.items())
+
         try:
-            await self._write(lambda connection: store.write_access(connection, rows))
+            await self._write(command)
         except BaseException:
+            self._seen_users = seen | self._seen_users
             for userapp, addresses in visits.items():
                 self._visits[userapp] = addresses | self._visits.get(userapp, {})
             raise
@@ -330,6 +380,12 @@ class Accounts:
         """All users, oldest first."""
         async with self._database.reader() as connection:
             return await store.users(connection)
+
+    async def users_page(self, page: int, size: int) -> tuple[list[UserRow], int]:
+        """One page of all users, oldest first, and how many there are; pages count from 0."""
+        async with self._database.reader() as connection:
+            rows = await store.users_page(connection, _offset(page, size), size)
+            return rows, await store.count_users(connection)
 
     async def user(self, user: int) -> UserRow:
         """A user by row id. Raises SparkleError: not_found."""
@@ -371,6 +427,7 @@ class Accounts:
 
         async def command(connection: Connection) -> None:
             row = await _user(connection, user)
+            await _not_the_last_admin(connection, row, actor)
             await store.set_user_ban(connection, user, self._clock(), text)
             await store.delete_sessions_of(connection, user)
             await self._audit(connection, "USER_BAN", actor, {"user": user, "name": row.name, "reason": text})
@@ -388,12 +445,31 @@ class Accounts:
 
         await self._change(command)
 
+    async def set_role(self, user: int, role: Role, actor: Actor) -> None:
+        """Make a user an administrator, or no longer. Raises conflict for the last one, unless the operator asks."""
+        _admins_only(actor)
+
+        async def command(connection: Connection) -> None:
+            row = await _user(connection, user)
+            if role != "admin":
+                await _not_the_last_admin(connection, row, actor)
+            await store.set_user_role(connection, user, role)
+            await self._audit(connection, "USER_ROLE", actor, {"user": user, "name": row.name, "role": role})
+
+        await self._change(command)
+
     # --- Applications -------------------------------------------------------------------------------------------------
 
     async def apps(self, user: int | None = None) -> list[UserappRow]:
         """The applications of a user, or all, newest first."""
         async with self._database.reader() as connection:
             return await store.userapps(connection, user)
+
+    async def apps_page(self, page: int, size: int) -> tuple[list[tuple[UserappRow, UserRow]], int]:
+        """One page of all applications, newest first, with their owners, and how many there are."""
+        async with self._database.reader() as connection:
+            rows = await store.userapps_page(connection, _offset(page, size), size)
+            return rows, await store.count_all_userapps(connection)
 
     async def app(self, app_id: str, actor: Actor) -> UserappRow:
         """One application of the actor's own, or any for an administrator. Raises not_found, forbidden."""
@@ -412,7 +488,8 @@ class Accounts:
                 raise _quota(owner.name, self._auth().max_apps_per_user)
             return await self._add_app(connection, owner, text, actor)
 
-        return await self._change(command)
+        async with self._noting("USERAPP_CREATE", actor, userId=actor.user):
+            return await self._change(command)
 
     async def _add_app(self, connection: Connection, owner: UserRow, comment: str, actor: Actor) -> NewSecret:
         app_id, secret = str(uuid.uuid4()), new_secret()
@@ -431,7 +508,8 @@ class Accounts:
             await self._audit_app(connection, "USERAPP_EDIT", row, actor, userAppOld=row.comment, userAppNew=text)
             return row._replace(comment=text)
 
-        return await self._change(command)
+        async with self._noting("USERAPP_EDIT", actor, **_named(app_id)):
+            return await self._change(command)
 
     async def reset_app(self, app_id: str, actor: Actor) -> NewSecret:
         """A new secret for an application; the old one is void at once."""
@@ -443,7 +521,8 @@ class Accounts:
             await self._audit_app(connection, "USERAPP_RESET_SECRET", row, actor)
             return NewSecret(row._replace(secret_hash=hash_secret(secret)), secret)
 
-        return await self._change(command)
+        async with self._noting("USERAPP_RESET_SECRET", actor, **_named(app_id)):
+            return await self._change(command)
 
     async def ban_app(self, app_id: str, reason: str, actor: Actor) -> None:
         """Refuse an application until `unban_app`."""
@@ -478,7 +557,8 @@ class Accounts:
             await store.delete_userapp(connection, row.id, self._clock())
             await self._audit_app(connection, "USERAPP_DELETE", row, actor, userAppId=row.id)
 
-        await self._change(command)
+        async with self._noting("USERAPP_DELETE", actor, **_named(app_id)):
+            await self._change(command)
 
     async def _audit_app(
         self, connection: Connection, action: str, row: UserappRow, actor: Actor, **more: object
@@ -494,19 +574,26 @@ class Accounts:
         `origin` says how it was shown who they are; without `actor` they did it themselves. Raises SparkleError:
         forbidden.
         """
-        key, jti, now = await self._key(), new_secret(), self._clock()
-        expires_at = now + self._auth().session_lifetime
-
-        async def command(connection: Connection) -> None:
-            row = _let_in(await _user(connection, user.id))
-            await store.add_session(connection, hash_secret(jti), row.id, now, expires_at, origin)
-            details = {"user": row.id, "name": row.name, "githubLogin": row.github_login, "origin": origin}
-            known = {key: value for key, value in details.items() if value is not None}
-            await self._audit(connection, "USER_LOGIN", actor or Actor.of(row), known)
-
-        await self._write(command)
-        claims = {"sub": str(user.id), "jti": jti, "iat": now // 1000, "exp": expires_at // 1000}
+        key = await self._key()
+        claims = await self._write(lambda connection: self._begin(connection, user.id, origin, actor))
         return jwt.encode(claims, key, algorithm="HS256")
+
+    async def _begin(self, connection: Connection, user: int, origin: str, actor: Actor | None) -> dict[str, str | int]:
+        """Begin a session; what its token says."""
+        jti, now = new_secret(), self._clock()
+        expires_at = now + self._auth().session_lifetime
+        row = _let_in(await _user(connection, user))
+        await store.add_session(connection, hash_secret(jti), row.id, now, expires_at, origin)
+        details = {
+            "user": row.id,
+            "name": row.name,
+            "github": row.github_id,
+            "githubLogin": row.github_login,
+            "origin": origin,
+        }
+        known = {key: value for key, value in details.items() if value is not None}
+        await self._audit(connection, "USER_LOGIN", actor or Actor.of(row), known)
+        return {"sub": str(row.id), "jti": jti, "iat": now // 1000, "exp": expires_at // 1000}
 
     async def session_user(self, token: str) -> UserRow:
         """Whose session this is. Raises SparkleError (forbidden) when it is none, is over, or its user is banned."""
@@ -515,9 +602,34 @@ class Accounts:
             raise _not_signed_in()
         async with self._database.reader() as connection:
             row = await store.session_user(connection, hash_secret(claims["jti"]), self._clock())
-        if row is None or str(row.id) != claims["sub"]:
-            raise _not_signed_in()
+            if row is None or str(row.id) != claims["sub"]:
+                raise await _why_over(connection, claims["sub"])
+        self._seen_users[row.id] = self._clock()
         return _let_in(row)
+
+    async def sessions(self, token: str) -> list[Session]:
+        """The sessions of whose session this is, newest first."""
+        claims = await self._claims(token)
+        if claims is None:
+            raise _not_signed_in()
+        async with self._database.reader() as connection:
+            rows = await store.sessions(connection, int(claims["sub"]), self._clock())
+        return [Session(row, row.jti_hash == hash_secret(claims["jti"])) for row in rows]
+
+    async def log_out_others(self, token: str, actor: Actor) -> int:
+        """End all sessions of a user but this one; how many."""
+        claims = await self._claims(token)
+        if claims is None:
+            raise _not_signed_in()
+        user, jti_hash = int(claims["sub"]), hash_secret(claims["jti"])
+
+        async def command(connection: Connection) -> int:
+            row = await _user(connection, user)
+            ended = await store.delete_other_sessions(connection, user, jti_hash)
+            await self._audit(connection, "LOGOUT", actor, {"user": user, "name": row.name, "others": ended})
+            return ended
+
+        return await self._write(command)
 
     async def log_out(self, token: str, actor: Actor) -> None:
         """End a session; one that is over already is fine."""
@@ -530,7 +642,7 @@ class Accounts:
             row = await store.session_user(connection, jti_hash, self._clock())
             await store.delete_session(connection, jti_hash)
             if row is not None:
-                await self._audit(connection, "LOGOUT", actor, {"user": row.id, "name": row.name})
+                await self._audit(connection, "LOGOUT", actor._replace(user=row.id), {"user": row.id, "name": row.name})
 
         await self._write(command)
 
@@ -556,13 +668,15 @@ class Accounts:
             self._made_key = str(await self._write(lambda connection: store.keep_setting(connection, "jwt_key", made)))
         return self._made_key
 
-    async def login_link(self, user: int) -> str:
+    async def login_link(self, user: int, actor: Actor = COMMAND_LINE) -> str:
         """The token of a login link: good once, for 30 minutes."""
+        _admins_only(actor)
         token = new_secret()
 
         async def command(connection: Connection) -> None:
-            _let_in(await _user(connection, user))
+            row = _let_in(await _user(connection, user))
             await store.add_login_link(connection, hash_secret(token), user, self._clock() + LOGIN_LINK_MS)
+            await self._audit(connection, "LOGIN_LINK_CREATE", actor, {"user": row.id, "name": row.name})
 
         await self._write(command)
         return token
@@ -579,6 +693,60 @@ class Accounts:
             raise _used_up()
         return _let_in(row)
 
+    def limit_login(self, address: str) -> None:
+        """Count an attempt to sign in. Raises SparkleError (too_many) beyond thirty at once or ten a minute."""
+        wait = self._logins.take(place(address), self._clock())
+        if wait:
+            raise _too_many_logins(wait)
+
+    async def start_oauth(self) -> OAuthStart:
+        """Begin a login with GitHub, to be ended by `finish_oauth` within 10 minutes.
+
+        The verifier of PKCE (RFC 7636) is also what binds the login to the browser: only its cookie has it, here
+        stands its SHA-256, which is the challenge.
+        """
+        state, verifier = new_secret(), new_secret()
+        digest, now = hash_secret(verifier), self._clock()
+        await self._write(
+            lambda connection: store.add_oauth_state(connection, hash_secret(state), digest, now + OAUTH_STATE_MS, now)
+        )
+        return OAuthStart(state, verifier, base64.urlsafe_b64encode(digest).rstrip(b"=").decode())
+
+    async def finish_oauth(self, state: str, verifier: str) -> None:
+        """Use up a login's state. Raises SparkleError (forbidden) unless this browser began it, and not long ago."""
+        digest = await self._write(
+            lambda connection: store.take_oauth_state(connection, hash_secret(_storable(state)), self._clock())
+        )
+        right = hmac.compare_digest(hash_secret(_storable(verifier)), digest or _NOBODY)
+        if digest is None or not right:
+            raise _other_login()
+
+    async def sign_in_github(self, github: GitHubUser, actor: Actor) -> str:
+        """The session token of whoever has this account of GitHub, who is registered when new.
+
+        Only the numeric id counts: a login name changes hands. Raises SparkleError (forbidden) for a banned user.
+        """
+        key = await self._key()
+
+        async def command(connection: Connection) -> dict[str, str | int]:
+            row = await store.user_by_github_id(connection, github.id)
+            user = await self._register(connection, github, actor) if row is None else _let_in(row).id
+            nickname = await _nickname(connection, github, user)
+            await store.set_github(
+                connection, user, github.id, _clean(github.login), nickname, github.avatar, github.email
+            )
+            await store.set_users_seen(connection, [(user, self._clock())])
+            return await self._begin(connection, user, "GitHub", actor._replace(user=user))
+
+        return jwt.encode(await self._write(command), key, algorithm="HS256")
+
+    async def _register(self, connection: Connection, github: GitHubUser, actor: Actor) -> int:
+        name = await _free_name(connection, _clean(github.login) or "github")
+        user = await store.add_user(connection, name, "user", "self", self._clock())
+        details = {"user": user, "name": name, "role": "user", "github": github.id}
+        await self._audit(connection, "USER_CREATE", actor._replace(user=user), details)
+        return user
+
     # --- Audit --------------------------------------------------------------------------------------------------------
 
     async def _audit(
@@ -589,34 +757,10 @@ class Accounts:
         agent = None if actor.user_agent is None else _printable(actor.user_agent[:USER_AGENT_LENGTH])
         await store.add_audit(connection, self._clock(), action, success, actor.user, actor.address, agent, details)
 
-
-class _Buckets:
-    """A token bucket for each key; the ones unused for longest are forgotten, which only ever gives tokens back."""
-
-    def __init__(self, *, burst: int, per_minute: float, keys: int = 10_000) -> None:
-        self._burst = burst
-        self._per_ms = per_minute / 60_000
-        self._keys = keys
-        self._levels: dict[Hashable, tuple[float, int]] = {}
-
-    def take(self, key: Hashable, now: int) -> int:
-        """Take a token at `now` (ms): 0, or the seconds until there is one."""
-        tokens, since = self._levels.pop(key, (float(self._burst), now))
-        tokens = min(float(self._burst), tokens + max(0, now - since) * self._per_ms)
-        taken = tokens >= 1
-        self._levels[key] = (tokens - taken, now)
-        if len(self._levels) > self._keys:
-            del self._levels[next(iter(self._levels))]
-        return 0 if taken else math.ceil((1 - tokens) / self._per_ms / 1000)
-
-
-def _source(address: str) -> Hashable:
-    """What counts as one place: an IPv4 address, or an IPv6 /64, whose owner has all of it."""
-    try:
-        packed = address_bytes(address)
-    except AddressError:
-        return address
-    return packed if len(packed) == 4 else packed[:8]
+    async def audit(self, wanted: AuditFilter, limit: int) -> list[AuditRow]:
+        """What was done and refused, newest first."""
+        async with self._database.reader() as connection:
+            return await store.audit(connection, wanted, limit)
 
 
 def _anonymous(installation_id: str) -> Presented:
@@ -642,7 +786,7 @@ def _admit(entry: tuple[CredentialRow, Userapp]) -> Userapp | SparkleError:
 
 
 async def _user(connection: Connection, user: int) -> UserRow:
-    row = await store.user_by_id(connection, user)
+    row = await store.user_by_id(connection, user) if 0 < user < 1 << 63 else None
     if row is None:
         raise SparkleError("not_found", "Unable to find requested user")
     return row
@@ -662,6 +806,45 @@ def _admins_only(actor: Actor) -> None:
         raise SparkleError("forbidden", "Access denied: this takes an administrator.", "拒绝访问")
 
 
+async def _not_the_last_admin(connection: Connection, row: UserRow, actor: Actor) -> None:
+    """Keep somebody who can undo it; the operator's command line always can."""
+    if actor.user is None or row.role != "admin" or await store.count_other_admins(connection, row.id):
+        return
+    raise SparkleError(
+        "conflict",
+        f"{row.name} is the last administrator; make somebody else one first.",
+        f"{row.name} 是最后一名管理员，请先指定其他管理员。",
+    )
+
+
+async def _why_over(connection: Connection, subject: str) -> SparkleError:
+    """Why a token that we signed has no session: a ban ends sessions and should be told."""
+    if subject.isascii() and subject.isdecimal() and len(subject) < 19:
+        row = await store.user_by_id(connection, int(subject))
+        if row is not None and row.banned_at is not None:
+            return _user_banned(row.banned_reason or "")
+    return _not_signed_in()
+
+
+async def _free_name(connection: Connection, wanted: str) -> str:
+    """A name that nobody has: the wanted one, or with a number behind it."""
+    for number in itertools.count(1):
+        name = wanted if number == 1 else f"{wanted[:50]}-{number}"
+        if store.name_key(name) != ANONYMOUS and await store.user_by_name(connection, name) is None:
+            return name
+    raise AssertionError("numbers don't end")
+
+
+async def _nickname(connection: Connection, github: GitHubUser, user: int) -> str | None:
+    """What to show instead of the name, unless it is somebody else's."""
+    for text in (_clean(github.nickname or ""), _clean(github.login)):
+        if text and store.name_key(text) != ANONYMOUS:
+            owner = await store.user_by_name(connection, text)
+            if owner is None or owner.id == user:
+                return text
+    return None
+
+
 def _let_in(user: UserRow) -> UserRow:
     if user.banned_at is not None:
         raise _user_banned(user.banned_reason or "")
@@ -673,6 +856,20 @@ def _let_in(user: UserRow) -> UserRow:
 
 def _is_line(text: str) -> bool:
     return not any(unicodedata.category(char) in ("Cc", "Cs", "Zl", "Zp") for char in text)
+
+
+def _clean(text: str) -> str:
+    """A name from elsewhere as one that `_check_name` takes, or ""."""
+    return "".join(char for char in _printable(text) if unicodedata.category(char) != "Cf")[:64].strip()
+
+
+def _named(app_id: str) -> dict[str, object]:
+    return {"appId": app_id} if _UUID.fullmatch(app_id) else {}
+
+
+def _offset(page: int, size: int) -> int:
+    """How many rows come before a page; no more than SQLite can count."""
+    return min(page * size, (1 << 63) - 1)
 
 
 def _printable(text: str) -> str:
@@ -748,6 +945,23 @@ def _too_many(seconds: int) -> SparkleError:
         "Too many requests with unknown credentials came from this address; try again later.",
         "来自此地址的无效凭据请求过多，请稍后再试。",
         retry_after=seconds,
+    )
+
+
+def _too_many_logins(seconds: int) -> SparkleError:
+    return SparkleError(
+        "too_many",
+        "Too many attempts to sign in came from this address; try again later.",
+        "来自此地址的登录尝试过多，请稍后再试。",
+        retry_after=seconds,
+    )
+
+
+def _other_login() -> SparkleError:
+    return SparkleError(
+        "forbidden",
+        "This sign-in was not begun in this browser, is older than 10 minutes, or was used already; begin again.",
+        "此登录请求并非由本浏览器发起、已超过 10 分钟或已被使用，请重新登录。",
     )
 
 

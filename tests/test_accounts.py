@@ -622,6 +622,7 @@ def test_the_lines_for_peerbanhelper_stay_yaml_whatever_the_url() -> None:
     assert peerbanhelper_lines("https://example.org/btn", "id", "se-cret").splitlines() == [
         "btn:",
         "  enabled: true",
+        "  submit: true",
         '  config-url: "https://example.org/btn/ping/config"',
         '  app-id: "id"',
         '  app-secret: "se-cret"',

@@ -17,7 +17,7 @@ LAYERS = (
     {"jobs", "analyses"},
     {"runtime"},
     {"http"},
-    {"app", "cli", "__main__"},
+    {"app", "cli", "cli_rules", "__main__"},
 )
 DOMAIN = 2
 FOUNDATION = {"errors": set(), "net": {"errors"}, "config": {"errors", "net"}}

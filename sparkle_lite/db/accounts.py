@@ -1,18 +1,23 @@
-"""SQL of accounts: users, applications, their addresses, sessions, login links, audit, settings."""
+"""SQL of accounts: users, applications, their addresses, sessions, logins under way, audit, settings."""
 
 import json
 import unicodedata
 from collections.abc import Iterable
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from sparkle_lite.db.connection import Connection, fetch_all, fetch_one
 
 # An application that comes from more addresses than this keeps the latest.
 ADDRESSES_PER_USERAPP = 256
+# Logins with GitHub that may be under way at once; beyond it the oldest are given up.
+OAUTH_STATES = 10_000
 
 
 class UserRow(NamedTuple):
-    """A person. Times in ms; `registered_by` says whether an administrator vouched for the account."""
+    """A person. Times in ms; `registered_by` says whether an administrator vouched for the account.
+
+    `name` is unique and never changes; `nickname` is what GitHub shows, if that is nobody else's name here.
+    """
 
     id: int
     name: str
@@ -26,6 +31,7 @@ class UserRow(NamedTuple):
     last_seen_at: int | None
     banned_at: int | None
     banned_reason: str | None
+    nickname: str | None
 
 
 class UserappRow(NamedTuple):
@@ -42,6 +48,39 @@ class UserappRow(NamedTuple):
     banned_at: int | None
     banned_reason: str | None
     deleted_at: int | None
+
+
+class SessionRow(NamedTuple):
+    """A live session. Times in ms; `origin` says what made it."""
+
+    jti_hash: bytes
+    created_at: int
+    expires_at: int
+    origin: str
+
+
+class AuditRow(NamedTuple):
+    """Who did what (ms), and whether it was done. `details` is JSON."""
+
+    id: int
+    at: int
+    action: str
+    success: int
+    user: int | None
+    address: str | None
+    user_agent: str | None
+    details: str
+
+
+class AuditFilter(NamedTuple):
+    """Which audit rows; None asks for nothing. Times in ms, inclusive; `after` is the id of the last row known."""
+
+    action: str | None = None
+    user: int | None = None
+    success: bool | None = None
+    time_from: int | None = None
+    time_to: int | None = None
+    after: int | None = None
 
 
 class CredentialRow(NamedTuple):
@@ -87,6 +126,29 @@ async def users(connection: Connection) -> list[UserRow]:
     return [UserRow(*row) for row in await fetch_all(connection, f"{_USER} ORDER BY id")]
 
 
+async def users_page(connection: Connection, offset: int, limit: int) -> list[UserRow]:
+    """Some users, oldest first."""
+    rows = await fetch_all(connection, f"{_USER} ORDER BY id LIMIT ? OFFSET ?", (limit, offset))
+    return [UserRow(*row) for row in rows]
+
+
+async def count_users(connection: Connection) -> int:
+    """How many users there are."""
+    return await _count(connection, "SELECT count(*) FROM user")
+
+
+async def count_other_admins(connection: Connection, user: int) -> int:
+    """How many administrators who aren't banned there are beside a user."""
+    return await _count(
+        connection, "SELECT count(*) FROM user WHERE role='admin' AND banned_at IS NULL AND id<>?", (user,)
+    )
+
+
+async def _count(connection: Connection, sql: str, parameters: tuple[Any, ...] = ()) -> int:
+    row = await fetch_one(connection, sql, parameters)
+    return int(row[0]) if row else 0
+
+
 async def has_users(connection: Connection) -> bool:
     """Whether there is any user."""
     return await fetch_one(connection, "SELECT 1 FROM user LIMIT 1") is not None
@@ -107,6 +169,40 @@ async def user_by_id(connection: Connection, user: int) -> UserRow | None:
     """A user by row id."""
     row = await fetch_one(connection, f"{_USER} WHERE id=?", (user,))
     return UserRow(*row) if row else None
+
+
+async def user_by_github_id(connection: Connection, github_id: int) -> UserRow | None:
+    """A user by GitHub's number of the account, which never changes hands."""
+    row = await fetch_one(connection, f"{_USER} WHERE github_id=?", (github_id,))
+    return UserRow(*row) if row else None
+
+
+async def set_github(
+    connection: Connection,
+    user: int,
+    github_id: int,
+    login: str,
+    nickname: str | None,
+    avatar: str | None,
+    email: str | None,
+) -> None:
+    """What GitHub says of a user now."""
+    await connection.execute(
+        "UPDATE user SET github_id=?, github_login=?, nickname=?, avatar=?, email=? WHERE id=?",
+        (github_id, login, nickname, avatar, email, user),
+    )
+
+
+async def set_user_role(connection: Connection, user: int, role: str) -> None:
+    """Make a user an administrator, or no longer."""
+    await connection.execute("UPDATE user SET role=? WHERE id=?", (role, user))
+
+
+async def set_users_seen(connection: Connection, seen: Iterable[tuple[int, int]]) -> None:
+    """Note when users (row ids) were here last."""
+    await connection.executemany(
+        "UPDATE user SET last_seen_at=max(coalesce(last_seen_at, 0), ?) WHERE id=?", [(at, user) for user, at in seen]
+    )
 
 
 async def add_user(connection: Connection, name: str, role: str, registered_by: str, now_ms: int) -> int:
@@ -131,6 +227,25 @@ async def userapps(connection: Connection, user: int | None = None) -> list[User
     return [UserappRow(*row) for row in await fetch_all(connection, sql, parameters)]
 
 
+async def userapps_page(connection: Connection, offset: int, limit: int) -> list[tuple[UserappRow, UserRow]]:
+    """Some applications that are not deleted, newest first, each with its owner."""
+    apps = ", ".join(f"a.{name}" for name in UserappRow._fields)
+    owners = ", ".join(f"u.{name}" for name in UserRow._fields)
+    rows = await fetch_all(
+        connection,
+        f"SELECT {apps}, {owners} FROM userapp a JOIN user u ON u.id = a.user WHERE a.deleted_at IS NULL"
+        " ORDER BY a.created_at DESC, a.id DESC LIMIT ? OFFSET ?",
+        (limit, offset),
+    )
+    width = len(UserappRow._fields)
+    return [(UserappRow(*row[:width]), UserRow(*row[width:])) for row in rows]
+
+
+async def count_all_userapps(connection: Connection) -> int:
+    """How many applications are not deleted."""
+    return await _count(connection, "SELECT count(*) FROM userapp WHERE deleted_at IS NULL")
+
+
 async def userapp_by_app_id(connection: Connection, app_id: str) -> UserappRow | None:
     """An application that is not deleted, by its public id."""
     row = await fetch_one(connection, f"{_USERAPP} WHERE app_id=? AND deleted_at IS NULL", (app_id,))
@@ -144,8 +259,7 @@ async def is_app_id_used(connection: Connection, app_id: str) -> bool:
 
 async def count_userapps(connection: Connection, user: int) -> int:
     """How many applications of a user are not deleted."""
-    row = await fetch_one(connection, "SELECT count(*) FROM userapp WHERE user=? AND deleted_at IS NULL", (user,))
-    return int(row[0]) if row else 0
+    return await _count(connection, "SELECT count(*) FROM userapp WHERE user=? AND deleted_at IS NULL", (user,))
 
 
 async def add_userapp(
@@ -232,6 +346,22 @@ async def session_user(connection: Connection, jti_hash: bytes, now_ms: int) -> 
     return UserRow(*row) if row else None
 
 
+async def sessions(connection: Connection, user: int, now_ms: int) -> list[SessionRow]:
+    """The live sessions of a user, newest first."""
+    rows = await fetch_all(
+        connection,
+        f"SELECT {', '.join(SessionRow._fields)} FROM session WHERE user=? AND expires_at>? ORDER BY created_at DESC",
+        (user, now_ms),
+    )
+    return [SessionRow(*row) for row in rows]
+
+
+async def delete_other_sessions(connection: Connection, user: int, jti_hash: bytes) -> int:
+    """End all sessions of a user but one; how many."""
+    cursor = await connection.execute("DELETE FROM session WHERE user=? AND jti_hash<>?", (user, jti_hash))
+    return cursor.rowcount
+
+
 async def delete_session(connection: Connection, jti_hash: bytes) -> None:
     """End one session."""
     await connection.execute("DELETE FROM session WHERE jti_hash=?", (jti_hash,))
@@ -256,6 +386,27 @@ async def take_login_link(connection: Connection, token_hash: bytes, now_ms: int
     return int(row[0]) if row and row[1] > now_ms else None
 
 
+async def add_oauth_state(
+    connection: Connection, state_hash: bytes, verifier_hash: bytes, expires_at: int, now_ms: int
+) -> None:
+    """Add a login that is under way, and let go of what is over or too many."""
+    await connection.execute("DELETE FROM oauth_state WHERE expires_at<=?", (now_ms,))
+    await connection.execute(
+        "DELETE FROM oauth_state WHERE state_hash IN"
+        " (SELECT state_hash FROM oauth_state ORDER BY expires_at DESC LIMIT -1 OFFSET ?)",
+        (OAUTH_STATES - 1,),
+    )
+    await connection.execute("INSERT INTO oauth_state VALUES (?,?,?)", (state_hash, verifier_hash, expires_at))
+
+
+async def take_oauth_state(connection: Connection, state_hash: bytes, now_ms: int) -> bytes | None:
+    """The hash of the verifier that belongs to a state, which is used up by this."""
+    row = await fetch_one(
+        connection, "DELETE FROM oauth_state WHERE state_hash=? RETURNING verifier_hash, expires_at", (state_hash,)
+    )
+    return bytes(row[0]) if row and row[1] > now_ms else None
+
+
 async def add_audit(
     connection: Connection,
     now_ms: int,
@@ -272,6 +423,22 @@ async def add_audit(
         "INSERT INTO audit (at, action, success, user, address, user_agent, details) VALUES (?,?,?,?,?,?,?)",
         (now_ms, action, int(success), user, address, user_agent, text),
     )
+
+
+async def audit(connection: Connection, wanted: AuditFilter, limit: int) -> list[AuditRow]:
+    """Audit rows, newest first."""
+    conditions = {
+        "action=?": wanted.action,
+        "user=?": wanted.user,
+        "success=?": wanted.success,
+        "at>=?": wanted.time_from,
+        "at<=?": wanted.time_to,
+        "id<?": wanted.after,
+    }
+    asked = {condition: value for condition, value in conditions.items() if value is not None}
+    where = f" WHERE {' AND '.join(asked)}" if asked else ""
+    sql = f"SELECT {', '.join(AuditRow._fields)} FROM audit{where} ORDER BY id DESC LIMIT ?"
+    return [AuditRow(*row) for row in await fetch_all(connection, sql, (*asked.values(), limit))]
 
 
 async def setting(connection: Connection, name: str) -> str | int | None:
@@ -300,6 +467,7 @@ async def delete_expired(connection: Connection, now_ms: int, audit_before: int,
         ),
         ("session WHERE jti_hash IN (SELECT jti_hash FROM session WHERE expires_at<?", now_ms),
         ("login_link WHERE token_hash IN (SELECT token_hash FROM login_link WHERE expires_at<?", now_ms),
+        ("oauth_state WHERE state_hash IN (SELECT state_hash FROM oauth_state WHERE expires_at<?", now_ms),
         ("audit WHERE id IN (SELECT id FROM audit WHERE at<? ORDER BY at", audit_before),
     ):
         cursor = await connection.execute(f"DELETE FROM {sql} LIMIT {limit})", (before,))

@@ -1,0 +1,178 @@
+"""Rows as people are shown them: an observation with everything that it refers to."""
+
+import json
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+from msgspec import Struct
+
+from sparkle_lite.db.conditions import Table
+
+Fetch = Callable[[str, Sequence[Any]], list[Any]]
+
+
+class Person(NamedTuple):
+    """The part of a user that others may be shown. Times in ms."""
+
+    id: int
+    nickname: str
+    avatar: str | None
+    registered_at: int
+    last_seen_at: int | None
+
+
+class Observed(Struct, gc=False):
+    """One stored row. `id` counts through all segments; addresses are bytes, times in ms, -1 is unknown.
+
+    A torrent's identifier is 32 bytes or text as sent, its size in bytes, private 1, public 0 or unknown -1.
+    """
+
+    id: int
+    submission: bytes
+    received_at: int
+    populate_time: int | None
+    app_id: str
+    user: int
+    peer_id: str
+    peer_client_name: str
+    torrent: int
+    torrent_identifier: bytes | str
+    torrent_size: int
+    torrent_private: int
+    flags: str | None
+    peer_ip: bytes
+    peer_port: int
+    from_peer_traffic: int
+    from_peer_traffic_speed: int
+    to_peer_traffic: int
+    to_peer_traffic_speed: int
+    peer_progress: float | None
+    downloader_progress: float | None
+
+
+class ObservedBan(Observed, gc=False):
+    """A ban."""
+
+    module: str
+    btn_ban: int
+    rule: str | None
+    description: str | None
+    ban_unique_id: str | None
+    ban_at: int | None
+    structured_data: str | None
+
+
+class ObservedSwarm(Observed, gc=False):
+    """The newest version of a cumulative row; `origin` 0 is a history, 1 a swarm."""
+
+    downloader: str | None
+    origin: int
+    from_peer_traffic_offset: int
+    from_peer_traffic_speed_max: int
+    to_peer_traffic_offset: int
+    to_peer_traffic_speed_max: int
+    first_time_seen: int | None
+    last_time_seen: int | None
+
+
+class Discovered(Struct, kw_only=True, gc=False):
+    """A client identity, and who saw it first and last; times in ms."""
+
+    id: int
+    peer_id: str
+    client_name: str
+    found_at: int
+    found_by: Person | None
+    last_seen_at: int
+    last_seen_by: Person | None
+
+
+_TYPES: dict[Table, type[Observed]] = {"snapshot": Observed, "ban": ObservedBan, "swarm": ObservedSwarm}
+# The columns of a row that need no look-up: the fields from `peer_ip` on, without a label of the table's own.
+_OWN_LABEL: dict[Table, str] = {"ban": "module", "swarm": "downloader"}
+_FIRST = Observed.__struct_fields__.index("peer_ip")
+_COMMON = Observed.__struct_fields__[_FIRST:]
+_PLAIN: dict[Table, tuple[str, ...]] = {
+    table: tuple(name for name in kind.__struct_fields__[_FIRST:] if name != _OWN_LABEL.get(table))
+    for table, kind in _TYPES.items()
+}
+# What a label is that a row doesn't have.
+_NOTHING = (None,)
+_REFERENCES = "s.id, sub.digest, sub.received_at, sub.populate_time, sub.userapp, s.client, s.torrent, s.flags"
+
+
+def observed(
+    table: Table, source: str, ids: Sequence[int], first: int, fetch: Fetch, fetch_main: Fetch
+) -> list[Observed]:
+    """The rows of one source (a table's name) by their numbers there; `first` is the public id of number 1.
+
+    `fetch` reads the source and `fetch_main` the main database as `m`. In no particular order.
+    """
+    label = _OWN_LABEL.get(table)
+    what = ", ".join((_REFERENCES, f"s.{label}" if label else "NULL", *(f"s.{name}" for name in _PLAIN[table])))
+    rows = fetch(
+        f"SELECT {what} FROM {source} s"
+        f" CROSS JOIN {source.removesuffix(table)}submission sub ON sub.id=s.submission"
+        " WHERE s.id IN (SELECT value FROM json_each(?))",
+        (json.dumps(ids),),
+    )
+    userapps = _entries(fetch_main, "userapp", "app_id, user", {row[4] for row in rows})
+    clients = _entries(fetch_main, "client_identity", "peer_id, client_name", {row[5] for row in rows})
+    torrents = _entries(fetch_main, "torrent", "identifier, size, private", {row[6] for row in rows})
+    labels = _entries(fetch_main, "label", "text", {number for row in rows for number in row[7:9]})
+    kind, before, common = _TYPES[table], first - 1, 9 + len(_COMMON)
+    return [
+        kind(
+            row[0] + before,
+            *row[1:4],
+            *userapps[row[4]],
+            *clients[row[5]],
+            row[6],
+            *torrents[row[6]],
+            *labels.get(row[7], _NOTHING),
+            *row[9:common],
+            *((*labels.get(row[8], _NOTHING), *row[common:]) if label else ()),
+        )
+        for row in rows
+    ]
+
+
+def _entries(fetch: Fetch, table: str, names: str, ids: set[int | None]) -> dict[int | None, tuple[Any, ...]]:
+    wanted = [number for number in ids if number is not None]
+    if not wanted:
+        return {}
+    sql = f"SELECT id, {names} FROM m.{table} WHERE id IN (SELECT value FROM json_each(?))"
+    return {row[0]: row[1:] for row in fetch(sql, (json.dumps(wanted),))}
+
+
+def discovered(ids: Sequence[int], fetch_main: Fetch) -> list[Discovered]:
+    """Client identities by id, in no particular order."""
+    rows = fetch_main(
+        "SELECT id, peer_id, client_name, found_at, found_by, last_seen_at, last_seen_by FROM m.client_identity"
+        " WHERE id IN (SELECT value FROM json_each(?))",
+        (json.dumps(ids),),
+    )
+    owners = _entries(fetch_main, "userapp", "user", {number for row in rows for number in (row[4], row[6])})
+    people = _entries(
+        fetch_main,
+        "user",
+        "id, coalesce(nickname, name), avatar, registered_at, last_seen_at",
+        (user for (user,) in owners.values()),
+    )
+
+    def person(userapp: int) -> Person | None:
+        (user,) = owners.get(userapp, _NOTHING)
+        return Person(*people[user]) if user in people else None
+
+    return [
+        Discovered(
+            id=row[0],
+            peer_id=row[1],
+            client_name=row[2],
+            found_at=row[3],
+            found_by=person(row[4]),
+            last_seen_at=row[5],
+            last_seen_by=person(row[6]),
+        )
+        for row in rows
+    ]

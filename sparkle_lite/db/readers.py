@@ -1,0 +1,197 @@
+"""Threads that read for people, each with SQLite connections of its own.
+
+A connection is made, used and closed on its thread. Indexed segments stay open, because opening one costs more than
+most pages; everything else is open only while it is read.
+"""
+
+import asyncio
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+from sparkle_lite import net
+from sparkle_lite.db.conditions import identity_hash
+from sparkle_lite.db.connection import Row
+from sparkle_lite.db.segments import SegmentRow, segment_path
+from sparkle_lite.errors import SparkleError
+
+T = TypeVar("T")
+
+# Who may wait for a thread, where each takes some seconds at the most.
+MAX_WAITING = 16
+# Connections to indexed segments that a thread keeps open, one file descriptor each.
+_OPEN_SEGMENTS = 64
+# Small: there are many connections, and the system caches the files.
+_CACHE_KIB = 512
+# Steps of SQLite's machine between two looks at the clock: about a millisecond.
+_STEPS = 20_000
+
+
+class Gone(Exception):
+    """The file of a segment is not there any more."""
+
+
+class Reader:
+    """One thread, and its connections: the main database as `m`, and the indexed segments that it came by."""
+
+    def __init__(self, name: str, path: Path, folder: Path) -> None:
+        self._path = path
+        self._folder = folder
+        self._executor = ThreadPoolExecutor(1, thread_name_prefix=name)
+        self._closing = threading.Event()
+        self._waiting = 0
+        self._main: sqlite3.Connection | None = None
+        self._kept: dict[Path, sqlite3.Connection] = {}
+        self._brief: dict[Path, sqlite3.Connection] = {}
+        self._deadline = 0.0
+
+    async def run(self, function: Callable[["Reader"], T]) -> T:
+        """Run a function on the thread when its turn comes. Raises SparkleError("overloaded") when too many wait."""
+        if self._waiting >= MAX_WAITING:
+            raise SparkleError(
+                "overloaded",
+                "Too many queries are waiting; try again in a few seconds.",
+                "等待中的查询过多，请几秒后重试。",
+                retry_after=5,
+            )
+        self._waiting += 1
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._executor, function, self)
+        finally:
+            self._waiting -= 1
+
+    def close(self) -> None:
+        """Stop what runs, close the connections and end the thread; safe to call twice."""
+        if self._closing.is_set():
+            return
+        self._closing.set()
+        self._executor.submit(self._close)
+        self._executor.shutdown()
+
+    # --- On the thread ------------------------------------------------------------------------------------------------
+
+    def _close(self) -> None:
+        for connection in (self._main, *self._kept.values()):
+            if connection is not None:
+                connection.close()
+        self._main = None
+        self._kept.clear()
+
+    def tidy(self) -> None:
+        """Close the segments that retention has unlinked: their space is given back only then."""
+        for path in [path for path in self._kept if not path.exists()]:
+            self._kept.pop(path).close()
+
+    def until(self, milliseconds: int) -> None:
+        """Allow the statements from now on so much time together; past it they are interrupted."""
+        self._deadline = time.monotonic() + milliseconds / 1000
+
+    def _is_late(self) -> bool:
+        return time.monotonic() > self._deadline or self._closing.is_set()
+
+    @contextmanager
+    def snapshot(self) -> Iterator[None]:
+        """See the main database in one state throughout, and keep open what is read meanwhile."""
+        if self._main is None:
+            self._main = self._open(":memory:", cache_kib=0)
+            self._attach_main(self._main)
+        self._main.execute("BEGIN")
+        try:
+            yield
+        finally:
+            self._main.execute("ROLLBACK")
+            # These are about to be rewritten and must not be held open for long.
+            for connection in self._brief.values():
+                connection.close()
+            self._brief.clear()
+
+    def main(self, sql: str, values: Sequence[Any] = ()) -> list[Row]:
+        """Rows of the main database; within a snapshot only."""
+        if self._main is None:
+            raise RuntimeError("there is no snapshot")
+        return self._main.execute(sql, values).fetchall()
+
+    def fetch(
+        self, segment: SegmentRow | None, sql: str, values: Sequence[Any] = (), *, attached: bool = False
+    ) -> list[Row]:
+        """Rows of a segment, or of the main database for None; `attached` makes `m` known beside a segment.
+
+        Raises Gone for a segment that was unlinked meanwhile.
+        """
+        if segment is None:
+            return self.main(sql, values)
+        connection = self._segment(segment)
+        if not attached:
+            return connection.execute(sql, values).fetchall()
+        self._attach_main(connection)
+        try:
+            return connection.execute(sql, values).fetchall()
+        finally:
+            connection.execute("DETACH m")
+
+    def _segment(self, segment: SegmentRow) -> sqlite3.Connection:
+        path = segment_path(self._folder, segment.kind, segment.id)
+        if segment.state != "indexed":
+            if path not in self._brief:
+                self._brief[path] = self._open(f"{path.as_uri()}?mode=ro", path)
+            return self._brief[path]
+        connection = self._kept.pop(path, None)
+        if connection is None:
+            # Without a log beside it nothing changes the file any more, so it needs no locks.
+            still = "" if path.with_name(path.name + "-wal").exists() else "&immutable=1"
+            connection = self._open(f"{path.as_uri()}?mode=ro{still}", path)
+        self._kept[path] = connection
+        while len(self._kept) > _OPEN_SEGMENTS:
+            self._kept.pop(next(iter(self._kept))).close()
+        return connection
+
+    def _open(self, name: str, path: Path | None = None, *, cache_kib: int = _CACHE_KIB) -> sqlite3.Connection:
+        try:
+            connection = sqlite3.connect(name, uri=True, isolation_level=None, cached_statements=32)
+        except sqlite3.OperationalError:
+            if path is None or path.exists():
+                raise
+            raise Gone from None
+        if cache_kib:
+            connection.execute(f"PRAGMA cache_size=-{cache_kib}")
+        connection.create_function("ip_text", 1, net.address_text, deterministic=True)
+        connection.create_function("identity_hash", 2, identity_hash, deterministic=True)
+        connection.set_progress_handler(self._is_late, _STEPS)
+        return connection
+
+    def _attach_main(self, connection: sqlite3.Connection) -> None:
+        connection.execute("ATTACH ? AS m", (f"{self._path.as_uri()}?mode=ro",))
+        connection.execute(f"PRAGMA m.cache_size=-{8 * _CACHE_KIB}")
+
+    @contextmanager
+    def scratch(self) -> Iterator[sqlite3.Connection]:
+        """A connection with tables of its own in memory, for what goes through several segments."""
+        connection = self._open(":memory:")
+        try:
+            yield connection
+        finally:
+            connection.close()
+
+    @contextmanager
+    def beside(self, connection: sqlite3.Connection, segment: SegmentRow) -> Iterator[None]:
+        """Make a segment and the main database known to a scratch connection, in this order of precedence."""
+        path = segment_path(self._folder, segment.kind, segment.id)
+        if not path.exists():
+            raise Gone
+        connection.execute("ATTACH ? AS segment", (f"{path.as_uri()}?mode=ro",))
+        self._attach_main(connection)
+        try:
+            yield
+        finally:
+            connection.execute("DETACH m")
+            connection.execute("DETACH segment")
+
+
+def is_interrupted(error: sqlite3.OperationalError) -> bool:
+    """Whether a statement was stopped by its deadline."""
+    return error.sqlite_errorcode == sqlite3.SQLITE_INTERRUPT

@@ -1,0 +1,453 @@
+"""Pages of what was stored, by any filter and in any order.
+
+Bans and client identities are tables of the main database. Snapshots and cumulative rows are a chain of segments, read
+on threads of our own: one function walks many files, where one await for each statement would cost ten times as much.
+SQLite works without the interpreter lock, so ingestion goes on meanwhile. Every query has a deadline, past which it is
+an error and never part of an answer.
+"""
+
+import asyncio
+import json
+import sqlite3
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from functools import partial
+from itertools import islice
+from typing import Any, NamedTuple
+
+from sparkle_lite.db import segments
+from sparkle_lite.db.conditions import FIELDS, Condition, Filter, Query, Table, condition, joined
+from sparkle_lite.db.connection import refused
+from sparkle_lite.db.database import Database
+from sparkle_lite.db.observed import Discovered, Observed, ObservedBan, ObservedSwarm, discovered, observed
+from sparkle_lite.db.orders import MAIN_TABLES, NEWEST, Key, Mark, behind, cursor, marks, order_fields, read_cursor
+from sparkle_lite.db.readers import Gone, Reader, is_interrupted
+from sparkle_lite.db.segments import Kind, SegmentRow, Stream
+from sparkle_lite.errors import SparkleError
+
+__all__ = ["Discoveries", "Filter", "Observed", "ObservedBan", "ObservedSwarm", "Page", "Query", "Search"]
+
+# Cumulative rows looked at in one step, and keys that a count of them remembers (some 50 MB).
+_CHUNK = 5_000
+_COUNTED_KEYS = 1_000_000
+# How often a query begins anew when a segment vanishes under it.
+_ATTEMPTS = 3
+_ENDLESS = (1 << 63) - 1
+
+_Found = tuple[list[Any], int, bool, str | None]
+
+
+class Page(NamedTuple):
+    """Rows in order; `total` counts all that match, as a lower bound unless `exact`; `next` is the cursor, if any."""
+
+    rows: list[Observed]
+    total: int
+    exact: bool
+    next: str | None
+
+
+class Discoveries(NamedTuple):
+    """Client identities in order, like a Page."""
+
+    rows: list[Discovered]
+    total: int
+    exact: bool
+    next: str | None
+
+
+class _Source(NamedTuple):
+    """A segment, or the main database; `low` and `high` bound the numbers of its rows that can match.
+
+    `timely`: all of those were received within the query's range.
+    """
+
+    segment: SegmentRow | None
+    low: int
+    high: int
+    timely: bool
+
+    @property
+    def first(self) -> int:
+        """The public id of the row with the number 1."""
+        return self.segment.first_row if self.segment else 1
+
+    @property
+    def has_indexes(self) -> bool:
+        """Whether more than a row's number is indexed."""
+        return self.segment is None or self.segment.state == "indexed"
+
+
+class Search:
+    """Reads for people: one thread for pages that cost next to nothing, one for queries that may scan."""
+
+    def __init__(self, database: Database, streams: Mapping[Kind, Stream]) -> None:
+        self._database = database
+        self._streams = streams
+        self._quick = Reader("search-quick", database.path, database.segment_folder)
+        self._scan = Reader("search-scan", database.path, database.segment_folder)
+
+    async def close(self) -> None:
+        """Stop what runs, and close every connection."""
+        await asyncio.to_thread(self._quick.close)
+        await asyncio.to_thread(self._scan.close)
+
+    async def tidy(self) -> None:
+        """Let go of the files of segments that are no more."""
+        await self._quick.run(Reader.tidy)
+        await self._scan.run(Reader.tidy)
+
+    async def page(self, query: Query, query_ms: int, count_ms: int) -> Page:
+        """One page of observations, found within `query_ms` and counted within `count_ms` more.
+
+        Raises SparkleError: bad_request when it takes longer or for a cursor that is none, overloaded when too many
+        queries wait.
+        """
+        return Page(*await self._find(query, query_ms, count_ms))
+
+    async def discoveries(self, query: Query, query_ms: int, count_ms: int) -> Discoveries:
+        """One page of client identities, in the same way."""
+        return Discoveries(*await self._find(query, query_ms, count_ms))
+
+    async def _find(self, query: Query, query_ms: int, count_ms: int) -> _Found:
+        reader = self._quick if query.is_quick() else self._scan
+        for _ in range(_ATTEMPTS):
+            chain = await self._chain(query.table)
+            work = partial(_page, query=query, chain=chain, query_ms=query_ms, count_ms=count_ms)
+            # Retention may unlink a segment between the look into the catalogue and its opening.
+            with suppress(Gone):
+                return await reader.run(work)
+        raise SparkleError(
+            "overloaded", "What is stored is changing; try again.", "数据正在变更，请重试。", retry_after=1
+        )
+
+    async def _chain(self, table: Table) -> list[SegmentRow]:
+        """The segments of a table in ascending order, the hot one with the rows that are committed in it."""
+        if table in MAIN_TABLES:
+            return []
+        stream = self._streams["swarm" if table == "swarm" else "snapshot"]
+        while True:
+            async with self._database.reader() as connection:
+                chain = await segments.catalogue(connection, "kind=?", (stream.kind,))
+            hot = stream.hot
+            if hot is None or not chain or chain[-1].state != "hot" or chain[-1].id > hot.id:
+                # Rolled this very moment: nobody has written to the new one yet.
+                return chain
+            if chain[-1].id == hot.id:
+                chain[-1] = chain[-1]._replace(
+                    rows=stream.rows,
+                    first_received_at=stream.first_received_at,
+                    last_received_at=stream.last_received_at,
+                )
+                return chain
+
+
+def _page(reader: Reader, query: Query, chain: Sequence[SegmentRow], query_ms: int, count_ms: int) -> _Found:
+    """One page, on the reader's thread."""
+    mark = read_cursor(query) if query.after is not None else None
+    reader.until(query_ms)
+    with refused("read"), reader.snapshot():
+        work = _Work(reader, query, chain, mark.key if mark else None)
+        with _in_time(reader):
+            work.prepare()
+            keys = work.keys()
+            rows = work.rows(keys[: query.limit])
+        more = len(keys) > query.limit
+        if mark is not None:
+            total, exact = mark.total, mark.exact
+        elif not more and (rows or not query.offset):
+            # The last page, so everything has been passed.
+            total, exact = query.offset + len(rows), True
+        else:
+            reader.until(count_ms)
+            total, exact = work.total()
+            total = total if exact else max(total, query.offset + len(rows) + more)
+    following = cursor(query, Mark(keys[query.limit - 1], total, exact)) if more else None
+    return rows, total, exact, following
+
+
+@contextmanager
+def _in_time(reader: Reader) -> Iterator[None]:
+    try:
+        yield
+    except sqlite3.OperationalError as error:
+        if not is_interrupted(error):
+            raise
+        raise SparkleError(
+            "bad_request",
+            "The query takes too long; narrow timeFrom/timeTo or the other filters.",
+            "查询耗时过长，请缩小 timeFrom/timeTo 的范围或增加筛选条件。",
+        ) from None
+
+
+class _Work:
+    """One query on one thread."""
+
+    def __init__(self, reader: Reader, query: Query, chain: Sequence[SegmentRow], last: Key | None) -> None:
+        self._reader = reader
+        self._query = query
+        self._chain = [segment for segment in chain if segment.rows]
+        self._last = last
+        self._is_chain = query.table not in MAIN_TABLES
+        self._fields = order_fields(query)
+        self._where = Condition("TRUE")
+        self._sources: list[_Source] = []
+        self._counts: dict[int, int] = {}
+
+    def prepare(self) -> None:
+        """Look up what the filters mean, and where rows of the time range stand."""
+        query = self._query
+
+        def find_ids(sql: str, values: Sequence[Any]) -> list[int]:
+            return [row[0] for row in self._reader.main(sql, values)]
+
+        wanted = joined([condition(query.table, one, find_ids) for one in query.filters], query.any_of)
+        always = [condition(query.table, one, find_ids) for one in query.always]
+        parts = [part for part in (wanted, *always) if part.sql != "TRUE"]
+        if not self._is_chain:
+            parts += self._received(FIELDS[query.table][NEWEST[query.table]].column)
+            self._sources = [_Source(None, 0, _ENDLESS, True)]
+        else:
+            self._sources = [source for segment in self._chain if (source := self._in_range(segment))]
+        self._where = joined(parts, any_of=False)
+
+    def _received(self, column: str) -> list[Condition]:
+        query = self._query
+        limits = ((">=", query.time_from), ("<=", query.time_to))
+        return [Condition(f"{column}{sign}?", (limit,)) for sign, limit in limits if limit is not None]
+
+    def _in_range(self, segment: SegmentRow) -> _Source | None:
+        """What of a segment can have been received in the query's time range."""
+        low, high = self._query.time_from, self._query.time_to
+        if self._last is not None and self._query.order == ("insert_time",) and self._fields:
+            low = self._last.values[0]
+        first, last = segment.first_received_at or 0, segment.last_received_at or 0
+        if (low is not None and last < low) or (high is not None and first > high):
+            return None
+        if (low is None or low <= first) and (high is None or high >= last):
+            return _Source(segment, 1, segment.rows, True)
+        # Rows stand in the order of their submissions, one after the other without a gap.
+        before = "SELECT coalesce(sum(rows), 0) FROM submission WHERE id"
+        sql = (
+            f"SELECT ({before} < (SELECT min(id) FROM submission WHERE received_at>=?)),"
+            f" ({before} <= (SELECT max(id) FROM submission WHERE received_at<=?))"
+        )
+        limits = (-1 if low is None else low, _ENDLESS if high is None else high)
+        start, end = self._reader.fetch(segment, sql, limits)[0]
+        return _Source(segment, start + 1, min(end, segment.rows), False)
+
+    # --- The page -----------------------------------------------------------------------------------------------------
+
+    def keys(self) -> list[Key]:
+        """The page's rows in order, and one more if there is one."""
+        query = self._query
+        wanted = query.limit + 1
+        if not self._is_chain:
+            return self._select(self._sources[0], wanted, query.offset, self._last)
+        if query.table == "swarm":
+            return self._newest(wanted + query.offset)[query.offset :]
+        if self._walks_in_time():
+            return self._walk(wanted)
+        return self._best(wanted + query.offset)[query.offset :]
+
+    def _walks_in_time(self) -> bool:
+        """Whether the order goes through the segments one by one: by id, or by the time of receipt."""
+        return not self._fields or self._query.order == ("insert_time",)
+
+    def _inorder_fields(self) -> Iterator[_Source]:
+        backwards = self._query.descending or not self._walks_in_time()
+        return reversed(self._sources) if backwards else iter(self._sources)
+
+    def _walk(self, wanted: int) -> list[Key]:
+        found: list[Key] = []
+        skip = self._query.offset
+        for source in self._inorder_fields():
+            if skip and (count := self._count(source)) <= skip:
+                skip -= count
+                continue
+            found += self._select(source, wanted - len(found), skip, self._last)
+            skip = 0
+            if len(found) >= wanted:
+                break
+        return found
+
+    def _best(self, wanted: int) -> list[Key]:
+        """The first rows of every segment, of which the first of all are kept."""
+        best: list[Key] = []
+        for source in self._inorder_fields():
+            bar = best[-1] if len(best) == wanted else None
+            best = self._sorted(best + self._select(source, wanted, 0, self._last, bar))[:wanted]
+        return best
+
+    def _sorted(self, keys: list[Key]) -> list[Key]:
+        descending = self._query.descending
+        keys.sort(key=lambda key: key.id, reverse=descending or bool(self._fields))
+        if self._fields:
+            keys.sort(key=lambda key: key.values, reverse=descending)
+        return keys
+
+    def _newest(self, wanted: int) -> list[Key]:
+        """Cumulative rows: of the versions of a key only the newest counts, wherever in the chain it stands."""
+        best: list[Key] = []
+        for source in self._inorder_fields():
+            best = self._sorted(best + list(islice(self._current(source, wanted), wanted)))[:wanted]
+            if len(best) == wanted and self._walks_in_time():
+                break
+        return best
+
+    def _current(self, source: _Source, wanted: int) -> Iterator[Key]:
+        """A segment's rows that no newer one replaces, in order."""
+        last, size = self._last, min(wanted, _CHUNK)
+        while True:
+            keys = self._select(source, size, 0, last)
+            replaced = self._replaced(source, keys)
+            yield from (key for key in keys if key.id not in replaced)
+            if len(keys) < size:
+                return
+            last, size = keys[-1], _CHUNK
+
+    def _replaced(self, source: _Source, keys: Sequence[Key]) -> set[int]:
+        """The ids of those rows of a segment that a newer row replaces, there or in a newer segment."""
+        if source.segment is None or not keys:
+            return set()
+        before = source.first - 1
+        lowest = min(key.id for key in keys) - before
+        newest = dict(self._versions(source.segment, "version_key, max(id)", lowest, {key.version for key in keys}))
+        replaced = {key.id for key in keys if key.id - before < newest[key.version]}
+        left = {key.version: key.id for key in keys if key.id not in replaced}
+        for segment in self._chain[self._chain.index(source.segment) + 1 :]:
+            if not left:
+                break
+            # The next segment comes first: what is still being reported is found there.
+            for version, _ in self._versions(segment, "version_key, max(id)", 1, left):
+                replaced.add(left.pop(version))
+        return replaced
+
+    def _versions(
+        self, segment: SegmentRow, what: str, lowest: int, versions: Collection[int]
+    ) -> list[tuple[Any, ...]]:
+        """What a segment has of some keys from a row on: through its index, or by a walk where it has none yet."""
+        number = "+id" if segment.state == "indexed" else "id"
+        sql = (
+            f"SELECT {what} FROM swarm WHERE {number} BETWEEN ? AND ?"
+            " AND version_key IN (SELECT value FROM json_each(?)) GROUP BY version_key"
+        )
+        return self._reader.fetch(segment, sql, (lowest, segment.rows, json.dumps(sorted(versions))))
+
+    def _select(self, source: _Source, limit: int, offset: int, last: Key | None, bar: Key | None = None) -> list[Key]:
+        """Rows of one source in order: those behind `last`, and none that are worse than `bar`."""
+        query = self._query
+        orders = [field.order(query.viewer) for field in self._fields]
+        text, values, attached = self._from(source, orders, last, bar)
+        direction = "DESC" if query.descending else "ASC"
+        by = "".join(f"{order} {direction}, " for order in orders)
+        version = "s.version_key" if query.table == "swarm" else "0"
+        sql = (
+            f"SELECT s.id, {', '.join([version, *orders])}{text}"
+            f" ORDER BY {by}s.id {'DESC' if orders else direction} LIMIT ? OFFSET ?"
+        )
+        rows = self._reader.fetch(source.segment, sql, (*values, limit, offset), attached=attached)
+        return [Key(row[2:], source.first + row[0] - 1, row[1]) for row in rows]
+
+    def _from(
+        self, source: _Source, orders: Sequence[str] = (), last: Key | None = None, bar: Key | None = None
+    ) -> tuple[str, tuple[Any, ...], bool]:
+        """FROM and WHERE of one source with their values, and whether the main database has to be attached."""
+        descending = self._query.descending
+        parts = [self._where] if self._where.sql != "TRUE" else []
+        if self._is_chain and not source.timely:
+            parts += self._received("sub.received_at")
+        low, high = source.low, source.high
+        if last is not None and not orders:
+            local = last.id - source.first + 1
+            low, high = (low, min(high, local - 1)) if descending else (max(low, local + 1), high)
+        elif last is not None:
+            parts.append(behind(orders, last.values, last.id - source.first + 1, descending))
+        if bar is not None:
+            parts.append(Condition(f"({', '.join(orders)}){'>=' if descending else '<='}({marks(orders)})", bar.values))
+        wanted = joined(parts, any_of=False)
+        where, values = wanted.sql, wanted.values
+        if self._is_chain or (low, high) != (source.low, source.high):
+            # SQLite would take a range of ids for better than any other index.
+            number = "+s.id" if wanted.indexed and source.has_indexes else "s.id"
+            where, values = f"{where} AND {number} BETWEEN ? AND ?", (*values, low, high)
+        text = f" FROM {self._table} s"
+        if any("sub." in part for part in (wanted.sql, *orders)):
+            text += f" CROSS JOIN {self._table.removesuffix('ban') if not self._is_chain else ''}submission sub"
+            text += " ON sub.id=s.submission"
+        attached = wanted.attached or any("m." in order for order in orders)
+        return f"{text} WHERE {where}", values, attached
+
+    # --- The total ----------------------------------------------------------------------------------------------------
+
+    def total(self) -> tuple[int, bool]:
+        """How many rows match; a lower bound (and False) when the time is over before all are counted."""
+        counts = self._count_versions() if self._query.table == "swarm" else map(self._count, reversed(self._sources))
+        total = 0
+        try:
+            for count in counts:
+                total += count
+        except sqlite3.OperationalError as error:
+            if not is_interrupted(error):
+                raise
+            return total, False
+        except _TooMany:
+            return total, False
+        return total, True
+
+    def _count(self, source: _Source) -> int:
+        number = source.segment.id if source.segment else 0
+        if number not in self._counts:
+            if self._where.sql == "TRUE" and source.segment is not None and source.timely:
+                self._counts[number] = source.high
+            else:
+                text, values, attached = self._from(source)
+                sql = f"SELECT count(*){text}"
+                self._counts[number] = self._reader.fetch(source.segment, sql, values, attached=attached)[0][0]
+        return self._counts[number]
+
+    def _count_versions(self) -> Iterator[int]:
+        """Keys whose newest row matches, segment by segment from the newest one.
+
+        All in SQLite: in Python it would hold the interpreter lock for seconds.
+        """
+        by_segment = {source.segment: source for source in self._sources}
+        with self._reader.scratch() as connection:
+            connection.execute("CREATE TABLE seen (version_key INTEGER PRIMARY KEY)")
+            seen = 0
+            for segment in reversed(self._chain):
+                with self._reader.beside(connection, segment):
+                    if source := by_segment.get(segment):
+                        text, values, _ = self._from(source)
+                        newest = "(SELECT max(id) FROM swarm WHERE id<=? GROUP BY version_key)"
+                        sql = f"SELECT count(*){text} AND s.id IN {newest} AND s.version_key NOT IN seen"
+                        yield connection.execute(sql, (*values, segment.rows)).fetchone()[0]
+                    if segment is not self._chain[0]:
+                        sql = "INSERT OR IGNORE INTO seen SELECT version_key FROM swarm WHERE id<=?"
+                        seen += connection.execute(sql, (segment.rows,)).rowcount
+                if seen > _COUNTED_KEYS:
+                    raise _TooMany
+
+    # --- The rows -----------------------------------------------------------------------------------------------------
+
+    def rows(self, keys: Sequence[Key]) -> list[Any]:
+        """The rows of some keys, in their order."""
+        table, reader = self._query.table, self._reader
+        found: dict[int, Any] = {}
+        if table == "discovery":
+            found = {row.id: row for row in discovered([key.id for key in keys], reader.main)}
+        for source in self._sources if table != "discovery" else ():
+            mine = [key.id - source.first + 1 for key in keys]
+            mine = [number for number in mine if source.low <= number <= source.high]
+            if mine:
+                fetch = partial(reader.fetch, source.segment)
+                rows = observed(table, self._table, mine, source.first, fetch, reader.main)
+                found |= {row.id: row for row in rows}
+        return [found[key.id] for key in keys]
+
+    @property
+    def _table(self) -> str:
+        return MAIN_TABLES.get(self._query.table, self._query.table)
+
+
+class _TooMany(Exception):
+    """There are more keys than a count may remember."""
