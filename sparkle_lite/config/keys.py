@@ -113,10 +113,24 @@ class Abilities(msgspec.Struct, frozen=True, kw_only=True):
     ip_query: Ability = Ability()
 
 
+ProvableAbility = Literal[
+    "submit_bans", "submit_swarm", "rule_peer_identity", "ip_denylist", "ip_allowlist", "heartbeat", "ip_query"
+]
+
+
+class ProofOfWork(msgspec.Struct, frozen=True, kw_only=True):
+    """Work that PeerBanHelper 9.2+ must do before a request; other clients can't, and are never asked."""
+
+    abilities: tuple[ProvableAbility, ...] = ()
+    difficulty_bits: Annotated[int, between(1, 32)] = 18
+    lifetime: Annotated[Duration, between(Duration(10_000), Duration(3_600_000))] = Duration.parse("10m")
+
+
 class Btn(msgspec.Struct, frozen=True, kw_only=True):
     """What clients are offered; `prefer_legacy` keeps modern PeerBanHelper on the legacy shapes."""
 
     prefer_legacy: bool = False
+    proof_of_work: ProofOfWork = ProofOfWork()
     abilities: Abilities = Abilities()
 
 
@@ -132,10 +146,89 @@ class RuleEntry(msgspec.Struct, frozen=True, kw_only=True):
     expires: datetime | None = None
 
 
+Mode = Literal["preset", "on", "shadow", "off"]
+# 0 is the preset's number.
+Count = Annotated[int, between(1, 1_000_000, or_zero=True)]
+Percent = Annotated[int, between(1, 1_000_000, or_zero=True)]
+Span = Annotated[Duration, between(Duration(60_000), Duration(366 * _DAY), or_zero=True)]
+Amount = Annotated[Size, between(Size(1), or_zero=True)]
+
+
+class UntrustedVote(msgspec.Struct, frozen=True, kw_only=True):
+    """Addresses that people's clients banned for what they did."""
+
+    mode: Mode = "preset"
+    min_people: Count = 0
+    min_people_any: Count = 0
+    min_torrents: Count = 0
+    min_days: Count = 0
+    share_percent: Percent = 0
+    window: Span = Duration(0)
+    half_life: Span = Duration(0)
+
+
+class OverDownload(msgspec.Struct, frozen=True, kw_only=True):
+    """Addresses that took a torrent several times over."""
+
+    mode: Mode = "preset"
+    min_people: Count = 0
+    min_percent: Percent = 0
+    person_percent: Percent = 0
+    min_traffic: Amount = Size(0)
+    min_days: Count = 0
+    share_percent: Percent = 0
+    window: Span = Duration(0)
+    lifetime: Span = Duration(0)
+
+
+class ConcurrentDownload(msgspec.Struct, frozen=True, kw_only=True):
+    """Addresses that download very many torrents at once."""
+
+    mode: Mode = "preset"
+    min_people: Count = 0
+    min_torrents: Count = 0
+    window: Span = Duration(0)
+    lifetime: Span = Duration(0)
+
+
+class ClientIdentity(msgspec.Struct, frozen=True, kw_only=True):
+    """Clients that pass for others."""
+
+    mode: Mode = "preset"
+    min_people: Count = 0
+    min_addresses: Count = 0
+    min_percent: Percent = 0
+    min_torrents: Count = 0
+    window: Span = Duration(0)
+    lifetime: Span = Duration(0)
+
+
+class MultiDial(msgspec.Struct, frozen=True, kw_only=True):
+    """Prefixes that one cheater has many addresses of."""
+
+    mode: Mode = "preset"
+    min_people: Count = 0
+    member_people: Count = 0
+    min_hosts: Count = 0
+    min_subnets: Count = 0
+    sharing_percent: Percent = 0
+    min_torrents: Count = 0
+    share_percent: Percent = 0
+    window: Span = Duration(0)
+    half_life: Span = Duration(0)
+
+
 class Analysis(msgspec.Struct, frozen=True, kw_only=True):
-    """Thresholds for the size of the circle."""
+    """Thresholds for the size of the circle, whose word counts, and a table for each analysis by its name."""
 
     preset: Literal["solo", "friends", "tracker", "public"] = "friends"
+    account_age: Annotated[Duration, between(Duration(0), Duration(3650 * _DAY))] = Duration.parse("7d")
+    active_days: Annotated[int, between(0, 365)] = 3
+    untrusted_vote: UntrustedVote = UntrustedVote()
+    over_download: OverDownload = OverDownload()
+    concurrent_download: ConcurrentDownload = ConcurrentDownload()
+    client_identity: ClientIdentity = ClientIdentity()
+    multi_dial: MultiDial = MultiDial()
 
 
 class Retention(msgspec.Struct, frozen=True, kw_only=True):
@@ -145,6 +238,7 @@ class Retention(msgspec.Struct, frozen=True, kw_only=True):
     swarms: Age = Duration.parse("14d")
     bans: Age = Duration.parse("45d")
     audit: Age = Duration.parse("30d")
+    addresses: Annotated[Duration, between(Duration(14 * _DAY))] = Duration.parse("14d")
     max_database_size: Annotated[Size, between(Size(1 << 20), or_zero=True)] = Size(0)
 
 

@@ -137,7 +137,7 @@ def _from_text(kind: Any, text: str) -> object:
     if kind is int:
         return int(text) if re.fullmatch(r"\s*-?[0-9]{1,18}\s*", text) else text
     if typing.get_origin(kind) is tuple:
-        return _list_from_text(text, commas=kind == tuple[Network, ...])
+        return _list_from_text(text, commas=kind == tuple[Network, ...] or _choices(kind) is not None)
     return text
 
 
@@ -265,6 +265,9 @@ class _Reader:
         if kind == tuple[RuleEntry, ...]:
             mend = f"begin each with [[{path[-1]}]], or give the variable an array of tables as JSON or TOML"
             return self._list(raw, path, self._entry, "tables", mend)
+        if (choice := _choices(kind)) is not None:
+            mend = f"write {path[-1]} = [] or some of {', '.join(typing.get_args(choice))}"
+            return self._list(raw, path, functools.partial(self._choice, choice), "names", mend)
         try:
             value = _convert(kind, raw)
             for check in checks:
@@ -280,6 +283,13 @@ class _Reader:
             return ()
         items = (read(item, (*path, index)) for index, item in enumerate(raw))
         return tuple(item for item in items if item is not None)
+
+    def _choice(self, kind: Any, raw: object, path: Key) -> str | None:
+        try:
+            return str(_convert(kind, raw))
+        except Refused as refused:
+            self._note(path, refused.message, refused.mend)
+        return None
 
     def _network(self, raw: object, path: Key) -> Network | None:
         try:
@@ -365,6 +375,13 @@ def _convert(kind: Any, raw: object) -> Any:
     if typing.get_origin(kind) is Literal:
         return _choice(text, typing.get_args(kind))
     return kind(text)
+
+
+def _choices(kind: Any) -> Any:
+    """The Literal in `tuple[Literal[...], ...]`, None for any other kind of key."""
+    inside = typing.get_args(kind)
+    is_list = typing.get_origin(kind) is tuple and len(inside) == 2 and typing.get_origin(inside[0]) is Literal
+    return inside[0] if is_list else None
 
 
 def _expect(raw: object, kind: type, name: str, mend: str) -> Any:

@@ -4,16 +4,19 @@ These routes are plain ASGI handlers: a submission costs a third of what a frame
 a body before its sender is known.
 """
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from typing import NamedTuple
 
+import msgspec
 from litestar.handlers import ASGIRouteHandler, asgi
 
 from sparkle_lite import net
-from sparkle_lite.accounts import Userapp
+from sparkle_lite.accounts import Userapp, now_ms
+from sparkle_lite.buckets import Buckets, place
 from sparkle_lite.config import Abilities
 from sparkle_lite.errors import SparkleError
-from sparkle_lite.http.problems import internal, problem
+from sparkle_lite.http import widget
+from sparkle_lite.http.problems import internal
 from sparkle_lite.http.requests import (
     Receive,
     Scope,
@@ -24,16 +27,27 @@ from sparkle_lite.http.requests import (
     header,
     query_value,
     read_body,
+    refuse,
+    takes_gzip,
 )
 from sparkle_lite.runtime import Runtime
+from sparkle_lite.wire import answers
 from sparkle_lite.wire.credentials import present
-from sparkle_lite.wire.dialect import AbilityOffer, ConfigDocument, Dialect, config_document, detect
+from sparkle_lite.wire.dialect import AbilityOffer, ConfigDocument, Dialect, config_document, detect, solves
 from sparkle_lite.wire.documents import Document
 
 # Documents kept ready: one for each dialect and each URL under which the server is reached.
 _CONFIG_DOCUMENTS = 512
 _JSON = (b"content-type", b"application/json; charset=utf-8")
+_TEXT = (b"content-type", b"text/plain; charset=utf-8")
 _NO_STORE = (b"cache-control", b"no-store")
+_EITHER, _POST = ("POST", "GET"), ("POST",)
+_SMALL_BODY = 16 * 1024
+# How many applications' worth of requests one address may send: a household, an office, a seedbox host.
+_SHARED = 8
+_QUERIES_PER_MINUTE = 30
+
+Header = tuple[bytes, bytes]
 
 
 class Caller(NamedTuple):
@@ -43,17 +57,6 @@ class Caller(NamedTuple):
     address: bytes | None
     dialect: Dialect
 
-
-# What a refused request is called in the audit.
-_ACTIONS = {
-    "/ping/config": "BTN_CONFIG",
-    "/ping/reconfigure": "BTN_CONFIG",
-    "/ping/rules/retrieve": "BTN_RULES_RETRIEVE",
-    "/ping/exception": "BTN_RULES_RETRIEVE",
-    "/ping/peers/submit": "BTN_PEERS_SUBMIT",
-    "/ping/bans/submit": "BTN_BANS_SUBMIT",
-    "/ping/histories/submit": "BTN_HISTORY_SUBMIT",
-}
 
 Handler = Callable[[Scope, Receive, Send, Caller], Awaitable[None]]
 
@@ -65,46 +68,75 @@ class Btn:
         self._runtime = runtime
         self._documents: dict[tuple[Dialect, str], ConfigDocument] = {}
         self._documents_of: object = None
+        self._rate = 0
+        self._by_userapp = self._by_address = Buckets(burst=0, per_minute=0)
+        self._queries = Buckets(burst=_QUERIES_PER_MINUTE, per_minute=_QUERIES_PER_MINUTE)
 
     def routes(self) -> list[ASGIRouteHandler]:
         """The fixed paths of the protocol."""
-        submit = self._route(self.submit, "POST", "GET")
         return [
-            asgi("/ping/config", copy_scope=False)(self._route(self.config, "GET")),
-            asgi("/ping/reconfigure", copy_scope=False)(self._route(self.reconfigure, "GET")),
-            asgi("/ping/rules/retrieve", copy_scope=False)(self._route(self.rules, "GET")),
-            asgi("/ping/exception", copy_scope=False)(self._route(self.exception, "GET")),
+            *self._at("/ping/config", self.config, "BTN_CONFIG"),
+            *self._at("/ping/reconfigure", self.reconfigure, "BTN_CONFIG"),
+            *self._at("/ping/rules/retrieve", self.rules, "BTN_RULES_RETRIEVE"),
+            *self._at("/ping/exception", self.exception, "BTN_RULES_RETRIEVE"),
             # The published API documents submissions as GET with a body; every client sends POST.
-            asgi(["/ping/peers/submit", "/ping/bans/submit", "/ping/histories/submit"], copy_scope=False)(submit),
+            *self._at("/ping/peers/submit", self.submit, "BTN_PEERS_SUBMIT", _EITHER),
+            *self._at("/ping/bans/submit", self.submit, "BTN_BANS_SUBMIT", _EITHER),
+            *self._at("/ping/histories/submit", self.submit, "BTN_HISTORY_SUBMIT", _EITHER),
+            *self._at("/ping/syncBanHistory", self.submit, "BTN_BANS_SUBMIT", _POST, "submit_bans"),
+            *self._at("/ping/syncSwarm", self.submit, "BTN_SWARM_SUBMIT", _POST, "submit_swarm"),
+            *self._at("/ping/ruleIpDenylist", self.denylist, "BTN_RULES_RETRIEVE", ability="ip_denylist"),
+            *self._at("/ping/ruleIpAllowlist", self.allowlist, "BTN_RULES_RETRIEVE", ability="ip_allowlist"),
+            *self._at("/ping/rulePeerIdentity", self.identities, "BTN_RULES_RETRIEVE", ability="rule_peer_identity"),
+            *self._at("/ping/heartbeat", self.heartbeat, "BTN_HEARTBEAT", _POST, "heartbeat"),
+            *self._at("/ping/queryIp", self.query_ip, "BTN_QUERY_IP", ability="ip_query"),
+            *self._at("/ping/queryIp/widget", self.widget, "BTN_QUERY_IP", by_query=True),
+            *self._at("/ping/captcha/createSession", self.challenge, "BTN_CAPTCHA"),
         ]
 
-    def _route(self, handler: Handler, *methods: str) -> Callable[[Scope, Receive, Send], Awaitable[None]]:
+    def _at(
+        self,
+        path: str,
+        handler: Handler,
+        action: str,
+        methods: tuple[str, ...] = ("GET",),
+        ability: str = "",
+        *,
+        by_query: bool = False,
+    ) -> Iterator[ASGIRouteHandler]:
+        """A handler at a path. `action` is what the audit calls a refused request, `by_query` allows credentials there,
+        `ability` is what a proof of work is asked for."""
+
         async def route(scope: Scope, receive: Receive, send: Send) -> None:
             method = scope["method"]
             try:
                 if method not in methods and not (method == "HEAD" and "POST" not in methods):
-                    allowed = ", ".join(methods)
+                    allowed = " or ".join(methods)
                     raise SparkleError(
                         "method_not_allowed", f"Use {allowed} here, not {method[:16]}.", f"此处请使用 {allowed}。"
                     )
-                await handler(scope, receive, send, await self._caller(scope))
+                caller = await self._caller(scope, action, scope["query_string"] if by_query else b"")
+                if ability:
+                    self._require_proof(scope, caller, ability)
+                await handler(scope, receive, send, caller)
             except SparkleError as error:
-                status, headers, body = problem(error)
-                await answer(send, status, body, headers, head=method == "HEAD")
+                await refuse(scope, receive, send, error)
 
-        return route
+        yield asgi(path, copy_scope=False)(route)
 
-    async def _caller(self, scope: Scope) -> Caller:
+    async def _caller(self, scope: Scope, action: str, query: bytes) -> Caller:
         runtime = self._runtime
         text = client_address(scope, runtime.config.server.trusted_proxies)
-        presented = present(scope["headers"])
+        scope["state"]["client"] = text
+        presented = present(scope["headers"], query)
         agent = header(scope, b"user-agent")
         try:
             userapp = runtime.accounts.known(presented) or await runtime.accounts.authenticate(presented, text)
         except SparkleError as error:
             if error.code == "forbidden":
-                await runtime.accounts.note_refusal(_ACTIONS[scope["path"]], presented, text, agent, error)
+                await runtime.accounts.note_refusal(action, presented, text, agent, error)
             raise
+        self._limit(userapp, text)
         dialect = detect(agent)
         scope["state"]["app_id"] = userapp.app_id
         try:
@@ -114,6 +146,25 @@ class Btn:
         if runtime.accounts.saw(userapp, address, agent):
             await runtime.saw_address(address)
         return Caller(userapp, address, dialect)
+
+    def _limit(self, userapp: Userapp, address: str) -> None:
+        rate = self._runtime.config.limits.requests_per_minute
+        if rate != self._rate:
+            # A minute's worth at once: PeerBanHelper sends its whole history page after page on first contact.
+            self._rate, self._by_userapp = rate, Buckets(burst=rate, per_minute=rate)
+            self._by_address = Buckets(burst=_SHARED * rate, per_minute=_SHARED * rate)
+        if not rate:
+            return
+        now = now_ms()
+        wait = self._by_userapp.take(userapp.id, now) or self._by_address.take(place(address), now)
+        if wait:
+            raise _too_many(wait)
+
+    def _require_proof(self, scope: Scope, caller: Caller, ability: str) -> None:
+        btn = self._runtime.config.btn
+        if ability in btn.proof_of_work.abilities and solves(caller.dialect, btn.prefer_legacy):
+            number, solution = header(scope, b"x-btn-powid"), header(scope, b"x-btn-powsolution")
+            self._runtime.proof_of_work.verify(caller.userapp.id, ability, number, solution)
 
     async def submit(self, scope: Scope, receive: Receive, send: Send, caller: Caller) -> None:
         """Store a body of any shape; 200 with an empty body once it is committed."""
@@ -143,8 +194,14 @@ class Btn:
         key = (dialect, base_url(scope, config.server.public_url, config.server.trusted_proxies))
         document = self._documents.get(key)
         if document is None:
+            btn = config.btn
             document = config_document(
-                dialect, _offers(config.btn.abilities), key[1], prefer_legacy=config.btn.prefer_legacy
+                dialect,
+                _offers(btn.abilities),
+                key[1],
+                prefer_legacy=btn.prefer_legacy,
+                modern=True,
+                proof_of_work=btn.proof_of_work.abilities,
             )
             self._documents[key] = document
         return document
@@ -157,7 +214,7 @@ class Btn:
     async def reconfigure(self, scope: Scope, _: Receive, send: Send, caller: Caller) -> None:
         """204 while the configuration document is the one with this `rev` (qBittorrent-ClientBlocker asks)."""
         document = self._config_document(scope, caller.dialect)
-        unchanged = query_value(scope, b"rev") == document.version
+        unchanged = query_value(scope, "rev") == document.version
         await answer(send, 204 if unchanged else 200, b"", [_NO_STORE])
 
     async def rules(self, scope: Scope, _: Receive, send: Send, caller: Caller) -> None:
@@ -168,17 +225,68 @@ class Btn:
         """The exceptions, or 204 when the client has them."""
         await self._document(scope, send, self._runtime.published.exception(caller.dialect))
 
-    async def _document(self, scope: Scope, send: Send, document: Document) -> None:
+    async def identities(self, scope: Scope, _: Receive, send: Send, caller: Caller) -> None:
+        """The rules by peer id, client name and port, or 204 when the client has them."""
+        await self._document(scope, send, self._runtime.published.rule_peer_identity(caller.dialect))
+
+    async def denylist(self, scope: Scope, _: Receive, send: Send, _caller: Caller) -> None:
+        """The banned networks as text, each with its reason, or 204 when the client has them."""
+        await self._document(scope, send, self._runtime.published.ip_denylist, _TEXT)
+
+    async def allowlist(self, scope: Scope, _: Receive, send: Send, _caller: Caller) -> None:
+        """The excepted networks as text, or 204 when the client has them."""
+        await self._document(scope, send, self._runtime.published.ip_allowlist, _TEXT)
+
+    async def _document(self, scope: Scope, send: Send, document: Document, kind: Header = _JSON) -> None:
         version = (b"x-btn-contentversion", document.version.encode())
-        if query_value(scope, b"rev") == document.version:
+        if query_value(scope, "rev") == document.version:
             await answer(send, 204, b"", [version, _NO_STORE])
             return
-        headers = [_JSON, version, _NO_STORE, (b"vary", b"accept-encoding")]
+        headers = [kind, version, _NO_STORE, (b"vary", b"accept-encoding")]
         body = document.body
-        if "gzip" in header(scope, b"accept-encoding").lower():
+        if takes_gzip(scope):
             headers.append((b"content-encoding", b"gzip"))
             body = document.gzip
         await answer(send, 200, body, headers, head=scope["method"] == "HEAD")
+
+    async def heartbeat(self, scope: Scope, receive: Receive, send: Send, caller: Caller) -> None:
+        """The address that this request came from; what the client believes of itself (`ifaddr`) doesn't count."""
+        room = self._runtime.ingest.room
+        body = await read_body(scope, receive, room, _SMALL_BODY, 10)
+        room.give(len(body))
+        text = "" if caller.address is None else net.address_text(caller.address)
+        await self._json(scope, send, answers.Heartbeat(text))
+
+    async def challenge(self, scope: Scope, _: Receive, send: Send, caller: Caller) -> None:
+        """A proof of work to do before a request of the ability `type`."""
+        wanted = self._runtime.config.btn.proof_of_work
+        kind = query_value(scope, "type")
+        made = self._runtime.proof_of_work.challenge(
+            caller.userapp.id, kind, wanted.difficulty_bits, int(wanted.lifetime)
+        )
+        await self._json(scope, send, made)
+
+    async def query_ip(self, scope: Scope, _: Receive, send: Send, caller: Caller) -> None:
+        """What this network knows of one address."""
+        await self._json(scope, send, await self._report(scope, caller))
+
+    async def widget(self, scope: Scope, _: Receive, send: Send, caller: Caller) -> None:
+        """The same as a small page that PeerBanHelper's interface embeds."""
+        page = widget.render(query_value(scope, "ip"), await self._report(scope, caller))
+        await answer(send, 200, page, widget.HEADERS, head=scope["method"] == "HEAD")
+
+    async def _report(self, scope: Scope, caller: Caller) -> answers.IpQuery:
+        wait = self._queries.take(caller.userapp.id, now_ms())
+        if wait:
+            raise _too_many(wait)
+        try:
+            address = net.address_bytes(query_value(scope, "ip"))
+        except net.AddressError as error:
+            raise SparkleError("bad_request", f"'ip' must be one address: {error}.", "ip 必须是单个地址。") from None
+        return await self._runtime.ip_report(address)
+
+    async def _json(self, scope: Scope, send: Send, body: object) -> None:
+        await answer(send, 200, msgspec.json.encode(body), [_JSON, _NO_STORE], head=scope["method"] == "HEAD")
 
 
 def _offers(abilities: Abilities) -> dict[str, AbilityOffer]:
@@ -188,3 +296,12 @@ def _offers(abilities: Abilities) -> dict[str, AbilityOffer]:
         if ability.enabled:
             result[name] = AbilityOffer(int(ability.interval), int(ability.random_initial_delay))
     return result
+
+
+def _too_many(seconds: int) -> SparkleError:
+    return SparkleError(
+        "too_many",
+        f"Too many requests; try again in {seconds} s.",
+        f"请求过于频繁，请在 {seconds} 秒后重试。",
+        retry_after=seconds,
+    )

@@ -14,6 +14,8 @@ class Observe:
     def __init__(self, app: Any, runtime: Runtime) -> None:
         self._app = app
         self._runtime = runtime
+        # Looking a label up costs more than counting.
+        self._counters: dict[tuple[str, int], tuple[Any, Any]] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on and note how it ended."""
@@ -48,16 +50,20 @@ class Observe:
                 status=status,
                 duration_ms=seconds * 1000,
                 bytes_in=bytes_in,
-                client=client_address(scope, self._runtime.config.server.trusted_proxies),
+                client=state.get("client") or client_address(scope, self._runtime.config.server.trusted_proxies),
                 app_id=state.get("app_id"),
             )
 
     def _count(self, scope: Scope, status: int, seconds: float) -> None:
-        metrics = self._runtime.metrics
         # Only our own paths become labels: a client could invent any number of others.
         route = scope["path"] if status != 404 and scope["path"].startswith("/ping/") else _family(scope["path"])
-        metrics.requests.labels(route, str(status)).inc()
-        metrics.request_seconds.labels(route).observe(seconds)
+        pair = self._counters.get((route, status))
+        if pair is None:
+            metrics = self._runtime.metrics
+            pair = metrics.requests.labels(route, str(status)), metrics.request_seconds.labels(route)
+            self._counters[route, status] = pair
+        pair[0].inc()
+        pair[1].observe(seconds)
 
 
 def _family(path: str) -> str:

@@ -1,19 +1,19 @@
-"""What the operator's tools ask: health, readiness, metrics; and the one-time login link."""
+"""What the operator's tools ask: health, readiness, metrics."""
 
 from typing import Any
 
-from litestar import MediaType, Request, Response, get
+from litestar import Request, Response, get
 from litestar.handlers import HTTPRouteHandler
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from sparkle_lite import net
-from sparkle_lite.accounts import Actor
 from sparkle_lite.errors import SparkleError
-from sparkle_lite.http.problems import Envelope
-from sparkle_lite.http.requests import client_address
+from sparkle_lite.http.requests import client_address, is_from_proxy
 from sparkle_lite.net import Network
 from sparkle_lite.runtime import Runtime
 
+# The framework adds the charset.
+_TEXT = CONTENT_TYPE_LATEST.partition("; charset")[0]
 NO_STORE = {"cache-control": "no-store"}
 
 
@@ -38,27 +38,22 @@ def routes(runtime: Runtime) -> list[HTTPRouteHandler]:
         config = runtime.config
         if not config.metrics.allow:
             raise SparkleError("not_found", "Metrics are switched off on this server.", "此服务器未开放指标。")
-        if not _is_within(client_address(request.scope, config.server.trusted_proxies), config.metrics.allow):
+        trusted = config.server.trusted_proxies
+        if request.headers.get("x-forwarded-for") and not is_from_proxy(request.scope, trusted):
+            raise SparkleError(
+                "forbidden",
+                "This request came through a proxy that is not in server.trusted_proxies, so its sender is unknown.",
+                "请求经由未列入 server.trusted_proxies 的代理转发，无法确认来源。",
+            )
+        if not _is_within(client_address(request.scope, trusted), config.metrics.allow):
             raise SparkleError(
                 "forbidden",
                 "Metrics are only shown to the networks in metrics.allow.",
                 "仅允许 metrics.allow 中的网络访问指标。",
             )
-        return Response(runtime.metrics.render(), media_type=CONTENT_TYPE_LATEST, headers=NO_STORE)
+        return Response(runtime.metrics.render(), media_type=_TEXT, headers=NO_STORE)
 
-    @get("/login", summary="Exchange a one-time login link for a session", tags=["session"])
-    async def login(request: Request[Any, Any, Any], token: str = "") -> Response[Envelope]:
-        user = await runtime.accounts.use_login_link(token)
-        address = client_address(request.scope, runtime.config.server.trusted_proxies)
-        actor = Actor.of(user, address, request.headers.get("user-agent"))
-        session = await runtime.accounts.session_token(user, "login link", actor)
-        return Response(
-            Envelope(success=True, data={"token": session, "user": user.name}),
-            media_type=MediaType.JSON,
-            headers={**NO_STORE, "referrer-policy": "no-referrer"},
-        )
-
-    return [healthz, readyz, metrics, login]
+    return [healthz, readyz, metrics]
 
 
 def _is_within(text: str, networks: tuple[Network, ...]) -> bool:

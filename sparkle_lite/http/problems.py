@@ -43,12 +43,11 @@ def internal() -> SparkleError:
 
 
 def problem(error: SparkleError) -> tuple[int, list[tuple[bytes, bytes]], bytes]:
-    """Status, headers and body of a refusal; the sentence in both languages, because clients show it raw."""
+    """Status, headers (but the length) and body of a refusal; in both languages, because clients show it raw."""
     message = f"{error.message} {error.message_zh}".strip()
     body = envelope(message)
     headers = [
         (b"content-type", b"application/json; charset=utf-8"),
-        (b"content-length", str(len(body)).encode()),
         (b"cache-control", b"no-store"),
     ]
     if error.retry_after is not None:

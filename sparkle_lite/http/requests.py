@@ -2,13 +2,14 @@
 
 import asyncio
 import re
-import time
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl
 
 from sparkle_lite import net
 from sparkle_lite.errors import SparkleError
+from sparkle_lite.http.problems import problem
 from sparkle_lite.net import Network
 
 if TYPE_CHECKING:
@@ -19,6 +20,10 @@ Headers = Sequence[tuple[bytes, bytes]]
 Receive = Callable[[], Awaitable[Any]]
 Send = Callable[[Any], Awaitable[None]]
 Scope = Any
+# What is taken of a refused request's body.
+_LINGER_S = 2
+_LINGER_BYTES = 64 << 20
+_NO_WEIGHT = re.compile(r"q\s*=\s*0(\.0*)?")
 _HOST = re.compile(r"[A-Za-z0-9._~-]{1,253}(:\d{1,5})?|\[[0-9A-Fa-f:.]{2,45}\](:\d{1,5})?")
 
 
@@ -30,12 +35,19 @@ def header(scope: Scope, name: bytes) -> str:
     return ""
 
 
-def query_value(scope: Scope, name: bytes) -> str:
+def query_value(scope: Scope, name: str) -> str:
     """The first value of a query parameter, "" if it is absent."""
-    for key, value in parse_qsl(scope["query_string"], keep_blank_values=True):
-        if key == name:
-            return str(value, "latin-1")
-    return ""
+    query = str(scope["query_string"], "latin-1")
+    return next((value for key, value in parse_qsl(query, keep_blank_values=True) if key == name), "")
+
+
+def takes_gzip(scope: Scope) -> bool:
+    """Whether the client wants its answer compressed: gzip is named, and not ruled out by a weight of zero."""
+    for part in header(scope, b"accept-encoding").lower().split(","):
+        name, _, weight = part.partition(";")
+        if name.strip() in ("gzip", "x-gzip"):
+            return _NO_WEIGHT.fullmatch(weight.strip()) is None
+    return False
 
 
 def _is_trusted(text: str, trusted: Sequence[Network]) -> bool:
@@ -47,7 +59,8 @@ def _is_trusted(text: str, trusted: Sequence[Network]) -> bool:
     return any(network.contains(single) for network in trusted)
 
 
-def _from_proxy(scope: Scope, trusted: Sequence[Network]) -> bool:
+def is_from_proxy(scope: Scope, trusted: Sequence[Network]) -> bool:
+    """Whether the socket's other end is a trusted proxy."""
     client = scope.get("client")
     return bool(trusted) and client is not None and _is_trusted(client[0], trusted)
 
@@ -60,7 +73,7 @@ def client_address(scope: Scope, trusted: Sequence[Network]) -> str:
     """
     client = scope.get("client")
     address = client[0] if client else ""
-    if _from_proxy(scope, trusted):
+    if is_from_proxy(scope, trusted):
         forwarded = ",".join(v.decode("latin-1") for k, v in scope["headers"] if k == b"x-forwarded-for")
         for hop in reversed([part.strip() for part in forwarded.split(",") if part.strip()]):
             try:
@@ -84,7 +97,7 @@ def base_url(scope: Scope, public_url: str, trusted: Sequence[Network]) -> str:
     if public_url:
         return public_url.rstrip("/")
     scheme, host = scope.get("scheme", "http"), header(scope, b"host")
-    if _from_proxy(scope, trusted):
+    if is_from_proxy(scope, trusted):
         scheme = header(scope, b"x-forwarded-proto").partition(",")[0].strip().lower() or scheme
         host = header(scope, b"x-forwarded-host").partition(",")[0].strip() or host
     if not host and (server := scope.get("server")):
@@ -106,21 +119,22 @@ async def read_body(scope: Scope, receive: Receive, room: "Room", limit: int, ti
         raise _too_large(limit)
     chunks: list[bytes] = []
     held = 0
-    deadline = time.monotonic() + timeout_s
     try:
-        while True:
-            message = await asyncio.wait_for(receive(), deadline - time.monotonic())
-            if message["type"] == "http.disconnect":
-                raise SparkleError("bad_request", "The client went away before its body was complete.")
-            chunk = message["body"] if message["type"] == "http.request" else b""
-            if chunk:
-                if held + len(chunk) > limit:
-                    raise _too_large(limit)
-                await room.take(len(chunk))
-                held += len(chunk)
-                chunks.append(chunk)
-            if not message.get("more_body", False):
-                return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+        # Not wait_for: before Python 3.12 it makes a task for each chunk.
+        async with asyncio.timeout(timeout_s):
+            while True:
+                message = await receive()
+                if message["type"] == "http.disconnect":
+                    raise SparkleError("bad_request", "The client went away before its body was complete.")
+                chunk = message["body"] if message["type"] == "http.request" else b""
+                if chunk:
+                    if held + len(chunk) > limit:
+                        raise _too_large(limit)
+                    await room.take(len(chunk))
+                    held += len(chunk)
+                    chunks.append(chunk)
+                if not message.get("more_body", False):
+                    return chunks[0] if len(chunks) == 1 else b"".join(chunks)
     except TimeoutError:
         room.give(held)
         raise SparkleError(
@@ -148,3 +162,28 @@ async def answer(
     length = () if status == 204 else ((b"content-length", b"%d" % len(body)),)
     await send({"type": "http.response.start", "status": status, "headers": [*headers, *length]})
     await send({"type": "http.response.body", "body": b"" if head else body, "more_body": False})
+
+
+async def refuse(scope: Scope, receive: Receive, send: Send, error: SparkleError) -> None:
+    """Answer with a refusal, perhaps before the body has come.
+
+    Where the connection ends with this answer, the rest of the body is taken first: closing with bytes unread would
+    reset the connection, and a proxy would report that instead of our sentence.
+    """
+    status, headers, body = problem(error)
+    head = scope["method"] == "HEAD"
+    if header(scope, b"connection").lower() != "close" or header(scope, b"expect"):
+        await answer(send, status, body, headers, head=head)
+        return
+    headers.append((b"content-length", b"%d" % len(body)))
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": b"" if head else body, "more_body": True})
+    with suppress(TimeoutError):
+        async with asyncio.timeout(_LINGER_S):
+            left = _LINGER_BYTES
+            while left > 0:
+                message = await receive()
+                if message["type"] != "http.request" or not message.get("more_body"):
+                    break
+                left -= len(message["body"])
+    await send({"type": "http.response.body", "body": b"", "more_body": False})

@@ -11,7 +11,7 @@ import re
 from collections.abc import Collection, Mapping
 from enum import Flag, StrEnum, auto
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -30,10 +30,12 @@ class Dialect(NamedTuple):
     """A client program and the protocol implementation number it speaks.
 
     `protocol` is 3..20 and up for PeerBanHelper, 0 for its releases 3.0 and 3.1, fixed for the other programs.
+    `knows_its_progress` is False for PeerBanHelper 4.0.2 to 4.0.5: their `downloader_progress` is the peer's.
     """
 
     family: Family
     protocol: int
+    knows_its_progress: bool = True
 
     @property
     def outdated(self) -> bool:
@@ -89,7 +91,7 @@ def _detect(agent: str) -> Dialect:
         version = (int(release[1]), int(release[2]), int(release[3] or 0))
         for first, protocol in _RELEASES:
             if version >= first:
-                return Dialect(Family.PEERBANHELPER, protocol)
+                return Dialect(Family.PEERBANHELPER, protocol, not (4, 0, 2) <= version <= (4, 0, 5))
     return _UNKNOWN
 
 
@@ -208,7 +210,7 @@ def versions(dialect: Dialect, prefer_legacy: bool = False, modern: bool = False
     PeerBanHelper 3.2 to 5.1 checks the maximum the wrong way round and needs it no larger than its own number; newer
     releases need it no smaller. From protocol 11 on the minimum also chooses the shapes: up to 10 means legacy.
     """
-    family, protocol = dialect
+    family, protocol = dialect.family, dialect.protocol
     if family in (Family.QBCB, Family.BITCOMET) or (family is Family.PEERBANHELPER and protocol < 7):
         return 3, 3
     if family is Family.RUST:
@@ -225,8 +227,11 @@ def config_document(
     *,
     prefer_legacy: bool = False,
     modern: bool = False,
+    proof_of_work: Collection[str] = (),
 ) -> ConfigDocument:
     """The configuration document for this client.
+
+    `proof_of_work` are the abilities that want it; only a client that can solve a challenge is told.
 
     `abilities` are the ones that the operator switched on, `base_url` is the address of this server as the client sees
     it (scheme, host, base path; no query, because some clients append "?rev=" blindly). The version is the same on
@@ -241,11 +246,22 @@ def config_document(
         if ability.name in names
     }
     minimum, maximum = versions(dialect, prefer_legacy, modern)
-    document = {"min_protocol_version": minimum, "max_protocol_version": maximum, "ability": offers}
+    document: dict[str, Any] = {"min_protocol_version": minimum, "max_protocol_version": maximum, "ability": offers}
+    asked = [name for name in offers if name in proof_of_work and solves(dialect, prefer_legacy)] if modern else []
+    for name in asked:
+        offers[name]["pow_captcha"] = True
+    if asked:
+        # Left out otherwise: a null here costs PeerBanHelper the whole document.
+        document["proof_of_work_captcha"] = {"endpoint": f"{base}/ping/captcha/createSession"}
     version = hashlib.sha256(msgspec.json.encode(document)).hexdigest()[:16]
     if "reconfigure" in offers:
         offers["reconfigure"]["version"] = version
     return ConfigDocument(msgspec.json.encode(document), version)
+
+
+def solves(dialect: Dialect, prefer_legacy: bool = False) -> bool:
+    """Whether this client can do a proof of work: PeerBanHelper 9.2+ in the shapes of protocol 20."""
+    return _document(dialect, prefer_legacy, True) is _Document.MODERN and dialect.family is Family.PEERBANHELPER
 
 
 def _render(ability: _Ability, offer: AbilityOffer, base: str) -> dict[str, int | str | bool]:

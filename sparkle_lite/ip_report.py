@@ -1,0 +1,128 @@
+"""What this network knows of one address, as PeerBanHelper's panel shows it.
+
+Nothing in it leads to whoever reported: no applications, no torrent identifiers, and the numbers that stand for
+torrents are good only within one report.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from sparkle_lite import net
+from sparkle_lite.db.conditions import Filter
+from sparkle_lite.db.observed import Observed, ObservedBan, ObservedSwarm
+from sparkle_lite.db.search import Page
+from sparkle_lite.net import Network
+from sparkle_lite.wire import answers
+
+# Newest rows of each kind in one report; the panel pages by ten.
+RECORDS = 500
+WINDOW_MS = 7 * 24 * 3_600_000
+_CONCURRENT_MS = 3_600_000
+
+
+def filters(address: bytes) -> tuple[Filter, ...]:
+    """The rows of one address."""
+    return (Filter("peer_ip", "EQUALS", Network(address, len(address) * 8)),)
+
+
+def report(listed: Sequence[str], excepted: bool, bans: Page, swarms: Page, now_ms: int) -> answers.IpQuery:
+    """The report from the address's bans and swarms of the last seven days.
+
+    `listed` are the reasons why the rules cover the address, `excepted` whether an exception frees it. Colour: red is
+    listed, green is excepted or gives back at least what it takes, orange was banned by somebody, gray is the rest.
+    """
+    torrents: dict[int, str] = {}
+    records = [_swarm(row, torrents) for row in swarms.rows if isinstance(row, ObservedSwarm)]
+    banned = [_ban(row, torrents) for row in bans.rows if isinstance(row, ObservedBan)]
+    to_peer = sum(max(0, row.to_peer_traffic) for row in swarms.rows)
+    from_peer = sum(max(0, row.from_peer_traffic) for row in swarms.rows)
+    gives = from_peer > 0 and from_peer >= to_peer
+    recent = [row for row in swarms.rows if row.received_at >= now_ms - _CONCURRENT_MS]
+    return answers.IpQuery(
+        color=_color(bool(listed), excepted or (gives and not banned), bool(banned)),
+        labels=_labels(listed, excepted, bans, gives, bool(records)),
+        bans=answers.Bans(WINDOW_MS, bans.total, banned),
+        swarms=answers.Swarms(WINDOW_MS, swarms.total, records, *_concurrent(recent)),
+        traffic=answers.Traffic(
+            WINDOW_MS, to_peer, from_peer, from_peer / to_peer if to_peer else float(from_peer > 0)
+        ),
+        torrents=answers.Torrents(WINDOW_MS, len(torrents)),
+    )
+
+
+def _color(listed: bool, good: bool, banned: bool) -> str:
+    if listed:
+        return "red"
+    if good:
+        return "green"
+    return "orange" if banned else "gray"
+
+
+def _labels(listed: Sequence[str], excepted: bool, bans: Page, gives: bool, seen: bool) -> list[str]:
+    labels = [f"Listed: {reason}" for reason in listed]
+    if excepted:
+        labels.append("Excepted by the operator")
+    people = len({row.user for row in bans.rows})
+    if people:
+        labels.append(f"Banned by {people} {'person' if people == 1 else 'people'} in 7 days")
+    if gives:
+        labels.append("Gives back what it takes")
+    return labels or (["Seen"] if seen else ["Unknown"])
+
+
+def _concurrent(rows: Sequence[Observed]) -> tuple[int, int]:
+    """How many torrents the address is downloading, and seeding, in the last hour."""
+    seeding = {row.torrent for row in rows if (row.peer_progress or 0) >= 1}
+    return len({row.torrent for row in rows} - seeding), len(seeding)
+
+
+def _torrent(row: Observed, torrents: dict[int, str]) -> str:
+    return torrents.setdefault(row.torrent, f"T{len(torrents) + 1}")
+
+
+def _ban(row: ObservedBan, torrents: dict[int, str]) -> answers.BanRecord:
+    return answers.BanRecord(
+        populate_time=row.received_at if row.ban_at is None else row.ban_at,
+        torrent=_torrent(row, torrents),
+        peer_ip=net.address_text(row.peer_ip),
+        peer_port=row.peer_port,
+        peer_id=row.peer_id or None,
+        peer_client_name=row.peer_client_name or None,
+        peer_progress=row.peer_progress or 0.0,
+        peer_flags=row.flags,
+        reporter_progress=row.downloader_progress or 0.0,
+        to_peer_traffic=row.to_peer_traffic,
+        from_peer_traffic=row.from_peer_traffic,
+        module_name=row.module,
+        rule=row.rule or "",
+        description=row.description or "",
+        structured_data=_object(row.structured_data),
+    )
+
+
+def _object(text: str | None) -> dict[str, Any] | None:
+    try:
+        return msgspec.json.decode(text, type=dict[str, Any]) if text else None
+    except msgspec.MsgspecError:
+        return None
+
+
+def _swarm(row: ObservedSwarm, torrents: dict[int, str]) -> answers.SwarmRecord:
+    return answers.SwarmRecord(
+        torrent=_torrent(row, torrents),
+        peer_ip=net.address_text(row.peer_ip),
+        peer_port=row.peer_port,
+        peer_id=row.peer_id or None,
+        peer_client_name=row.peer_client_name or None,
+        peer_progress=row.peer_progress or 0.0,
+        from_peer_traffic=row.from_peer_traffic,
+        to_peer_traffic=row.to_peer_traffic,
+        from_peer_traffic_offset=row.from_peer_traffic_offset,
+        to_peer_traffic_offset=row.to_peer_traffic_offset,
+        flags=row.flags,
+        first_time_seen=row.first_time_seen or row.received_at,
+        last_time_seen=row.last_time_seen or row.received_at,
+        user_progress=row.downloader_progress or 0.0,
+    )
