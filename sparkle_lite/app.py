@@ -1,9 +1,10 @@
 """The wiring: one Litestar application over one runtime, served by one process."""
 
+import gc
 import logging
 import os
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from sparkle_lite import logs, rulebook
 from sparkle_lite.accounts import FirstStart, peerbanhelper_lines
 from sparkle_lite.config import Config
 from sparkle_lite.errors import ConfigError, SparkleError
-from sparkle_lite.http import btn_openapi, operation, server
+from sparkle_lite.http import api_accounts, api_rules, btn_openapi, github, operation, server
 from sparkle_lite.http.btn import Btn
 from sparkle_lite.http.observe import Observe
 from sparkle_lite.http.problems import internal, problem
@@ -45,7 +46,14 @@ def create_app(runtime: Runtime) -> Litestar:
         return Response({**schema, "paths": {**btn_openapi.paths(), **schema["paths"]}})
 
     return Litestar(
-        [*Btn(runtime).routes(), *operation.routes(runtime), openapi],
+        [
+            *Btn(runtime).routes(),
+            *operation.routes(runtime),
+            *api_accounts.routes(runtime),
+            *api_rules.routes(runtime),
+            *github.routes(runtime),
+            openapi,
+        ],
         lifespan=[lifespan],
         exception_handlers={Exception: _on_exception},
         openapi_config=OpenAPIConfig(
@@ -85,12 +93,14 @@ def _of_framework(error: HTTPException) -> Exception:
             return error
 
 
-def serve(config: Config, *, config_path: Path | None, host: str | None, port: int | None) -> None:
+def serve(config: Config, *, config_path: Callable[[], Path | None], host: str | None, port: int | None) -> None:
     """Run the server in the foreground until SIGTERM or SIGINT; SIGHUP reads the configuration again.
 
-    Raises SparkleError when the database or the address can't be used.
+    `config_path` finds the file anew each time, because one may have been made since. Raises SparkleError when the
+    database or the address can't be used.
     """
     logs.setup(config.server.log_format)
+    _tune()
     runtime = Runtime(config)
 
     def on_ready(url: str) -> None:
@@ -101,7 +111,7 @@ def serve(config: Config, *, config_path: Path | None, host: str | None, port: i
 
     async def on_hup() -> None:
         try:
-            fresh = configuration.load(config_path, os.environ, check=rulebook.check)
+            fresh = configuration.load(config_path(), os.environ, check=rulebook.check)
         except ConfigError as error:
             for line in error.lines:
                 logger.error("the configuration was not reloaded: %s", line)
@@ -110,13 +120,34 @@ def serve(config: Config, *, config_path: Path | None, host: str | None, port: i
             logger.warning("%s has changed, which needs a restart", key)
         logger.info("the configuration was reloaded")
 
-    server.run(
-        Observe(create_app(runtime), runtime),
-        host=config.server.host if host is None else host,
-        port=config.server.port if port is None else port,
-        on_ready=on_ready,
-        on_hup=on_hup,
-    )
+    try:
+        server.run(
+            Observe(create_app(runtime), runtime),
+            host=config.server.host if host is None else host,
+            port=config.server.port if port is None else port,
+            on_ready=on_ready,
+            on_hup=on_hup,
+        )
+    except ExceptionGroup as group:
+        # The framework's start-up wraps what stopped it.
+        refusals, others = group.split(SparkleError)
+        if refusals is None or others is not None:
+            raise
+        raise _first(refusals) from None
+
+
+def _tune() -> None:
+    """Settle the interpreter for a server: what was imported stays for ever, and threads change places more often.
+
+    At the default interval of 5 ms a request would wait that long for a body that is being decoded.
+    """
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 20)
+    sys.setswitchinterval(0.001)
+
+
+def _first(group: BaseException) -> BaseException:
+    return _first(group.exceptions[0]) if isinstance(group, BaseExceptionGroup) else group
 
 
 def _welcome(url: str, first: FirstStart) -> str:

@@ -84,6 +84,10 @@ def _parser() -> argparse.ArgumentParser:
     config = _group(commands, "config", "the configuration")
     _command(config, "check", _config_check, "validate the configuration and name every mistake")
     _command(config, "show", _config_show, "print the effective configuration, secrets masked")
+    # It builds on this module.
+    from sparkle_lite import cli_rules
+
+    cli_rules.add_commands(commands)
     return parser
 
 
@@ -163,7 +167,7 @@ def _serve(args: argparse.Namespace) -> None:
     config = _load(args, rules=True)
     from sparkle_lite import app
 
-    app.serve(config, config_path=_config_path(args), host=args.host, port=args.port)
+    app.serve(config, config_path=lambda: _config_path(args), host=args.host, port=args.port)
 
 
 def _config_check(args: argparse.Namespace) -> None:

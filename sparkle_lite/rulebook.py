@@ -1,16 +1,17 @@
 """The rules of this server: read from the configuration, kept from harming anyone, published as ready documents.
 
-`compile_rules` checks and understands what the operator wrote, `publish` puts the guard rails in and renders. Only what
-the operator wrote goes into a document, never text that a client sent.
+`compile_rules` checks and understands what the operator wrote, `Guard` judges what everybody else wants listed, and
+`publish` cuts out of both what must not be banned and renders. Only what the operator wrote and sentences of our own go
+into a document, never text that a client sent.
 """
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Collection, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
 from sparkle_lite.config import Config, RuleEntry
-from sparkle_lite.errors import Problem
+from sparkle_lite.errors import Problem, SparkleError
 from sparkle_lite.net import AddressError, Network, collapse, parse_network
 from sparkle_lite.wire import documents
 from sparkle_lite.wire.dialect import Dialect
@@ -160,6 +161,15 @@ def _matcher(item: str | int | Mapping[str, Any], is_exception: bool) -> Matcher
     return matcher
 
 
+def target(kind: Literal["ip", "peer_id", "client_name"], text: str, *, is_exception: bool) -> Network | Matcher:
+    """What an administrator names, checked like what the configuration says. Raises SparkleError: bad_request."""
+    try:
+        return _network(text, is_exception) if kind == "ip" else _matcher(text, is_exception)
+    except _MistakeError as mistake:
+        message = f"{mistake.message}; {mistake.mend}"
+        raise SparkleError("bad_request", f"{message[:1].upper()}{message[1:]}.", "无效的地址、网段或规则。") from None
+
+
 def _short(value: object) -> str:
     text = repr(value)
     return text if len(text) <= 80 else text[:79] + "…"
@@ -167,21 +177,62 @@ def _short(value: object) -> str:
 
 # --- Guard rails ------------------------------------------------------------------------------------------------------
 
+# Automatic and imported origins list no network wider than these prefix lengths.
+MAX_BREADTH_V4, MAX_BREADTH_V6 = 24, 56
+# One subscriber: an address, or the smallest network that a provider hands out.
+SUBSCRIBER_V4, SUBSCRIBER_V6 = 32, 64
+# Where no peer of the Internet lives (promised in the same words by net.is_public).
+_NOT_PUBLIC = (
+    "0.0.0.0/32", "10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "169.254.0.0/16", "172.16.0.0/12", "192.168.0.0/16",
+    "224.0.0.0/4", "255.255.255.255", "::", "::1", "fc00::/7", "fe80::/10", "ff00::/8",
+)  # fmt: skip
+
+
+class _Family(NamedTuple):
+    networks: list[Network]
+    firsts: list[bytes]
+    lasts: list[bytes]
+
 
 class _Networks:
     """A set of addresses that answers fast what of it lies in a network."""
 
     def __init__(self, networks: Iterable[Network]) -> None:
-        self._all = collapse(networks)
-        self._keys = [(network.bits, network.first) for network in self._all]
+        parts: dict[int, list[Network]] = {4: [], 16: []}
+        for network in networks:
+            parts[len(network.address)].append(network)
+        self._families = {size: _outermost(found) for size, found in parts.items()}
 
     def overlapping(self, network: Network) -> Sequence[Network]:
         """Its parts that share addresses with a network: the one around it, or those within, ascending."""
-        after = bisect_right(self._keys, (network.bits, network.first))
-        if after and self._all[after - 1].contains(network):
-            return self._all[after - 1 : after]
-        end = bisect_right(self._keys, (network.bits, network.last))
-        return self._all[bisect_left(self._keys, (network.bits, network.first)) : end]
+        networks, firsts, lasts = self._families[len(network.address)]
+        start = bisect_left(lasts, network.address)
+        return networks[start : bisect_right(firsts, _last(network), start)] if start < len(lasts) else ()
+
+    def __iter__(self) -> Iterator[Network]:
+        for family in self._families.values():
+            yield from family.networks
+
+
+def _outermost(networks: Iterable[Network]) -> _Family:
+    """Networks of one family without those that lie in another, ascending."""
+    family = _Family([], [], [])
+    last = b""
+    for network in sorted(networks):
+        if network.address > last or not last:
+            last = _last(network)
+            family.networks.append(network)
+            family.firsts.append(network.address)
+            family.lasts.append(last)
+    return family
+
+
+def _last(network: Network) -> bytes:
+    address, prefix = network
+    size = len(address)
+    if prefix == size * 8:
+        return address
+    return (int.from_bytes(address, "big") | (1 << (size * 8 - prefix)) - 1).to_bytes(size, "big")
 
 
 def _carve(network: Network, holes: _Networks) -> Iterator[Network]:
@@ -202,7 +253,79 @@ class Held(NamedTuple):
     network: Network
 
 
+Obstacle = Literal["special", "wide", "own", "excepted", "member"]
+
+
+class Guard:
+    """What must never be listed: one judge for every origin. `exempt` are matchers in their canonical text, by kind."""
+
+    def __init__(
+        self,
+        own: Iterable[bytes],
+        members: Iterable[bytes],
+        excepted: Iterable[Network],
+        exempt: Collection[tuple[str, str]] = (),
+    ) -> None:
+        self._special = _Networks(map(parse_network, _NOT_PUBLIC))
+        self._own = _Networks(single(address) for address in own)
+        self._members = _Networks(single(address) for address in members)
+        self._excepted = _Networks(excepted)
+        self._exempt = exempt
+
+    def obstacle(self, network: Network, *, capped: bool) -> Obstacle | None:
+        """Why a network can't be listed, None if it can; "member" is for review, the others are final.
+
+        `capped`: it comes from an analysis or an imported list. A wide network around a protected address can be
+        listed: publishing cuts the address out. One subscriber's can't, because its other addresses are theirs too.
+        """
+        is_v4 = network.bits == 32
+        if self._special.overlapping(network):
+            return "special"
+        if capped and network.prefix < (MAX_BREADTH_V4 if is_v4 else MAX_BREADTH_V6):
+            return "wide"
+        if not any(_carve(network, self._excepted)):
+            return "excepted"
+        is_subscriber = network.prefix >= (SUBSCRIBER_V4 if is_v4 else SUBSCRIBER_V6)
+        for holes, name in ((self._own, "own"), (self._members, "member")):
+            if holes.overlapping(network) and (is_subscriber or not any(_carve(network, holes))):
+                return "own" if name == "own" else "member"
+        return None
+
+    def is_exempt(self, kind: str, matcher: str) -> bool:
+        """Whether an identity rule is just what an exception names."""
+        return (kind, matcher) in self._exempt
+
+    def protection(self, network: Network) -> tuple[Obstacle, ...]:
+        """Everything that keeps an address, or the whole of a network, from being listed."""
+        holes: dict[Obstacle, _Networks] = {
+            "special": self._special, "own": self._own, "excepted": self._excepted, "member": self._members,
+        }  # fmt: skip
+        return tuple(name for name, found in holes.items() if not any(_carve(network, found)))
+
+    def members_in(self, network: Network) -> int:
+        """How many members' addresses lie in a network."""
+        return len(self._members.overlapping(network))
+
+
+def single(address: bytes) -> Network:
+    """One address as a network."""
+    return Network(address, len(address) * 8)
+
+
 # --- Publishing -------------------------------------------------------------------------------------------------------
+
+
+class Listing(NamedTuple):
+    """A decision that doesn't come from the configuration, as the documents show it.
+
+    `reason` is a sentence of ours; `expires` is in epoch ms, None for never.
+    """
+
+    kind: Literal["ip", "peer_id", "client_name"]
+    target: Network | Matcher
+    category: str
+    reason: str
+    expires: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,7 +337,8 @@ class Published:
     ip_allowlist: Document
     held: tuple[Held, ...]
     next_expiry_ms: int | None
-    _banned: _Networks
+    _banned: Mapping[str, _Networks]
+    _excepted: Mapping[str, _Networks]
 
     def rules(self, dialect: Dialect) -> Document:
         """The rules as this client reads them."""
@@ -230,50 +354,96 @@ class Published:
 
     def touches(self, address: bytes) -> bool:
         """Whether an address (4 or 16 bytes) is banned by these documents; a member's address must not be."""
-        return bool(self._banned.overlapping(Network(address, len(address) * 8)))
+        return bool(self.listed(address))
+
+    def listed(self, address: bytes) -> tuple[str, ...]:
+        """The categories in which these documents ban an address."""
+        return _around(address, self._banned)
+
+    def excepted(self, address: bytes) -> tuple[str, ...]:
+        """The categories in which these documents allow an address."""
+        return _around(address, self._excepted)
 
 
-def publish(rules: Rules, protected: Collection[Network], now_ms: int) -> Published:
+def _around(address: bytes, categories: Mapping[str, _Networks]) -> tuple[str, ...]:
+    return tuple(category for category, found in categories.items() if found.overlapping(single(address)))
+
+
+# A network with the reason that its line of the text list gives.
+_Reasoned = tuple[Network, str]
+_Categories = Mapping[str, Sequence[_Reasoned]]
+
+LISTED_BY_OPERATOR = "listed by the operator of this server"
+ALLOWED_BY_OPERATOR = "allowed by the operator of this server"
+
+
+def publish(
+    rules: Rules,
+    protected: Collection[Network],
+    now_ms: int,
+    denied: Sequence[Listing] = (),
+    allowed: Sequence[Listing] = (),
+    *,
+    link: str = "",
+) -> Published:
     """Render the rules that are in force at this time (epoch ms).
 
-    `protected` are our own addresses and those of members' clients; they and the exceptions are cut out of every
-    wider rule. Takes time with many addresses (some 30 µs each): call it off the event loop.
+    `protected` are our own addresses and those of members' clients; they and whatever is allowed are cut out of every
+    wider rule. `denied` and `allowed` are in force beside what the operator wrote. `link` stands before the address in
+    every reason of the deny list. Takes time with many addresses (some 15 µs each): call it off the event loop.
     """
     active = [rule for rule in rules.rules if rule.is_active(now_ms)]
     exceptions = [rule for rule in rules.exceptions if rule.is_active(now_ms)]
-    banned, held = _guarded(_networks(active), _networks(exceptions), protected)
-    content = _content(active, _lines(banned), {port for rule in exceptions for port in rule.ports})
-    exempt = _content(exceptions, _lines(_networks(exceptions)), ())
+    excepted = _networks(exceptions, allowed, ALLOWED_BY_OPERATOR)
+    banned, held = _guarded(_networks(active, denied, LISTED_BY_OPERATOR), excepted, protected)
+    banned_lines, excepted_lines = _lines(banned), _lines(excepted)
+    content = _content(active, denied, banned_lines, {port for rule in exceptions for port in rule.ports})
+    exempt = _content(exceptions, allowed, excepted_lines, ())
+    expiries = [one.expires for one in (*active, *exceptions) if one.expires is not None]
+    expiries += [one.expires for one in (*denied, *allowed) if one.expires is not None]
     return Published(
         documents=_render(content, exempt),
-        ip_denylist=documents.deny_text(_listed(content.ip)),
-        ip_allowlist=documents.allow_text(_listed(exempt.ip)),
+        ip_denylist=documents.deny_text(_listed(banned, banned_lines, link)),
+        ip_allowlist=documents.allow_text(_listed(excepted, excepted_lines, "")),
         held=held,
-        next_expiry_ms=min((rule.expires for rule in (*active, *exceptions) if rule.expires is not None), default=None),
-        _banned=_Networks(network for networks in banned.values() for network in networks),
+        next_expiry_ms=min(expiries, default=None),
+        _banned=_sets(banned),
+        _excepted=_sets(excepted),
     )
 
 
-_Categories = Mapping[str, Sequence[Network]]
-
-
-def _networks(rules: Iterable[Rule]) -> _Categories:
-    found = _by_category(rules, "ip", lambda rule: rule.networks)
-    return {category: collapse(networks) for category, networks in found.items()}
+def _networks(rules: Iterable[Rule], listings: Iterable[Listing], by_operator: str) -> dict[str, list[_Reasoned]]:
+    """Everything by category: what the operator wrote in their order, the rest by name; addresses ascending."""
+    written = _by_category(rules, "ip", lambda rule: rule.networks)
+    result = {category: [(one, by_operator) for one in collapse(found)] for category, found in written.items()}
+    decided: dict[str, dict[Network, str]] = {}
+    for listing in listings:
+        if isinstance(listing.target, Network):
+            decided.setdefault(listing.category, {}).setdefault(listing.target, listing.reason)
+    for category, reasons in sorted(decided.items()):
+        # Not collapsed: each line keeps its own reason, and none becomes wider than what was decided.
+        outer = _Networks(reasons)
+        result.setdefault(category, []).extend((one, reasons[one]) for one in outer)
+    return result
 
 
 def _guarded(
     rules: _Categories, exceptions: _Categories, protected: Iterable[Network]
-) -> tuple[_Categories, tuple[Held, ...]]:
+) -> tuple[dict[str, list[_Reasoned]], tuple[Held, ...]]:
     """The networks that may be published, and the addresses that are held back for `protected` alone."""
-    excepted = _Networks(network for networks in exceptions.values() for network in networks)
+    excepted = _Networks(network for networks in exceptions.values() for network, _ in networks)
     members = _Networks(protected)
-    banned: dict[str, list[Network]] = {}
+    banned: dict[str, list[_Reasoned]] = {}
     held: list[Held] = []
     for category, networks in rules.items():
-        allowed = [part for network in networks for part in _carve(network, excepted)]
-        held += [Held(category, part) for network in allowed for part in _shared(network, members)]
-        banned[category] = [part for network in allowed for part in _carve(network, members)]
+        kept = banned[category] = []
+        for network, reason in networks:
+            if not excepted.overlapping(network) and not members.overlapping(network):
+                kept.append((network, reason))
+                continue
+            for part in _carve(network, excepted):
+                held += [Held(category, hole) for hole in _shared(part, members)]
+                kept += [(left, reason) for left in _carve(part, members)]
     return banned, tuple(held)
 
 
@@ -295,23 +465,50 @@ def _by_category(rules: Iterable[Rule], kind: str, values: Callable[[Rule], Iter
 
 
 def _lines(categories: _Categories) -> dict[str, tuple[AddressLine, ...]]:
-    return {category: address_lines(networks) for category, networks in categories.items() if networks}
+    return {
+        category: address_lines(network for network, _ in networks)
+        for category, networks in categories.items()
+        if networks
+    }
 
 
-def _content(rules: Sequence[Rule], ip: Mapping[str, Sequence[AddressLine]], without_ports: Container[int]) -> Content:
+def _sets(categories: _Categories) -> dict[str, _Networks]:
+    return {category: _Networks(network for network, _ in networks) for category, networks in categories.items()}
+
+
+def _content(
+    rules: Sequence[Rule],
+    listings: Sequence[Listing],
+    ip: Mapping[str, Sequence[AddressLine]],
+    without_ports: Container[int],
+) -> Content:
     ports = _by_category(rules, "port", lambda rule: [port for port in rule.ports if port not in without_ports])
     scripts = _by_category(rules, "script", lambda rule: rule.scripts)
     return Content(
         ip=ip,
         port={category: sorted(found) for category, found in ports.items()},
-        peer_id=_by_category(rules, "peer_id", lambda rule: rule.matchers),
-        client_name=_by_category(rules, "client_name", lambda rule: rule.matchers),
+        peer_id=_matchers(rules, listings, "peer_id"),
+        client_name=_matchers(rules, listings, "client_name"),
         script={
             f"{category} {i}" if i > 1 else category: source
             for category, sources in scripts.items()
             for i, source in enumerate(sources, 1)
         },
     )
+
+
+def _matchers(rules: Sequence[Rule], listings: Sequence[Listing], kind: str) -> dict[str, list[Matcher]]:
+    joined = _by_category(rules, kind, lambda rule: rule.matchers)
+    decided = {
+        (listing.category, listing.target.pbh()): listing.target
+        for listing in listings
+        if listing.kind == kind and isinstance(listing.target, Matcher)
+    }
+    for (category, _), matcher in sorted(decided.items(), key=lambda item: item[0]):
+        found = joined.setdefault(category, [])
+        if matcher not in found:
+            found.append(matcher)
+    return joined
 
 
 def _render(rules: Content, exceptions: Content) -> dict[tuple[Kind, Variant], Document]:
@@ -327,10 +524,10 @@ def _render(rules: Content, exceptions: Content) -> dict[tuple[Kind, Variant], D
     return rendered
 
 
-def _listed(categories: Mapping[str, Iterable[AddressLine]]) -> Iterator[Listed]:
+def _listed(categories: _Categories, lines: Mapping[str, Sequence[AddressLine]], link: str) -> Iterator[Listed]:
     seen: set[AddressLine] = set()
-    for category, lines in categories.items():
-        for line in lines:
+    for category, found in lines.items():
+        for line, (_, reason) in zip(found, categories[category], strict=True):
             if line not in seen:
                 seen.add(line)
-                yield Listed(line, category, "listed by the operator of this server")
+                yield Listed(line, category, f"{reason} {link}{line.partition('/')[0]}" if link else reason)

@@ -3,21 +3,30 @@
 import asyncio
 import logging
 import socket
+import time
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from urllib.parse import urlsplit
 
+from sparkle_lite import analyses, ip_report, net, rulebook
 from sparkle_lite import config as configuration
-from sparkle_lite import net, rulebook
 from sparkle_lite.accounts import Accounts, FirstStart, now_ms
 from sparkle_lite.config import Config
 from sparkle_lite.db import accounts as account_rows
+from sparkle_lite.db.conditions import Query, Table
 from sparkle_lite.db.database import Database
+from sparkle_lite.db.search import Search
+from sparkle_lite.decisions import Decisions, Distance
 from sparkle_lite.ingest import Ingest
 from sparkle_lite.jobs import Housekeeping, Jobs
 from sparkle_lite.metrics import Metrics
 from sparkle_lite.net import Network
+from sparkle_lite.plan import Plan
+from sparkle_lite.pow import ProofOfWork
+from sparkle_lite.wire.answers import IpQuery
 
 MEMBER_DAYS_MS = 14 * 24 * 3_600_000
+_STATES = ("active", "held", "shadow")
 
 logger = logging.getLogger("sparkle.runtime")
 
@@ -31,6 +40,7 @@ class Runtime:
         self.metrics = Metrics()
         self.database = Database(config.database.file, config.database.synchronous)
         self.jobs = Jobs(self.metrics)
+        self.proof_of_work = ProofOfWork(now_ms)
         self._closed_segment = asyncio.Event()
         self._own_addresses: set[bytes] = set()
         self._size = 0
@@ -39,8 +49,17 @@ class Runtime:
         self.first_start: FirstStart | None = None
         self.accounts: Accounts
         self.ingest: Ingest
+        self.search: Search
         self.housekeeping: Housekeeping
+        self.decisions: Decisions
         self.published: rulebook.Published
+        # Why the newest rules could not be published, while the last good ones are served.
+        self.publish_failure: str | None = None
+        self._publishing = asyncio.Lock()
+        self._publish_asked = self._publish_done = 0
+        self._publish_took, self._published_at = 0.0, 0.0
+        self._published_revision = 0
+        self._decided: Mapping[tuple[str, str], int] = {}
 
     async def open(self) -> None:
         """Migrate, take up where the last process ended, publish the rules, start the jobs.
@@ -52,11 +71,21 @@ class Runtime:
             self.ingest = Ingest(self.database, lambda: self.config.limits, self.metrics, now_ms)
             await self.ingest.open()
             self.ingest.on_closed = self._closed_segment.set
+            self.search = Search(self.database, self.ingest.streams)
             self.accounts = Accounts(self.database, self.ingest.writer.write, lambda: self.config.auth, now_ms)
             await self.accounts.open()
             self.first_start = await self.accounts.first_start()
             self.housekeeping = Housekeeping(self.database, self.ingest, lambda: self.config, now_ms)
             self._own_addresses = await asyncio.to_thread(own_addresses, self.config)
+            self.decisions = Decisions(
+                self.database,
+                self.ingest.writer.write,
+                now_ms,
+                lambda: self._own_addresses,
+                tellers=(analyses.tell,),
+                distances=self._distances,
+            )
+            await self.decisions.sync(self.rules)
             await self.publish()
         except BaseException:
             await self.close()
@@ -67,14 +96,17 @@ class Runtime:
 
     def _start_jobs(self) -> None:
         jobs, house = self.jobs, self.housekeeping
-        jobs.every("notice", 1, self.accounts.poll)
+        jobs.every("notice", 1, self._notice)
         jobs.every("access", 60, self.accounts.flush)
         jobs.every("seen", 300, lambda: self.ingest.writer.write(self.ingest.dictionaries.write_seen))
         jobs.every("roll", 60, house.roll)
         jobs.every("index", 300, house.index, first=0, wake=self._closed_segment)
         jobs.every("retention", 600, house.let_go, first=20)
+        jobs.every("tidy", 60, self.search.tidy)
         jobs.every("collect", 24 * 3600, house.collect, first=3600)
-        jobs.every("publish", 5, self._publish_expired)
+        jobs.every("publish", 1, self._publish_expired)
+        jobs.every("analyse", 3600, self.analyse_all, first=300)
+        jobs.every("history", 24 * 3600, self.forget, first=7200)
         jobs.every("size", 60, self._measure, first=0)
 
     def _watch(self) -> None:
@@ -87,6 +119,17 @@ class Runtime:
         metrics.watch_by("sparkle_wal_bytes", "Bytes of the write-ahead logs.", "file", self._wal_sizes)
         metrics.watch(
             "sparkle_rules_held", "Rule entries held back to protect an address.", lambda: len(self.published.held)
+        )
+        metrics.watch(
+            "sparkle_rules_stale",
+            "1 while the newest rules can't be published and the last good ones are served.",
+            lambda: float(self.publish_failure is not None),
+        )
+        metrics.watch_by(
+            "sparkle_rules_decided",
+            "Listings by their state: active, held for review, or shadow.",
+            "state",
+            lambda: {state: float(sum(n for (_, s), n in self._decided.items() if s == state)) for state in _STATES},
         )
 
     def _wal_sizes(self) -> dict[str, float]:
@@ -106,6 +149,8 @@ class Runtime:
         """Commit what is queued and close everything; safe after a failed `open`."""
         self.ready = False
         await self.jobs.stop()
+        if hasattr(self, "search"):
+            await self.search.close()
         if hasattr(self, "ingest"):
             if self.ingest.writer.running and hasattr(self, "accounts"):
                 with suppress(Exception):
@@ -115,19 +160,80 @@ class Runtime:
         await self.database.close()
 
     async def publish(self) -> None:
-        """Render all rule documents anew and swap them in."""
+        """Render all rule documents anew and swap them in; what was asked for meanwhile is done in one go.
+
+        A failure keeps the last good documents, is shown until it is mended, and is tried again; without any it raises.
+        """
+        self._publish_asked += 1
+        asked = self._publish_asked
+        async with self._publishing:
+            if self._publish_done >= asked:
+                return
+            covered, started = self._publish_asked, time.monotonic()
+            try:
+                await self._publish()
+            except Exception as error:
+                if not hasattr(self, "published"):
+                    raise
+                self.publish_failure = str(error) or type(error).__name__
+                logger.exception("the rules could not be published; the last good ones are served on")
+            else:
+                self.publish_failure = None
+            self._publish_done = covered
+            self._published_at = time.monotonic()
+            self._publish_took = self._published_at - started
+
+    async def _publish(self) -> None:
+        # A member that was seen a moment ago is not in the database yet.
+        await self.accounts.flush(now=True)
+        revision = await self.decisions.revision()
         async with self.database.reader() as reader:
             members = await account_rows.member_addresses(reader, now_ms() - MEMBER_DAYS_MS)
         protected = {Network(address, len(address) * 8) for address in (*members, *self._own_addresses)}
-        published = await asyncio.to_thread(rulebook.publish, self.rules, protected, now_ms())
-        for held in published.held:
+        denied, allowed = await self.decisions.in_force()
+        url = self.config.server.public_url.rstrip("/")
+        published = await asyncio.to_thread(
+            rulebook.publish, self.rules, protected, now_ms(), denied, allowed, link=f"{url}/ip/" if url else ""
+        )
+        self._decided = await self.decisions.counts()
+        for held in published.held[:20]:
             logger.warning("a rule covers an address of this server or of a member and is held back: %s", held)
-        self.published = published
+        self.published, self._published_revision = published, revision
 
     async def _publish_expired(self) -> None:
         expiry = self.published.next_expiry_ms
-        if expiry is not None and expiry <= now_ms():
+        is_due = self.publish_failure is not None or (expiry is not None and expiry <= now_ms())
+        # Where publishing takes long, what expires is taken together: it must not take more than a twentieth of a core.
+        if is_due and time.monotonic() - self._published_at >= 20 * self._publish_took:
             await self.publish()
+
+    async def _notice(self) -> None:
+        """Take over what another process changed."""
+        if await self.accounts.poll() and await self.decisions.revision() != self._published_revision:
+            await self.publish()
+
+    async def analyse_all(self) -> None:
+        """Run every analysis, and publish what they changed. One that fails keeps its earlier decisions."""
+        failures = []
+        for name in analyses.ANALYSES:
+            try:
+                await analyse(self.database, self.decisions, self.config, name)
+            except Exception as error:
+                logger.exception("the analysis %s failed", name)
+                failures.append(f"{name}: {error}")
+        if await self.decisions.revision() != self._published_revision:
+            await self.publish()
+        if failures:
+            raise RuntimeError("; ".join(failures))
+
+    async def _distances(self, address: bytes) -> Sequence[Distance]:
+        needs = await analyses.distances(self.database, self.config.analysis, address, now_ms())
+        return [Distance(*need) for need in needs]
+
+    async def forget(self) -> None:
+        """Let go of the oldest of the log of decisions."""
+        while await self.decisions.forget(1000) == 1000:
+            await asyncio.sleep(0.02)
 
     async def saw_address(self, address: bytes) -> None:
         """A member came from an address for the first time in a while: no rule may list it."""
@@ -141,8 +247,26 @@ class Runtime:
         stay = configuration.restart_needed(self.config, config)
         self.config, self.rules = config, rules
         self._own_addresses = await asyncio.to_thread(own_addresses, config)
+        await self.decisions.sync(rules)
         await self.publish()
         return stay
+
+    async def ip_report(self, address: bytes) -> IpQuery:
+        """What this network knows of one address. Raises SparkleError when the look-up takes too long."""
+        now, limits = now_ms(), self.config.limits
+        verdict = await self.decisions.verdict(address)
+        tables: tuple[Table, ...] = ("ban", "swarm")
+        found = []
+        for table in tables:
+            query = Query(
+                table,
+                ip_report.filters(address),
+                time_from=now - ip_report.WINDOW_MS,
+                limit=ip_report.RECORDS,
+            )
+            found.append(await self.search.page(query, int(limits.query_time), int(limits.count_time)))
+        listed = [f"{match.decision.category}, {match.reason.en}" for match in verdict.matches]
+        return ip_report.report(listed, verdict.excepted, found[0], found[1], now)
 
     async def health(self) -> None:
         """Raises when the database does not answer."""
@@ -156,8 +280,33 @@ class Runtime:
             "writer": self.ready and self.ingest.writer.running,
             "rules_published": hasattr(self, "published"),
             "rules_held": len(self.published.held) if hasattr(self, "published") else 0,
+            "rules_failure": self.publish_failure,
+            "rules_waiting_for_review": sum(n for (_, state), n in self._decided.items() if state == "held"),
             "failing_jobs": dict(self.jobs.failed),
         }
+
+
+async def analyse(
+    database: Database,
+    decisions: Decisions,
+    config: Config,
+    name: str,
+    overrides: Mapping[str, str | int] | None = None,
+    *,
+    dry: bool = False,
+) -> Plan:
+    """Run one analysis and make its findings decisions; `dry`: only tell what would change.
+
+    One that is switched off finds nothing. Raises SparkleError as analyses.run does.
+    """
+    mode = analyses.choose(name, config.analysis, overrides).mode
+    findings = []
+    at = now_ms()
+    if mode != "off":
+        findings = await analyses.run(name, database, config.analysis, at, overrides)
+    act = decisions.plan if dry else decisions.apply
+    version = analyses.ANALYSES[name].version
+    return await act(name, findings, at, mode="shadow" if mode == "shadow" else "on", formula=version)
 
 
 def own_addresses(config: Config) -> set[bytes]:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from sparkle_lite.config import RuleEntry
 from sparkle_lite.errors import Problem
 from sparkle_lite.net import Network, address_bytes, network_of, parse_network
-from sparkle_lite.rulebook import BadRulesError, Published, Rules, compile_rules, publish
+from sparkle_lite.rulebook import BadRulesError, Guard, Listing, Published, Rules, compile_rules, publish
 from sparkle_lite.wire.dialect import Dialect, Family
 from sparkle_lite.wire.documents import Listed, address_lines, deny_text
 from sparkle_lite.wire.matchers import Matcher, MatcherError, category_matches, parse
@@ -645,3 +645,116 @@ def test_qbcb_gets_an_anchored_expression_or_nothing(rule: dict[str, Any], text:
 )
 def test_the_rust_client_gets_a_substring_or_nothing(rule: dict[str, Any], text: str | None) -> None:
     assert parse(rule).rust() == text
+
+
+# --- Decisions beside the configuration -------------------------------------------------------------------------------
+
+
+def listing(text: str, category: str = "votes", reason: str = "4 people saw it", expires: int | None = None) -> Listing:
+    return Listing("ip", parse_network(text), category, reason, expires)
+
+
+def test_decisions_are_published_beside_the_configuration_each_with_its_own_reason() -> None:
+    document = publish(
+        compile_rules([entry("ip", "1.2.3.0/31")], []),
+        [],
+        NOW,
+        [
+            listing("9.9.9.9", reason="b"),
+            listing("9.9.9.8", reason="a"),
+            listing("7.7.7.7", "also"),
+            listing("1.2.3.0"),
+        ],
+        [Listing("ip", parse_network("8.8.8.8"), "admin", "pardoned", None)],
+    )
+    assert json.loads(document.rules(PBH).body)["ip"] == {
+        "test": ["1.2.3.0/31"],
+        "also": ["7.7.7.7"],
+        "votes": ["1.2.3.0", "9.9.9.8", "9.9.9.9"],
+    }
+    listed = [(str(network), reason) for network, reason in clients.address_list(document.ip_denylist.body)]
+    assert listed == [
+        ("1.2.3.0/31", "[test] listed by the operator of this server"),
+        ("7.7.7.7/32", "[also] 4 people saw it"),
+        ("1.2.3.0/32", "[votes] 4 people saw it"),
+        ("9.9.9.8/32", "[votes] a"),
+        ("9.9.9.9/32", "[votes] b"),
+    ]
+    assert document.ip_allowlist.body == b"# [admin] pardoned\n8.8.8.8\n"
+    assert document.listed(address_bytes("1.2.3.0")) == ("test", "votes")
+    assert document.excepted(address_bytes("8.8.8.8")) == ("admin",)
+
+
+def test_the_order_in_which_decisions_were_made_does_not_show() -> None:
+    decided = [
+        listing("1.2.3.4"),
+        listing("2001:db8::/64", "x"),
+        listing("1.2.3.0/24"),
+        Listing("peer_id", parse("b"), "votes", "x", None),
+        Listing("peer_id", parse("a"), "votes", "x", None),
+    ]
+    assert publish(Rules(), [], NOW, decided).documents == publish(Rules(), [], NOW, decided[::-1]).documents
+
+
+def test_an_address_within_a_listed_network_of_its_category_is_no_line_of_its_own() -> None:
+    document = publish(Rules(), [], NOW, [listing("1.2.3.4"), listing("1.2.3.0/24"), listing("1.2.4.0")])
+    assert json.loads(document.rules(PBH).body)["ip"] == {"votes": ["1.2.3.0/24", "1.2.4.0"]}
+
+
+def test_neighbours_of_a_list_do_not_grow_into_a_wider_network() -> None:
+    document = publish(Rules(), [], NOW, [listing("1.2.2.0/24"), listing("1.2.3.0/24")])
+    assert json.loads(document.rules(PBH).body)["ip"] == {"votes": ["1.2.2.0/24", "1.2.3.0/24"]}
+
+
+def test_reasons_link_to_the_page_of_the_address() -> None:
+    rules = compile_rules([entry("ip", "1.2.3.0/31")], [])
+    document = publish(rules, [], NOW, [listing("2001:db8::/64")], link="https://btn.example/ip/")
+    assert [reason for _, reason in clients.address_list(document.ip_denylist.body)] == [
+        "[test] listed by the operator of this server https://btn.example/ip/1.2.3.0",
+        "[votes] 4 people saw it https://btn.example/ip/2001:db8::",
+    ]
+
+
+def test_the_next_expiry_is_the_earliest_of_everything() -> None:
+    decided = [listing("1.2.3.4", expires=NOW + 9), listing("1.2.3.5", expires=NOW + 5), listing("1.2.3.6")]
+    assert publish(Rules(), [], NOW, decided).next_expiry_ms == NOW + 5
+    assert publish(Rules(), [], NOW, decided, [listing("1.2.3.9", expires=NOW + 2)]).next_expiry_ms == NOW + 2
+
+
+@pytest.mark.parametrize(
+    ("text", "obstacle"),
+    [
+        ("1.2.3.4", None),
+        ("1.2.3.0/24", None),
+        ("1.2.2.0/23", "wide"),
+        ("2001:db8::/56", None),
+        ("2001:db8::/55", "wide"),
+        ("192.168.1.1", "special"),
+        ("fc00::1", "special"),
+        ("8.8.8.8", "own"),
+        ("8.8.8.0/24", None),
+        ("2001:db8:8::/64", "own"),
+        ("2001:db8:8::/56", None),
+        ("9.9.9.9", "member"),
+        ("9.9.9.8/31", None),
+        ("2001:db8:9::1234", None),
+        ("2001:db8:9::/64", "member"),
+        ("5.5.5.0/24", "excepted"),
+        ("5.5.4.0/24", None),
+        ("5.5.5.5", "excepted"),
+    ],
+)
+def test_one_judge_says_what_must_not_be_listed(text: str, obstacle: str | None) -> None:
+    guard = Guard(
+        map(address_bytes, ("8.8.8.8", "2001:db8:8::1")),
+        map(address_bytes, ("9.9.9.9", "2001:db8:9::9")),
+        [parse_network("5.5.5.0/25"), parse_network("5.5.5.128/25")],
+    )
+    assert guard.obstacle(parse_network(text), capped=True) == obstacle
+
+
+@given(networks=st.lists(networks_v4 | networks_v6, max_size=30), asked=networks_v4 | networks_v6)
+def test_a_set_of_networks_finds_what_overlaps(networks: list[Network], asked: Network) -> None:
+    document = publish(Rules(), [], NOW, [listing(str(one)) for one in networks])
+    expected = any(one.contains(network_of(asked.address, asked.bits)) for one in networks)
+    assert document.touches(asked.address) == expected

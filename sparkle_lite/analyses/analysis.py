@@ -1,0 +1,58 @@
+"""What every analysis is made of."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from sparkle_lite.analyses.numbers import Numbers
+from sparkle_lite.db.evidence import DAY_MS, LONGEST_RECURRENCE, Evidence
+from sparkle_lite.findings import Finding
+from sparkle_lite.net import Network
+
+# No evidence counts longer, however often it recurred.
+HARD_EXPIRY_MS = 14 * DAY_MS
+
+
+class Need(NamedTuple):
+    """One threshold: the number's name, what there is, and what is needed (counts, percents or bytes)."""
+
+    analysis: str
+    number: str
+    have: int
+    need: int
+
+
+class Examined(NamedTuple):
+    """A subject that was looked at; it is listed when every need is met and the finding hasn't expired."""
+
+    finding: Finding
+    needs: tuple[Need, ...]
+
+    def is_listed(self, now_ms: int) -> bool:
+        """Whether this is a finding."""
+        return self.finding.expires > now_ms and all(need.have >= need.need for need in self.needs)
+
+
+# (evidence, numbers, the first bytes of the one address to look at or None for all)
+Examine = Callable[[Evidence, Numbers, bytes | None], list[Examined]]
+
+
+@dataclass(frozen=True, slots=True)
+class Analysis:
+    """One analysis. `version` changes with its formula; `of_addresses`: its targets are addresses, not identities."""
+
+    name: str
+    version: int
+    examine: Examine
+    of_addresses: bool = True
+
+
+def network(key: bytes) -> Network:
+    """The network that a subject of the evidence stands for."""
+    prefix = {3: 24, 4: 32, 7: 56, 8: 64}[len(key)]
+    return Network(key.ljust(4 if len(key) < 5 else 16, b"\0"), prefix)
+
+
+def lasts(last_seen: int, lifetime: int, days: int) -> int:
+    """When a finding expires: longer the more days it recurred on, but never later than the hard expiry."""
+    return last_seen + min(lifetime * min(max(days, 1), LONGEST_RECURRENCE), HARD_EXPIRY_MS)

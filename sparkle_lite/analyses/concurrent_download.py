@@ -1,0 +1,40 @@
+"""Addresses that download very many torrents in the same ten minutes and give nothing back to anyone."""
+
+from sparkle_lite.analyses.analysis import Analysis, Examined, Need, lasts, network
+from sparkle_lite.analyses.numbers import Numbers
+from sparkle_lite.db.evidence import DAY_MS, Crowd, Evidence
+from sparkle_lite.findings import Finding
+
+NAME = "concurrent_download"
+
+
+def _examine(evidence: Evidence, numbers: Numbers, only: bytes | None) -> list[Examined]:
+    return [_examined(crowd, numbers) for crowd in evidence.crowds(numbers, only)]
+
+
+def _examined(crowd: Crowd, numbers: Numbers) -> Examined:
+    finding = Finding(
+        network(crowd.key),
+        "concurrent_downloader",
+        {
+            "people": crowd.people,
+            "torrents": crowd.torrents,
+            "buckets": crowd.buckets,
+            "window_days": numbers["window"] // DAY_MS,
+        },
+        crowd.people,
+        crowd.decisive,
+        crowd.first,
+        crowd.last,
+        lasts(crowd.last, numbers["lifetime"], 1),
+    )
+    needs = (
+        Need(NAME, "min_people", crowd.people, numbers["min_people"]),
+        Need(NAME, "min_torrents", crowd.torrents, numbers["min_torrents"]),
+        # A single person to whom it gave is enough: what gives is a seedbox, a VPN's exit or a campus.
+        Need(NAME, "gave_nothing", 0 if crowd.against else 1, 1),
+    )
+    return Examined(finding, needs)
+
+
+ANALYSIS = Analysis(NAME, 1, _examine)

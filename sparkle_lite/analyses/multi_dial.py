@@ -1,0 +1,52 @@
+"""Prefixes that one cheater dials many addresses of: /24 and /56 with enough members that qualify each by itself."""
+
+from sparkle_lite.analyses.analysis import Analysis, Examined, Need, network
+from sparkle_lite.analyses.modules import MODULES
+from sparkle_lite.analyses.numbers import Numbers
+from sparkle_lite.analyses.untrusted_vote import fades, fresh_need
+from sparkle_lite.db.evidence import DAY_MS, Evidence, Votes
+from sparkle_lite.findings import Finding
+
+NAME = "multi_dial"
+
+
+def _examine(evidence: Evidence, numbers: Numbers, only: bytes | None) -> list[Examined]:
+    # What a member needs is no matter of the module: several people saw it do something.
+    votes = evidence.prefix_votes(MODULES, {**numbers, "min_people_any": numbers["min_people"]}, only)
+    return [_examined(one, numbers, evidence.now) for one in votes]
+
+
+def _examined(votes: Votes, numbers: Numbers, now_ms: int) -> Examined:
+    which = "min_hosts" if len(votes.key) == 3 else "min_subnets"
+    finding = Finding(
+        network(votes.key),
+        "multi_dialer" if len(votes.key) == 3 else "multi_dialer_v6",
+        {
+            "people": votes.people,
+            "members": votes.members,
+            "sharing": votes.sharing,
+            "torrents": votes.torrents,
+            "days": votes.days,
+            "reports": votes.reports,
+            "against": votes.against,
+            "weight": round(votes.weight, 2),
+            "window_days": numbers["window"] // DAY_MS,
+        },
+        votes.people,
+        votes.decisive,
+        votes.first,
+        votes.last,
+        fades(votes, now_ms, numbers["half_life"], numbers["min_people"]),
+    )
+    needs = (
+        Need(NAME, "min_people", votes.people, numbers["min_people"]),
+        Need(NAME, which, votes.members, numbers[which]),
+        # One cheater is on the same torrent with many of its addresses; neighbours of one bad peer aren't.
+        Need(NAME, "sharing_percent", votes.sharing * 100 // max(votes.members, 1), numbers["sharing_percent"]),
+        Need(NAME, "min_torrents", max(votes.torrents, votes.days), numbers["min_torrents"]),
+        Need(NAME, "weight_percent", round(votes.weight * 100), fresh_need(numbers["min_people"])),
+    )
+    return Examined(finding, needs)
+
+
+ANALYSIS = Analysis(NAME, 1, _examine)

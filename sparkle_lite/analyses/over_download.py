@@ -1,0 +1,45 @@
+"""Addresses that took a torrent several times over from several people: for somebody who says it never has enough."""
+
+from sparkle_lite.analyses.analysis import Analysis, Examined, Need, lasts, network
+from sparkle_lite.analyses.numbers import Numbers
+from sparkle_lite.db.evidence import DAY_MS, Evidence, Flow
+from sparkle_lite.findings import Finding
+
+NAME = "over_download"
+
+
+def _examine(evidence: Evidence, numbers: Numbers, only: bytes | None) -> list[Examined]:
+    return [_examined(flow, numbers) for flow in evidence.flows(numbers, only)]
+
+
+def _examined(flow: Flow, numbers: Numbers) -> Examined:
+    finding = Finding(
+        network(flow.key),
+        "over_downloader",
+        {
+            "people": flow.people,
+            "percent": flow.percent,
+            "taken_bytes": flow.taken,
+            "size_bytes": flow.size,
+            "peers": flow.pairs,
+            "torrents": flow.torrents,
+            "days": flow.days,
+            "against": flow.against,
+            "window_days": numbers["window"] // DAY_MS,
+        },
+        flow.people,
+        flow.decisive,
+        flow.first,
+        flow.last,
+        lasts(flow.last, numbers["lifetime"], flow.days),
+    )
+    needs = (
+        Need(NAME, "min_people", min(flow.people, flow.sizes), numbers["min_people"]),
+        Need(NAME, "min_percent", flow.percent, numbers["min_percent"]),
+        Need(NAME, "min_traffic", flow.taken, numbers["min_traffic"]),
+        Need(NAME, "min_days", max(flow.days, flow.torrents), numbers["min_days"]),
+    )
+    return Examined(finding, needs)
+
+
+ANALYSIS = Analysis(NAME, 1, _examine)

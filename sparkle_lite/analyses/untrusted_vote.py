@@ -1,0 +1,62 @@
+"""Addresses that enough people's clients banned for what they did: progress cheaters above all."""
+
+import math
+
+from sparkle_lite.analyses.analysis import HARD_EXPIRY_MS, Analysis, Examined, Need, network
+from sparkle_lite.analyses.modules import MODULES
+from sparkle_lite.analyses.numbers import Numbers
+from sparkle_lite.db.evidence import DAY_MS, LONGEST_RECURRENCE, Evidence, Votes
+from sparkle_lite.findings import Finding
+
+NAME = "untrusted_vote"
+
+
+def fresh_need(need: int) -> int:
+    """How much weight (percent of a vote) must be left of as many votes: half, so that a list doesn't flicker."""
+    return need * 50
+
+
+def fades(votes: Votes, now_ms: int, half_life: int, need: int) -> int:
+    """When too little weight is left without new evidence, or the hard expiry if that is earlier."""
+    half = half_life * min(votes.days, LONGEST_RECURRENCE)
+    left = votes.weight * 100 / max(fresh_need(need), 1)
+    return min(votes.last + HARD_EXPIRY_MS, now_ms + int(half * math.log2(max(left, 0.01))))
+
+
+def _examine(evidence: Evidence, numbers: Numbers, only: bytes | None) -> list[Examined]:
+    return [_examined(votes, numbers, evidence.now) for votes in evidence.votes(MODULES, numbers, only)]
+
+
+def _examined(votes: Votes, numbers: Numbers, now_ms: int) -> Examined:
+    by_any = votes.cheat_people < numbers["min_people"] and votes.people >= numbers["min_people_any"]
+    which, have = ("min_people_any", votes.people) if by_any else ("min_people", votes.cheat_people)
+    need = numbers[which]
+    finding = Finding(
+        network(votes.key),
+        "reported_peer" if by_any else "progress_cheater",
+        {
+            "people": have,
+            "torrents": votes.torrents,
+            "days": votes.days,
+            "reports": votes.reports,
+            "modules": votes.groups,
+            "against": votes.against,
+            "weight": round(votes.weight, 2),
+            "window_days": numbers["window"] // DAY_MS,
+        },
+        have,
+        votes.decisive,
+        votes.first,
+        votes.last,
+        fades(votes, now_ms, numbers["half_life"], need),
+    )
+    needs = (
+        Need(NAME, which, have, need),
+        Need(NAME, "min_torrents", max(votes.torrents, votes.days), numbers["min_torrents"]),
+        Need(NAME, "min_days", max(votes.days, votes.groups), numbers["min_days"]),
+        Need(NAME, "weight_percent", round(votes.weight * 100), fresh_need(need)),
+    )
+    return Examined(finding, needs)
+
+
+ANALYSIS = Analysis(NAME, 1, _examine)

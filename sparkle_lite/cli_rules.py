@@ -1,0 +1,565 @@
+"""The commands `rules` and `analyse`: what is listed and why, and decisions made from the shell.
+
+A running server notices within two seconds. What a command needs is imported when it runs.
+"""
+
+import argparse
+import asyncio
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+
+from sparkle_lite import cli
+from sparkle_lite.errors import SparkleError
+
+if TYPE_CHECKING:
+    from sparkle_lite.config import Config
+    from sparkle_lite.db.database import Database
+    from sparkle_lite.db.decisions import Decision, New
+    from sparkle_lite.decisions import Decisions, Match, Why
+    from sparkle_lite.plan import Plan
+
+T = TypeVar("T")
+
+_PAGE = 1000
+# Lines of a list that are named one by one when they can't be read.
+_NAMED_LINES = 20
+
+
+# --- Usage ------------------------------------------------------------------------------------------------------------
+
+
+def add_commands(commands: Any) -> None:
+    """Add `rules` and `analyse` to the program's commands."""
+    rules = cli._group(commands, "rules", "what is listed and why, and decisions by hand")
+    listing = cli._command(rules, "list", _list, "list what is in force, waits for review or is in shadow")
+    listing.add_argument("--state", choices=("active", "held", "shadow"), help="only these")
+    listing.add_argument("--origin", metavar="O", help="only of config, admin, an analysis or import:NAME")
+    cli._json_option(listing)
+    _hand_commands(rules)
+    _review_commands(rules)
+    export = cli._command(rules, "export", _export, "write the deny list as clients get it")
+    export.add_argument("file", metavar="FILE", nargs="?", help="where to (default: standard output)")
+    export.add_argument("--format", choices=("text", "jsonl"), default="text", help="jsonl: a decision a line")
+    imported = cli._command(rules, "import", _import, "list the addresses of a file, in place of its earlier ones")
+    imported.add_argument("file", metavar="FILE", help="an address, network or range a line; - is standard input")
+    imported.add_argument("--name", required=True, metavar="NAME", help="what the list is called")
+    _expiry_options(imported, "30d", forever=False)
+    imported.add_argument("--dry-run", action="store_true", help="only tell what would change")
+    cli._json_option(imported)
+    analyse = cli._command(commands, "analyse", _analyse, "run one or all analyses now")
+    analyse.add_argument("name", metavar="NAME", nargs="?", help="which one (default: all)")
+    analyse.add_argument("--dry-run", action="store_true", help="only tell what would change")
+    analyse.add_argument("--preset", choices=("solo", "friends", "tracker", "public"), help="for a dry run")
+    analyse.add_argument(
+        "--set", metavar="KEY=VALUE", action="append", default=[], help="a number of the analysis, for a dry run"
+    )
+    cli._json_option(analyse)
+
+
+def _hand_commands(rules: Any) -> None:
+    for name, run, text in (("deny", _deny, "list a target"), ("allow", _allow, "except a target from every rule")):
+        parser = cli._command(rules, name, run, text, "address_or_network")
+        parser.add_argument("--kind", choices=("ip", "peer_id", "client_name"), default="ip", help="what it is")
+        _reason_option(parser)
+        _expiry_options(parser, "30d", forever=True)
+        cli._json_option(parser)
+    pardon = cli._command(rules, "pardon", _pardon, "end a listing and except it for a while", "address_or_network")
+    _reason_option(pardon)
+    _expiry_options(pardon, "7d", forever=False)
+    cli._json_option(pardon)
+    why = cli._command(rules, "why", _why, "tell why an address, network or client name is listed, or how far from it")
+    why.add_argument("address_or_network", metavar="ADDRESS_OR_NETWORK", nargs="?")
+    why.add_argument("--client-name", metavar="T", help="a client name instead")
+    why.add_argument("--peer-id", metavar="T", help="a peer id instead")
+    cli._json_option(why)
+
+
+def _review_commands(rules: Any) -> None:
+    for name, run, text in (
+        ("approve", _approve, "put in force what waits for review"),
+        ("refuse", _refuse, "refuse what waits for review"),
+    ):
+        parser = cli._command(rules, name, run, text)
+        parser.add_argument("id", metavar="ID", type=int, nargs="?", help="one decision")
+        parser.add_argument("--origin", metavar="O", help="everything of one analysis instead")
+    withdraw = cli._command(rules, "withdraw", _withdraw, "end one decision")
+    withdraw.add_argument("id", metavar="ID", type=int)
+
+
+def _reason_option(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--reason", metavar="T", default="", help="shown to whoever is signed in")
+
+
+def _expiry_options(parser: argparse.ArgumentParser, default: str, *, forever: bool) -> None:
+    parser.add_argument("--expires", metavar="D", type=_lifetime, help=f"for how long (default: {default})")
+    parser.set_defaults(usual=_lifetime(default), forever=False)
+    if forever:
+        parser.add_argument("--forever", action="store_true", help="without an end")
+
+
+def _lifetime(text: str) -> int:
+    from sparkle_lite.config import Duration, Refused
+
+    try:
+        lifetime = int(Duration.parse(text))
+    except Refused as refused:
+        raise argparse.ArgumentTypeError(str(refused)) from None
+    if lifetime <= 0:
+        raise argparse.ArgumentTypeError("it must last some time")
+    return lifetime
+
+
+def _chosen_lifetime(args: argparse.Namespace) -> int | None:
+    if args.forever and args.expires is not None:
+        raise _wrong("--forever and --expires exclude each other.")
+    return None if args.forever else int(args.usual if args.expires is None else args.expires)
+
+
+def _wrong(message: str) -> SparkleError:
+    return SparkleError("bad_request", message)
+
+
+# --- Reading ----------------------------------------------------------------------------------------------------------
+
+
+def _list(args: argparse.Namespace) -> None:
+    from sparkle_lite.db.decisions import Wanted
+
+    async def command(place: "_Place") -> "list[Decision]":
+        return await _all(place.decisions, Wanted(state=args.state, origin=args.origin))
+
+    place, found = _run(args, command)
+    if args.json:
+        cli._print_json([_shown(one, one.state, place) for one in found])
+        return
+    rows = [
+        (
+            str(one.id),
+            one.state if one.held_for is None else f"held ({one.held_for})",
+            one.action,
+            _target(one),
+            one.origin,
+            cli._when(one.expires_at),
+            place.decisions.reason(one).en,
+        )
+        for one in found
+    ]
+    cli._print_table(("ID", "STATE", "ACTION", "TARGET", "ORIGIN", "UNTIL (UTC)", "WHY"), rows)
+
+
+async def _all(decisions: "Decisions", wanted: Any) -> "list[Decision]":
+    found: list[Decision] = []
+    while True:
+        page, _ = await decisions.page(wanted, found[-1].id if found else None, _PAGE)
+        found += page
+        if len(page) < _PAGE:
+            return found
+
+
+def _why(args: argparse.Namespace) -> None:
+    from sparkle_lite.net import AddressError, parse_network
+
+    given = [text for text in (args.address_or_network, args.client_name, args.peer_id) if text is not None]
+    if len(given) != 1:
+        raise _wrong("Name one address or network, or one --client-name or --peer-id.")
+
+    async def command(place: "_Place") -> "Why":
+        if args.address_or_network is None:
+            return await place.decisions.why_named("peer_id" if args.client_name is None else "client_name", given[0])
+        try:
+            return await place.decisions.why(parse_network(given[0]))
+        except AddressError as error:
+            raise _wrong(f"{error}.") from None
+
+    place, why = _run(args, command)
+    if args.json:
+        cli._print_json(
+            {
+                "subject": why.subject,
+                "listed": why.listed,
+                "protectedBy": list(why.protection),
+                "rules": [_shown(match.decision, match.state, place) for match in why.matches],
+                "distances": [distance._asdict() for distance in why.distances],
+            }
+        )
+        return
+    print(f"{_printable(why.subject)} is {'listed' if why.listed else 'not listed'}.")
+    for match in why.matches:
+        print(f"  {_told(match)}")
+    for name in why.protection:
+        print(f"  {_PROTECTION[name]}")
+    for distance in why.distances:
+        print(f"  {distance.analysis}: {distance.number} is {distance.have} of {distance.need}")
+
+
+_PROTECTION = {
+    "excepted": "An exception protects it.",
+    "own": "It is an address of this server.",
+    "special": "It is not a public address.",
+    "member": "A client of this network came from there within 14 days.",
+}
+
+
+def _told(match: "Match") -> str:
+    one = match.decision
+    people = one.evidence.get("people", 0)
+    seen = f"; seen {cli._when(one.evidence['first_seen'])} to {cli._when(one.evidence['last_seen'])}" if people else ""
+    until = "" if one.ends_at is None else f"; until {cli._when(one.ends_at)}"
+    return (
+        f"{one.id}  {match.state}  {one.action} {_target(one)} ({one.origin}): {match.reason.en}"
+        f"; since {cli._when(one.created_at)}{until}{seen}"
+    )
+
+
+def _printable(text: str) -> str:
+    return "".join(char if char.isprintable() else "\ufffd" for char in text)
+
+
+# --- By hand ----------------------------------------------------------------------------------------------------------
+
+
+def _deny(args: argparse.Namespace) -> None:
+    from sparkle_lite.accounts import COMMAND_LINE
+
+    lifetime = _chosen_lifetime(args)
+
+    async def command(place: "_Place") -> "Decision":
+        return await place.decisions.deny(args.kind, args.address_or_network, args.reason, lifetime, COMMAND_LINE)
+
+    place, decision = _run(args, command)
+    if args.json:
+        cli._print_json(_shown(decision, decision.state, place))
+    elif decision.state == "held":
+        print(f"{_target(decision)} is held for review: a client of this network came from there within 14 days.")
+    else:
+        print(f"Listed {_target(decision)} {_until(decision)}.")
+
+
+def _allow(args: argparse.Namespace) -> None:
+    from sparkle_lite.accounts import COMMAND_LINE
+
+    lifetime = _chosen_lifetime(args)
+
+    async def command(place: "_Place") -> "Decision":
+        return await place.decisions.allow(args.kind, args.address_or_network, args.reason, lifetime, COMMAND_LINE)
+
+    place, decision = _run(args, command)
+    if args.json:
+        cli._print_json(_shown(decision, decision.state, place))
+    else:
+        print(f"Allowed {_target(decision)} {_until(decision)}.")
+
+
+def _pardon(args: argparse.Namespace) -> None:
+    from sparkle_lite.accounts import COMMAND_LINE
+
+    lifetime = _chosen_lifetime(args) or 0
+
+    async def command(place: "_Place") -> Any:
+        return await place.decisions.pardon(args.address_or_network, args.reason, COMMAND_LINE, lifetime)
+
+    place, done = _run(args, command)
+    if args.json:
+        cli._print_json(
+            {
+                "exception": _shown(done.exception, "active", place),
+                "ended": [_shown(one, "pardoned", place) for one in done.ended],
+                "standing": [_shown(one, one.state, place) for one in done.standing],
+            }
+        )
+        return
+    print(f"Pardoned {_target(done.exception)}; it is excepted {_until(done.exception)}.")
+    for one in done.ended:
+        print(f"  ended: {_target(one)} ({one.origin})")
+    for one in done.standing:
+        print(f"  stands behind the exception: {_target(one)} ({one.origin})")
+
+
+def _approve(args: argparse.Namespace) -> None:
+    _review(args, "Approved", lambda place: (place.decisions.approve, place.decisions.approve_held))
+
+
+def _refuse(args: argparse.Namespace) -> None:
+    _review(args, "Refused", lambda place: (place.decisions.refuse, place.decisions.refuse_held))
+
+
+def _review(args: argparse.Namespace, done: str, acts: "Callable[[_Place], Any]") -> None:
+    from sparkle_lite.accounts import COMMAND_LINE
+
+    if (args.id is None) == (args.origin is None):
+        raise _wrong("Name one decision, or one --origin.")
+
+    async def command(place: "_Place") -> str:
+        one, every = acts(place)
+        if args.id is None:
+            return f"{await every(args.origin, COMMAND_LINE)} decisions of {args.origin}"
+        return _target(await one(args.id, COMMAND_LINE))
+
+    print(f"{done} {_run(args, command)[1]}.")
+
+
+def _withdraw(args: argparse.Namespace) -> None:
+    from sparkle_lite.accounts import COMMAND_LINE
+
+    async def command(place: "_Place") -> "Decision":
+        return await place.decisions.withdraw(args.id, COMMAND_LINE)
+
+    print(f"Ended {_target(_run(args, command)[1])}.")
+
+
+# --- Lists ------------------------------------------------------------------------------------------------------------
+
+
+def _export(args: argparse.Namespace) -> None:
+    from sparkle_lite.db.decisions import Wanted
+
+    async def command(place: "_Place") -> bytes:
+        if args.format == "jsonl":
+            found = await _all(place.decisions, Wanted("deny", "active"))
+            return "".join(json.dumps(_shown(one, one.state, place)) + "\n" for one in found).encode()
+        return await place.deny_list()
+
+    _, body = _run(args, command, rules=True)
+    if args.file in (None, "-"):
+        sys.stdout.flush()
+        out = getattr(sys.stdout, "buffer", None)
+        if out is None:
+            sys.stdout.write(body.decode())
+        else:
+            out.write(body)
+        return
+    _replace(Path(args.file), body)
+
+
+def _replace(path: Path, body: bytes) -> None:
+    """Write a file so that a reader sees the old one or the new one, never a part."""
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(body)
+            file.flush()
+            os.fsync(file.fileno())
+            mode = path.stat().st_mode & 0o777 if path.exists() else 0o644
+            os.fchmod(file.fileno(), mode)
+        Path(name).replace(path)
+    except BaseException:
+        with suppress(FileNotFoundError):
+            Path(name).unlink()
+        raise
+
+
+def _import(args: argparse.Namespace) -> None:
+    from sparkle_lite import address_lists
+    from sparkle_lite.accounts import COMMAND_LINE, now_ms
+
+    if args.file == "-":
+        read = address_lists.read(_lines(sys.stdin.buffer))
+    else:
+        with Path(args.file).open("rb") as file:
+            read = address_lists.read(_lines(file))
+    for bad in read.bad[:_NAMED_LINES]:
+        cli._complain(f"{args.file}:{bad.number}: {_printable(bad.why)}")
+    if len(read.bad) > _NAMED_LINES:
+        cli._complain(f"{args.file}: {len(read.bad) - _NAMED_LINES:,} more lines can't be used")
+    if read.bad and not read.networks:
+        raise _wrong(f"{args.file} holds no address that can be used; the list {args.name!r} stays as it was.")
+
+    async def command(place: "_Place") -> "Plan":
+        expires = now_ms() + (_chosen_lifetime(args) or 0)
+        return await place.decisions.replace_list(args.name, read.networks, expires, COMMAND_LINE, dry=args.dry_run)
+
+    place, plan = _run(args, command, create=True)
+    if args.json:
+        cli._print_json({"bad": len(read.bad), **_summary(plan, place)})
+    else:
+        _print_plan(f"import:{args.name}", plan, dry=args.dry_run, details=False)
+
+
+def _lines(file: Iterable[bytes]) -> Iterable[str]:
+    return (line.decode("utf-8", "replace") for line in file)
+
+
+# --- Analyses ---------------------------------------------------------------------------------------------------------
+
+
+def _analyse(args: argparse.Namespace) -> None:
+    if (args.preset or args.set) and not args.dry_run:
+        raise _wrong("--preset and --set are for a --dry-run; what holds for every run stands in the configuration.")
+    if args.set and args.name is None:
+        raise _wrong("--set needs the NAME of the analysis whose number it is.")
+    overrides = dict(_pair(text) for text in args.set)
+
+    async def command(place: "_Place") -> "dict[str, Plan]":
+        import msgspec
+
+        from sparkle_lite import analyses, runtime
+
+        config = place.config
+        if args.preset:
+            settings = msgspec.structs.replace(config.analysis, preset=args.preset)
+            config = msgspec.structs.replace(config, analysis=settings)
+        names = list(analyses.ANALYSES) if args.name is None else [args.name]
+        return {
+            name: await runtime.analyse(place.database, place.decisions, config, name, overrides, dry=args.dry_run)
+            for name in names
+        }
+
+    place, plans = _run(args, command)
+    if args.json:
+        cli._print_json({name: _summary(plan, place) for name, plan in plans.items()})
+        return
+    for name, plan in plans.items():
+        _print_plan(name, plan, dry=args.dry_run, details=True, place=place)
+
+
+def _pair(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise _wrong(f"{text!r} is not KEY=VALUE.")
+    return name.strip(), value.strip()
+
+
+def _summary(plan: "Plan", place: "_Place") -> dict[str, object]:
+    return {
+        "added": [_shown(one, one.state, place) for one in plan.added],
+        "removed": [_shown(one, "withdrawn", place) for one in plan.removed],
+        "held": [_shown(one, one.state, place) for one in plan.held],
+        "shadow": sum(one.state == "shadow" for one in plan.begin),
+        "unchanged": plan.kept,
+        "dropped": dict(plan.dropped),
+        "brake": plan.brake,
+        "members": plan.members,
+    }
+
+
+_BRAKES = {
+    "growth": "it adds more than a fifth of the list",
+    "decisive": "one person alone decides too much of it",
+}
+
+
+def _print_plan(name: str, plan: "Plan", *, dry: bool, details: bool, place: "_Place | None" = None) -> None:
+    verb = "would list" if dry else "listed"
+    shadow = sum(one.state == "shadow" for one in plan.begin)
+    parts = [f"{verb} {len(plan.added)}", f"{'end' if dry else 'ended'} {len(plan.removed)}", f"keep {plan.kept}"]
+    parts += [f"hold {len(plan.held)} for review"] if plan.held else []
+    parts += [f"{shadow} in shadow"] if shadow else []
+    parts += [f"left out {count} ({why})" for why, count in sorted(plan.dropped.items())]
+    print(f"{name}: {', '.join(parts)}; {plan.members} members' addresses among them.")
+    if plan.brake is not None:
+        print(f"  All that is new waits for review, because {_BRAKES[plan.brake]}.")
+    if details and dry and place is not None:
+        for one in (*plan.added, *plan.held):
+            print(f"  + {_target(one)}: {place.decisions.reason(one).en}")
+        for gone in plan.removed:
+            print(f"  - {_target(gone)}: {place.decisions.reason(gone).en}")
+
+
+# --- The database -----------------------------------------------------------------------------------------------------
+
+
+class _Place(NamedTuple):
+    """Where a command works."""
+
+    config: "Config"
+    database: "Database"
+    decisions: "Decisions"
+    own: "set[bytes]"
+
+    async def deny_list(self) -> bytes:
+        """The deny list as clients get it."""
+        from sparkle_lite import rulebook
+        from sparkle_lite.accounts import now_ms
+        from sparkle_lite.db import accounts as account_rows
+        from sparkle_lite.decisions import MEMBER_MS
+        from sparkle_lite.rulebook import single
+
+        async with self.database.reader() as reader:
+            members = await account_rows.member_addresses(reader, now_ms() - MEMBER_MS)
+        denied, allowed = await self.decisions.in_force()
+        rules = rulebook.compile_rules(self.config.rules, self.config.exceptions)
+        protected = {single(address) for address in (*members, *self.own)}
+        return rulebook.publish(rules, protected, now_ms(), denied, allowed).ip_denylist.body
+
+
+def _run(
+    args: argparse.Namespace,
+    command: "Callable[[_Place], Awaitable[T]]",
+    *,
+    create: bool = False,
+    rules: bool = False,
+) -> "tuple[_Place, T]":
+    """Run a command on the decisions; where, and its result. Raises SparkleError if there is no database."""
+    from sparkle_lite import analyses, runtime
+    from sparkle_lite.accounts import now_ms
+    from sparkle_lite.db.database import Database
+    from sparkle_lite.decisions import Decisions, Distance
+
+    config = cli._load(args, rules=rules)
+    path = config.database.file
+    if not create and not path.exists():
+        raise cli._no_database(path)
+
+    done: list[tuple[_Place, T]] = []
+
+    async def run() -> None:
+        database = Database(path, config.database.synchronous)
+        own = await asyncio.to_thread(runtime.own_addresses, config)
+
+        async def distances(address: bytes) -> Sequence[Distance]:
+            needs = await analyses.distances(database, config.analysis, address, now_ms())
+            return [Distance(*need) for need in needs]
+
+        await database.open()
+        try:
+            decisions = Decisions(
+                database, database.write, now_ms, lambda: own, tellers=(analyses.tell,), distances=distances
+            )
+            place = _Place(config, database, decisions, own)
+            done.append((place, await command(place)))
+        finally:
+            await database.close()
+
+    # Not its result: asyncio.run spells that out on the way, which takes a second for a long list.
+    asyncio.run(run())
+    return done[0]
+
+
+# --- Printing ---------------------------------------------------------------------------------------------------------
+
+
+def _target(one: "Decision | New") -> str:
+    return _printable((one.text or "")[:200]) if one.network is None else str(one.network)
+
+
+def _until(one: "Decision") -> str:
+    return "for ever" if one.expires_at is None else f"until {cli._when(one.expires_at)} UTC"
+
+
+def _shown(one: "Decision | New", state: str, place: "_Place") -> dict[str, object]:
+    """A decision as JSON, with the keys of the REST API."""
+    why = place.decisions.reason(one)
+    return {
+        "id": getattr(one, "id", None),
+        "kind": one.kind,
+        "target": one.text if one.network is None else str(one.network),
+        "action": one.action,
+        "state": state,
+        "origin": one.origin,
+        "category": one.category,
+        "code": one.code,
+        "numbers": dict(one.numbers),
+        "reason": {"en": why.en, "zh": why.zh},
+        "evidence": dict(one.evidence) or None,
+        "heldFor": one.held_for,
+        "note": one.note,
+        "createdAt": getattr(one, "created_at", None),
+        "expiresAt": one.expires_at,
+        "endedAt": getattr(one, "ended_at", None),
+    }

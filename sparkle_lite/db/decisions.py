@@ -1,0 +1,325 @@
+"""SQL of decisions: who is listed or allowed, since when, until when and why; now and at any moment before."""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Literal, NamedTuple
+
+from sparkle_lite.db.connection import Connection, Row, fetch_all, fetch_one
+from sparkle_lite.net import Network, network_of
+
+Kind = Literal["ip", "port", "peer_id", "client_name", "script"]
+Action = Literal["deny", "allow"]
+State = Literal["active", "held", "shadow"]
+EndReason = Literal["withdrawn", "superseded", "refused", "pardoned"]
+
+_DAY_MS = 86_400_000
+
+
+class New(NamedTuple):
+    """A decision that is about to begin. `network` belongs to kind "ip", `text` to all others; times in ms."""
+
+    kind: Kind
+    network: Network | None
+    text: str | None
+    action: Action
+    state: State
+    origin: str
+    category: str
+    code: str
+    numbers: Mapping[str, int | float]
+    evidence: Mapping[str, int]
+    held_for: str | None
+    note: str | None
+    expires_at: int | None
+
+
+class Decision(NamedTuple):
+    """A decision as it is stored. `state` is what it began as; `ends_at` is None while nothing will end it."""
+
+    id: int
+    kind: Kind
+    network: Network | None
+    text: str | None
+    action: Action
+    state: State
+    origin: str
+    category: str
+    code: str
+    numbers: Mapping[str, int | float]
+    evidence: Mapping[str, int]
+    held_for: str | None
+    note: str | None
+    created_at: int
+    expires_at: int | None
+    ended_at: int | None
+    end_reason: EndReason | None
+
+    @property
+    def ends_at(self) -> int | None:
+        """When it was ended or else expires."""
+        return self.expires_at if self.ended_at is None else self.ended_at
+
+    def state_at(self, at: int) -> str:
+        """The state at a moment at which it had begun: active, held, shadow, expired, or why it was ended."""
+        if self.ended_at is not None and self.ended_at <= at:
+            return str(self.end_reason)
+        return "expired" if self.expires_at is not None and self.expires_at <= at else self.state
+
+
+class Served(NamedTuple):
+    """What publishing needs of a decision that is in force; `numbers` is still JSON."""
+
+    kind: Kind
+    address: bytes | None
+    prefix: int | None
+    text: str | None
+    action: Action
+    origin: str
+    category: str
+    code: str
+    numbers: str
+    expires_at: int | None
+
+
+class Wanted(NamedTuple):
+    """Which decisions; None asks for nothing. `within` are those that share addresses with a network."""
+
+    action: Action | None = None
+    state: State | None = None
+    origin: str | None = None
+    within: Network | None = None
+
+
+_COLUMNS = (
+    "id, kind, address, prefix, text, action, state, origin, category, code, numbers, evidence, held_for, note,"
+    " created_at, expires_at, ended_at, end_reason"
+)
+_SELECT = f"SELECT {_COLUMNS} FROM decision"
+
+
+def _decision(row: Row) -> Decision:
+    number, kind, address, prefix, text, *middle, numbers, evidence, held_for, note = row[:14]
+    network = None if address is None else Network(address, prefix)
+    found = (json.loads(numbers), json.loads(evidence), held_for, note, *row[14:])
+    return Decision(number, kind, network, text, *middle, *found)
+
+
+def decisions(rows: Iterable[Row]) -> list[Decision]:
+    """The rows of a query, read. Takes 5 µs each: many are better read off the event loop."""
+    return [_decision(row) for row in rows]
+
+
+async def revision(connection: Connection) -> int:
+    """A number that changes with every change of the decisions."""
+    row = await fetch_one(connection, "SELECT number FROM decision_revision")
+    return int(row[0]) if row else 0
+
+
+async def begin(connection: Connection, new: Sequence[New], now_ms: int) -> list[int]:
+    """Begin decisions; their ids, in order."""
+    row = await fetch_one(connection, "SELECT coalesce(max(id), 0) FROM decision")
+    first = (int(row[0]) if row else 0) + 1
+    await connection.executemany(
+        f"INSERT INTO decision ({_COLUMNS}) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,NULL,NULL)",
+        (_values(number, one, now_ms) for number, one in enumerate(new, first)),
+    )
+    await _changed(connection)
+    return list(range(first, first + len(new)))
+
+
+def _values(number: int, new: New, now_ms: int) -> tuple[Any, ...]:
+    address, prefix = (None, None) if new.network is None else new.network
+    numbers, evidence = (json.dumps(dict(one), separators=(",", ":")) for one in (new.numbers, new.evidence))
+    head = (number, new.kind, address, prefix, new.text, new.action, new.state, new.origin, new.category, new.code)
+    return (*head, numbers, evidence, new.held_for, new.note, now_ms, new.expires_at)
+
+
+async def end(connection: Connection, ends: Iterable[tuple[int, EndReason]], now_ms: int) -> None:
+    """End decisions (row ids); one that is over stays as it is."""
+    await connection.executemany(
+        "UPDATE decision SET ended_at=?1, end_reason=?2 WHERE id=?3 AND ends_at>?1",
+        [(now_ms, reason, number) for number, reason in ends],
+    )
+    await _changed(connection)
+
+
+async def _changed(connection: Connection) -> None:
+    await connection.execute("UPDATE decision_revision SET number=number+1")
+
+
+async def get(connection: Connection, number: int) -> Decision | None:
+    """One decision."""
+    row = await fetch_one(connection, f"{_SELECT} WHERE id=?", (number,))
+    return _decision(row) if row else None
+
+
+async def served(connection: Connection, now_ms: int) -> list[Row]:
+    """Everything in force that isn't the operator's configuration, each row as a Served."""
+    return await fetch_all(
+        connection,
+        f"SELECT {', '.join(Served._fields)} FROM decision"
+        " WHERE ends_at>? AND state='active' AND origin<>'config' ORDER BY id DESC",
+        (now_ms,),
+    )
+
+
+async def standing(connection: Connection, origin: str, now_ms: int) -> list[Row]:
+    """The decisions of one origin that aren't over, as rows for `decisions`."""
+    return await fetch_all(connection, f"{_SELECT} WHERE origin=? AND ends_at>? ORDER BY id", (origin, now_ms))
+
+
+async def allowed(connection: Connection, now_ms: int) -> list[Decision]:
+    """The exceptions in force, of every origin."""
+    rows = await fetch_all(
+        connection, f"{_SELECT} WHERE ends_at>? AND action='allow' AND state='active' ORDER BY id", (now_ms,)
+    )
+    return decisions(rows)
+
+
+async def count_listed(connection: Connection, now_ms: int) -> int:
+    """How many deny decisions are in force."""
+    row = await fetch_one(
+        connection, "SELECT count(*) FROM decision WHERE ends_at>? AND action='deny' AND state='active'", (now_ms,)
+    )
+    return int(row[0]) if row else 0
+
+
+async def count_by_state(connection: Connection, now_ms: int) -> dict[tuple[str, str], int]:
+    """How many deny decisions there are by origin and state."""
+    rows = await fetch_all(
+        connection,
+        "SELECT origin, state, count(*) FROM decision WHERE ends_at>? AND action='deny' GROUP BY 1, 2",
+        (now_ms,),
+    )
+    return {(origin, state): number for origin, state, number in rows}
+
+
+Key = tuple[Kind, bytes | None, int | None, str | None]
+
+
+async def listings_before(connection: Connection, origin: str, since_ms: int, now_ms: int) -> dict[Key, int]:
+    """On how many days a listing of each target of an origin ended since then, by (kind, address, prefix, text).
+
+    Only ends that its evidence came to by itself; several on one day are one.
+    """
+    rows = await fetch_all(
+        connection,
+        f"SELECT kind, address, prefix, text, count(DISTINCT ends_at / {_DAY_MS}) FROM decision"
+        " WHERE origin=? AND ends_at>=? AND ends_at<=? AND state='active'"
+        " AND (end_reason IS NULL OR end_reason='withdrawn') GROUP BY 1, 2, 3, 4",
+        (origin, since_ms, now_ms),
+    )
+    return {(kind, address, prefix, text): days for kind, address, prefix, text, days in rows}
+
+
+async def refused_since(connection: Connection, origin: str, since_ms: int, now_ms: int) -> set[Key]:
+    """The targets of an origin that an administrator refused since then."""
+    rows = await fetch_all(
+        connection,
+        "SELECT DISTINCT kind, address, prefix, text FROM decision"
+        " WHERE origin=? AND ends_at>? AND ends_at<=? AND end_reason='refused'",
+        (origin, since_ms, now_ms),
+    )
+    return {(kind, address, prefix, text) for kind, address, prefix, text in rows}
+
+
+async def count_voters(connection: Connection, since_ms: int) -> int:
+    """How many people who aren't banned had an application here since then."""
+    row = await fetch_one(
+        connection,
+        "SELECT count(DISTINCT a.user) FROM userapp a JOIN user u ON u.id = a.user WHERE a.last_access_at>=?"
+        " AND a.banned_at IS NULL AND a.deleted_at IS NULL AND u.banned_at IS NULL",
+        (since_ms,),
+    )
+    return int(row[0]) if row else 0
+
+
+async def around(connection: Connection, network: Network, since_ms: int, limit: int) -> list[Decision]:
+    """Decisions whose network contains this one or lies within it and that aren't over since then, newest first."""
+    condition, values = _sharing(network)
+    rows = await fetch_all(
+        connection, f"{_SELECT} WHERE {condition} AND ends_at>? ORDER BY id DESC LIMIT ?", (*values, since_ms, limit)
+    )
+    return decisions(rows)
+
+
+def _sharing(network: Network) -> tuple[str, list[Any]]:
+    """The condition for networks that contain this one or lie in it, by the index on addresses."""
+    wider = [network_of(network.address, prefix) for prefix in range(network.prefix + 1)]
+    pairs = ", ".join(["(?,?)"] * len(wider))
+    # A row value with IN (VALUES ...) would walk the whole index.
+    around = f"SELECT d.id FROM (VALUES {pairs}) w CROSS JOIN decision d ON d.address=w.column1 AND d.prefix=w.column2"
+    within = "SELECT id FROM decision WHERE address>=? AND address<=? AND prefix>? AND length(address)=?"
+    last = network.last.to_bytes(len(network.address), "big")
+    values: list[Any] = [value for one in wider for value in one]
+    values += [network.address, last, network.prefix, len(network.address)]
+    return f"id IN ({around} UNION ALL {within})", values
+
+
+async def named(connection: Connection, since_ms: int) -> list[Decision]:
+    """Decisions on what peers say of themselves that aren't over since then, newest first."""
+    rows = await fetch_all(
+        connection,
+        f"{_SELECT} WHERE text IS NOT NULL AND ends_at>? AND kind IN ('peer_id', 'client_name') ORDER BY id DESC",
+        (since_ms,),
+    )
+    return decisions(rows)
+
+
+async def page(connection: Connection, wanted: Wanted, at_ms: int, before: int | None, limit: int) -> list[Decision]:
+    """Decisions that were not over at a moment, newest first; `before` is the id of the last one known."""
+    conditions = ["ends_at>?", "created_at<=?"]
+    values: list[Any] = [at_ms, at_ms]
+    for column in ("action", "state", "origin"):
+        if (value := getattr(wanted, column)) is not None:
+            conditions.append(f"{column}=?")
+            values.append(value)
+    if wanted.within is not None:
+        condition, more = _sharing(wanted.within)
+        conditions.append(condition)
+        values += more
+    if before is not None:
+        conditions.append("id<?")
+        values.append(before)
+    sql = f"{_SELECT} WHERE {' AND '.join(conditions)} ORDER BY id DESC LIMIT ?"
+    return decisions(await fetch_all(connection, sql, (*values, limit)))
+
+
+class Change(NamedTuple):
+    """One line of the log: a decision began or was over at a moment (ms)."""
+
+    at: int
+    ended: bool
+    decision: Decision
+
+
+Cursor = tuple[int, int, bool]
+
+
+async def changes(connection: Connection, now_ms: int, before: Cursor | None, limit: int) -> list[Change]:
+    """The newest changes up to now, newest first; `before` is (time, id, ended) of the last one known."""
+    at, number, ended = before or (now_ms + 1, 0, False)
+    began_before = (at, number + 1) if ended else (at, number)
+    ended_before = (at, number)
+    began = await fetch_all(
+        connection,
+        f"{_SELECT} WHERE created_at<=? AND (created_at, id)<(?,?) ORDER BY created_at DESC, id DESC LIMIT ?",
+        (now_ms, *began_before, limit),
+    )
+    over = await fetch_all(
+        connection,
+        f"{_SELECT} WHERE ends_at<=? AND (ends_at, id)<(?,?) ORDER BY ends_at DESC, id DESC LIMIT ?",
+        (now_ms, *ended_before, limit),
+    )
+    log = [Change(one.created_at, False, one) for one in decisions(began)]
+    log += [Change(one.ends_at or 0, True, one) for one in decisions(over)]
+    log.sort(key=lambda change: (change.at, change.decision.id, change.ended), reverse=True)
+    return log[:limit]
+
+
+async def delete_old(connection: Connection, before_ms: int, limit: int) -> int:
+    """Forget some decisions that were over long ago; how many."""
+    cursor = await connection.execute(
+        "DELETE FROM decision WHERE id IN (SELECT id FROM decision WHERE ends_at<? LIMIT ?)", (before_ms, limit)
+    )
+    return cursor.rowcount

@@ -1,0 +1,677 @@
+"""Decisions: who is listed or allowed, by whom, why and until when; how one begins, ends and is told.
+
+Every origin comes through here: the configuration (`sync`), analyses (`apply`), imported lists (`replace_list`) and
+administrators. What is in force goes to the rulebook for publishing. A change is audited in its own transaction where a
+person makes it.
+"""
+
+import asyncio
+import re
+import unicodedata
+from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
+from functools import lru_cache
+from typing import Any, Literal, NamedTuple
+
+import msgspec
+
+from sparkle_lite import plan as planning
+from sparkle_lite import rulebook
+from sparkle_lite.accounts import Actor, Write
+from sparkle_lite.db import accounts as account_rows
+from sparkle_lite.db import decisions as store
+from sparkle_lite.db.connection import Connection
+from sparkle_lite.db.database import Database
+from sparkle_lite.db.decisions import Change, Cursor, Decision, EndReason, New, Wanted
+from sparkle_lite.errors import SparkleError
+from sparkle_lite.findings import Finding
+from sparkle_lite.net import Network, network_of
+from sparkle_lite.plan import Mode, Plan, Situation
+from sparkle_lite.reasons import Reason, Tell, date, reason
+from sparkle_lite.rulebook import Guard, Listing, Obstacle, Rules, single
+from sparkle_lite.wire.matchers import Matcher, category_matches, parse
+
+TargetKind = Literal["ip", "peer_id", "client_name"]
+
+DAY_MS = planning.DAY_MS
+MEMBER_MS = 14 * DAY_MS
+# How long what an administrator decides holds unless they say otherwise, and a pardon.
+BY_HAND_MS, PARDON_MS = 30 * DAY_MS, 7 * DAY_MS
+# What is told of a target reaches back so far, and at most so many decisions.
+TOLD_MS, TOLD = 90 * DAY_MS, 200
+# The log reaches back so far.
+HISTORY_MS = 730 * DAY_MS
+_LIST_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,39}")
+# Plans that were overtaken by another change before they are made within the transaction.
+_TRIES = 3
+
+
+class Distance(NamedTuple):
+    """How far an address is from being listed by one analysis: one of its numbers, what there is and what it takes."""
+
+    analysis: str
+    number: str
+    have: int
+    need: int
+
+
+Distances = Callable[[bytes], Awaitable[Sequence[Distance]]]
+
+
+class Match(NamedTuple):
+    """A decision about what was asked for, with its state now and its reason."""
+
+    decision: Decision
+    state: str
+    reason: Reason
+
+
+class Why(NamedTuple):
+    """Everything about one address, network, client name or peer id.
+
+    `listed`: whether clients are told now to ban it. `protection` names what keeps it from being listed.
+    """
+
+    subject: str
+    listed: bool
+    matches: tuple[Match, ...]
+    protection: tuple[Obstacle, ...]
+    distances: tuple[Distance, ...] = ()
+
+
+class Verdict(NamedTuple):
+    """What anyone may know of an address: the decisions that list it now, and whether an exception frees it."""
+
+    listed: bool
+    excepted: bool
+    matches: tuple[Match, ...]
+
+
+class Pardoned(NamedTuple):
+    """What a pardon did: the decisions that it ended, those that still stand behind the new exception."""
+
+    exception: Decision
+    ended: tuple[Decision, ...]
+    standing: tuple[Decision, ...]
+
+
+async def _no_distances(_: bytes) -> Sequence[Distance]:
+    return ()
+
+
+class Decisions:
+    """The decisions of one server or one command.
+
+    `own` are this machine's addresses; `tellers` know the sentences of the analyses' codes; `distances` asks the
+    analyses about one network.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        write: Write,
+        clock: Callable[[], int],
+        own: Callable[[], Collection[bytes]],
+        *,
+        tellers: Sequence[Tell] = (),
+        distances: Distances = _no_distances,
+    ) -> None:
+        self._database = database
+        self._write = write
+        self._clock = clock
+        self._own = own
+        self._tellers = tuple(tellers)
+        self._distances = distances
+        self._reason = lru_cache(65_536)(self._reason_of_json)
+
+    # --- The configuration --------------------------------------------------------------------------------------------
+
+    async def sync(self, rules: Rules) -> None:
+        """Make the operator's decisions those of the configuration, in one transaction; what is unchanged stays."""
+        now = self._clock()
+        async with self._database.reader() as reader:
+            rows = await store.standing(reader, "config", now)
+        begin, end = await asyncio.to_thread(_difference, rules, rows, now)
+        if not begin and not end:
+            return
+
+        async def command(connection: Connection) -> None:
+            await store.end(connection, [(number, "withdrawn") for number in end], now)
+            await store.begin(connection, begin, now)
+
+        await self._write(command)
+
+    # --- Runs ---------------------------------------------------------------------------------------------------------
+
+    async def plan(
+        self, origin: str, findings: Sequence[Finding], now_ms: int, *, mode: Mode = "on", formula: int = 1
+    ) -> Plan:
+        """What `apply` would change; changes nothing."""
+        async with self._database.reader() as reader:
+            return await self._plan(reader, origin, findings, now_ms, mode=mode, formula=formula)
+
+    async def apply(
+        self, origin: str, findings: Sequence[Finding], now_ms: int, *, mode: Mode = "on", formula: int = 1
+    ) -> Plan:
+        """Make the decisions of an analysis those of its findings: what stands stays, in one transaction.
+
+        An analysis that is switched off finds nothing. Raises ValueError for an origin that is no analysis.
+        """
+        if origin in ("config", "admin") or ":" in origin:
+            raise ValueError(f"{origin!r} is no analysis")
+        return await self._apply(origin, findings, now_ms, mode=mode, formula=formula)
+
+    async def replace_list(
+        self, name: str, networks: Sequence[Network], expires_at: int, actor: Actor, *, dry: bool = False
+    ) -> Plan:
+        """Make an imported list's decisions these networks; earlier ones that aren't among them end.
+
+        Raises SparkleError: bad_request, forbidden.
+        """
+        _admins_only(actor)
+        if not _LIST_NAME.fullmatch(name):
+            raise SparkleError(
+                "bad_request",
+                "A list's name has 1 to 40 of the characters a-z, 0-9, '.', '_' and '-'.",
+                "列表名称须为 1 至 40 个字符，仅限 a-z、0-9、'.'、'_'、'-'。",
+            )
+        now = self._clock()
+        findings = [Finding(network, "imported", {}, 0, (), now, now, expires_at) for network in networks]
+        origin = f"import:{name}"
+        if dry:
+            async with self._database.reader() as reader:
+                return await self._plan(reader, origin, findings, now, braked=False)
+        done = await self._apply(origin, findings, now, braked=False)
+
+        async def note(connection: Connection) -> None:
+            details = {"list": name, "networks": len(networks), "began": len(done.begin), "ended": len(done.end)}
+            await self._audit(connection, "RULE_IMPORT", actor, details)
+
+        await self._write(note)
+        return done
+
+    async def _apply(self, origin: str, findings: Sequence[Finding], now_ms: int, **how: Any) -> Plan:
+        for _ in range(_TRIES):
+            async with self._database.reader() as reader:
+                plan = await self._plan(reader, origin, findings, now_ms, **how)
+            if not plan.begin and not plan.end:
+                return plan
+            if await self._write(lambda connection, plan=plan: _commit(connection, plan, now_ms)):  # type: ignore[misc]
+                return plan
+
+        async def command(connection: Connection) -> Plan:
+            plan = await self._plan(connection, origin, findings, now_ms, **how)
+            await _commit(connection, plan, now_ms)
+            return plan
+
+        return await self._write(command)
+
+    async def _plan(
+        self, connection: Connection, origin: str, findings: Sequence[Finding], now_ms: int, **how: Any
+    ) -> Plan:
+        # First: a change that is made while the rest is read must make the plan void.
+        revision = await store.revision(connection)
+        rows = await store.standing(connection, origin, now_ms)
+        is_analysis = how.get("braked", True)
+        earlier = await store.listings_before(connection, origin, now_ms - planning.RECURRENCE_MS, now_ms)
+        refused = await store.refused_since(connection, origin, now_ms - planning.REFUSAL_MS, now_ms)
+        guard = await self._guard(connection, now_ms)
+        listed = await store.count_listed(connection, now_ms)
+        circle = await store.count_voters(connection, now_ms - MEMBER_MS)
+
+        def make() -> Plan:
+            situation = Situation(
+                revision,
+                store.decisions(rows),
+                guard,
+                listed,
+                earlier if is_analysis else {},
+                refused if is_analysis else (),
+                circle,
+            )
+            return planning.make(origin, findings, situation, now_ms, **how)
+
+        return await asyncio.to_thread(make)
+
+    async def _guard(self, connection: Connection, now_ms: int) -> Guard:
+        allowed = await store.allowed(connection, now_ms)
+        members = await account_rows.member_addresses(connection, now_ms - MEMBER_MS)
+        return Guard(
+            self._own(),
+            members,
+            [one.network for one in allowed if one.network is not None],
+            {(one.kind, one.text) for one in allowed if one.text is not None},
+        )
+
+    # --- By hand ------------------------------------------------------------------------------------------------------
+
+    async def deny(self, kind: TargetKind, text: str, note: str, lifetime_ms: int | None, actor: Actor) -> Decision:
+        """List a target for so long (None: for ever). A member's address begins held.
+
+        Raises SparkleError: bad_request, conflict where it must never be listed, forbidden.
+        """
+        _admins_only(actor)
+        target = rulebook.target(kind, text, is_exception=False)
+        line = _note(note)
+
+        async def command(connection: Connection) -> Decision:
+            now = self._clock()
+            held_for = None
+            if isinstance(target, Network):
+                obstacle = (await self._guard(connection, now)).obstacle(target, capped=False)
+                if obstacle is not None and obstacle != "member":
+                    raise _obstructed(target, obstacle)
+                held_for = obstacle
+            new = _by_hand(target, kind, "deny", "admin", held_for, line, _until(now, lifetime_ms))
+            return await self._supersede(connection, "RULE_DENY", new, now, actor)
+
+        return await self._write(command)
+
+    async def allow(self, kind: TargetKind, text: str, note: str, lifetime_ms: int | None, actor: Actor) -> Decision:
+        """Except a target from every rule for so long (None: for ever). Raises SparkleError: bad_request, forbidden."""
+        _admins_only(actor)
+        target = rulebook.target(kind, text, is_exception=True)
+        line = _note(note)
+
+        async def command(connection: Connection) -> Decision:
+            now = self._clock()
+            new = _by_hand(target, kind, "allow", "exception", None, line, _until(now, lifetime_ms))
+            return await self._supersede(connection, "RULE_ALLOW", new, now, actor)
+
+        return await self._write(command)
+
+    async def pardon(self, text: str, note: str, actor: Actor, lifetime_ms: int = PARDON_MS) -> Pardoned:
+        """End every decision that lists an address or network, and except it for a while.
+
+        The exception is what makes clients lift their bans: they look at the allow list. Decisions on wider networks
+        and the configuration's stay; the exception is cut out of them while it lasts. Raises SparkleError: bad_request,
+        forbidden.
+        """
+        _admins_only(actor)
+        named = rulebook.target("ip", text, is_exception=True)
+        assert isinstance(named, Network)
+        line = _note(note)
+
+        async def command(connection: Connection) -> Pardoned:
+            now = self._clock()
+            target = await _subscriber(connection, named, now)
+            found = await store.page(connection, Wanted("deny", within=target), now, None, 1 << 31)
+            ended = [one for one in found if one.origin != "config" and _contains(target, one)]
+            standing = [one for one in found if one.state == "active" and one not in ended]
+            await store.end(connection, [(one.id, "pardoned") for one in ended], now)
+            new = _by_hand(target, "ip", "allow", "pardon", None, line, now + lifetime_ms)
+            ids = [one.id for one in ended]
+            exception = await self._supersede(connection, "RULE_PARDON", new, now, actor, ended=ids[:100])
+            return Pardoned(exception, tuple(ended), tuple(standing))
+
+        return await self._write(command)
+
+    async def _supersede(
+        self, connection: Connection, action: str, new: New, now: int, actor: Actor, **details: object
+    ) -> Decision:
+        """Begin a decision of an administrator in place of an earlier one on the same target."""
+        rows = await store.standing(connection, new.origin, now)
+        same = [
+            one.id
+            for one in store.decisions(rows)
+            if one.action == new.action and planning.key_of(one) == planning.key_of(new)
+        ]
+        await store.end(connection, [(number, "superseded") for number in same], now)
+        [number] = await store.begin(connection, [new], now)
+        target = new.text if new.network is None else str(new.network)
+        more = {"decision": number, "target": target, "reason": new.note, "until": date(new.expires_at), **details}
+        await self._audit(connection, action, actor, more)
+        return await _decision(connection, number)
+
+    # --- Review -------------------------------------------------------------------------------------------------------
+
+    async def approve(self, number: int, actor: Actor) -> Decision:
+        """Put a decision that waits for review in force.
+
+        Raises SparkleError: not_found, conflict where it doesn't wait or must never be listed, forbidden.
+        """
+        _admins_only(actor)
+
+        async def command(connection: Connection) -> Decision:
+            now = self._clock()
+            old = await _decision(connection, number)
+            _require(old, now, "held")
+            guard = await self._guard(connection, now)
+            obstacle = old.network and guard.obstacle(old.network, capped=False)
+            if old.network is not None and obstacle is not None:
+                raise _obstructed(old.network, obstacle)
+            [approved] = await self._approve(connection, [old], now)
+            await self._audit(connection, "RULE_APPROVE", actor, {"decision": number, "new": approved})
+            return await _decision(connection, approved)
+
+        return await self._write(command)
+
+    async def approve_held(self, origin: str, actor: Actor) -> int:
+        """Put everything of one origin that waits for review in force, except what must never be; how many."""
+        _admins_only(actor)
+
+        async def command(connection: Connection) -> int:
+            now = self._clock()
+            guard = await self._guard(connection, now)
+            held = [
+                one
+                for one in await store.page(connection, Wanted("deny", "held", origin), now, None, 1 << 31)
+                if one.network is None or guard.obstacle(one.network, capped=False) is None
+            ]
+            await self._approve(connection, held, now)
+            await self._audit(connection, "RULE_APPROVE", actor, {"origin": origin, "decisions": len(held)})
+            return len(held)
+
+        return await self._write(command)
+
+    async def _approve(self, connection: Connection, held: Sequence[Decision], now: int) -> list[int]:
+        await store.end(connection, [(one.id, "superseded") for one in held], now)
+        return await store.begin(connection, [_again(one)._replace(state="active", held_for=None) for one in held], now)
+
+    async def refuse(self, number: int, actor: Actor) -> Decision:
+        """End a decision that waits for review; its analysis doesn't propose the target again for 30 days.
+
+        Raises SparkleError: not_found, conflict, forbidden.
+        """
+        return await self._end(number, "held", "RULE_REFUSE", actor)
+
+    async def refuse_held(self, origin: str, actor: Actor) -> int:
+        """Refuse everything of one origin that waits for review; how many."""
+        _admins_only(actor)
+
+        async def command(connection: Connection) -> int:
+            now = self._clock()
+            held = await store.page(connection, Wanted("deny", "held", origin), now, None, 1 << 31)
+            await store.end(connection, [(one.id, "refused") for one in held], now)
+            await self._audit(connection, "RULE_REFUSE", actor, {"origin": origin, "decisions": len(held)})
+            return len(held)
+
+        return await self._write(command)
+
+    async def withdraw(self, number: int, actor: Actor) -> Decision:
+        """End a decision, whatever its state; an analysis doesn't propose the target again for 30 days.
+
+        Raises SparkleError: not_found, conflict (it is over, or the configuration's), forbidden.
+        """
+        return await self._end(number, None, "RULE_WITHDRAW", actor)
+
+    async def _end(self, number: int, state: str | None, action: str, actor: Actor) -> Decision:
+        _admins_only(actor)
+
+        async def command(connection: Connection) -> Decision:
+            now = self._clock()
+            old = await _decision(connection, number)
+            _require(old, now, state)
+            by_people = old.origin == "admin" or old.origin.startswith("import:")
+            why: EndReason = "withdrawn" if by_people and state is None else "refused"
+            await store.end(connection, [(number, why)], now)
+            await self._audit(connection, action, actor, {"decision": number})
+            return await _decision(connection, number)
+
+        return await self._write(command)
+
+    async def _audit(self, connection: Connection, action: str, actor: Actor, details: dict[str, object]) -> None:
+        if actor.by:
+            details = {**details, "by": actor.by}
+        agent = actor.user_agent and "".join(filter(str.isprintable, actor.user_agent[:256]))
+        await account_rows.add_audit(connection, self._clock(), action, True, actor.user, actor.address, agent, details)
+
+    # --- Reading ------------------------------------------------------------------------------------------------------
+
+    async def revision(self) -> int:
+        """A number that changes with every change, also with another process's."""
+        async with self._database.reader() as reader:
+            return await store.revision(reader)
+
+    async def in_force(self) -> tuple[list[Listing], list[Listing]]:
+        """What is to be published beside the configuration: the denied and the allowed."""
+        async with self._database.reader() as reader:
+            rows = await store.served(reader, self._clock())
+        return await asyncio.to_thread(self._listings, rows)
+
+    def _listings(self, rows: Iterable[tuple[Any, ...]]) -> tuple[list[Listing], list[Listing]]:
+        denied: list[Listing] = []
+        allowed: list[Listing] = []
+        matcher = lru_cache(4096)(parse)
+        for row in rows:
+            kind, address, prefix, text, action, _, category, code, numbers, expires = row
+            why = f"{self._reason(code, numbers).en}{_ending(expires)}"
+            target = matcher(text) if address is None else Network(address, prefix)
+            (denied if action == "deny" else allowed).append(Listing(kind, target, category, why, expires))
+        return denied, allowed
+
+    def _reason_of_json(self, code: str, numbers: str) -> Reason:
+        return reason(code, msgspec.json.decode(numbers), *self._tellers)
+
+    def reason(self, decision: Decision | New) -> Reason:
+        """Why, as a sentence."""
+        code = "exception" if decision.code == "config" and decision.action == "allow" else decision.code
+        return reason(code, decision.numbers, *self._tellers)
+
+    async def get(self, number: int) -> Decision:
+        """One decision. Raises SparkleError: not_found."""
+        async with self._database.reader() as reader:
+            return await _decision(reader, number)
+
+    async def page(
+        self, wanted: Wanted, before: int | None, limit: int, at_ms: int | None = None
+    ) -> tuple[list[Decision], int]:
+        """The decisions that stand now, or stood at a moment (ms), newest first, and that moment.
+
+        `before` is the last id known.
+        """
+        moment = self._clock() if at_ms is None else at_ms
+        async with self._database.reader() as reader:
+            return await store.page(reader, wanted, moment, before, limit), moment
+
+    async def changes(self, before: Cursor | None, limit: int) -> list[Change]:
+        """The log of what began and was over, newest first; `before` is (time, id, ended) of the last one known."""
+        async with self._database.reader() as reader:
+            return await store.changes(reader, self._clock(), before, limit)
+
+    async def counts(self) -> dict[tuple[str, str], int]:
+        """How many deny decisions stand, by origin and state."""
+        async with self._database.reader() as reader:
+            return await store.count_by_state(reader, self._clock())
+
+    async def forget(self, limit: int) -> int:
+        """Let go of some of the log that is older than two years; how many."""
+        return await self._write(lambda main: store.delete_old(main, self._clock() - HISTORY_MS, limit))
+
+    # --- Why ----------------------------------------------------------------------------------------------------------
+
+    async def why(self, network: Network) -> Why:
+        """Everything about an address or a network."""
+        now = self._clock()
+        async with self._database.reader() as reader:
+            found = await store.around(reader, network, now - TOLD_MS, TOLD)
+            guard = await self._guard(reader, now)
+        protection = guard.protection(network)
+        distances = await self._distances(network.address) if network.prefix == network.bits else ()
+        listed = _is_served(found, now) and not protection
+        return Why(str(network), listed, self._matches(found, now), protection, tuple(distances))
+
+    async def why_named(self, kind: Literal["client_name", "peer_id"], text: str) -> Why:
+        """Everything about what a peer says of itself."""
+        now = self._clock()
+        async with self._database.reader() as reader:
+            stored = await store.named(reader, now - TOLD_MS)
+        return await asyncio.to_thread(self._why_named, [one for one in stored if one.kind == kind], text, now)
+
+    def _why_named(self, stored: Sequence[Decision], text: str, now: int) -> Why:
+        matchers = {one.id: parse(one.text or "") for one in stored}
+        found = [one for one in stored if matchers[one.id].matches(text) is not None]
+        served = [one for one in stored if one.state_at(now) == "active"]
+        excepted = any(one.action == "allow" and matchers[one.id].matches(text) for one in served)
+        categories: dict[str, list[Matcher]] = {}
+        for one in served:
+            if one.action == "deny":
+                categories.setdefault(one.category, []).append(matchers[one.id])
+        listed = any(category_matches(rules, text) for rules in categories.values())
+        return Why(text, listed and not excepted, self._matches(found, now), ("excepted",) if excepted else ())
+
+    def _matches(self, found: Iterable[Decision], now: int) -> tuple[Match, ...]:
+        return tuple(Match(one, one.state_at(now), self.reason(one)) for one in found)
+
+    async def verdict(self, address: bytes) -> Verdict:
+        """What anyone may know of an address: nothing about members, nothing that isn't in force."""
+        now = self._clock()
+        async with self._database.reader() as reader:
+            found = await store.around(reader, single(address), now, TOLD)
+            guard = await self._guard(reader, now)
+        protection = guard.protection(single(address))
+        served = [one for one in found if one.state_at(now) == "active" and one.action == "deny"]
+        listed = bool(served) and not protection
+        return Verdict(listed, "excepted" in protection, self._matches(served, now) if listed else ())
+
+
+# --- Parts ------------------------------------------------------------------------------------------------------------
+
+
+def _difference(rules: Rules, rows: Iterable[tuple[Any, ...]], now: int) -> tuple[list[New], list[int]]:
+    """What of the configuration must begin, and the ids of what is no longer in it."""
+    wanted = dict.fromkeys(_configured(rules, now))
+    end = []
+    for old in store.decisions(rows):
+        same = (old.kind, old.network, old.text, old.action, old.category, old.expires_at)
+        if same in wanted:
+            del wanted[same]
+        else:
+            end.append(old.id)
+    return [_config_new(one) for one in wanted], end
+
+
+_Configured = tuple[store.Kind, Network | None, str | None, store.Action, str, int | None]
+
+
+def _config_new(one: _Configured) -> New:
+    kind, network, text, action, category, expires = one
+    return New(kind, network, text, action, "active", "config", category, "config", {}, {}, None, None, expires)
+
+
+def _configured(rules: Rules, now: int) -> Iterable[_Configured]:
+    actions: tuple[tuple[store.Action, tuple[rulebook.Rule, ...]], ...] = (
+        ("deny", rules.rules),
+        ("allow", rules.exceptions),
+    )
+    for action, entries in actions:
+        for rule in entries:
+            if not rule.is_active(now):
+                continue
+            kind: Any = rule.type
+            texts = (*map(str, rule.ports), *(matcher.pbh() for matcher in rule.matchers), *rule.scripts)
+            for network in rule.networks:
+                yield kind, network, None, action, rule.category, rule.expires
+            for text in texts:
+                yield kind, None, text, action, rule.category, rule.expires
+
+
+async def _commit(connection: Connection, plan: Plan, now_ms: int) -> bool:
+    """Carry a plan out, unless something has changed since it was made; whether it was."""
+    if await store.revision(connection) != plan.revision:
+        return False
+    await store.end(connection, [(old.id, why) for old, why in plan.end], now_ms)
+    await store.begin(connection, plan.begin, now_ms)
+    return True
+
+
+async def _decision(connection: Connection, number: int) -> Decision:
+    found = await store.get(connection, number)
+    if found is None:
+        raise SparkleError("not_found", f"There is no decision {number}.", f"没有编号为 {number} 的决定。")
+    return found
+
+
+async def _subscriber(connection: Connection, named: Network, now: int) -> Network:
+    """What a pardon is for: where somebody's whole network is listed, one of its addresses stands for all."""
+    if named.bits == 32 or named.prefix <= rulebook.SUBSCRIBER_V6:
+        return named
+    whole = network_of(named.address, rulebook.SUBSCRIBER_V6)
+    found = await store.around(connection, named, now, TOLD)
+    is_listed = any(one.network == whole and one.action == "deny" and one.origin != "config" for one in found)
+    return whole if is_listed else named
+
+
+def _contains(target: Network, decision: Decision) -> bool:
+    return decision.network is not None and target.contains(decision.network)
+
+
+def _is_served(found: Iterable[Decision], now: int) -> bool:
+    return any(one.action == "deny" and one.state_at(now) == "active" for one in found)
+
+
+def _by_hand(
+    target: Network | Matcher,
+    kind: TargetKind,
+    action: store.Action,
+    code: str,
+    held_for: str | None,
+    note: str,
+    expires_at: int | None,
+) -> New:
+    network = target if isinstance(target, Network) else None
+    text = target.pbh() if isinstance(target, Matcher) else None
+    state: store.State = "held" if held_for else "active"
+    return New(kind, network, text, action, state, "admin", "admin", code, {}, {}, held_for, note, expires_at)
+
+
+def _again(one: Decision) -> New:
+    return New(*(getattr(one, name) for name in New._fields))
+
+
+def _until(now: int, lifetime_ms: int | None) -> int | None:
+    return None if lifetime_ms is None else now + lifetime_ms
+
+
+@lru_cache(1024)
+def _ending(expires: int | None) -> str:
+    return "" if expires is None else f"; until {date(expires)}"
+
+
+def _note(text: str) -> str:
+    line = text.strip()
+    if len(line) > 255 or any(unicodedata.category(char) in ("Cc", "Cs", "Zl", "Zp") for char in line):
+        raise SparkleError(
+            "bad_request",
+            "The reason must have at most 255 characters and no control characters.",
+            "理由不得超过 255 个字符，且不能包含控制字符。",
+        )
+    return line
+
+
+def _require(decision: Decision, now: int, state: str | None) -> None:
+    current = decision.state_at(now)
+    if decision.origin == "config":
+        raise SparkleError(
+            "conflict",
+            "This stands in the configuration; change it there, or except the address.",
+            "该规则来自配置文件，请修改配置文件，或为该地址添加例外。",
+        )
+    if current not in ("active", "held", "shadow") or state not in (None, current):
+        raise SparkleError(
+            "conflict",
+            f"Decision {decision.id} is {current}" + (f", not {state}." if state else " already."),
+            f"决定 {decision.id} 的当前状态为 {current}。",
+        )
+
+
+_OBSTACLES: dict[str, tuple[str, str]] = {
+    "special": ("is not a public network", "不是公网地址"),
+    "wide": ("is too wide", "范围过大"),
+    "own": ("holds an address of this server", "包含本服务器的地址"),
+    "excepted": ("is on the allow list, which always wins", "在允许列表中，允许列表始终优先"),
+    "member": (
+        "is an address that a client came from in the last 14 days",
+        "是过去 14 天内有客户端使用过的地址",
+    ),
+}
+
+
+def _obstructed(network: Network, obstacle: Obstacle) -> SparkleError:
+    english, chinese = _OBSTACLES[obstacle]
+    code: Literal["bad_request", "conflict"] = "bad_request" if obstacle == "special" else "conflict"
+    return SparkleError(code, f"{network} can't be listed: it {english}.", f"{network} 无法列入：它{chinese}。")
+
+
+def _admins_only(actor: Actor) -> None:
+    if not actor.admin:
+        raise SparkleError("forbidden", "Access denied: this takes an administrator.", "拒绝访问")

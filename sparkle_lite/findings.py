@@ -1,0 +1,34 @@
+"""What an analysis says: a target, why in numbers, and who counted. The rulebook makes decisions of it."""
+
+from collections.abc import Mapping
+from typing import Literal, NamedTuple
+
+from sparkle_lite.net import Network
+
+
+class Identity(NamedTuple):
+    """Peers by what they say of themselves; `matcher` is the canonical JSON text of a rule matcher."""
+
+    kind: Literal["peer_id", "client_name"]
+    matcher: str
+
+
+Target = Network | Identity
+
+
+class Finding(NamedTuple):
+    """A target that an analysis would list.
+
+    `code` names the reason, `numbers` holds everything that its sentence says (counts, bytes, ratios 0..1, ms), never
+    text that a client sent. `people` are the votes: people collapsed by their networks. `decisive` names (by user row
+    id) the people without any one of whom the target would not be listed. Times in ms.
+    """
+
+    target: Target
+    code: str
+    numbers: Mapping[str, int | float]
+    people: int
+    decisive: tuple[int, ...]
+    first_seen: int
+    last_seen: int
+    expires: int

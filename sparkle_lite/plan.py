@@ -1,0 +1,244 @@
+"""What a run changes: the findings of one origin against what it decided before, kept in bounds.
+
+`make` is a function of what it is given, so that a dry run and a run are the same thing up to the commit. The bounds:
+rulebook.Guard judges each target; a run that adds too much, or that hangs too much on one person, adds nothing until an
+administrator has looked. What is no longer found is withdrawn in any case: taking somebody off the list harms nobody.
+"""
+
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Literal, NamedTuple
+
+from sparkle_lite.db.decisions import Decision, EndReason, Key, New
+from sparkle_lite.findings import Finding, Target
+from sparkle_lite.net import Network
+from sparkle_lite.rulebook import Guard
+from sparkle_lite.wire.matchers import MatcherError, parse
+
+Mode = Literal["on", "shadow"]
+Brake = Literal["growth", "decisive"]
+
+DAY_MS = 86_400_000
+# A run that adds more than this share of the list and more than this number waits for review.
+GROWTH_SHARE, GROWTH_FLOOR = 0.2, 200
+# So does one in which one person alone decides more than this share and more than this number of the entries.
+DECISIVE_SHARE, DECISIVE_FLOOR = 0.05, 20
+# A target that comes back is listed twice as long for each earlier listing of the last 90 days, up to 60 days.
+RECURRENCE_MS, LONGEST_MS = 90 * DAY_MS, 60 * DAY_MS
+# What an administrator refused is not proposed again for so long.
+REFUSAL_MS = 30 * DAY_MS
+# The longest matcher that an analysis may publish.
+_LONGEST_MATCHER = 512
+
+
+class Situation(NamedTuple):
+    """What a plan starts from. `revision` tells whether it still holds; `circle` is how many people could have voted.
+
+    `listed` is the number of deny decisions in force, of all origins; `earlier` the days on which a listing of a target
+    ended; `refused` what an administrator refused lately.
+    """
+
+    revision: int
+    standing: Sequence[Decision]
+    guard: Guard
+    listed: int
+    earlier: Mapping[Key, int]
+    refused: Collection[Key]
+    circle: int
+
+
+class Plan(NamedTuple):
+    """What a run changes, and why it leaves out what it leaves out.
+
+    `begin` and `end` are the changes; `kept` decisions stay as they are; `dropped` counts by obstacle the findings that
+    can't be listed. `brake` says why all that is new waits for review. `members` counts the addresses of members among
+    what was found.
+    """
+
+    revision: int
+    begin: tuple[New, ...]
+    end: tuple[tuple[Decision, EndReason], ...]
+    kept: int
+    dropped: Mapping[str, int]
+    brake: Brake | None
+    members: int
+
+    @property
+    def added(self) -> list[New]:
+        """What will be listed that was not."""
+        before = {key_of(one) for one, _ in self.end if one.state == "active"}
+        return [one for one in self.begin if one.state == "active" and key_of(one) not in before]
+
+    @property
+    def removed(self) -> list[Decision]:
+        """What will be listed no longer."""
+        after = {key_of(one) for one in self.begin if one.state == "active"}
+        return [one for one, _ in self.end if one.state == "active" and key_of(one) not in after]
+
+    @property
+    def held(self) -> list[New]:
+        """What begins to wait for review."""
+        return [one for one in self.begin if one.state == "held"]
+
+
+def key_of(decision: New | Decision) -> Key:
+    """The target of a decision as the database keys it."""
+    address, prefix = decision.network or (None, None)
+    return decision.kind, address, prefix, decision.text
+
+
+def make(
+    origin: str,
+    findings: Iterable[Finding],
+    situation: Situation,
+    now_ms: int,
+    *,
+    mode: Mode = "on",
+    formula: int = 1,
+    braked: bool = True,
+) -> Plan:
+    """The plan of one run. Takes some 15 µs for each finding: call it off the event loop with many.
+
+    `braked`: nobody stands behind this run who knows what it adds.
+    """
+    dropped: Counter[str] = Counter()
+    best = _by_target(findings, dropped, now_ms)
+    wanted = _judged(origin, best, situation, mode, now_ms, formula, dropped)
+    active = {key_of(one): one for one in situation.standing if one.state == "active"}
+    brake = _brake(wanted, active, best, situation) if mode == "on" and braked else None
+    if brake is not None:
+        wanted = {
+            key: new._replace(state="held", held_for=brake) if new.state == "active" and key not in active else new
+            for key, new in wanted.items()
+        }
+    guard = situation.guard
+    members = sum(guard.members_in(one.target) for one in best.values() if isinstance(one.target, Network))
+    return _compared(wanted, situation, now_ms)._replace(dropped=dict(dropped), brake=brake, members=members)
+
+
+def _by_target(findings: Iterable[Finding], dropped: Counter[str], now_ms: int) -> dict[Key, Finding]:
+    """The findings that say something, the one with most people for each target."""
+    best: dict[Key, Finding] = {}
+    for finding in findings:
+        key = _key(finding.target)
+        if key is None:
+            dropped["unreadable"] += 1
+        elif finding.expires <= now_ms:
+            dropped["expired"] += 1
+        elif key not in best or best[key].people < finding.people:
+            best[key] = finding
+    return best
+
+
+def _key(target: Target) -> Key | None:
+    """The canonical key of a target, None for a matcher that must not be published."""
+    if isinstance(target, Network):
+        return "ip", target.address, target.prefix, None
+    try:
+        text = parse(target.matcher).pbh()
+    except MatcherError:
+        return None
+    return (target.kind, None, None, text) if text.isascii() and len(text) <= _LONGEST_MATCHER else None
+
+
+def _judged(
+    origin: str,
+    best: Mapping[Key, Finding],
+    situation: Situation,
+    mode: Mode,
+    now_ms: int,
+    formula: int,
+    dropped: Counter[str],
+) -> dict[Key, New]:
+    """What the guard rails leave of the findings, as decisions."""
+    wanted: dict[Key, New] = {}
+    for key, finding in best.items():
+        kind, _, _, text = key
+        target = finding.target
+        if isinstance(target, Network):
+            obstacle = situation.guard.obstacle(target, capped=True)
+        else:
+            obstacle = "excepted" if situation.guard.is_exempt(kind, text or "") else None
+        if key in situation.refused:
+            dropped["refused"] += 1
+        elif obstacle is not None and obstacle != "member":
+            dropped[obstacle] += 1
+        else:
+            is_held = obstacle == "member" and mode == "on"
+            earlier = situation.earlier.get(key, 0)
+            wanted[key] = New(
+                kind,
+                target if isinstance(target, Network) else None,
+                text,
+                "deny",
+                "held" if is_held else "active" if mode == "on" else "shadow",
+                origin,
+                _category(origin),
+                finding.code,
+                {**finding.numbers, "earlier": earlier} if earlier else finding.numbers,
+                {
+                    "people": finding.people,
+                    "formula": formula,
+                    "first_seen": finding.first_seen,
+                    "last_seen": finding.last_seen,
+                },
+                "member" if is_held else None,
+                None,
+                now_ms + _lifetime(finding.expires - now_ms, earlier),
+            )
+    return wanted
+
+
+def _category(origin: str) -> str:
+    """What clients call the rule: the name of the analysis or of the imported list."""
+    return origin.partition(":")[2] or origin
+
+
+def _lifetime(usual: int, earlier: int) -> int:
+    return max(usual, min(usual << min(earlier, 16), LONGEST_MS))
+
+
+def _brake(
+    wanted: Mapping[Key, New], active: Mapping[Key, Decision], best: Mapping[Key, Finding], situation: Situation
+) -> Brake | None:
+    """Why this run must not add anything by itself."""
+    added = [key for key, new in wanted.items() if new.state == "active" and key not in active]
+    if len(added) > max(GROWTH_FLOOR, GROWTH_SHARE * situation.listed):
+        return "growth"
+    decisive = Counter(person for key in wanted for person in set(best[key].decisive))
+    if not added or not decisive:
+        return None
+    # In a small circle everybody has to decide a lot: of three friends, each decides everything that takes three.
+    votes = [best[key].people for key in wanted if best[key].decisive]
+    fair = sum(votes) / len(votes) / max(1, situation.circle)
+    most = max(decisive.values())
+    return "decisive" if most > DECISIVE_FLOOR and most / len(wanted) > max(DECISIVE_SHARE, 2 * fair) else None
+
+
+def _compared(wanted: dict[Key, New], situation: Situation, now_ms: int) -> Plan:
+    """The difference between what stands and what is wanted."""
+    end: list[tuple[Decision, EndReason]] = []
+    kept = 0
+    for old in situation.standing:
+        key = key_of(old)
+        new = wanted.get(key)
+        if new is None:
+            end.append((old, "withdrawn"))
+        elif _is_same(old, new, now_ms):
+            kept += 1
+            del wanted[key]
+        else:
+            end.append((old, "superseded"))
+    return Plan(situation.revision, tuple(wanted.values()), tuple(end), kept, {}, None, 0)
+
+
+def _is_same(old: Decision, new: New, now_ms: int) -> bool:
+    """Whether a decision stays: it says the same, less than half of its time is over, and about as many people vote."""
+    if (old.state, old.held_for, old.code) != (new.state, new.held_for, new.code):
+        return False
+    before, after = old.evidence.get("people", 0), new.evidence.get("people", 0)
+    if before != after and (after >= 2 * before or before >= 2 * after):
+        return False
+    if old.expires_at is None or new.expires_at is None:
+        return old.expires_at == new.expires_at
+    return 2 * (old.expires_at - now_ms) >= new.expires_at - now_ms

@@ -1,0 +1,568 @@
+"""Every filter, compare method, order and way of paging against a naive oracle, over a chain of small segments."""
+
+import asyncio
+import hashlib
+import ipaddress
+import itertools
+import json
+import random
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from sparkle_lite import query
+from sparkle_lite.config import Limits
+from sparkle_lite.db import segments
+from sparkle_lite.db.database import Database
+from sparkle_lite.db.search import Search
+from sparkle_lite.ingest import Ingest
+from sparkle_lite.metrics import Metrics
+from sparkle_lite.shown import Viewer, shown
+from sparkle_lite.wire.dialect import detect
+
+Row = dict[str, Any]
+AGENT = "PeerBanHelper/9.5.0 (docker; Linux) BTN-Protocol/2.0.1 BTN-Protocol-Version/20"
+BODIES: dict[str, type[query.Listing]] = {
+    "snapshot": query.SnapshotQuery,
+    "ban": query.BanQuery,
+    "swarm": query.SwarmQuery,
+    "discovery": query.DiscoveryQuery,
+}
+START = 1_800_000_000_000
+ADMIN = Viewer(1, True)
+BOB = Viewer(2, False)
+# Application -> its owner.
+OWNERS = {1: 1, 2: 2, 3: 2}
+
+ADDRESSES = [
+    *(f"203.0.113.{n}" for n in (1, 2, 3, 19, 99, 200)),
+    *(f"198.51.{n}.7" for n in (0, 1, 100)),
+    "32.1.13.184",
+    "99.9.99.1",
+    *(f"2001:db8::{n:x}" for n in (1, 2, 0x99)),
+    "2001:db8:1:2:3:4:5:6",
+    "2a02:99::1",
+    "2600::",
+    "255.255.255.254",
+]
+PEER_IDS = ["-XL0019-", "-xl0019-", "", None, "100%", "a_b", "a%b", "'\"", "-迅雷01-", "N/A", "\\", "M7-11-1-"]
+NAMES = [
+    "Xunlei 0.0.1.9",
+    "xunlei",
+    "迅雷 1%",
+    "aria2/1.37_0",
+    "aria2/1.37.0",
+    "",
+    None,
+    "'; DROP TABLE ban --",
+    "%",
+    "_",
+]
+TORRENTS = [(hashlib.sha256(bytes([n])).hexdigest(), size) for n, size in enumerate((0, 1, 5_000, 5_000, 1 << 40))]
+TORRENTS += [("qbcb's own_%", 7), ("QBCB'S OWN_%", 7), (TORRENTS[0][0], 99)]
+FLAGS = [None, "", "u I H", "D X"]
+PROGRESS = [None, 0.0, 0.25, 0.5, 1.0, -1.0]
+
+
+def pick_peer(dice: random.Random) -> Row:
+    identifier, size = dice.choice(TORRENTS)
+    return {
+        "peer_ip": dice.choice(ADDRESSES),
+        "peer_port": dice.choice((-1, 0, 80, 51413, 65535)),
+        "peer_id": dice.choice(PEER_IDS),
+        "peer_client_name": dice.choice(NAMES),
+        "torrent_identifier": identifier,
+        "torrent_size": size,
+        "torrent_is_private": dice.choice((None, True, False)),
+        "from_peer_traffic": dice.choice((0, 1, 1000, 1 << 50)),
+        "from_peer_traffic_speed": dice.choice((0, 5, 6)),
+        "to_peer_traffic": dice.choice((-1, 0, 1000, 1001)),
+        "to_peer_traffic_speed": dice.choice((0, 7)),
+        "peer_progress": dice.choice(PROGRESS),
+        "downloader_progress": dice.choice(PROGRESS),
+        "flags": dice.choice(FLAGS),
+    }
+
+
+def pick_ban(dice: random.Random) -> Row:
+    return {
+        **pick_peer(dice),
+        "btn_ban": dice.choice((True, False)),
+        "module": dice.choice(("com.example.PCB", "com.example.pcb", "IdBlacklist", "%")),
+        "rule": dice.choice((None, "", "-hp", "100%", "a_b", "规则")),
+        "ban_unique_id": str(hashlib.sha256(dice.randbytes(8)).hexdigest()),
+    }
+
+
+def pick_swarm(dice: random.Random) -> Row:
+    return {
+        **pick_peer(dice),
+        # Few enough for most rows to be replaced by a later version.
+        "peer_ip": dice.choice(ADDRESSES[:6]),
+        "peer_port": dice.choice((80, 51413)),
+        "downloader": dice.choice(("home", "HOME", "nas_1", None)),
+        "from_peer_traffic_offset": dice.choice((0, 10)),
+        "from_peer_traffic_speed_max": dice.choice((0, 11)),
+        "to_peer_traffic_offset": dice.choice((0, 12)),
+        "to_peer_traffic_speed_max": dice.choice((0, 13)),
+        "first_time_seen": dice.choice((None, START - 5000, START - 4000)),
+        "last_time_seen": dice.choice((None, START - 10, START)),
+    }
+
+
+PICK: dict[str, Callable[[random.Random], Row]] = {"snapshot": pick_peer, "ban": pick_ban, "swarm": pick_swarm}
+LEGACY = {
+    "peer_ip": "ip_address",
+    "peer_client_name": "client_name",
+    "from_peer_traffic": "downloaded",
+    "from_peer_traffic_speed": "rt_download_speed",
+    "to_peer_traffic": "uploaded",
+    "to_peer_traffic_speed": "rt_upload_speed",
+    "flags": "peer_flag",
+}
+MODERN = {
+    "from_peer_traffic_speed": "download_speed",
+    "to_peer_traffic_speed": "upload_speed",
+    "from_peer_traffic_speed_max": "download_speed_max",
+    "to_peer_traffic_speed_max": "upload_speed_max",
+    "flags": "peer_last_flags",
+}
+LISTS = {"snapshot": ("peers", LEGACY), "swarm": ("swarms", MODERN), "ban": ("bans", {"flags": "peer_flag"})}
+
+
+class World:
+    """A database filled through ingestion, and the same rows as the oracle knows them, in order of receipt."""
+
+    def __init__(self, folder: Path) -> None:
+        self.runner = asyncio.Runner()
+        self.database = Database(folder / "sparkle.db", "normal")
+        self.now = START
+        self.ingest: Ingest
+        self.search: Search
+        self.rows: dict[str, list[Row]] = {"snapshot": [], "ban": [], "swarm": [], "discovery": []}
+
+    async def open(self) -> None:
+        await self.database.open()
+        self.ingest = Ingest(self.database, Limits, Metrics(), lambda: self.now)
+        await self.ingest.open()
+        self.search = Search(self.database, self.ingest.streams)
+        await self.database.main.executemany(
+            "INSERT INTO user (id, name, name_key, role, registered_by, registered_at) VALUES (?,?,?,?,'admin',5)",
+            [(1, "admin", "admin", "admin"), (2, "bob", "bob", "user")],
+        )
+        await self.database.main.executemany(
+            "INSERT INTO userapp (id, app_id, secret_hash, user, comment, created_at) VALUES (?,?,x'00',?,'',0)",
+            [(number, f"app-{9 - number}", owner) for number, owner in OWNERS.items()],
+        )
+
+    async def close(self) -> None:
+        await self.search.close()
+        await self.ingest.close()
+        await self.database.close()
+
+    async def submit(self, kind: str, userapp: int, populate_time: int | None, rows: list[Row]) -> None:
+        name, names = LISTS[kind]
+        body = {
+            "populate_time": populate_time,
+            name: [{names.get(k, k): v for k, v in row.items() if v is not None} for row in rows],
+        }
+        data = json.dumps(body).encode()
+        outcome = await self.ingest.submit(userapp, None, data, "", detect(AGENT))
+        assert outcome == (len(rows), 0)
+        digest = hashlib.sha256(b"%d:" % userapp + data).digest()[:16]
+        for row in rows:
+            about = {"insert_time": self.now, "populate_time": populate_time, "userapp": userapp}
+            self.rows[kind].append(row | about | {"id": len(self.rows[kind]) + 1, "submit_id": digest.hex()})
+            self.discover(row, userapp)
+
+    def discover(self, row: Row, userapp: int) -> None:
+        name = ((row["peer_id"] or "")[:8], row["peer_client_name"] or "")
+        known = next((r for r in self.rows["discovery"] if r["name"] == name), None)
+        if known is None:
+            known = {"id": len(self.rows["discovery"]) + 1, "name": name, "found_at": self.now, "found_by": userapp}
+            known |= {"peer_id": name[0], "peer_client_name": name[1]}
+            self.rows["discovery"].append(known)
+        known |= {"last_seen_at": self.now, "last_seen_by": userapp}
+
+    async def fill(self, dice: random.Random) -> None:
+        for _ in range(150):
+            kind = dice.choice(("snapshot", "snapshot", "swarm", "ban"))
+            stream = self.ingest.streams.get(kind)  # type: ignore[call-overload]
+            # Bodies of the same instant, but never in two segments: there they follow each other as they came.
+            if dice.random() < 0.6 or (stream and stream.rows == 0):
+                self.now += dice.choice((1, 1, 1000))
+            rows = [PICK[kind](dice) for _ in range(dice.choice((1, 3, 9)))]
+            await self.submit(kind, dice.choice((1, 2, 3)), dice.choice((None, self.now - 7, START)), rows)
+        await self.database.write(self.ingest.dictionaries.write_seen)
+        closed = await segments.catalogue(self.database.main, "state='closed'")
+        # One of each kind stays as it is between its closing and its indexing.
+        for segment in [s for s in closed if s.id % 4]:
+            size = await segments.build_indexes(self.database.segment_folder, segment, "normal")
+            await segments.mark_indexed(self.database.main, segment.id, size)
+        self.settle()
+
+    def settle(self) -> None:
+        """What the oracle's rows look like from outside."""
+        newest: dict[Any, Row] = {}
+        for row in self.rows["swarm"]:
+            key = ("userapp", "downloader", "torrent_identifier", "peer_ip", "peer_port")
+            newest[tuple(row[name] for name in key)] = row
+            row["origin"] = 1
+        self.rows["swarm"] = sorted(newest.values(), key=lambda row: row["id"])
+        for row in itertools.chain(*self.rows.values()):
+            row["peer_id"] = (row["peer_id"] or "")[:8] or "N/A"
+            row["peer_client_name"] = row["peer_client_name"] or "N/A"
+
+    def ask(self, table: Any, body: Row, viewer: Viewer = ADMIN) -> Any:
+        """A page as (what is shown, the page)."""
+        asked = msgspec.json.decode(json.dumps(body).encode(), type=BODIES[table])
+        wanted = query.ask(table, asked, viewer)
+        find = self.search.discoveries if table == "discovery" else self.search.page
+        page: Any = self.runner.run(find(wanted, 20_000, 20_000))
+        return [shown(row, viewer) for row in page.rows], page
+
+    def ids(self, table: str, body: Row, viewer: Viewer = ADMIN) -> list[int]:
+        """The ids of all rows that a query finds, which must be as many as it says."""
+        _, page = self.ask(table, {"pageSize": 3000, **body}, viewer)
+        assert page.exact
+        if not body.get("page"):
+            assert page.total == len(page.rows) or page.next
+        return [row.id for row in page.rows]
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    rows, segments.SEGMENT_ROWS = segments.SEGMENT_ROWS, 50
+    made = World(tmp_path_factory.mktemp("world"))
+    try:
+        made.runner.run(made.open())
+        made.runner.run(made.fill(random.Random(20260)))
+        yield made
+    finally:
+        segments.SEGMENT_ROWS = rows
+        made.runner.run(made.close())
+        made.runner.close()
+
+
+# --- The oracle -------------------------------------------------------------------------------------------------------
+
+TEXTS: dict[str, Callable[[str, str], bool]] = {
+    "EQUALS": lambda text, value: text == value,
+    "CONTAINS": lambda text, value: value in text,
+    "STARTS_WITH": lambda text, value: text.startswith(value),
+    "ENDS_WITH": lambda text, value: text.endswith(value),
+}
+NUMBERS: dict[str, Callable[[float, float], bool]] = {
+    "EQUAL": lambda number, value: number == value,
+    "LESS_THAN": lambda number, value: number < value,
+    "LESS_THAN_EQUAL": lambda number, value: number <= value,
+    "GREATER_THAN": lambda number, value: number > value,
+    "GREATER_THAN_EQUAL": lambda number, value: number >= value,
+}
+TEXT_METHODS = [prefix + name for name in TEXTS for prefix in ("", "NOT_")]
+TEXT_FIELDS = {
+    "peerId": "peer_id",
+    "peerClientName": "peer_client_name",
+    "torrentIdentifier": "torrent_identifier",
+    "module": "module",
+    "rule": "rule",
+    "downloader": "downloader",
+}
+NUMBER_FIELDS = {
+    "peerPort": "peer_port",
+    "torrentSize": "torrent_size",
+    "fromPeerTraffic": "from_peer_traffic",
+    "fromPeerTrafficSpeed": "from_peer_traffic_speed",
+    "toPeerTraffic": "to_peer_traffic",
+    "toPeerTrafficSpeed": "to_peer_traffic_speed",
+    "peerProgress": "peer_progress",
+    "downloaderProgress": "downloader_progress",
+    "fromPeerTrafficOffset": "from_peer_traffic_offset",
+    "fromPeerTrafficSpeedMax": "from_peer_traffic_speed_max",
+    "toPeerTrafficOffset": "to_peer_traffic_offset",
+    "toPeerTrafficSpeedMax": "to_peer_traffic_speed_max",
+    "firstTimeSeen": "first_time_seen",
+    "lastTimeSeen": "last_time_seen",
+}
+CONTAINS_BY_DEFAULT = ("peerId", "peerClientName", "rule")
+TIMES = {
+    "timeFrom": ("insert_time", 1),
+    "timeTo": ("insert_time", -1),
+    "foundAtTimeFrom": ("found_at", 1),
+    "foundAtTimeTo": ("found_at", -1),
+    "lastSeenAtTimeFrom": ("last_seen_at", 1),
+    "lastSeenAtTimeTo": ("last_seen_at", -1),
+}
+
+
+def text_matches(text: str | None, method: str, value: str) -> bool:
+    found = TEXTS[method.removeprefix("NOT_")](text or "", value)
+    return found != method.startswith("NOT_")
+
+
+def matches(row: Row, name: str, value: Any, method: str | None) -> bool:
+    if name == "peerIp":
+        if method in (None, "EQUALS", "NOT_EQUALS"):
+            inside = ipaddress.ip_address(row["peer_ip"]) in ipaddress.ip_network(value)
+            return inside != (method == "NOT_EQUALS")
+        return text_matches(row["peer_ip"], method, value)
+    if name in TEXT_FIELDS:
+        default = "CONTAINS" if name in CONTAINS_BY_DEFAULT else "EQUALS"
+        return text_matches(row[TEXT_FIELDS[name]], method or default, value)
+    if name == "btnBan":
+        return bool(row["btn_ban"] == value)
+    if name == "origin":
+        return row["origin"] == ("HISTORY", "SWARM").index(value)
+    number = row[NUMBER_FIELDS[name]]
+    return number is not None and NUMBERS[method or "EQUAL"](number, value)
+
+
+def address_order(text: str) -> tuple[int, bytes]:
+    address = ipaddress.ip_address(text)
+    return address.version, address.packed
+
+
+def order_value(row: Row, name: str, viewer: Viewer) -> Any:
+    """What a row is sorted by; what is missing comes before everything else."""
+    if name == "peerIp":
+        return address_order(row["peer_ip"])
+    if name in ("appId", "userApplication.appId"):
+        return f"app-{9 - row['userapp']}" if viewer.sees(OWNERS[row["userapp"]]) else ""
+    if name == "hash":
+        digest = hashlib.sha256(f"{row['peer_id']}@{row['peer_client_name']}".encode()).digest()
+        return int.from_bytes(digest[:8], "little", signed=True)
+    field = ORDERED[name]
+    return row[field] if row[field] is not None else ("" if field in TEXT_ORDERED else float("-inf"))
+
+
+ORDERED = {
+    **TEXT_FIELDS,
+    **NUMBER_FIELDS,
+    "id": "id",
+    "insertTime": "insert_time",
+    "populateTime": "populate_time",
+    "submitId": "submit_id",
+    "torrent.identifier": "torrent_identifier",
+    "torrent.size": "torrent_size",
+    "flags": "flags",
+    "btnBan": "btn_ban",
+    "banUniqueId": "ban_unique_id",
+    "origin": "origin",
+    "clientName": "peer_client_name",
+    "foundAt": "found_at",
+    "lastSeenAt": "last_seen_at",
+}
+TEXT_ORDERED = {"peer_id", "peer_client_name", "flags", "module", "rule", "ban_unique_id", "downloader"}
+
+
+def expected(world: World, table: str, body: Row, viewer: Viewer = ADMIN) -> list[int]:
+    """The ids of all rows that match, in order."""
+    names = [n for n in body if n in TEXT_FIELDS or n in NUMBER_FIELDS or n in ("peerIp", "btnBan", "origin")]
+    names = [n for n in names if not (isinstance(body[n], str) and not body[n].strip()) and body[n] is not None]
+
+    def wanted(row: Row) -> bool:
+        if any(sign * (row[field] - body[n]) < 0 for n, (field, sign) in TIMES.items() if n in body):
+            return False
+        each = [matches(row, n, body[n], body.get(f"{n}CompareMethod")) for n in names]
+        return (any(each) if body.get("orConnector") else all(each)) if each else True
+
+    found = [row for row in world.rows[table] if wanted(row)]
+    order = body.get("sortBy") or ["foundAt" if table == "discovery" else "insertTime"]
+    order = [order] if isinstance(order, str) else order
+    found.sort(key=lambda row: -row["id"])
+    found.sort(
+        key=lambda row: tuple(order_value(row, name, viewer) for name in order), reverse=body.get("sortOrder") != "ASC"
+    )
+    return [row["id"] for row in found]
+
+
+def test_the_chains_are_long_and_in_every_state(world: World) -> None:
+    for kind in segments.KINDS:
+        chain = world.runner.run(segments.catalogue(world.database.main, "kind=?", (kind,)))
+        assert len(chain) >= 4
+        assert {segment.state for segment in chain} == {"hot", "closed", "indexed"}
+
+
+# --- One filter at a time ---------------------------------------------------------------------------------------------
+
+PEER_FIELDS = ["peerId", "peerClientName", "torrentIdentifier", *list(NUMBER_FIELDS)[:8]]
+FIELDS_OF = {
+    "snapshot": PEER_FIELDS,
+    "ban": [*PEER_FIELDS, "module", "rule"],
+    "swarm": [*PEER_FIELDS, "downloader", *list(NUMBER_FIELDS)[8:]],
+    "discovery": ["peerId", "peerClientName"],
+}
+CASES = [(table, name) for table, names in FIELDS_OF.items() for name in names]
+PARTS = ["%", "_", "1", "N/A", "n/a", "a", "'", "\\", "迅雷", "0", "own_%", "absent"]
+
+
+def candidates(world: World, table: str, name: str) -> list[Any]:
+    field = TEXT_FIELDS.get(name) or NUMBER_FIELDS[name]
+    values = sorted({row[field] for row in world.rows[table] if row[field] is not None})
+    if name in TEXT_FIELDS:
+        return [*(value for value in values if value.strip()), *PARTS]
+    return [*values, values[0] - 1, values[-1] + 1]
+
+
+@pytest.mark.parametrize(("table", "name"), CASES)
+def test_a_filter_finds_what_the_oracle_finds(world: World, table: str, name: str) -> None:
+    for method in (None, *(TEXT_METHODS if name in TEXT_FIELDS else NUMBERS)):
+        for value in candidates(world, table, name):
+            body = {name: value} | ({f"{name}CompareMethod": method} if method else {})
+            assert world.ids(table, body) == expected(world, table, body), body
+
+
+@pytest.mark.parametrize("table", ["snapshot", "ban", "swarm"])
+def test_an_address_filter_finds_what_the_oracle_finds(world: World, table: str) -> None:
+    networks = ["203.0.113.1", "203.0.113.0/24", "0.0.0.0/0", "128.0.0.0/1", "::/0", "2001:db8::/32", "2600::/12"]
+    networks += ["2001:db8::1", "2001:DB8:0::1", "::ffff:203.0.113.1", "32.0.0.0/8", "8.8.8.8", "2001::/16"]
+    for method, value in itertools.product((None, "EQUALS", "NOT_EQUALS"), networks):
+        body = {"peerIp": value} | ({"peerIpCompareMethod": method} if method else {})
+        plain = body | {"peerIp": value.removeprefix("::ffff:")}
+        assert world.ids(table, body) == expected(world, table, plain), body
+    parts = ["203.0.", "99", ".1", "1", "2001:db8", "::", ":", ".", "2", "203.0.113.1", "%", "200"]
+    for method, value in itertools.product(TEXT_METHODS[2:], parts):
+        body = {"peerIp": value, "peerIpCompareMethod": method}
+        assert world.ids(table, body) == expected(world, table, body), body
+
+
+@pytest.mark.parametrize(
+    ("table", "body"),
+    [
+        ("ban", {"btnBan": True}),
+        ("ban", {"btnBan": False}),
+        ("swarm", {"origin": "SWARM"}),
+        ("swarm", {"origin": "HISTORY"}),
+        ("snapshot", {"orConnector": True}),
+        ("discovery", {"orConnector": True}),
+        ("snapshot", {"peerId": "  ", "peerIdCompareMethod": "NOT_EQUALS"}),
+        ("ban", {"module": "", "rule": " "}),
+        ("snapshot", {"peerIdCompareMethod": "EQUALS"}),
+        ("snapshot", {"timeFrom": -(1 << 63), "timeTo": (1 << 63) - 1}),
+        ("snapshot", {"torrentSize": -(1 << 63), "torrentSizeCompareMethod": "GREATER_THAN"}),
+        ("snapshot", {"peerIp": "203.0.113.1", "peerId": "absent", "orConnector": True}),
+        ("swarm", {"timeTo": START + 3}),
+    ],
+)
+def test_a_query_at_the_edge_finds_what_the_oracle_finds(world: World, table: str, body: Row) -> None:
+    assert world.ids(table, body) == expected(world, table, body)
+
+
+@pytest.mark.parametrize(
+    ("table", "name"), [(table, name) for table in BODIES for name in query.SORTS[table] if name != "torrent.id"]
+)
+@pytest.mark.parametrize("direction", ["ASC", "DESC"])
+def test_an_order_is_the_oracles(world: World, table: str, name: str, direction: str) -> None:
+    body = {"sortBy": name, "sortOrder": direction}
+    for viewer in (ADMIN, BOB):
+        assert world.ids(table, body, viewer) == expected(world, table, body, viewer)
+    assert walk(world, table, body | {"pageSize": 7}, BOB) == expected(world, table, body, BOB)
+
+
+@pytest.mark.parametrize("table", ["snapshot", "swarm", "ban"])
+def test_sorting_by_torrent_is_by_its_id(world: World, table: str) -> None:
+    rows, _ = world.ask(table, {"sortBy": "torrent.id", "sortOrder": "ASC", "pageSize": 3000})
+    assert rows == sorted(rows, key=lambda row: (row.torrent.id, -row.id))
+
+
+# --- Everything together ----------------------------------------------------------------------------------------------
+
+
+def walk(world: World, table: str, body: Row, viewer: Viewer = ADMIN) -> list[int]:
+    """All rows by cursor; every page says the same total."""
+    found: list[int] = []
+    after, total = None, None
+    while True:
+        _, page = world.ask(table, body | {"after": after}, viewer)
+        found += [row.id for row in page.rows]
+        assert total in (None, page.total)
+        after, total = page.next, page.total
+        if after is None:
+            assert total == len(found)
+            return found
+        assert len(page.rows) == body["pageSize"]
+
+
+def random_body(dice: random.Random, world: World, table: str) -> Row:
+    body: Row = {}
+    for name in dice.sample(FIELDS_OF[table], dice.choice((0, 1, 2, min(3, len(FIELDS_OF[table]))))):
+        body[name] = dice.choice(candidates(world, table, name))
+        if dice.random() < 0.7:
+            methods = TEXT_METHODS if name in TEXT_FIELDS else list(NUMBERS)
+            body[f"{name}CompareMethod"] = dice.choice(methods)
+    if table != "discovery" and dice.random() < 0.3:
+        body["peerIp"] = dice.choice(("203.0.113.0/24", "2001:db8::1", "0.0.0.0/0"))
+    if table == "ban" and dice.random() < 0.3:
+        body["btnBan"] = dice.choice((True, False))
+    body["orConnector"] = dice.choice((True, False))
+    times = [name for name in TIMES if (table == "discovery") != name.startswith("time")]
+    for name in times:
+        if dice.random() < 0.25:
+            field = TIMES[name][0]
+            edge = dice.choice([row[field] for row in world.rows[table]]) + dice.choice((-1, 0, 0, 1))
+            body[name] = edge
+    for low, high in zip(times[::2], times[1::2], strict=True):
+        if body.get(low, 0) > body.get(high, 1 << 60):
+            body[low], body[high] = body[high], body[low]
+    if dice.random() < 0.5:
+        names = [name for name in query.SORTS[table] if name not in ("torrent.id", "id")]
+        body["sortBy"] = dice.sample(names, dice.choice((1, 1, 2)))
+    if dice.random() < 0.1 and table != "discovery":
+        body["sortBy"] = "id"
+    if dice.random() < 0.5:
+        body["sortOrder"] = dice.choice(("ASC", "DESC"))
+    return body
+
+
+@pytest.mark.parametrize("table", list(BODIES))
+@pytest.mark.parametrize("seed", range(40))
+def test_a_random_query_pages_and_walks_as_the_oracle_does(world: World, table: str, seed: int) -> None:
+    dice = random.Random(f"{table}{seed}")
+    body = random_body(dice, world, table)
+    viewer = dice.choice((ADMIN, BOB))
+    right = expected(world, table, body, viewer)
+    assert world.ids(table, body, viewer) == right, body
+    size = dice.choice((1, 3, 10, 50, 100)) if len(right) < 60 else dice.choice((10, 50, 100))
+    for page in range(len(right) // size + 2):
+        rows, found = world.ask(table, body | {"page": page, "pageSize": size}, viewer)
+        assert [row.id for row in found.rows] == right[page * size : (page + 1) * size], (body, page, size)
+        assert (found.total, found.exact) == (len(right), True), body
+        assert (found.next is None) == ((page + 1) * size >= len(right))
+        assert len(rows) == len(found.rows)
+    assert walk(world, table, body | {"pageSize": size}, viewer) == right, (body, size)
+
+
+# --- What is shown ----------------------------------------------------------------------------------------------------
+
+
+def test_rows_are_shown_as_they_were_sent(world: World) -> None:
+    for table in ("snapshot", "ban", "swarm"):
+        rows, _ = world.ask(table, {"pageSize": 3000}, BOB)
+        by_id = {row["id"]: row for row in world.rows[table]}
+        assert len(rows) == len(by_id)
+        for row in rows:
+            sent = by_id[row.id]
+            for name in ("peer_port", "peer_id", "peer_client_name", "from_peer_traffic", "to_peer_traffic_speed"):
+                assert getattr(row, name) == sent[name]
+            for name in ("peer_progress", "downloader_progress", "flags", "insert_time", "populate_time"):
+                assert getattr(row, name) == sent[name]
+            assert row.peer_ip == str(ipaddress.ip_address(sent["peer_ip"]))
+            assert (row.torrent.identifier, row.torrent.size) == (sent["torrent_identifier"], sent["torrent_size"])
+            assert row.torrent.private_torrent == sent["torrent_is_private"]
+            assert row.submit_id.hex == sent["submit_id"]
+            mine = OWNERS[sent["userapp"]] == 2
+            assert row.app_id == (f"app-{9 - sent['userapp']}" if mine else None)
+
+
+def test_discoveries_are_shown_with_oneself_only(world: World) -> None:
+    for viewer in (ADMIN, BOB):
+        rows, page = world.ask("discovery", {"pageSize": 3000}, viewer)
+        for row, stored in zip(rows, page.rows, strict=True):
+            sent = next(r for r in world.rows["discovery"] if r["id"] == stored.id)
+            assert (row.found_at, row.last_seen_at) == (sent["found_at"], sent["last_seen_at"])
+            for shown_by, userapp in ((row.found_by, sent["found_by"]), (row.last_seen_by, sent["last_seen_by"])):
+                owner = OWNERS[userapp]
+                assert (shown_by and shown_by.id) == (owner if viewer.sees(owner) else None)
