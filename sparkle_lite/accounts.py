@@ -357,6 +357,10 @@ class Accounts:
             addresses = await store.member_addresses(connection, self._clock() - MEMBER_MS)
         self._members = {*addresses, *(address for app in self._visits.values() for address in app)}
 
+    def last_visit(self, userapp: int) -> Visit | None:
+        """The latest request of an application (row id) that is not in the database yet."""
+        return max(self._visits.get(userapp, {}).values(), key=lambda visit: visit.at, default=None)
+
     # --- Users --------------------------------------------------------------------------------------------------------
 
     async def first_start(self) -> FirstStart | None:
@@ -419,6 +423,25 @@ class Accounts:
         user = await store.add_user(connection, name, role, "admin", self._clock())
         await self._audit(connection, "USER_CREATE", actor, {"user": user, "name": name, "role": role})
         return await _user(connection, user)
+
+    async def rename(self, user: int, nickname: str, actor: Actor) -> None:
+        """Change what a user is called on pages ("": their name). Raises SparkleError: bad_request, forbidden, conflict."""
+        if actor.user != user:
+            _admins_only(actor)
+        wanted = nickname.strip()
+        if wanted:
+            _check_name(wanted)
+
+        async def command(connection: Connection) -> None:
+            row = await _user(connection, user)
+            owner = await store.user_by_name(connection, wanted) if wanted else None
+            if store.name_key(wanted) == ANONYMOUS or (owner is not None and owner.id != user):
+                raise SparkleError("conflict", f"There is already a user named {wanted}.", f"已存在名为 {wanted} 的用户。")
+            shown = wanted if wanted != row.name else ""
+            await store.set_nickname(connection, user, shown or None)
+            await self._audit(connection, "USER_RENAME", actor, {"user": row.id, "name": row.name, "nickname": shown})
+
+        await self._write(command)
 
     async def ban_user(self, user: int, reason: str, actor: Actor) -> None:
         """Lock a user out everywhere: sessions end, login links and applications are void until `unban_user`."""
@@ -559,6 +582,28 @@ class Accounts:
 
         async with self._noting("USERAPP_DELETE", actor, **_named(app_id)):
             await self._change(command)
+
+    async def idle_anonymous(self, unused_ms: int) -> list[UserappRow]:
+        """Applications of clients without credentials that nobody used for so long (ms), newest first."""
+        async with self._database.reader() as connection:
+            return await self._idle_anonymous(connection, unused_ms)
+
+    async def purge_anonymous(self, unused_ms: int, actor: Actor) -> list[UserappRow]:
+        """Delete those applications; a client that comes back is welcomed as a new one. What they were."""
+        _admins_only(actor)
+
+        async def command(connection: Connection) -> list[UserappRow]:
+            rows = await self._idle_anonymous(connection, unused_ms)
+            if rows:
+                await store.purge_userapps(connection, (row.id for row in rows), self._clock())
+                await self._audit(connection, "USERAPP_PURGE", actor, {"userApps": len(rows), "unusedMs": unused_ms})
+            return rows
+
+        return await self._change(command)
+
+    async def _idle_anonymous(self, connection: Connection, unused_ms: int) -> list[UserappRow]:
+        owner = await store.user_by_name(connection, ANONYMOUS)
+        return await store.idle_userapps(connection, owner.id, self._clock() - unused_ms) if owner else []
 
     async def _audit_app(
         self, connection: Connection, action: str, row: UserappRow, actor: Actor, **more: object

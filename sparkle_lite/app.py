@@ -6,13 +6,13 @@ import os
 import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from litestar import Litestar, Request, Response, get
-from litestar.exceptions import HTTPException
-from litestar.openapi import OpenAPIConfig
-from litestar.openapi.plugins import JsonRenderPlugin
+from litestar import Litestar, Request, Response, Router
+from litestar.handlers import HTTPRouteHandler
+from litestar.routes import HTTPRoute
 
 import sparkle_lite
 from sparkle_lite import config as configuration
@@ -20,10 +20,11 @@ from sparkle_lite import logs, rulebook
 from sparkle_lite.accounts import FirstStart, peerbanhelper_lines
 from sparkle_lite.config import Config
 from sparkle_lite.errors import ConfigError, SparkleError
-from sparkle_lite.http import api_accounts, api_rules, btn_openapi, github, operation, server
+from sparkle_lite.http import api_accounts, api_rules, api_search, docs, github, openapi, operation, server, web
 from sparkle_lite.http.btn import Btn
 from sparkle_lite.http.observe import Observe
-from sparkle_lite.http.problems import internal, problem
+from sparkle_lite.http.problems import internal, known, problem
+from sparkle_lite.http.web.render import Pages, is_for_person
 from sparkle_lite.runtime import Runtime
 
 logger = logging.getLogger("sparkle.app")
@@ -31,6 +32,14 @@ logger = logging.getLogger("sparkle.app")
 
 def create_app(runtime: Runtime) -> Litestar:
     """The application of one runtime; its lifespan opens and closes the runtime."""
+    pages = Pages(runtime)
+
+    def on_exception(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
+        shown = known(error, request.method)
+        if shown is None:
+            logger.error("a request failed", exc_info=error)
+            shown = internal()
+        return pages.refusal(request, shown) if is_for_person(request) else _refusal(shown)
 
     @asynccontextmanager
     async def lifespan(_: Litestar) -> AsyncIterator[None]:
@@ -40,57 +49,42 @@ def create_app(runtime: Runtime) -> Litestar:
         finally:
             await runtime.close()
 
-    @get("/openapi.json", include_in_schema=False)
-    async def openapi(request: Request[Any, Any, Any]) -> Response[dict[str, Any]]:
-        schema = request.app.openapi_schema.to_schema()
-        return Response({**schema, "paths": {**btn_openapi.paths(), **schema["paths"]}})
-
+    documented: list[HTTPRouteHandler | Router] = [
+        *operation.routes(runtime),
+        *api_accounts.routes(runtime),
+        *api_search.routes(runtime),
+        *api_rules.routes(runtime),
+        *github.routes(runtime, partial(web.sign_in_page, pages)),
+    ]
     return Litestar(
-        [
-            *Btn(runtime).routes(),
-            *operation.routes(runtime),
-            *api_accounts.routes(runtime),
-            *api_rules.routes(runtime),
-            *github.routes(runtime),
-            openapi,
-        ],
+        [*Btn(runtime).routes(), *documented, *web.routes(pages), *openapi.routes(documented), *docs.routes()],
         lifespan=[lifespan],
-        exception_handlers={Exception: _on_exception},
-        openapi_config=OpenAPIConfig(
-            title="Sparkle Lite",
-            version=sparkle_lite.__version__,
-            description="A BTN (BitTorrent Threat Network) server.",
-            path="/docs",
-            render_plugins=[JsonRenderPlugin()],
-        ),
+        before_request=_options,
+        exception_handlers={Exception: on_exception},
+        openapi_config=None,
         logging_config=None,
         debug=False,
         pdb_on_exception=False,
     )
 
 
-def _on_exception(_: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
-    if isinstance(error, HTTPException):
-        error = _of_framework(error)
-    if not isinstance(error, SparkleError):
-        logger.error("a request failed", exc_info=error)
-        error = internal()
+def _options(request: Request[Any, Any, Any]) -> Response[None] | None:
+    """Answer OPTIONS: the framework's own answer names only the methods of the handler that came first."""
+    if request.method != "OPTIONS":
+        return None
+    path = request.scope["path_template"]
+    methods = {
+        method
+        for route in request.app.routes
+        if isinstance(route, HTTPRoute) and path in (route.path, route.path_format)
+        for method in route.methods
+    }
+    return Response(None, status_code=204, headers={"allow": ", ".join(sorted(methods))})
+
+
+def _refusal(error: SparkleError) -> Response[bytes]:
     status, headers, body = problem(error)
     return Response(body, status_code=status, headers={k.decode(): v.decode() for k, v in headers})
-
-
-def _of_framework(error: HTTPException) -> Exception:
-    match error.status_code:
-        case 404:
-            return SparkleError("not_found", "There is nothing at this path.", "404 Not Found - 资源未找到")
-        case 405:
-            return SparkleError("method_not_allowed", "This path does not take that method.", "不允许的请求方式。")
-        case 400:
-            return SparkleError("bad_request", f"The request is not valid: {error.detail}", "无效参数。")
-        case 413:
-            return SparkleError("too_large", "The request body is too large.", "请求体过大。")
-        case _:
-            return error
 
 
 def serve(config: Config, *, config_path: Callable[[], Path | None], host: str | None, port: int | None) -> None:
@@ -101,7 +95,7 @@ def serve(config: Config, *, config_path: Callable[[], Path | None], host: str |
     """
     logs.setup(config.server.log_format)
     _tune()
-    runtime = Runtime(config)
+    runtime = Runtime(config, configuration.given(config_path(), os.environ))
 
     def on_ready(url: str) -> None:
         logger.info("listening", extra={"url": url, "version": sparkle_lite.__version__})
@@ -109,16 +103,23 @@ def serve(config: Config, *, config_path: Callable[[], Path | None], host: str |
             print(_welcome(config.server.public_url or url, runtime.first_start), file=sys.stdout, flush=True)
             runtime.first_start = None
 
+    async def reread() -> list[str]:
+        """Read the file again; the keys that need a restart. Raises ConfigError."""
+        fresh = configuration.load(config_path(), os.environ, check=rulebook.check)
+        stay = await runtime.reload(fresh, configuration.given(config_path(), os.environ))
+        for key in stay:
+            logger.warning("%s has changed, which needs a restart", key)
+        logger.info("the configuration was reloaded")
+        return stay
+
+    runtime.reread = reread
+
     async def on_hup() -> None:
         try:
-            fresh = configuration.load(config_path(), os.environ, check=rulebook.check)
+            await reread()
         except ConfigError as error:
             for line in error.lines:
                 logger.error("the configuration was not reloaded: %s", line)
-            return
-        for key in await runtime.reload(fresh):
-            logger.warning("%s has changed, which needs a restart", key)
-        logger.info("the configuration was reloaded")
 
     try:
         server.run(

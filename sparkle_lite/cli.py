@@ -107,11 +107,20 @@ def _app_commands(app: Any) -> None:
     add.add_argument("--user", metavar="NAME", required=True, help="the user who owns it")
     add.add_argument("--comment", metavar="T", default="Added on the command line", help="what it is for")
     _json_option(add)
-    _json_option(_command(app, "list", _app_list, "list the applications"))
+    listing = _command(app, "list", _app_list, "list the applications")
+    listing.add_argument("--anonymous", action="store_true", help="only those of clients without credentials")
+    _json_option(listing)
     _json_option(_command(app, "reset", _app_reset, "make a new secret and print it, once", "app_id"))
     _reason_option(_command(app, "ban", _app_ban, "refuse an application", "app_id"))
     _command(app, "unban", _app_unban, "let an application in again", "app_id")
     _command(app, "delete", _app_delete, "delete an application; what it reported stays", "app_id")
+    purge = _command(
+        app, "purge-anonymous", _app_purge_anonymous, "delete unused applications of clients without credentials"
+    )
+    purge.add_argument(
+        "--older-than", metavar="DURATION", type=_duration, required=True, help='unused for so long, such as "30d"'
+    )
+    purge.add_argument("--yes", action="store_true", help="do it; without, only tell how many")
 
 
 def _group(commands: Any, name: str, text: str) -> Any:
@@ -152,6 +161,16 @@ def _json_option(parser: argparse.ArgumentParser) -> None:
 
 def _reason_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--reason", metavar="T", required=True, help="shown to whoever is refused")
+
+
+def _duration(text: str) -> int:
+    """A duration as the configuration writes it, in ms."""
+    from sparkle_lite.config.values import Duration
+
+    try:
+        return int(Duration.parse(text))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _port(text: str) -> int:
@@ -288,8 +307,11 @@ def _print_secret(args: argparse.Namespace, new: "NewSecret") -> None:
 
 def _app_list(args: argparse.Namespace) -> None:
     async def command(accounts: "Accounts", _: "Actor") -> "list[tuple[str, UserappRow]]":
+        from sparkle_lite.accounts import ANONYMOUS
+
         names = {user.id: user.name for user in await accounts.users()}
-        return [(names[row.user], row) for row in await accounts.apps()]
+        apps = [(names[row.user], row) for row in await accounts.apps()]
+        return [one for one in apps if one[0] == ANONYMOUS] if args.anonymous else apps
 
     apps = _run_or_nothing(args, command)
     if args.json:
@@ -326,6 +348,19 @@ def _app_unban(args: argparse.Namespace) -> None:
 def _app_delete(args: argparse.Namespace) -> None:
     _run(args, lambda accounts, actor: accounts.delete_app(args.app_id, actor))
     print(f"Deleted {args.app_id}.")
+
+
+def _app_purge_anonymous(args: argparse.Namespace) -> None:
+    if args.yes:
+        gone = _run(args, lambda accounts, actor: accounts.purge_anonymous(args.older_than, actor))
+        print(f"Deleted {_clients(len(gone))}; what they reported stays.")
+        return
+    idle = _run(args, lambda accounts, _: accounts.idle_anonymous(args.older_than))
+    print(f"{_clients(len(idle)).capitalize()} would be deleted; add --yes to do it.")
+
+
+def _clients(count: int) -> str:
+    return f"{count or 'no'} client{'' if count == 1 else 's'} without credentials"
 
 
 # --- The database -----------------------------------------------------------------------------------------------------

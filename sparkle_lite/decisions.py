@@ -119,9 +119,8 @@ class Decisions:
         self._write = write
         self._clock = clock
         self._own = own
-        self._tellers = tuple(tellers)
+        self.tellers = tuple(tellers)
         self._distances = distances
-        self._reason = lru_cache(65_536)(self._reason_of_json)
 
     # --- The configuration --------------------------------------------------------------------------------------------
 
@@ -426,26 +425,12 @@ class Decisions:
         """What is to be published beside the configuration: the denied and the allowed."""
         async with self._database.reader() as reader:
             rows = await store.served(reader, self._clock())
-        return await asyncio.to_thread(self._listings, rows)
-
-    def _listings(self, rows: Iterable[tuple[Any, ...]]) -> tuple[list[Listing], list[Listing]]:
-        denied: list[Listing] = []
-        allowed: list[Listing] = []
-        matcher = lru_cache(4096)(parse)
-        for row in rows:
-            kind, address, prefix, text, action, _, category, code, numbers, expires = row
-            why = f"{self._reason(code, numbers).en}{_ending(expires)}"
-            target = matcher(text) if address is None else Network(address, prefix)
-            (denied if action == "deny" else allowed).append(Listing(kind, target, category, why, expires))
-        return denied, allowed
-
-    def _reason_of_json(self, code: str, numbers: str) -> Reason:
-        return reason(code, msgspec.json.decode(numbers), *self._tellers)
+        return await asyncio.to_thread(listings, rows, self.tellers)
 
     def reason(self, decision: Decision | New) -> Reason:
         """Why, as a sentence."""
         code = "exception" if decision.code == "config" and decision.action == "allow" else decision.code
-        return reason(code, decision.numbers, *self._tellers)
+        return reason(code, decision.numbers, *self.tellers)
 
     async def get(self, number: int) -> Decision:
         """One decision. Raises SparkleError: not_found."""
@@ -525,6 +510,23 @@ class Decisions:
 
 
 # --- Parts ------------------------------------------------------------------------------------------------------------
+
+
+def listings(rows: Iterable[tuple[Any, ...]], tellers: Sequence[Tell]) -> tuple[list[Listing], list[Listing]]:
+    """The rows of `store.served` as they are published: the denied and the allowed."""
+    denied: list[Listing] = []
+    allowed: list[Listing] = []
+    matcher = lru_cache(4096)(parse)
+
+    @lru_cache(65_536)
+    def why(code: str, numbers: str) -> str:
+        return reason(code, msgspec.json.decode(numbers), *tellers).en
+
+    for kind, address, prefix, text, action, _, category, code, numbers, expires in rows:
+        target = matcher(text) if address is None else Network(address, prefix)
+        listing = Listing(kind, target, category, f"{why(code, numbers)}{_ending(expires)}", expires)
+        (denied if action == "deny" else allowed).append(listing)
+    return denied, allowed
 
 
 def _difference(rules: Rules, rows: Iterable[tuple[Any, ...]], now: int) -> tuple[list[New], list[int]]:

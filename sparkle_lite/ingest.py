@@ -10,7 +10,7 @@ import hashlib
 import logging
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
@@ -356,10 +356,10 @@ class Ingest:
                 raise group.fault
             await self._write(group)
         except SparkleError as error:
-            self._fail(group.jobs, error)
+            self._fail(group, error)
         except Exception as error:
             self._under_way = set()
-            await self._one_by_one(group.jobs, error)
+            await self._one_by_one(group, error)
         else:
             self._answer(group)
             self._metrics.commit_seconds.observe(time.perf_counter() - started)
@@ -367,20 +367,21 @@ class Ingest:
             self._under_way = set()
             self.writer.postpone(group.postponed)
 
-    async def _one_by_one(self, jobs: list[Submission], error: Exception) -> None:
+    async def _one_by_one(self, group: _Group, error: Exception) -> None:
         """A fault that only one body of a group causes must not cost the others."""
-        logger.error("a group of %d submissions could not be stored", len(jobs), exc_info=error)
-        if len(jobs) <= 1:
-            self._fail(jobs, error)
+        logger.error("a group of %d submissions could not be stored", len(group.jobs), exc_info=error)
+        if len(group.jobs) <= 1:
+            self._fail(group, error)
             return
-        for job in jobs:
-            group, _ = await self._prepare([job])
-            await self._commit(group)
+        for job in group.jobs:
+            alone, _ = await self._prepare([job])
+            await self._commit(alone)
 
-    def _fail(self, jobs: Iterable[Submission], error: BaseException) -> None:
-        for job in jobs:
+    def _fail(self, group: _Group, error: BaseException) -> None:
+        """Refuse every submission of a group; one that isn't readable keeps its own reason."""
+        for number, job in enumerate(group.jobs):
             if not job.outcome.done():
-                job.outcome.set_exception(error)
+                job.outcome.set_exception(group.failed.get(number, error))
 
     def _answer(self, group: _Group) -> None:
         for kind, parts in group.parts.items():

@@ -33,16 +33,18 @@ def report(listed: Sequence[str], excepted: bool, bans: Page, swarms: Page, now_
     `listed` are the reasons why the rules cover the address, `excepted` whether an exception frees it. Colour: red is
     listed, green is excepted or gives back at least what it takes, orange was banned by somebody, gray is the rest.
     """
-    torrents: dict[int, str] = {}
+    torrents: dict[bytes | str, str] = {}
     records = [_swarm(row, torrents) for row in swarms.rows if isinstance(row, ObservedSwarm)]
     banned = [_ban(row, torrents) for row in bans.rows if isinstance(row, ObservedBan)]
     to_peer = sum(max(0, row.to_peer_traffic) for row in swarms.rows)
     from_peer = sum(max(0, row.from_peer_traffic) for row in swarms.rows)
     gives = from_peer > 0 and from_peer >= to_peer
+    # Bans that our own rules caused tell nothing new.
+    people = len({row.user for row in bans.rows if isinstance(row, ObservedBan) and not row.btn_ban})
     recent = [row for row in swarms.rows if row.received_at >= now_ms - _CONCURRENT_MS]
     return answers.IpQuery(
-        color=_color(bool(listed), excepted or (gives and not banned), bool(banned)),
-        labels=_labels(listed, excepted, bans, gives, bool(records)),
+        color=_color(bool(listed), excepted or (gives and not people), bool(people)),
+        labels=_labels(listed, excepted, people, gives, bool(records or banned)),
         bans=answers.Bans(WINDOW_MS, bans.total, banned),
         swarms=answers.Swarms(WINDOW_MS, swarms.total, records, *_concurrent(recent)),
         traffic=answers.Traffic(
@@ -60,11 +62,10 @@ def _color(listed: bool, good: bool, banned: bool) -> str:
     return "orange" if banned else "gray"
 
 
-def _labels(listed: Sequence[str], excepted: bool, bans: Page, gives: bool, seen: bool) -> list[str]:
+def _labels(listed: Sequence[str], excepted: bool, people: int, gives: bool, seen: bool) -> list[str]:
     labels = [f"Listed: {reason}" for reason in listed]
     if excepted:
         labels.append("Excepted by the operator")
-    people = len({row.user for row in bans.rows})
     if people:
         labels.append(f"Banned by {people} {'person' if people == 1 else 'people'} in 7 days")
     if gives:
@@ -74,15 +75,20 @@ def _labels(listed: Sequence[str], excepted: bool, bans: Page, gives: bool, seen
 
 def _concurrent(rows: Sequence[Observed]) -> tuple[int, int]:
     """How many torrents the address is downloading, and seeding, in the last hour."""
-    seeding = {row.torrent for row in rows if (row.peer_progress or 0) >= 1}
-    return len({row.torrent for row in rows} - seeding), len(seeding)
+    seeding = {row.torrent_identifier for row in rows if (row.peer_progress or 0) >= 1}
+    return len({row.torrent_identifier for row in rows} - seeding), len(seeding)
 
 
-def _torrent(row: Observed, torrents: dict[int, str]) -> str:
-    return torrents.setdefault(row.torrent, f"T{len(torrents) + 1}")
+def _torrent(row: Observed, torrents: dict[bytes | str, str]) -> str:
+    # By its identifier: clients differ in what they say of a torrent's size.
+    return torrents.setdefault(row.torrent_identifier, f"T{len(torrents) + 1}")
 
 
-def _ban(row: ObservedBan, torrents: dict[int, str]) -> answers.BanRecord:
+def _fraction(progress: float | None) -> float:
+    return min(max(progress or 0.0, 0.0), 1.0)
+
+
+def _ban(row: ObservedBan, torrents: dict[bytes | str, str]) -> answers.BanRecord:
     return answers.BanRecord(
         populate_time=row.received_at if row.ban_at is None else row.ban_at,
         torrent=_torrent(row, torrents),
@@ -90,11 +96,11 @@ def _ban(row: ObservedBan, torrents: dict[int, str]) -> answers.BanRecord:
         peer_port=row.peer_port,
         peer_id=row.peer_id or None,
         peer_client_name=row.peer_client_name or None,
-        peer_progress=row.peer_progress or 0.0,
+        peer_progress=_fraction(row.peer_progress),
         peer_flags=row.flags,
-        reporter_progress=row.downloader_progress or 0.0,
-        to_peer_traffic=row.to_peer_traffic,
-        from_peer_traffic=row.from_peer_traffic,
+        reporter_progress=_fraction(row.downloader_progress),
+        to_peer_traffic=max(row.to_peer_traffic, 0),
+        from_peer_traffic=max(row.from_peer_traffic, 0),
         module_name=row.module,
         rule=row.rule or "",
         description=row.description or "",
@@ -109,20 +115,20 @@ def _object(text: str | None) -> dict[str, Any] | None:
         return None
 
 
-def _swarm(row: ObservedSwarm, torrents: dict[int, str]) -> answers.SwarmRecord:
+def _swarm(row: ObservedSwarm, torrents: dict[bytes | str, str]) -> answers.SwarmRecord:
     return answers.SwarmRecord(
         torrent=_torrent(row, torrents),
         peer_ip=net.address_text(row.peer_ip),
         peer_port=row.peer_port,
         peer_id=row.peer_id or None,
         peer_client_name=row.peer_client_name or None,
-        peer_progress=row.peer_progress or 0.0,
-        from_peer_traffic=row.from_peer_traffic,
-        to_peer_traffic=row.to_peer_traffic,
+        peer_progress=_fraction(row.peer_progress),
+        from_peer_traffic=max(row.from_peer_traffic, 0),
+        to_peer_traffic=max(row.to_peer_traffic, 0),
         from_peer_traffic_offset=row.from_peer_traffic_offset,
         to_peer_traffic_offset=row.to_peer_traffic_offset,
         flags=row.flags,
         first_time_seen=row.first_time_seen or row.received_at,
         last_time_seen=row.last_time_seen or row.received_at,
-        user_progress=row.downloader_progress or 0.0,
+        user_progress=_fraction(row.downloader_progress),
     )

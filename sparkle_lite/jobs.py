@@ -9,6 +9,7 @@ import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from functools import partial
+from typing import NamedTuple
 
 from sparkle_lite.config import Config
 from sparkle_lite.db import accounts as account_rows
@@ -25,13 +26,23 @@ PAUSE_S = 0.02
 logger = logging.getLogger("sparkle.jobs")
 
 
+class Run(NamedTuple):
+    """How a job went last: when it ended (ms), how long it took (s), and why it failed, if it did."""
+
+    ended_at: int
+    seconds: float
+    failure: str | None
+
+
 class Jobs:
-    """The loops of one server."""
+    """The loops of one server; `runs` has the last run of each, `periods` how often each runs (s)."""
 
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
         self._tasks: list[asyncio.Task[None]] = []
         self.failed: dict[str, str] = {}
+        self.runs: dict[str, Run] = {}
+        self.periods: dict[str, float] = {}
 
     def every(
         self,
@@ -44,6 +55,7 @@ class Jobs:
     ) -> None:
         """Run a job every so many seconds, the first time after `first`, and whenever `wake` is set."""
         delay = seconds if first is None else first
+        self.periods[name] = seconds
         self._tasks.append(asyncio.create_task(self._loop(name, seconds, run, delay, wake), name=f"job {name}"))
 
     async def _loop(
@@ -71,6 +83,8 @@ class Jobs:
             self.failed.pop(name, None)
             self._metrics.jobs.labels(name, "ok").inc()
             logger.debug("job %s took %.3f s", name, time.monotonic() - started)
+        took = time.monotonic() - started
+        self.runs[name] = Run(time.time_ns() // 1_000_000, took, self.failed.get(name))
 
     async def stop(self) -> None:
         """End all loops; a job that is writing gets its commit, because the writer ends after this."""

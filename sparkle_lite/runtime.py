@@ -2,19 +2,21 @@
 
 import asyncio
 import logging
+import pickle
 import socket
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from urllib.parse import urlsplit
 
-from sparkle_lite import analyses, ip_report, net, rulebook
+from sparkle_lite import analyses, ip_report, net, press, rulebook
 from sparkle_lite import config as configuration
-from sparkle_lite.accounts import Accounts, FirstStart, now_ms
+from sparkle_lite.accounts import Accounts, Actor, FirstStart, now_ms
 from sparkle_lite.config import Config
 from sparkle_lite.db import accounts as account_rows
 from sparkle_lite.db.conditions import Query, Table
 from sparkle_lite.db.database import Database
+from sparkle_lite.db.overview import Overview
 from sparkle_lite.db.search import Search
 from sparkle_lite.decisions import Decisions, Distance
 from sparkle_lite.ingest import Ingest
@@ -23,10 +25,15 @@ from sparkle_lite.metrics import Metrics
 from sparkle_lite.net import Network
 from sparkle_lite.plan import Plan
 from sparkle_lite.pow import ProofOfWork
+from sparkle_lite.settings import Settings
 from sparkle_lite.wire.answers import IpQuery
 
 MEMBER_DAYS_MS = 14 * 24 * 3_600_000
 _STATES = ("active", "held", "shadow")
+# Decisions beyond which rendering in this process would be felt; starting another takes a quarter of a second.
+_LONG_LIST = 5_000
+# Between two attempts to publish what can't be.
+_RETRY_S = 5.0
 
 logger = logging.getLogger("sparkle.runtime")
 
@@ -34,8 +41,10 @@ logger = logging.getLogger("sparkle.runtime")
 class Runtime:
     """The parts of one server. `open` before use, `close` after; everything in between is on one event loop."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, given: Collection[str] = ()) -> None:
+        """`given`: the dotted keys that the file or the environment sets, which no page can."""
         self.config = config
+        self._written, self._given = config, given
         self.rules = rulebook.compile_rules(config.rules, config.exceptions)
         self.metrics = Metrics()
         self.database = Database(config.database.file, config.database.synchronous)
@@ -50,9 +59,13 @@ class Runtime:
         self.accounts: Accounts
         self.ingest: Ingest
         self.search: Search
+        self.overview: Overview
+        self.settings: Settings
         self.housekeeping: Housekeeping
         self.decisions: Decisions
         self.published: rulebook.Published
+        # Reads the configuration's file again, where there is somebody who knows it; the keys that need a restart.
+        self.reread: Callable[[], Awaitable[list[str]]] | None = None
         # Why the newest rules could not be published, while the last good ones are served.
         self.publish_failure: str | None = None
         self._publishing = asyncio.Lock()
@@ -72,6 +85,10 @@ class Runtime:
             await self.ingest.open()
             self.ingest.on_closed = self._closed_segment.set
             self.search = Search(self.database, self.ingest.streams)
+            self.overview = Overview(self.database, self.ingest.streams, self.ingest.writer.write, now_ms)
+            self.settings = Settings(self.database, self.ingest.writer.write, now_ms, self._given)
+            await self.settings.load()
+            self.config = self.settings.over(self._written)
             self.accounts = Accounts(self.database, self.ingest.writer.write, lambda: self.config.auth, now_ms)
             await self.accounts.open()
             self.first_start = await self.accounts.first_start()
@@ -102,7 +119,8 @@ class Runtime:
         jobs.every("roll", 60, house.roll)
         jobs.every("index", 300, house.index, first=0, wake=self._closed_segment)
         jobs.every("retention", 600, house.let_go, first=20)
-        jobs.every("tidy", 60, self.search.tidy)
+        jobs.every("tidy", 60, self._tidy)
+        jobs.every("activity", 600, self.overview.record, first=30)
         jobs.every("collect", 24 * 3600, house.collect, first=3600)
         jobs.every("publish", 1, self._publish_expired)
         jobs.every("analyse", 3600, self.analyse_all, first=300)
@@ -142,6 +160,15 @@ class Runtime:
                 sizes[name] = float(path.with_name(path.name + "-wal").stat().st_size)
         return sizes
 
+    async def _tidy(self) -> None:
+        await self.search.tidy()
+        await self.overview.tidy()
+
+    @property
+    def size(self) -> int:
+        """Bytes of the main database and all segments, a minute ago at the latest."""
+        return self._size
+
     async def _measure(self) -> None:
         self._size = await self.housekeeping.size()
 
@@ -151,6 +178,8 @@ class Runtime:
         await self.jobs.stop()
         if hasattr(self, "search"):
             await self.search.close()
+        if hasattr(self, "overview"):
+            await self.overview.close()
         if hasattr(self, "ingest"):
             if self.ingest.writer.running and hasattr(self, "accounts"):
                 with suppress(Exception):
@@ -190,26 +219,36 @@ class Runtime:
         async with self.database.reader() as reader:
             members = await account_rows.member_addresses(reader, now_ms() - MEMBER_DAYS_MS)
         protected = {Network(address, len(address) * 8) for address in (*members, *self._own_addresses)}
-        denied, allowed = await self.decisions.in_force()
-        url = self.config.server.public_url.rstrip("/")
-        published = await asyncio.to_thread(
-            rulebook.publish, self.rules, protected, now_ms(), denied, allowed, link=f"{url}/ip/" if url else ""
-        )
-        self._decided = await self.decisions.counts()
+        counts = await self.decisions.counts()
+        published = await self._render(protected, sum(counts.values()))
+        self._decided = counts
         for held in published.held[:20]:
             logger.warning("a rule covers an address of this server or of a member and is held back: %s", held)
         self.published, self._published_revision = published, revision
 
+    async def _render(self, protected: set[Network], decided: int) -> rulebook.Published:
+        url = self.config.server.public_url.rstrip("/")
+        link = f"{url}/ip/" if url else ""
+        if decided > _LONG_LIST:
+            rules = await asyncio.to_thread(pickle.dumps, self.rules)
+            return await press.render(
+                press.Order(self.database.path, rules, protected, now_ms(), link, self.decisions.tellers)
+            )
+        denied, allowed = await self.decisions.in_force()
+        return await asyncio.to_thread(rulebook.publish, self.rules, protected, now_ms(), denied, allowed, link=link)
+
     async def _publish_expired(self) -> None:
         expiry = self.published.next_expiry_ms
-        is_due = self.publish_failure is not None or (expiry is not None and expiry <= now_ms())
+        is_due = expiry is not None and expiry <= now_ms()
         # Where publishing takes long, what expires is taken together: it must not take more than a twentieth of a core.
-        if is_due and time.monotonic() - self._published_at >= 20 * self._publish_took:
+        pause = _RETRY_S if self.publish_failure is not None else 20 * self._publish_took
+        if (is_due or self.publish_failure is not None) and time.monotonic() - self._published_at >= pause:
             await self.publish()
 
     async def _notice(self) -> None:
         """Take over what another process changed."""
-        if await self.accounts.poll() and await self.decisions.revision() != self._published_revision:
+        await self.accounts.poll()
+        if self.publish_failure is None and await self.decisions.revision() != self._published_revision:
             await self.publish()
 
     async def analyse_all(self) -> None:
@@ -226,6 +265,11 @@ class Runtime:
         if failures:
             raise RuntimeError("; ".join(failures))
 
+    async def change_setting(self, key: str, value: str, actor: Actor) -> None:
+        """Change what a page may change. Raises SparkleError as Settings.change does."""
+        await self.settings.change(key, value, actor)
+        self.config = self.settings.over(self._written)
+
     async def _distances(self, address: bytes) -> Sequence[Distance]:
         needs = await analyses.distances(self.database, self.config.analysis, address, now_ms())
         return [Distance(*need) for need in needs]
@@ -241,11 +285,12 @@ class Runtime:
             await self.accounts.flush(now=True)
             await self.publish()
 
-    async def reload(self, config: Config) -> list[str]:
+    async def reload(self, config: Config, given: Collection[str] = ()) -> list[str]:
         """Take over a configuration as far as that goes without a restart; the keys that need one."""
         rules = rulebook.compile_rules(config.rules, config.exceptions)
-        stay = configuration.restart_needed(self.config, config)
-        self.config, self.rules = config, rules
+        stay = configuration.restart_needed(self._written, config)
+        self._written, self.settings.given = config, given
+        self.config, self.rules = self.settings.over(config), rules
         self._own_addresses = await asyncio.to_thread(own_addresses, config)
         await self.decisions.sync(rules)
         await self.publish()

@@ -402,7 +402,13 @@ ORACLES: dict[str, tuple[Callable[..., dict[str, tuple[int, ...]]], tuple[str, .
     ),
 }
 SEEDS = range(12)
-TELLING: dict[str, tuple[int, ...]] = {}
+TELLING = {
+    "untrusted_vote": tuple(SEEDS),
+    "multi_dial": (0, 1, 2, 3, 4, 6, 7, 8, 9, 10),
+    "over_download": (0, 1, 4, 5, 6, 8, 9, 10, 11),
+    "concurrent_download": tuple(SEEDS),
+    "client_identity": tuple(SEEDS),
+}
 
 
 @pytest.fixture

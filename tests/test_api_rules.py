@@ -360,9 +360,39 @@ def test_a_failed_publication_serves_the_last_good_list_and_says_so(tmp_path: Pa
         assert server.request("GET", "/readyz").json()["rules_failure"] == "no such luck"
         assert server.metric("sparkle_rules_stale") == 1
         (tmp_path / "broken").unlink()
-        wait_for(lambda: "1.2.3.4/32" in deny_list(server), 5)
+        wait_for(lambda: "1.2.3.4/32" in deny_list(server), 12)
         assert server.request("GET", "/readyz").json()["rules_failure"] is None
         assert server.metric("sparkle_rules_stale") == 0
+
+
+def test_a_long_list_is_rendered_by_another_process_just_as_well(tmp_path: Path) -> None:
+    def documents(prelude: str, folder: Path) -> list[tuple[str, bytes]]:
+        with start_server(folder, CONFIG + '[server]\npublic_url = "https://btn.example"\n', prelude=prelude) as server:
+            server.run("rules", "allow", "60.220.182.128/25", "--forever")
+            server.run("rules", "deny", "2001:db8::/64", "--forever")
+            server.run("rules", "deny", "--kind", "client_name", "Evil", "--forever")
+            wait_for(lambda: "2001:db8::/64" in deny_list(server), 5)
+            wait_for(lambda: b"Evil" in server.get("/ping/rules/retrieve").body, 5)
+            paths = ("rules/retrieve", "exception", "ruleIpDenylist", "ruleIpAllowlist", "rulePeerIdentity")
+            answers = [server.get(f"/ping/{path}") for path in paths]
+            assert server.request("GET", "/readyz").json()["rules_failure"] is None
+            return [(answer.headers["x-btn-contentversion"], answer.body) for answer in answers]
+
+    inside = documents("", tmp_path / "a")
+    assert inside == documents("import sparkle_lite.runtime as r; r._LONG_LIST = 0", tmp_path / "b")
+    assert b"https://btn.example/ip/60.220.182.0" in inside[2][1]
+
+
+def test_another_process_that_fails_leaves_the_last_good_list(tmp_path: Path) -> None:
+    prelude = "import sparkle_lite.runtime as r; r._LONG_LIST = 3; r.press.TIMEOUT_S = 0.001"
+    with start_server(tmp_path / "s", CONFIG, prelude=prelude) as server:
+        before = deny_list(server)
+        server.run("rules", "deny", "1.2.3.4")
+        server.run("rules", "deny", "1.2.3.5")
+        wait_for(lambda: server.request("GET", "/readyz").json()["rules_failure"], 5)
+        assert "1.2.3.5/32" not in deny_list(server)
+        assert before.items() <= deny_list(server).items()
+        assert server.stop() == 0
 
 
 def test_the_operations_are_documented(server: RunningServer) -> None:

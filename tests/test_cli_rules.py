@@ -10,7 +10,7 @@ from typing import Any
 
 import client_parsers as clients
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sparkle_lite import address_lists, cli
@@ -290,6 +290,7 @@ def test_a_line_is_understood_as_far_as_it_is_plain(line: str, networks: list[st
         assert (list(map(str, read.networks)), read.bad) == (networks, ())
 
 
+@settings(deadline=None)
 @given(st.lists(st.text(alphabet="0123456789abcdef.:/-, #\t\x00x", max_size=40) | st.text(max_size=20), max_size=10))
 def test_whatever_a_file_holds_is_read_or_named(lines: list[str]) -> None:
     read = address_lists.read(lines)

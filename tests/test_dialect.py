@@ -25,13 +25,12 @@ MODERN = LISTS_20 | ROUTES_20 | {"reconfigure"}
 
 
 class Row(NamedTuple):
-    """A range of releases: user agents at both ends, who that is, and the abilities without and with protocol 20."""
+    """A range of releases: user agents at both ends, who that is, its limits, and the abilities it is offered."""
 
     agents: tuple[str, ...]
     dialect: Dialect
     limits: tuple[int, int]
-    legacy: set[str]
-    modern: set[str]
+    abilities: set[str]
 
 
 def pbh(*releases: str, tail: str) -> tuple[str, ...]:
@@ -41,54 +40,54 @@ def pbh(*releases: str, tail: str) -> tuple[str, ...]:
 SYSTEM = "(docker; Linux,6.1.0-13-amd64,Debian GNU/Linux 12 (bookworm) build 1)"
 PBH = Family.PEERBANHELPER
 ROWS = (
-    Row(pbh("3.2.0", "4.0.2", tail="BTN-Protocol/0.0.0-dev"), Dialect(PBH, 3), (3, 3), EARLY, EARLY),
-    Row(pbh("4.0.3", "4.0.5", tail="BTN-Protocol/0.0.0-dev"), Dialect(PBH, 4), (3, 3), EARLY, EARLY),
-    Row(pbh("4.0.6", "4.4.2", "5.0.5", tail="BTN-Protocol/0.0.0-dev"), Dialect(PBH, 5), (3, 3), EARLY, EARLY),
-    Row(pbh("5.0.6", "5.1.0", tail="BTN-Protocol/0.0.0-dev"), Dialect(PBH, 6), (3, 3), EARLY, EARLY),
-    Row(pbh("6.0.0-RC1", "6.4.8", tail="BTN-Protocol/0.0.1"), Dialect(PBH, 7), (3, 99), EARLY, EARLY),
-    Row(pbh("7.0.0-beta1", "7.1.5", tail="BTN-Protocol/0.0.2"), Dialect(PBH, 8), (3, 99), MIDDLE, MIDDLE),
+    Row(pbh("3.2.0", "4.0.2", tail="BTN-Protocol/0.0.0-dev"), Dialect(PBH, 3), (3, 3), EARLY),
+    Row(pbh("4.0.3", "4.0.5", tail="BTN-Protocol/0.0.0-dev"), Dialect(PBH, 4), (3, 3), EARLY),
+    Row(pbh("4.0.6", "4.4.2", "5.0.5", tail="BTN-Protocol/0.0.0-dev"), Dialect(PBH, 5), (3, 3), EARLY),
+    Row(pbh("5.0.6", "5.1.0", tail="BTN-Protocol/0.0.0-dev"), Dialect(PBH, 6), (3, 3), EARLY),
+    Row(pbh("6.0.0-RC1", "6.4.8", tail="BTN-Protocol/0.0.1"), Dialect(PBH, 7), (3, 99), EARLY),
+    Row(pbh("7.0.0-beta1", "7.1.5", tail="BTN-Protocol/0.0.2"), Dialect(PBH, 8), (3, 99), MIDDLE),
     Row(
         pbh("7.2.0", "7.3.2", tail=f"{SYSTEM} BTN-Protocol/0.0.3 BTN-Protocol-Version/8"),
-        Dialect(PBH, 8), (3, 99), MIDDLE, MIDDLE,
+        Dialect(PBH, 8), (3, 99), MIDDLE,
     ),
     Row(
         pbh("7.3.3", "7.4.15", tail=f"{SYSTEM} BTN-Protocol/0.0.3 BTN-Protocol-Version/10"),
-        Dialect(PBH, 10), (3, 99), MIDDLE, MIDDLE,
+        Dialect(PBH, 10), (3, 99), MIDDLE,
     ),
     Row(
         pbh("8.0.0-beta1", "8.0.7", tail=f"{SYSTEM} BTN-Protocol/0.1.0 BTN-Protocol-Version/11"),
-        Dialect(PBH, 11), (3, 99), MIDDLE, MIDDLE,
+        Dialect(PBH, 11), (3, 99), MIDDLE,
     ),
     Row(
         pbh("8.0.8", "9.0.10", tail=f"{SYSTEM} BTN-Protocol/2.0.0 BTN-Protocol-Version/12"),
-        Dialect(PBH, 12), (3, 99), MIDDLE, MIDDLE,
+        Dialect(PBH, 12), (3, 99), MIDDLE,
     ),
     Row(
         pbh("9.1.0", "9.1.5", tail=f"{SYSTEM} BTN-Protocol/2.0.1 BTN-Protocol-Version/13"),
-        Dialect(PBH, 13), (3, 99), MIDDLE, MIDDLE,
+        Dialect(PBH, 13), (3, 99), MIDDLE,
     ),
     Row(
         pbh("9.2.0-beta1", "9.5.0", "0.0.0-undefined", tail=f"{SYSTEM} BTN-Protocol/2.0.1 BTN-Protocol-Version/20"),
-        Dialect(PBH, 20), (3, 99), LATE, MODERN,
+        Dialect(PBH, 20), (20, 20), MODERN,
     ),
     Row(
         pbh("10.0.0", tail=f"{SYSTEM} BTN-Protocol/3.0.0 BTN-Protocol-Version/120"),
-        Dialect(PBH, 120), (3, 120), LATE, MODERN,
+        Dialect(PBH, 120), (20, 120), MODERN,
     ),
     Row(
         ("qBittorrent-ClientBlocker/3.8 (linux, amd64) BTN-Protocol/0.0.0-dev",),
-        Dialect(Family.QBCB, 3), (3, 3), MIDDLE, MIDDLE,
+        Dialect(Family.QBCB, 3), (3, 3), MIDDLE,
     ),
     Row(
         ("PeerBanHelper-Rust/0.1.4/BTN-Protocol/2.0.1/20",),
-        Dialect(Family.RUST, 20), (20, 20), {"submit_bans", "rules"}, LISTS_20 | {"heartbeat"},
+        Dialect(Family.RUST, 20), (20, 20), LISTS_20 | {"heartbeat"},
     ),
     Row(
         tuple(
             f"WindowsPowerShell/5.1.19041.4648 BTNScriptBC/v0.0.1 BTN-Protocol/{version}"
             for version in ("0.0.1", "0.0.0-dev", "7.0.0")
         ),
-        Dialect(Family.BITCOMET, 3), (3, 3), SCRIPT, SCRIPT,
+        Dialect(Family.BITCOMET, 3), (3, 3), SCRIPT,
     ),
 )  # fmt: skip
 
@@ -117,29 +116,19 @@ def test_four_releases_send_the_peers_progress_as_their_own(release: str, known:
 def test_every_release_takes_its_document_and_all_of_its_abilities(row: Row) -> None:
     document = config_document(row.dialect, OFFERS, BASE)
     taken = take(row.dialect, document.body)
-    assert set(taken.abilities) == row.legacy == set(json.loads(document.body)["ability"])
-    assert taken.shape == ("modern" if row.dialect.family is Family.RUST else "legacy")
+    assert set(taken.abilities) == row.abilities == set(json.loads(document.body)["ability"])
+    assert taken.shape == ("modern" if row.dialect.protocol >= 20 else "legacy")
     assert versions(row.dialect) == row.limits
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.agents[0][:30])
-def test_every_release_takes_its_document_when_protocol_20_is_served(row: Row) -> None:
-    document = config_document(row.dialect, OFFERS, BASE, modern=True)
-    taken = take(row.dialect, document.body)
-    assert set(taken.abilities) == row.modern == set(json.loads(document.body)["ability"])
-    speaks_20 = row.dialect.protocol >= 20
-    assert taken.shape == ("modern" if speaks_20 else "legacy")
-
-
-@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.agents[0][:30])
 def test_an_operator_who_prefers_legacy_gets_legacy_shapes_from_peerbanhelper(row: Row) -> None:
-    document = config_document(row.dialect, OFFERS, BASE, prefer_legacy=True, modern=True)
+    document = config_document(row.dialect, OFFERS, BASE, prefer_legacy=True)
     taken = take(row.dialect, document.body)
-    if row.dialect.family is Family.RUST:
-        assert set(taken.abilities) == row.modern
-        return
-    assert taken.shape == "legacy"
-    assert set(taken.abilities) == row.legacy | (ROUTES_20 if row.dialect.protocol >= 20 else set())
+    is_pbh_20 = row.dialect.family is PBH and row.dialect.protocol >= 20
+    # The Rust client knows no other shapes.
+    assert taken.shape == ("modern" if row.dialect.family is Family.RUST else "legacy")
+    assert set(taken.abilities) == (LATE | ROUTES_20 if is_pbh_20 else row.abilities)
 
 
 @pytest.mark.parametrize("release", ["3.0", "3.0.0", "3.1.4", "2.5.1"])
@@ -162,8 +151,8 @@ def test_anybody_else_is_spoken_to_in_the_legacy_shape(agent: str | None) -> Non
     dialect = detect(agent)
     assert dialect == Dialect(Family.UNKNOWN, 3)
     assert not dialect.outdated
-    assert versions(dialect, modern=True) == (3, 99)
-    assert set(json.loads(config_document(dialect, OFFERS, BASE, modern=True).body)["ability"]) == MIDDLE
+    assert versions(dialect) == (3, 99)
+    assert set(json.loads(config_document(dialect, OFFERS, BASE).body)["ability"]) == MIDDLE
 
 
 @pytest.mark.parametrize(("release", "protocol"), [("7.2.0", 8), ("7.4.15", 10), ("8.0.7", 11), ("9.5.0", 20)])
@@ -173,7 +162,7 @@ def test_a_shortened_user_agent_still_tells_the_release(release: str, protocol: 
 
 def test_the_restated_version_checks_refuse_the_documents_of_other_releases() -> None:
     middle = config_document(Dialect(PBH, 13), OFFERS, BASE).body
-    modern = config_document(Dialect(PBH, 20), OFFERS, BASE, modern=True).body
+    modern = config_document(Dialect(PBH, 20), OFFERS, BASE).body
     for body, protocol in ((middle, 6), (modern, 13), (config_document(Dialect(PBH, 3), OFFERS, BASE).body, 7)):
         with pytest.raises(clients.ClientRejects, match="is not for"):
             clients.pbh_config(body, protocol)
@@ -194,7 +183,7 @@ def test_endpoints_are_absolute_and_end_in_the_fixed_paths() -> None:
 
 
 def test_protocol_20_endpoints_are_the_fixed_paths() -> None:
-    abilities = json.loads(config_document(Dialect(PBH, 20), OFFERS, BASE, modern=True).body)["ability"]
+    abilities = json.loads(config_document(Dialect(PBH, 20), OFFERS, BASE).body)["ability"]
     assert {name: node["endpoint"].removeprefix(f"{BASE}/ping/") for name, node in abilities.items()} == {
         "submit_bans": "syncBanHistory",
         "submit_swarm": "syncSwarm",
@@ -207,12 +196,6 @@ def test_protocol_20_endpoints_are_the_fixed_paths() -> None:
     }
     assert abilities["heartbeat"]["multi_if"] is True
     assert abilities["ip_query"]["iframe_endpoint"] == f"{BASE}/ping/queryIp/widget"
-
-
-def test_the_rust_client_submits_to_the_legacy_path_until_protocol_20_is_served() -> None:
-    abilities = json.loads(config_document(Dialect(Family.RUST, 20), OFFERS, BASE).body)["ability"]
-    assert abilities["submit_bans"]["endpoint"] == f"{BASE}/ping/bans/submit"
-    assert abilities["rules"]["endpoint"] == f"{BASE}/ping/rules/retrieve"
 
 
 def test_an_ability_that_is_switched_off_is_not_offered() -> None:
@@ -239,7 +222,7 @@ def test_btnscriptbc_keeps_the_three_abilities_that_it_can_not_do_without() -> N
 def test_a_time_that_some_client_could_not_bear_is_brought_into_bounds(value: int) -> None:
     offers = {name: AbilityOffer(value, value) for name in NAMES}
     for row in ROWS:
-        take(row.dialect, config_document(row.dialect, offers, BASE, modern=True).body)
+        take(row.dialect, config_document(row.dialect, offers, BASE).body)
 
 
 def test_the_version_changes_exactly_when_the_document_does() -> None:
@@ -252,9 +235,10 @@ def test_the_version_changes_exactly_when_the_document_does() -> None:
         config_document(dialect, OFFERS | {"rules": AbilityOffer(900_000, 300_001)}, BASE),
         config_document(dialect, OFFERS, "https://other.example"),
         config_document(Dialect(PBH, 20), OFFERS, BASE),
-        config_document(Dialect(PBH, 20), OFFERS, BASE, modern=True),
+        config_document(Dialect(PBH, 20), OFFERS, BASE, prefer_legacy=True),
+        config_document(Dialect(PBH, 20), OFFERS, BASE, proof_of_work=["heartbeat"]),
     ]
-    assert len({first.version, *(document.version for document in others)}) == 6
+    assert len({first.version, *(document.version for document in others)}) == 7
 
 
 def test_the_version_is_the_same_on_every_machine() -> None:

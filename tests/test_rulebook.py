@@ -8,7 +8,7 @@ from typing import Any
 
 import client_parsers as clients
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sparkle_lite.config import RuleEntry
@@ -329,6 +329,7 @@ networks_v6 = st.builds(
 some_networks = st.lists(networks_v4 | networks_v6, max_size=8)
 
 
+@settings(deadline=None)
 @given(rules=some_networks, exceptions=some_networks, protected=some_networks)
 def test_carving_never_bans_a_protected_address_and_never_loses_another(
     rules: list[Network], exceptions: list[Network], protected: list[Network]
@@ -601,6 +602,7 @@ def test_an_expression_that_java_refuses_is_refused(pattern: str) -> None:
         parse({"method": "REGEX", "content": pattern})
 
 
+@settings(deadline=None)
 @given(st.text(max_size=12, alphabet=r"ab1\QE[](){}?+*|^$&-.<>=!:pkxuiN,"))
 def test_any_expression_is_either_refused_or_can_be_used(pattern: str) -> None:
     try:
@@ -753,6 +755,7 @@ def test_one_judge_says_what_must_not_be_listed(text: str, obstacle: str | None)
     assert guard.obstacle(parse_network(text), capped=True) == obstacle
 
 
+@settings(deadline=None)
 @given(networks=st.lists(networks_v4 | networks_v6, max_size=30), asked=networks_v4 | networks_v6)
 def test_a_set_of_networks_finds_what_overlaps(networks: list[Network], asked: Network) -> None:
     document = publish(Rules(), [], NOW, [listing(str(one)) for one in networks])

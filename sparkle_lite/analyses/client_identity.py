@@ -1,6 +1,6 @@
 """Clients that pass for others, or for nobody: rules about what they say of themselves, made of our patterns alone."""
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from sparkle_lite.analyses.analysis import Analysis, Examined, Need, lasts
 from sparkle_lite.analyses.numbers import Numbers
@@ -13,7 +13,7 @@ NAME = "client_identity"
 
 class _Pattern(NamedTuple):
     code: str
-    kind: str
+    kind: Literal["peer_id", "client_name"]
     matcher: Matcher
     disguise: Disguise
 
@@ -52,9 +52,8 @@ def _examine(evidence: Evidence, numbers: Numbers, only: bytes | None) -> list[E
 
 def _examined(bearers: Bearers, numbers: Numbers) -> Examined:
     pattern = PATTERNS[bearers.disguise]
-    kind = "peer_id" if pattern.kind == "peer_id" else "client_name"
     finding = Finding(
-        Identity("peer_id" if kind == "peer_id" else "client_name", pattern.matcher.pbh()),
+        Identity(pattern.kind, pattern.matcher.pbh()),
         pattern.code,
         {
             "people": bearers.people,

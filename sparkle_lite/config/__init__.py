@@ -1,6 +1,6 @@
 """The configuration: a TOML file and environment variables, read into frozen structs.
 
-`load` reads a file, `show` writes the effective configuration, `restart_needed` tells what a reload can't change.
+`load` reads a file, `given` tells which keys it sets, `show` writes the effective configuration, `restart_needed` tells what a reload can't change.
 Every mistake is collected and reported together, each as a line with its place, key, reason and mend.
 
 Every key can be set by an environment variable: SPARKLE_<SECTION>__<KEY>, nested tables joined by two underscores
@@ -27,7 +27,7 @@ from sparkle_lite.config.keys import (
     Server,
 )
 from sparkle_lite.config.places import Key, Source, explain
-from sparkle_lite.config.reading import load
+from sparkle_lite.config.reading import given, load
 from sparkle_lite.config.values import Duration, Refused, Secret, Size
 from sparkle_lite.config.writing import restart_needed, show
 
@@ -54,6 +54,7 @@ __all__ = [
     "Size",
     "Source",
     "explain",
+    "given",
     "load",
     "restart_needed",
     "show",

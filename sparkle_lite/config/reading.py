@@ -46,6 +46,21 @@ def load(
     return config
 
 
+def given(path: Path | None, environ: Mapping[str, str]) -> frozenset[str]:
+    """The dotted keys that a file or the environment sets. Raises ConfigError for a file that can't be read."""
+    tree = _parse("" if path is None else _text(path), str(path))
+    _overlay(tree, environ)
+    return frozenset(_keys_in(tree))
+
+
+def _keys_in(table: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    for key, value in table.items():
+        if isinstance(value, dict):
+            yield from _keys_in(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key
+
+
 def _text(path: Path) -> str:
     mend = "name another file with --config"
     try:

@@ -193,6 +193,11 @@ async def set_github(
     )
 
 
+async def set_nickname(connection: Connection, user: int, nickname: str | None) -> None:
+    """Give a user a name to be shown, or take it away."""
+    await connection.execute("UPDATE user SET nickname=? WHERE id=?", (nickname, user))
+
+
 async def set_user_role(connection: Connection, user: int, role: str) -> None:
     """Make a user an administrator, or no longer."""
     await connection.execute("UPDATE user SET role=? WHERE id=?", (role, user))
@@ -271,6 +276,23 @@ async def add_userapp(
         (app_id, secret_hash, user, comment, now_ms),
     )
     return int(cursor.lastrowid or 0)
+
+
+async def idle_userapps(connection: Connection, user: int, before_ms: int) -> list[UserappRow]:
+    """The applications of a user that are not deleted and were neither made nor used since then, newest first."""
+    sql = (
+        f"{_USERAPP} WHERE deleted_at IS NULL AND user=? AND coalesce(last_access_at, created_at)<?"
+        " ORDER BY created_at DESC, id DESC"
+    )
+    return [UserappRow(*row) for row in await fetch_all(connection, sql, (user, before_ms))]
+
+
+async def purge_userapps(connection: Connection, userapps: Iterable[int], now_ms: int) -> None:
+    """Delete applications softly and give up their public ids: who comes back with one is somebody new."""
+    await connection.executemany(
+        "UPDATE userapp SET deleted_at=?, app_id='purged-' || id WHERE id=?",
+        [(now_ms, userapp) for userapp in userapps],
+    )
 
 
 async def set_userapp_secret(connection: Connection, userapp: int, secret_hash: bytes) -> None:
@@ -445,6 +467,23 @@ async def setting(connection: Connection, name: str) -> str | int | None:
     """A value that the program keeps for itself."""
     row = await fetch_one(connection, "SELECT value FROM setting WHERE name=?", (name,))
     return row[0] if row else None
+
+
+async def settings(connection: Connection, prefix: str) -> dict[str, str]:
+    """All values whose names begin with a prefix, by the rest of the name."""
+    sql = "SELECT substr(name, ?), value FROM setting WHERE substr(name, 1, ?)=?"
+    rows = await fetch_all(connection, sql, (len(prefix) + 1, len(prefix), prefix))
+    return {name: str(value) for name, value in rows}
+
+
+async def set_setting(connection: Connection, name: str, value: str | int) -> None:
+    """Store a value in place of the one that stood."""
+    await connection.execute("INSERT OR REPLACE INTO setting VALUES (?,?)", (name, value))
+
+
+async def has_visitors(connection: Connection) -> bool:
+    """Whether any application was ever here."""
+    return await fetch_one(connection, "SELECT 1 FROM userapp WHERE last_access_at IS NOT NULL LIMIT 1") is not None
 
 
 async def keep_setting(connection: Connection, name: str, value: str | int) -> str | int:

@@ -34,6 +34,8 @@ READERS = 3
 # Compressed bytes and bodies that share one transaction at the most.
 GROUP_BYTES = 400_000
 GROUP_BODIES = 128
+# From so many compressed bytes on, a group is prepared while the one before is being committed.
+AHEAD_BYTES = 150_000
 
 logger = logging.getLogger("sparkle.database")
 
@@ -145,6 +147,7 @@ class Writer(Generic[S, G]):
         self._store = store
         self._weigh = weigh
         self._submissions: deque[S] = deque()
+        self._waiting_bytes = 0
         self._commands: deque[tuple[Command[Any], bool, asyncio.Future[Any]]] = deque()
         self._wake = asyncio.Event()
         self._stopping = False
@@ -175,11 +178,14 @@ class Writer(Generic[S, G]):
     def submit(self, submission: S) -> None:
         """Queue a submission; its own future tells when it is committed."""
         self._submissions.append(submission)
+        self._waiting_bytes += self._weigh(submission)
         self._wake.set()
 
     def postpone(self, submissions: Iterable[S]) -> None:
-        """Queue submissions again that could not be decided while another group was under way."""
-        self._submissions.extendleft(submissions)
+        """Queue submissions again, in front, the last one first."""
+        for submission in submissions:
+            self._submissions.appendleft(submission)
+            self._waiting_bytes += self._weigh(submission)
         self._wake.set()
 
     async def write(self, command: Command[T], *, alone: bool = False) -> T:
@@ -198,8 +204,11 @@ class Writer(Generic[S, G]):
                 while self._commands:
                     await self._command(*self._commands.popleft())
             elif self._submissions:
+                if self._waiting_bytes < AHEAD_BYTES:
+                    # Little to prepare: better one larger group after this commit than two small ones.
+                    await self._stored()
                 group, rest = await self._prepare(self._group())
-                self._submissions.extendleft(reversed(rest))
+                self.postpone(reversed(rest))
                 await self._stored()
                 self._storing = asyncio.create_task(self._store(group), name="store")
             elif self._stopping:
@@ -224,6 +233,7 @@ class Writer(Generic[S, G]):
         while self._submissions and weight < GROUP_BYTES and len(group) < GROUP_BODIES:
             group.append(self._submissions.popleft())
             weight += self._weigh(group[-1])
+        self._waiting_bytes -= weight
         return group
 
     async def _command(self, command: Command[Any], alone: bool, future: asyncio.Future[Any]) -> None:

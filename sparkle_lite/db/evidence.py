@@ -197,6 +197,12 @@ def _net(column: str) -> str:
 # Identifiers made in the two byte orders name the same torrents twice, so they are never added.
 _DISTINCT = "max(count(DISTINCT iif(big_endian, NULL, torrent)), count(DISTINCT iif(big_endian, torrent, NULL)))"
 _TORRENTS = f"{_DISTINCT} AS torrents"
+_DAYS = f"count(DISTINCT at/{DAY_MS})"
+
+
+def _people_in(condition: str) -> str:
+    """People collapsed by their networks, of the rows of a group that meet a condition."""
+    return f"min(count(DISTINCT iif({condition}, user, NULL)), count(DISTINCT iif({condition}, net, NULL)))"
 
 
 class Evidence:
@@ -357,7 +363,7 @@ class Evidence:
         self._do(
             f"CREATE TEMP TABLE whole AS SELECT key, {counts}, count(DISTINCT iif(grp=0, user, NULL)) AS first_users,"
             " count(DISTINCT iif(grp=0, net, NULL)) AS first_nets,"
-            f" max({_DISTINCT}, count(DISTINCT at/{DAY_MS})) AS torrents, total(value) AS value, max(at) AS last,"
+            f" max({_DISTINCT}, {_DAYS}) AS torrents, total(value) AS value, max(at) AS last,"
             " coalesce((SELECT min(count(DISTINCT g.user), count(DISTINCT g.net)) FROM against g"
             " WHERE g.key=seen.key), 0) AS against FROM seen GROUP BY key"
         )
@@ -398,11 +404,19 @@ class Evidence:
     def votes(self, modules: Sequence[Module], numbers: Mapping[str, int], only: bytes | None = None) -> list[Votes]:
         """Addresses by what people's clients banned them for, strongest first; with `only` one, however weak.
 
-        numbers: window, half_life (ms), share_percent, min_people (in the first group), min_people_any, min_torrents.
+        numbers: window, half_life (ms), share_percent, min_people (in the first group), min_people_any, min_torrents,
+        min_days.
         """
-        self._reports(
-            modules, numbers["window"], 0 if only else min(numbers["min_people"], numbers["min_people_any"]), only
-        )
+        least = min(numbers["min_people"], numbers["min_people_any"])
+        self._reports(modules, numbers["window"], 0 if only else least, only)
+        if only is None:
+            # What can't be listed anyway needs no look at its traffic, which costs most.
+            self._keep_candidates(
+                f"SELECT key FROM report GROUP BY key HAVING ({_people_in('grp=0')}>=:min_people"
+                f" OR {_people_in('TRUE')}>=:min_people_any)"
+                f" AND max({_DISTINCT}, {_DAYS})>=:min_torrents AND max({_DAYS}, count(DISTINCT grp))>=:min_days",
+                dict(numbers),
+            )
         self._do("CREATE TEMP TABLE seen AS SELECT * FROM report")
         self._given(self.now - numbers["window"], numbers["share_percent"])
         self._do("CREATE TEMP VIEW against AS SELECT * FROM giver")
@@ -418,18 +432,24 @@ class Evidence:
         """
         window = numbers["window"]
         self._reports(modules, window, numbers["member_people"], None, only)
+        wide = "substr({0}, 1, iif(length({0})=4, 3, 7))"
+        least = {"hosts": 0 if only else numbers["min_hosts"], "subnets": 0 if only else numbers["min_subnets"]}
+        enough = "HAVING count(*)>=iif(length(max({0}))=4, :hosts, :subnets)"
+        self._keep_candidates(
+            f"SELECT key FROM candidate WHERE {wide.format('key')} IN (SELECT {wide.format('c.key')} FROM candidate c"
+            f" GROUP BY 1 {enough.format('c.key')})",
+            least,
+        )
         self._given(self.now - window, numbers["share_percent"])
         self._do(
-            "CREATE TEMP TABLE member AS SELECT key FROM report GROUP BY key"
-            " HAVING min(count(DISTINCT user), count(DISTINCT net))-coalesce((SELECT min(count(DISTINCT g.user),"
+            f"CREATE TEMP TABLE member AS SELECT key FROM report GROUP BY key HAVING {_people_in('TRUE')}"
+            " -coalesce((SELECT min(count(DISTINCT g.user),"
             " count(DISTINCT g.net)) FROM giver g WHERE g.key=report.key), 0)>=?",
             (numbers["member_people"],),
         )
-        wide = "substr({0}, 1, iif(length({0})=4, 3, 7))"
-        least = (0, 0) if only else (numbers["min_hosts"], numbers["min_subnets"])
         self._do(
-            f"CREATE TEMP TABLE prefix AS SELECT {wide.format('key')} AS key, count(*) AS members FROM member"
-            " GROUP BY 1 HAVING members>=iif(length(max(member.key))=4, ?, ?)",
+            f"CREATE TEMP TABLE prefix AS SELECT {wide.format('m.key')} AS key FROM member m"
+            f" GROUP BY 1 {enough.format('m.key')}",
             least,
         )
         self._do(
@@ -481,12 +501,12 @@ class Evidence:
             " w.grp, w.at, 0 AS value, w.key AS member FROM raw w JOIN title t ON t.id=w.torrent WHERE NOT t.private"
         )
         self._do("DROP TABLE raw")
-        # Whoever falls below by leaving out private torrents needs no closer look.
-        self._do(
-            "DELETE FROM candidate WHERE :people>0 AND key NOT IN (SELECT key FROM report GROUP BY key"
-            " HAVING min(count(DISTINCT user), count(DISTINCT net))>=:people)",
-            values,
-        )
+        # Some fall below when private torrents are left out.
+        self._keep_candidates(f"SELECT key FROM report GROUP BY key HAVING {_people_in('TRUE')}>=:people", values)
+
+    def _keep_candidates(self, sql: str, values: Mapping[str, Any]) -> None:
+        """Drop all subjects but those that a query gives."""
+        self._do(f"DELETE FROM candidate WHERE key NOT IN ({sql})", values)
         self._do("DELETE FROM report WHERE key NOT IN (SELECT key FROM candidate)")
 
     def _count_votes(self, numbers: Mapping[str, int], only: bytes | None) -> list[Votes]:
@@ -498,7 +518,7 @@ class Evidence:
             " (SELECT s.key, {who}, :now-max(s.at) AS age, :half*min(a.days, :longest) AS half FROM seen s"
             " JOIN span a ON a.key=s.key GROUP BY s.key, {who}) v"
         )
-        self._do(f"CREATE TEMP TABLE span AS SELECT key, count(DISTINCT at/{DAY_MS}) AS days FROM seen GROUP BY key")
+        self._do(f"CREATE TEMP TABLE span AS SELECT key, {_DAYS} AS days FROM seen GROUP BY key")
         self._do("CREATE INDEX temp.span_key ON span (key)")
         values = {"now": self.now, "half": numbers["half_life"], "longest": LONGEST_RECURRENCE}
         for table, who in (("user_weight", "user"), ("net_weight", "net")):
@@ -512,7 +532,7 @@ class Evidence:
         rows = self._do(
             f"SELECT s.*, w.against, min(u.weight, n.weight), d.users FROM"
             f" (SELECT key, count(DISTINCT user), count(DISTINCT net), count(DISTINCT iif(grp=0, user, NULL)),"
-            f" count(DISTINCT iif(grp=0, net, NULL)), {_TORRENTS}, count(DISTINCT at/{DAY_MS}),"
+            f" count(DISTINCT iif(grp=0, net, NULL)), {_TORRENTS}, {_DAYS},"
             f" count(DISTINCT grp), count(*), min(at), max(at), count(DISTINCT member) AS members FROM seen {where}"
             " GROUP BY key) s JOIN whole w ON w.key=s.key JOIN user_weight u ON u.key=s.key"
             " JOIN net_weight n ON n.key=s.key LEFT JOIN decisive d ON d.key=s.key"
@@ -559,7 +579,8 @@ class Evidence:
             " iif(row_number() OVER (PARTITION BY p.key, p.user ORDER BY p.net)=1,"
             " (SELECT min(u.taken, w.cap)*100/w.size/w.pairs FROM person u"
             " WHERE u.key=p.key AND u.torrent=p.torrent AND u.user=p.user), 0) AS value"
-            " FROM (SELECT key, torrent, user, net, max(at) AS at FROM part GROUP BY key, torrent, user, net) p"
+            " FROM (SELECT q.key, q.torrent, q.user, q.net, max(q.at) AS at FROM worst o CROSS JOIN part q"
+            " ON q.key=o.key AND q.torrent=o.torrent WHERE o.place=1 GROUP BY q.key, q.torrent, q.user, q.net) p"
             " JOIN worst w ON w.key=p.key AND w.torrent=p.torrent AND w.place=1"
         )
         self._voters(numbers["min_people"], value=numbers["min_percent"])
@@ -736,7 +757,7 @@ class Evidence:
             "SELECT s.*, s.addresses*100/(s.addresses+(SELECT count(DISTINCT o.address) FROM owner o"
             " WHERE o.disguise=s.key AND o.address NOT IN (SELECT address FROM seen WHERE key=s.key))) AS percent,"
             " d.users FROM (SELECT key, count(DISTINCT user), count(DISTINCT net),"
-            f" count(DISTINCT address) AS addresses, {_TORRENTS}, count(DISTINCT at/{DAY_MS}), min(at),"
+            f" count(DISTINCT address) AS addresses, {_TORRENTS}, {_DAYS}, min(at),"
             " max(at) FROM seen GROUP BY key) s LEFT JOIN decisive d ON d.key=s.key"
         )
         return [Bearers._make((*row[:4], row[8], *row[4:8], _people(row[9]))) for row in rows]

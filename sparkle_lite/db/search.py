@@ -145,12 +145,11 @@ def _page(reader: Reader, query: Query, chain: Sequence[SegmentRow], query_ms: i
     """One page, on the reader's thread."""
     mark = read_cursor(query) if query.after is not None else None
     reader.until(query_ms)
-    with refused("read"), reader.snapshot():
+    with refused("read"), _in_time(), reader.snapshot():
         work = _Work(reader, query, chain, mark.key if mark else None)
-        with _in_time(reader):
-            work.prepare()
-            keys = work.keys()
-            rows = work.rows(keys[: query.limit])
+        work.prepare()
+        keys = work.keys()
+        rows = work.rows(keys[: query.limit])
         more = len(keys) > query.limit
         if mark is not None:
             total, exact = mark.total, mark.exact
@@ -166,7 +165,7 @@ def _page(reader: Reader, query: Query, chain: Sequence[SegmentRow], query_ms: i
 
 
 @contextmanager
-def _in_time(reader: Reader) -> Iterator[None]:
+def _in_time() -> Iterator[None]:
     try:
         yield
     except sqlite3.OperationalError as error:
@@ -226,14 +225,17 @@ class _Work:
         if (low is None or low <= first) and (high is None or high >= last):
             return _Source(segment, 1, segment.rows, True)
         # Rows stand in the order of their submissions, one after the other without a gap.
-        before = "SELECT coalesce(sum(rows), 0) FROM submission WHERE id"
         sql = (
-            f"SELECT ({before} < (SELECT min(id) FROM submission WHERE received_at>=?)),"
-            f" ({before} <= (SELECT max(id) FROM submission WHERE received_at<=?))"
+            "WITH range AS (SELECT (SELECT min(id) FROM submission WHERE received_at>=?1) AS low,"
+            " (SELECT max(id) FROM submission WHERE received_at<=?2) AS high)"
+            " SELECT (SELECT coalesce(sum(rows), 0) FROM submission WHERE id<range.low),"
+            " (SELECT coalesce(sum(rows), 0) FROM submission WHERE id<=range.high),"
+            " (SELECT count(*) FROM submission WHERE id BETWEEN range.low AND range.high"
+            " AND received_at NOT BETWEEN ?1 AND ?2) FROM range"
         )
         limits = (-1 if low is None else low, _ENDLESS if high is None else high)
-        start, end = self._reader.fetch(segment, sql, limits)[0]
-        return _Source(segment, start + 1, min(end, segment.rows), False)
+        before, end, strangers = self._reader.fetch(segment, sql, limits)[0]
+        return _Source(segment, before + 1, min(end, segment.rows), not strangers)
 
     # --- The page -----------------------------------------------------------------------------------------------------
 
@@ -398,7 +400,7 @@ class _Work:
         number = source.segment.id if source.segment else 0
         if number not in self._counts:
             if self._where.sql == "TRUE" and source.segment is not None and source.timely:
-                self._counts[number] = source.high
+                self._counts[number] = max(0, source.high - source.low + 1)
             else:
                 text, values, attached = self._from(source)
                 sql = f"SELECT count(*){text}"
@@ -436,8 +438,8 @@ class _Work:
         if table == "discovery":
             found = {row.id: row for row in discovered([key.id for key in keys], reader.main)}
         for source in self._sources if table != "discovery" else ():
-            mine = [key.id - source.first + 1 for key in keys]
-            mine = [number for number in mine if source.low <= number <= source.high]
+            before, low, high = source.first - 1, source.first - 1 + source.low, source.first - 1 + source.high
+            mine = [key.id - before for key in keys if low <= key.id <= high]
             if mine:
                 fetch = partial(reader.fetch, source.segment)
                 rows = observed(table, self._table, mine, source.first, fetch, reader.main)

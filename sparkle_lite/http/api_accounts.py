@@ -10,7 +10,6 @@ import msgspec
 from litestar import MediaType, Request, Response, Router, delete, get, patch, post, put, route
 from litestar.datastructures import CacheControlHeader
 from litestar.enums import HttpMethod
-from litestar.exceptions import HTTPException
 from litestar.handlers import HTTPRouteHandler
 from litestar.openapi import ResponseSpec
 from litestar.openapi.spec import Example
@@ -19,8 +18,8 @@ from litestar.params import Parameter
 from sparkle_lite.accounts import LOGIN_LINK_MS, NewSecret, now_ms
 from sparkle_lite.db.accounts import AuditFilter, AuditRow, UserappRow, UserRow
 from sparkle_lite.errors import SparkleError
-from sparkle_lite.http.problems import Envelope, problem
-from sparkle_lite.http.requests import base_url
+from sparkle_lite.http.problems import Envelope
+from sparkle_lite.http.requests import base_url, only
 from sparkle_lite.http.session import (
     SignedIn,
     require_admin,
@@ -159,7 +158,8 @@ class TorrentHash(msgspec.Struct, frozen=True, rename="camel"):
 
 # --- What comes in ----------------------------------------------------------------------------------------------------
 
-_LINE = {"extra": {"min_length": 1, "max_length": 255}}
+_NAME = {"minLength": 1, "maxLength": 64, "pattern": r"^\S"}
+_LINE = {"minLength": 1, "maxLength": 255, "pattern": r"\S"}
 
 
 class Comment(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -183,7 +183,7 @@ class RoleChange(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class NewUser(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A local user: a name of 1-64 characters that nobody else has."""
 
-    name: Annotated[str, msgspec.Meta(examples=["alice"], extra_json_schema={"extra": {"max_length": 64}})]
+    name: Annotated[str, msgspec.Meta(examples=["alice"], extra_json_schema=_NAME)]
     role: Literal["user", "admin"] = "user"
 
 
@@ -254,7 +254,6 @@ def routes(runtime: Runtime) -> list[Router]:
             route_handlers=[*handlers, _torrent_hash()],
             cache_control=CacheControlHeader(no_store=True),
             request_max_body_size=_BODY_BYTES,
-            exception_handlers={400: on_invalid, RecursionError: on_deep},
         )
     ]
 
@@ -486,7 +485,8 @@ def _admin_routes(runtime: Runtime) -> list[HTTPRouteHandler]:
     )
     async def list_users(request: Asked, page: PageNumber = 0, page_size: PageSize = 100) -> Answer[Page[AdminUser]]:
         await _admin(request, runtime)
-        _check_page(request, page, page_size)
+        only(request.query_params.multi_items(), {"page": page, "pageSize": page_size})
+        _check_page(page, page_size)
         rows, total = await runtime.accounts.users_page(page, page_size)
         return _ok(Page(page, page_size, total, [_admin_user(row) for row in rows]))
 
@@ -592,7 +592,9 @@ def _admin_routes(runtime: Runtime) -> list[HTTPRouteHandler]:
         after: Annotated[int | None, Parameter(description="`next` of the answer before.")] = None,
     ) -> Answer[AuditPage]:
         await _admin(request, runtime)
-        _check_page(request, 0, page_size, "action", "user", "success", "timeFrom", "timeTo", "after")
+        filters = {"action": action, "user": user, "success": success, "timeFrom": time_from, "timeTo": time_to}
+        only(request.query_params.multi_items(), {"pageSize": page_size, "after": after, **filters})
+        _check_page(0, page_size)
         _check_range(user=user, timeFrom=time_from, timeTo=time_to, after=after)
         if time_from is not None and time_to is not None and time_from > time_to:
             raise _bad("timeFrom is later than timeTo.")
@@ -633,7 +635,8 @@ def _admin_app_routes(runtime: Runtime) -> list[HTTPRouteHandler]:
         request: Asked, page: PageNumber = 0, page_size: PageSize = 100
     ) -> Answer[Page[UserApplication]]:
         await _admin(request, runtime)
-        _check_page(request, page, page_size)
+        only(request.query_params.multi_items(), {"page": page, "pageSize": page_size})
+        _check_page(page, page_size)
         rows, total = await runtime.accounts.apps_page(page, page_size)
         return _ok(Page(page, page_size, total, [_app(row, owner) for row, owner in rows]))
 
@@ -739,14 +742,12 @@ def _bad(message: str, message_zh: str = "无效参数。") -> SparkleError:
     return SparkleError("bad_request", message, message_zh)
 
 
-def _check_page(request: Asked, page: int, size: int, *more: str) -> None:
-    """Refuse pages that can't be, and parameters that aren't: a mistyped filter must not return everything."""
-    known = ("page", "pageSize") if not more else ("pageSize", *more)
-    for name in request.query_params:
-        if name not in known:
-            raise _bad(f"There is no parameter {name[:64]!r}; known are {', '.join(known)}.", "存在未知的查询参数。")
+def _check_page(page: int, size: int) -> None:
+    """Refuse pages that can't be."""
     if page < 0:
         raise _bad("page must be 0 or more.", "无效参数: page 不能小于 0")
+    if page > _INT64:
+        raise _bad("page is out of range.", "无效参数: page")
     if size < 1:
         raise _bad("pageSize must be 1 or more.", "无效参数: pageSize 不能小于 1")
     if size > MAX_PAGE_SIZE:
@@ -757,30 +758,3 @@ def _check_range(**values: int | None) -> None:
     for name, value in values.items():
         if value is not None and not -_INT64 <= value <= _INT64:
             raise _bad(f"{name} is out of range.", f"无效参数: {name}")
-
-
-def on_invalid(_: Asked, error: HTTPException) -> Response[bytes]:
-    """A request that the framework can't read, as a sentence that names the field."""
-    extra = error.extra if isinstance(error.extra, list) else []
-    first = extra[0] if extra and isinstance(extra[0], dict) else {}
-    name, why = str(first.get("key", "")), str(first.get("message", ""))
-    if why == "'data'":
-        refusal = _bad("The request needs a JSON object as its body.", "不可读的 HTTP 消息: 请求体须为 JSON 对象")
-    elif name:
-        # The framework calls a parameter by its name in the program: page_size is pageSize outside.
-        first_word, *words = name.split("_")
-        where = "body" if name == "data" else first_word + "".join(word.title() for word in words)
-        refusal = _bad(f"The request is not valid: {where}: {why}.", f"无效参数: {where}")
-    else:
-        refusal = _bad(f"The request is not valid: {error.detail.rstrip('.')}.", "不可读的 HTTP 消息")
-    return _refuse(refusal)
-
-
-def on_deep(_: Asked, __: RecursionError) -> Response[bytes]:
-    """A body whose brackets never end."""
-    return _refuse(_bad("The request body is nested too deeply.", "不可读的 HTTP 消息: 请求体嵌套过深"))
-
-
-def _refuse(refusal: SparkleError) -> Response[bytes]:
-    status, headers, body = problem(refusal)
-    return Response(body, status_code=status, headers={key.decode(): value.decode() for key, value in headers})

@@ -16,7 +16,7 @@ from sparkle_lite.buckets import Buckets, place
 from sparkle_lite.config import Abilities
 from sparkle_lite.errors import SparkleError
 from sparkle_lite.http import widget
-from sparkle_lite.http.problems import internal
+from sparkle_lite.http.problems import MethodNotAllowed, internal
 from sparkle_lite.http.requests import (
     Receive,
     Scope,
@@ -111,10 +111,7 @@ class Btn:
             method = scope["method"]
             try:
                 if method not in methods and not (method == "HEAD" and "POST" not in methods):
-                    allowed = " or ".join(methods)
-                    raise SparkleError(
-                        "method_not_allowed", f"Use {allowed} here, not {method[:16]}.", f"此处请使用 {allowed}。"
-                    )
+                    raise MethodNotAllowed(method, methods)
                 caller = await self._caller(scope, action, scope["query_string"] if by_query else b"")
                 if ability:
                     self._require_proof(scope, caller, ability)
@@ -200,7 +197,6 @@ class Btn:
                 _offers(btn.abilities),
                 key[1],
                 prefer_legacy=btn.prefer_legacy,
-                modern=True,
                 proof_of_work=btn.proof_of_work.abilities,
             )
             self._documents[key] = document

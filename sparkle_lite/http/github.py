@@ -9,7 +9,7 @@ import html
 import logging
 import re
 import secrets
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 Asked = Request[Any, Any, Any]
+
+SignInPage = Callable[[Asked, SparkleError | None], Awaitable[Response[bytes]]]
 
 # For each of the three questions to GitHub.
 TIMEOUT_S = 10.0
@@ -195,8 +197,8 @@ async def _client() -> AsyncIterator["httpx.AsyncClient"]:
 # --- The routes -------------------------------------------------------------------------------------------------------
 
 
-def routes(runtime: Runtime) -> list[HTTPRouteHandler]:
-    """The handlers of one server."""
+def routes(runtime: Runtime, sign_in_page: SignInPage) -> list[HTTPRouteHandler]:
+    """The handlers of one server; `sign_in_page` is what a browser gets that has no usable login link."""
     page = ResponseSpec(
         str, generate_examples=False, media_type=MediaType.HTML, description="Refused; a page says why."
     )
@@ -262,10 +264,10 @@ def routes(runtime: Runtime) -> list[HTTPRouteHandler]:
         _set_verifier(response, "", request, runtime)
         return response
 
-    return [login, callback, _login_link(runtime)]
+    return [login, callback, _login_link(runtime, sign_in_page)]
 
 
-def _login_link(runtime: Runtime) -> HTTPRouteHandler:
+def _login_link(runtime: Runtime, sign_in_page: SignInPage) -> HTTPRouteHandler:
     @get(
         "/login",
         tags=["session"],
@@ -273,7 +275,9 @@ def _login_link(runtime: Runtime) -> HTTPRouteHandler:
         operation_id="useLoginLink",
         description="A browser gets the session cookie and the first page; who prefers JSON gets the token.",
         responses={
-            200: ResponseSpec(Envelope, generate_examples=False, description="The token and the user's name."),
+            200: ResponseSpec(
+                Envelope, generate_examples=False, description="The token and the user's name; a page without a link."
+            ),
             302: ResponseSpec(None, description="To the first page, where the client prefers HTML."),
             403: ResponseSpec(Envelope, generate_examples=False, description="Used already, too old, or banned."),
             429: ResponseSpec(Envelope, generate_examples=False, description="Too many attempts from this address."),
@@ -284,6 +288,8 @@ def _login_link(runtime: Runtime) -> HTTPRouteHandler:
     ) -> Response[Any]:
         actor = visitor(request, runtime)
         in_browser = request.accept.best_match(["application/json", "text/html"]) == "text/html"
+        if in_browser and not link:
+            return await sign_in_page(request, None)
         try:
             runtime.accounts.limit_login(actor.address or "")
             user = await runtime.accounts.use_login_link(link)
@@ -294,7 +300,7 @@ def _login_link(runtime: Runtime) -> HTTPRouteHandler:
                 await runtime.accounts.note_failure("USER_LOGIN", actor, error, origin="login link")
             if not in_browser:
                 raise
-            return refusal_page(error)
+            return await sign_in_page(request, error)
         if in_browser:
             return await _signed_in(token, actor, request, runtime)
         response: Response[Any] = Response(

@@ -4,10 +4,13 @@ from typing import Any
 
 from litestar import Request, Response, get
 from litestar.handlers import HTTPRouteHandler
+from litestar.openapi import ResponseSpec
+from litestar.openapi.spec import Example
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from sparkle_lite import net
 from sparkle_lite.errors import SparkleError
+from sparkle_lite.http.problems import Envelope
 from sparkle_lite.http.requests import client_address, is_from_proxy
 from sparkle_lite.net import Network
 from sparkle_lite.runtime import Runtime
@@ -20,7 +23,16 @@ NO_STORE = {"cache-control": "no-store"}
 def routes(runtime: Runtime) -> list[HTTPRouteHandler]:
     """The handlers of one server."""
 
-    @get("/healthz", summary="Whether the process and its database answer", tags=["operation"])
+    @get(
+        "/healthz",
+        summary="Whether the process and its database answer",
+        operation_id="health",
+        tags=["operation"],
+        responses={
+            200: _spec(dict[str, str], "They do.", {"status": "ok"}),
+            503: _spec(dict[str, str], "They don't.", {"status": "failing", "reason": "timeout"}),
+        },
+    )
     async def healthz() -> Response[dict[str, str]]:
         try:
             await runtime.health()
@@ -28,12 +40,31 @@ def routes(runtime: Runtime) -> list[HTTPRouteHandler]:
             return Response({"status": "failing", "reason": str(error) or "timeout"}, status_code=503, headers=NO_STORE)
         return Response({"status": "ok"}, headers=NO_STORE)
 
-    @get("/readyz", summary="Whether submissions are taken and rules are served", tags=["operation"])
+    @get(
+        "/readyz",
+        summary="Whether submissions are taken and rules are served",
+        operation_id="ready",
+        tags=["operation"],
+        responses={
+            200: _spec(dict[str, Any], "They are.", {"ready": True}),
+            503: _spec(dict[str, Any], "Not now; what stands in the way.", {"ready": False}),
+        },
+    )
     async def readyz() -> Response[dict[str, object]]:
         state = runtime.readiness()
         return Response(state, status_code=200 if state["ready"] else 503, headers=NO_STORE)
 
-    @get("/metrics", summary="Counters for Prometheus, for configured networks only", tags=["operation"])
+    @get(
+        "/metrics",
+        summary="Counters for Prometheus, for configured networks only",
+        operation_id="metrics",
+        tags=["operation"],
+        responses={
+            200: ResponseSpec(str, generate_examples=False, media_type="text/plain", description="The counters."),
+            403: ResponseSpec(Envelope, generate_examples=False, description="Not for this address."),
+            404: ResponseSpec(Envelope, generate_examples=False, description="Switched off on this server."),
+        },
+    )
     async def metrics(request: Request[Any, Any, Any]) -> Response[bytes]:
         config = runtime.config
         if not config.metrics.allow:
@@ -54,6 +85,10 @@ def routes(runtime: Runtime) -> list[HTTPRouteHandler]:
         return Response(runtime.metrics.render(), media_type=_TEXT, headers=NO_STORE)
 
     return [healthz, readyz, metrics]
+
+
+def _spec(shape: Any, text: str, example: dict[str, Any]) -> ResponseSpec:
+    return ResponseSpec(shape, generate_examples=False, description=text, examples=[Example(value=example)])
 
 
 def _is_within(text: str, networks: tuple[Network, ...]) -> bool:

@@ -1,6 +1,9 @@
 """Refusals as HTTP: one status table, one envelope."""
 
+from collections.abc import Iterable
+
 import msgspec
+from litestar.exceptions import HTTPException
 
 from sparkle_lite.errors import Code, SparkleError
 
@@ -28,6 +31,17 @@ class Envelope(msgspec.Struct, frozen=True):
     data: object = None
 
 
+class MethodNotAllowed(SparkleError):
+    """The path takes other methods; they go out as Allow, which RFC 9110 demands."""
+
+    def __init__(self, method: str, allowed: Iterable[str]) -> None:
+        self.allow = ", ".join(sorted(allowed))
+        names = self.allow.replace(", ", " or ")
+        super().__init__(
+            "method_not_allowed", f"Use {names} here, not {method[:16]}.", f"不允许的请求方式，请使用 {names}。"
+        )
+
+
 def envelope(message: str) -> bytes:
     """The body of a refusal."""
     return msgspec.json.encode(Envelope(success=False, message=message))
@@ -52,4 +66,46 @@ def problem(error: SparkleError) -> tuple[int, list[tuple[bytes, bytes]], bytes]
     ]
     if error.retry_after is not None:
         headers.append((b"retry-after", str(max(1, error.retry_after)).encode()))
+    if isinstance(error, MethodNotAllowed):
+        headers.append((b"allow", error.allow.encode()))
     return STATUS[error.code], headers, body
+
+
+def known(error: Exception, method: str) -> SparkleError | None:
+    """What an error that a handler or the framework raised says to whoever asked; None for a fault of our own."""
+    if isinstance(error, SparkleError):
+        return error
+    if isinstance(error, RecursionError):
+        return _bad("The request body is nested too deeply.", "不可读的 HTTP 消息: 请求体嵌套过深")
+    if not isinstance(error, HTTPException):
+        return None
+    match error.status_code:
+        case 400:
+            return _invalid(error)
+        case 404:
+            return SparkleError("not_found", "There is nothing at this path.", "404 Not Found - 资源未找到")
+        case 405:
+            return MethodNotAllowed(method, (error.headers or {}).get("allow", "").split(", "))
+        case 413:
+            return SparkleError("too_large", "The request body is too large.", "请求体过大。")
+        case _:
+            return None
+
+
+def _invalid(error: HTTPException) -> SparkleError:
+    """A request that the framework can't read, as a sentence that names the field."""
+    extra = error.extra if isinstance(error.extra, list) else []
+    first = extra[0] if extra and isinstance(extra[0], dict) else {}
+    name, why = str(first.get("key", "")), str(first.get("message", ""))
+    if why == "'data'":
+        return _bad("The request needs a JSON object as its body.", "不可读的 HTTP 消息: 请求体须为 JSON 对象")
+    if not name:
+        return _bad(f"The request is not valid: {error.detail.rstrip('.')}.", "不可读的 HTTP 消息")
+    # The framework calls a parameter by its name in the program: page_size is pageSize outside.
+    first_word, *words = name.split("_")
+    where = "body" if name == "data" else first_word + "".join(word.title() for word in words)
+    return _bad(f"The request is not valid: {where}: {why}.", f"无效参数: {where}")
+
+
+def _bad(message: str, message_zh: str) -> SparkleError:
+    return SparkleError("bad_request", message, message_zh)

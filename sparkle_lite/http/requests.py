@@ -2,7 +2,7 @@
 
 import asyncio
 import re
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl
@@ -39,6 +39,28 @@ def query_value(scope: Scope, name: str) -> str:
     """The first value of a query parameter, "" if it is absent."""
     query = str(scope["query_string"], "latin-1")
     return next((value for key, value in parse_qsl(query, keep_blank_values=True) if key == name), "")
+
+
+def only(given: Iterable[tuple[str, str]], known: Mapping[str, object]) -> None:
+    """Refuse query parameters that mean nothing here: a mistyped filter must not return everything.
+
+    `given` is what the query says, `known` maps each name to the value that was read. Raises SparkleError for another
+    name, one that comes twice, and one that was read as nothing (the framework takes the text "null" for that).
+    """
+    seen: set[str] = set()
+    for name, _ in given:
+        if name not in known:
+            names = f"known are {', '.join(known)}" if known else "this operation has none"
+            raise _invalid(f"There is no parameter {name[:64]!r}; {names}.")
+        if name in seen:
+            raise _invalid(f"{name} is given twice.")
+        if known[name] is None:
+            raise _invalid(f"{name} has no value; leave it out instead.")
+        seen.add(name)
+
+
+def _invalid(message: str) -> SparkleError:
+    return SparkleError("bad_request", message, "无效参数: 查询参数未知、重复或没有值。")
 
 
 def takes_gzip(scope: Scope) -> bool:

@@ -113,12 +113,8 @@ class _Document(Flag):
     """Which kind of configuration document a client gets; an ability lists the kinds it belongs in."""
 
     LEGACY = auto()
-    LEGACY_BESIDE_MODERN = auto()
     MODERN = auto()
-
-    OLD_SHAPES = LEGACY | LEGACY_BESIDE_MODERN
-    NEW_ROUTES = LEGACY_BESIDE_MODERN | MODERN
-    ANY = LEGACY | LEGACY_BESIDE_MODERN | MODERN
+    ANY = LEGACY | MODERN
 
 
 class _Ability(NamedTuple):
@@ -138,7 +134,7 @@ class _Ability(NamedTuple):
 
 
 _ALWAYS = 1 << 30
-_OLD, _NEW, _ANY = _Document.OLD_SHAPES, _Document.MODERN, _Document.ANY
+_OLD, _NEW, _ANY = _Document.LEGACY, _Document.MODERN, _Document.ANY
 _RUST = frozenset({Family.RUST})
 _SCRIPT = frozenset({Family.BITCOMET})
 _OTHERS = frozenset({Family.QBCB, Family.UNKNOWN})
@@ -151,17 +147,17 @@ _WIDGET = (("iframe_endpoint", "/ping/queryIp/widget"),)
 # as submit_swarm), rules for the Rust client beside rule_peer_identity (both share one `rev`).
 _ABILITIES = (
     _Ability("submit_peers", "/ping/peers/submit", _OLD, 3, _ALWAYS, _OTHERS | _SCRIPT),
-    _Ability("submit_bans", "/ping/bans/submit", _OLD, 3, _ALWAYS, _OTHERS | _RUST),
+    _Ability("submit_bans", "/ping/bans/submit", _OLD, 3, _ALWAYS, _OTHERS),
     _Ability("submit_bans", "/ping/syncBanHistory", _NEW, 20, _ALWAYS, _RUST),
     _Ability("submit_histories", "/ping/histories/submit", _OLD, 8, _ALWAYS, _OTHERS),
     _Ability("submit_swarm", "/ping/syncSwarm", _NEW, 20, _ALWAYS, _RUST),
-    _Ability("rules", "/ping/rules/retrieve", _OLD, 3, _ALWAYS, _OTHERS | _SCRIPT | _RUST),
+    _Ability("rules", "/ping/rules/retrieve", _OLD, 3, _ALWAYS, _OTHERS | _SCRIPT),
     _Ability("exception", "/ping/exception", _OLD, 8, 19, _OTHERS),
     _Ability("rule_peer_identity", "/ping/rulePeerIdentity", _NEW, 20, _ALWAYS, _RUST),
     _Ability("ip_denylist", "/ping/ruleIpDenylist", _NEW, 20, _ALWAYS, _RUST),
     _Ability("ip_allowlist", "/ping/ruleIpAllowlist", _NEW, 20, _ALWAYS, _RUST),
-    _Ability("heartbeat", "/ping/heartbeat", _Document.NEW_ROUTES, 20, _ALWAYS, _RUST, _MULTI_IF),
-    _Ability("ip_query", "/ping/queryIp", _Document.NEW_ROUTES, 20, _ALWAYS, extra=_WIDGET),
+    _Ability("heartbeat", "/ping/heartbeat", _ANY, 20, _ALWAYS, _RUST, _MULTI_IF),
+    _Ability("ip_query", "/ping/queryIp", _ANY, 20, _ALWAYS, extra=_WIDGET),
     _Ability("reconfigure", "/ping/reconfigure", _ANY, 3, _ALWAYS, _OTHERS | _SCRIPT),
 )
 
@@ -173,12 +169,10 @@ _ONCE_A_DAY = AbilityOffer(86_400_000, 300_000)
 _LONGEST_WAIT = (1 << 31) - 1
 
 
-def _document(dialect: Dialect, prefer_legacy: bool, modern: bool) -> _Document:
-    if not modern:
-        return _Document.LEGACY
+def _document(dialect: Dialect, prefer_legacy: bool) -> _Document:
     willing = dialect.family is Family.PEERBANHELPER and dialect.protocol >= 20 and not prefer_legacy
     # The Rust client uses the shapes of protocol 20 whatever it is told.
-    return _Document.MODERN if willing or dialect.family is Family.RUST else _Document.LEGACY_BESIDE_MODERN
+    return _Document.MODERN if willing or dialect.family is Family.RUST else _Document.LEGACY
 
 
 def _known(dialect: Dialect, document: _Document) -> list[_Ability]:
@@ -191,20 +185,18 @@ def _known(dialect: Dialect, document: _Document) -> list[_Ability]:
     ]
 
 
-def offered(
-    dialect: Dialect, enabled: Collection[str], prefer_legacy: bool = False, modern: bool = False
-) -> tuple[str, ...]:
+def offered(dialect: Dialect, enabled: Collection[str], prefer_legacy: bool = False) -> tuple[str, ...]:
     """The abilities that this client gets, in the order of the document.
 
-    `enabled` are the abilities that the operator switched on. `modern` says that the routes of protocol 20 exist,
-    `prefer_legacy` that PeerBanHelper 9.2+ shall use the old shapes nevertheless.
+    `enabled` are the abilities that the operator switched on, `prefer_legacy` says that PeerBanHelper 9.2+ shall use
+    the old shapes.
     """
     needed = _BITCOMET_NEEDS if dialect.family is Family.BITCOMET else ()
-    known = _known(dialect, _document(dialect, prefer_legacy, modern))
+    known = _known(dialect, _document(dialect, prefer_legacy))
     return tuple(ability.name for ability in known if ability.name in enabled or ability.name in needed)
 
 
-def versions(dialect: Dialect, prefer_legacy: bool = False, modern: bool = False) -> tuple[int, int]:
+def versions(dialect: Dialect, prefer_legacy: bool = False) -> tuple[int, int]:
     """min_protocol_version and max_protocol_version for this client.
 
     PeerBanHelper 3.2 to 5.1 checks the maximum the wrong way round and needs it no larger than its own number; newer
@@ -215,7 +207,7 @@ def versions(dialect: Dialect, prefer_legacy: bool = False, modern: bool = False
         return 3, 3
     if family is Family.RUST:
         return 20, 20
-    if _document(dialect, prefer_legacy, modern) is _Document.MODERN:
+    if _document(dialect, prefer_legacy) is _Document.MODERN:
         return 20, max(20, protocol)
     return 3, max(99, protocol)
 
@@ -226,28 +218,26 @@ def config_document(
     base_url: str,
     *,
     prefer_legacy: bool = False,
-    modern: bool = False,
     proof_of_work: Collection[str] = (),
 ) -> ConfigDocument:
     """The configuration document for this client.
 
-    `proof_of_work` are the abilities that want it; only a client that can solve a challenge is told.
-
     `abilities` are the ones that the operator switched on, `base_url` is the address of this server as the client sees
-    it (scheme, host, base path; no query, because some clients append "?rev=" blindly). The version is the same on
-    every machine and after every restart, and changes when anything in the document does.
+    it (scheme, host, base path; no query, because some clients append "?rev=" blindly). `proof_of_work` are the
+    abilities that want it; only a client that can solve a challenge is told. The version is the same on every machine
+    and after every restart, and changes when anything in the document does.
     """
     base = base_url.rstrip("/")
-    names = offered(dialect, abilities, prefer_legacy, modern)
-    known = _known(dialect, _document(dialect, prefer_legacy, modern))
+    names = offered(dialect, abilities, prefer_legacy)
+    known = _known(dialect, _document(dialect, prefer_legacy))
     offers = {
         ability.name: _render(ability, abilities.get(ability.name, _ONCE_A_DAY), base)
         for ability in known
         if ability.name in names
     }
-    minimum, maximum = versions(dialect, prefer_legacy, modern)
+    minimum, maximum = versions(dialect, prefer_legacy)
     document: dict[str, Any] = {"min_protocol_version": minimum, "max_protocol_version": maximum, "ability": offers}
-    asked = [name for name in offers if name in proof_of_work and solves(dialect, prefer_legacy)] if modern else []
+    asked = [name for name in offers if name in proof_of_work and solves(dialect, prefer_legacy)]
     for name in asked:
         offers[name]["pow_captcha"] = True
     if asked:
@@ -261,7 +251,7 @@ def config_document(
 
 def solves(dialect: Dialect, prefer_legacy: bool = False) -> bool:
     """Whether this client can do a proof of work: PeerBanHelper 9.2+ in the shapes of protocol 20."""
-    return _document(dialect, prefer_legacy, True) is _Document.MODERN and dialect.family is Family.PEERBANHELPER
+    return _document(dialect, prefer_legacy) is _Document.MODERN and dialect.family is Family.PEERBANHELPER
 
 
 def _render(ability: _Ability, offer: AbilityOffer, base: str) -> dict[str, int | str | bool]:

@@ -123,8 +123,9 @@ class Pick:
         return [*row, 1, 0, module, rule, text, unique, '{"a": 1, "b": "' + "x" * 150 + '"}', number, 0]
 
 
-async def fill_stream(ingest: Ingest, database: Database, kind: Kind, rows: int, pick: Pick) -> None:
-    stream, make = ingest.streams[kind], getattr(pick, kind)
+async def fill_stream(database: Database, kind: Kind, rows: int, pick: Pick) -> None:
+    stream, make = database.streams()[kind], getattr(pick, kind)
+    await stream.open(database.main, NOW - WEEK_MS)
     done = 0
     while done < rows:
         values: list[Any] = []
@@ -141,7 +142,7 @@ async def fill_stream(ingest: Ingest, database: Database, kind: Kind, rows: int,
         await stream.commit(len(submissions) * BODY, submissions)
         if stream.rows >= SEGMENT_ROWS:
             await stream.roll(database.main, NOW)
-    # The hot segment is half full on average.
+    await stream.close()
     for segment in await segments.catalogue(database.main, "state='closed'"):
         size = await segments.build_indexes(database.segment_folder, segment, "normal")
         await segments.mark_indexed(database.main, segment.id, size)
@@ -358,13 +359,13 @@ async def submit(ingest: Ingest, made: list[bytes], rate: float, times: list[flo
         await asyncio.sleep(1 / rate)
 
 
-async def fill(database: Database, ingest: Ingest, rows: int) -> None:
+async def fill(database: Database, rows: int) -> None:
     started = time.monotonic()
     fill_dictionaries(database.path)
     pick = Pick(database.path)
     # 100 thousand rows more for the hot segment.
-    await fill_stream(ingest, database, "snapshot", rows + 100_000, pick)
-    await fill_stream(ingest, database, "swarm", rows // SWARM_SHARE + 100_000, pick)
+    await fill_stream(database, "snapshot", rows + 100_000, pick)
+    await fill_stream(database, "swarm", rows // SWARM_SHARE + 100_000, pick)
     await fill_bans(database, BANS, pick)
     versions = f"Python {platform.python_version()}, SQLite {sqlite3.sqlite_version}"
     print(f"filled in {time.monotonic() - started:.0f} s; {versions}", flush=True)
@@ -398,8 +399,8 @@ async def run(millions: float, folder: Path) -> None:
     search = Search(database, ingest.streams)
     head = f"{'p50':>9}{'p95':>9}{'p99':>9}{'rows':>8}"
     try:
+        await fill(database, rows)
         await ingest.open()
-        await fill(database, ingest, rows)
         print(f"\n{'nothing else runs':38}{head}")
         await ask_all(search, rows)
         print(f"\n{'20,000 rows/s come in':38}{head}")

@@ -1,0 +1,366 @@
+"""What the first page tells: how much came in, from whom, what was banned, which rules there are.
+
+It is read on a thread of its own and kept for half a minute: nobody waits for it but who asks first.
+"""
+
+import asyncio
+import time
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from functools import partial
+from typing import Any, Literal, NamedTuple, Protocol, TypeVar
+
+from sparkle_lite import net
+from sparkle_lite.db import segments
+from sparkle_lite.db.connection import Connection, fetch_all, fetch_one, refused
+from sparkle_lite.db.database import Command, Database
+from sparkle_lite.db.readers import Gone, Reader
+from sparkle_lite.db.segments import Kind, SegmentRow, Stream
+
+T = TypeVar("T")
+Activity = Literal["snapshot", "swarm", "ban"]
+
+HOUR_MS = 3_600_000
+WEEK_MS = 7 * 24 * HOUR_MS
+# Figures younger than the first are shown as they are; younger than the second, too, while new ones are read.
+FRESH_S, STALE_S = 30, 300
+# Of the week's bans the newest so many are broken down.
+BANS = 50_000
+TOP = 8
+_PATIENCE_MS = 20_000
+# A body counts for the hour in which it came; it is committed within seconds.
+_SETTLED_MS = 120_000
+_ATTEMPTS = 3
+
+# How wide the steps of a chart are, and how many there are.
+SPANS: Mapping[str, tuple[int, int]] = {"week": (1, 168), "month": (6, 120), "year": (24, 365)}
+
+
+class Write(Protocol):
+    """Runs a command in a transaction of its own."""
+
+    def __call__(self, command: Command[T], /) -> Awaitable[T]: ...
+
+
+class Share(NamedTuple):
+    """How many bans something has, and how many applications reported them."""
+
+    name: str
+    bans: int
+    reporters: int
+
+
+class Origin(NamedTuple):
+    """How many listings an origin has in force, and had a week ago."""
+
+    name: str
+    now: int
+    before: int
+
+
+class Figures(NamedTuple):
+    """The figures of one moment. `rows` counts stored observations by kind; `counted` the bans that were broken down."""
+
+    people: int
+    apps: int
+    apps_day: int
+    apps_week: int
+    last_access_at: int | None
+    rows: Mapping[str, int]
+    segments: int
+    bans: int
+    torrents: int
+    identities: int
+    counted: int
+    modules: Sequence[Share]
+    networks: Sequence[Share]
+    clients: Sequence[Share]
+    origins: Sequence[Origin]
+
+
+class Series(NamedTuple):
+    """One chart: the beginning of each step (s), and for each kind the rows and submissions that came in it."""
+
+    times: list[int]
+    rows: Mapping[Activity, list[int]]
+    submissions: list[int]
+
+
+class Sent(NamedTuple):
+    """What an application sent of one kind within a day: rows, bodies, and when the last came (ms)."""
+
+    rows: int
+    submissions: int
+    last_at: int
+
+
+class Stored(NamedTuple):
+    """The files of one kind of observations in one state; `first_at` and `last_at` are receipts (ms)."""
+
+    kind: Kind
+    state: str
+    files: int
+    rows: int
+    bytes: int
+    first_at: int | None
+    last_at: int | None
+
+
+_Hours = dict[tuple[int, Activity], tuple[int, int]]
+
+
+class Overview:
+    """The reads of the first page, and the table of activity that they need."""
+
+    def __init__(
+        self, database: Database, streams: Mapping[Kind, Stream], write: Write, clock: Callable[[], int]
+    ) -> None:
+        self._database = database
+        self._streams = streams
+        self._write = write
+        self._clock = clock
+        self._reader = Reader("overview", database.path, database.segment_folder)
+        self._figures: tuple[float, Figures] | None = None
+        self._tail: tuple[float, _Hours] | None = None
+        self._sent: tuple[float, dict[int, dict[Activity, Sent]]] | None = None
+        self._reading: asyncio.Task[Figures] | None = None
+        self._lock = asyncio.Lock()
+
+    async def close(self) -> None:
+        """Stop what runs, and close every connection."""
+        if self._reading is not None:
+            self._reading.cancel()
+        await asyncio.to_thread(self._reader.close)
+
+    async def tidy(self) -> None:
+        """Let go of the files of segments that are no more."""
+        await self._reader.run(Reader.tidy)
+
+    # --- Figures ------------------------------------------------------------------------------------------------------
+
+    async def figures(self) -> Figures:
+        """The figures, half a minute old at the most where somebody looks all the time."""
+        age = time.monotonic() - self._figures[0] if self._figures else STALE_S
+        if self._figures is not None and age < FRESH_S:
+            return self._figures[1]
+        if self._reading is None or self._reading.done():
+            self._reading = asyncio.create_task(self._read(), name="overview")
+        if self._figures is not None and age < STALE_S:
+            return self._figures[1]
+        return await asyncio.shield(self._reading)
+
+    async def _read(self) -> Figures:
+        chain = await self._catalogue()
+        figures = await self._reader.run(partial(_figures, now=self._clock(), rows=self._rows(chain), chain=len(chain)))
+        self._figures = time.monotonic(), figures
+        return figures
+
+    async def _catalogue(self, since: int = 0) -> list[SegmentRow]:
+        async with self._database.reader() as connection:
+            return await segments.catalogue(connection, "state='hot' OR last_received_at>=?", (since,))
+
+    def _rows(self, chain: Iterable[SegmentRow]) -> dict[str, int]:
+        found: dict[str, int] = defaultdict(int)
+        for segment in chain:
+            found[segment.kind] += segment.rows if segment.state != "hot" else self._streams[segment.kind].rows
+        return found
+
+    # --- Activity -----------------------------------------------------------------------------------------------------
+
+    async def activity(self, span: str) -> Series:
+        """What came in over a span of SPANS until now."""
+        hours, steps = SPANS[span]
+        last = self._clock() // (hours * HOUR_MS)
+        first = last - steps + 1
+        async with self._database.reader() as connection:
+            sql = "SELECT hour, kind, submissions, rows FROM activity WHERE hour>=?"
+            stored = await fetch_all(connection, sql, (first * hours,))
+        found: _Hours = {(hour, kind): (submissions, rows) for hour, kind, submissions, rows in stored}
+        found |= await self._unrecorded()
+        series = Series(
+            [step * hours * 3600 for step in range(first, last + 1)],
+            {"snapshot": [0] * steps, "swarm": [0] * steps, "ban": [0] * steps},
+            [0] * steps,
+        )
+        for (hour, kind), (submissions, rows) in found.items():
+            step = hour // hours - first
+            if 0 <= step < steps:
+                series.rows[kind][step] += rows
+                series.submissions[step] += submissions
+        return series
+
+    async def _unrecorded(self) -> _Hours:
+        """The hours since the last one that was recorded."""
+        async with self._lock:
+            if self._tail is None or time.monotonic() - self._tail[0] >= FRESH_S:
+                async with self._database.reader() as connection:
+                    since = await _recorded_until(connection)
+                self._tail = time.monotonic(), await self._hours(since, self._clock() + HOUR_MS)
+            return self._tail[1]
+
+    async def record(self) -> None:
+        """Write down the hours that are over."""
+        until = (self._clock() - _SETTLED_MS) // HOUR_MS * HOUR_MS
+        async with self._database.reader() as connection:
+            since = await _recorded_until(connection)
+        hours = await self._hours(since, until)
+
+        async def command(connection: Connection) -> None:
+            await connection.executemany(
+                "INSERT OR REPLACE INTO activity (hour, kind, submissions, rows) VALUES (?,?,?,?)",
+                [(hour, kind, *numbers) for (hour, kind), numbers in hours.items()],
+            )
+            await connection.execute("DELETE FROM activity WHERE hour<?", (until // HOUR_MS - 2 * 366 * 24,))
+
+        if hours:
+            await self._write(command)
+            self._tail = None
+
+    async def _hours(self, since: int, until: int) -> _Hours:
+        return await self._over(since, partial(_hours, since=since, until=until), {})
+
+    async def _over(self, since: int, read: Callable[..., T], otherwise: T) -> T:
+        """What a function reads from the segments with rows received since; retention may unlink one under it."""
+        for _ in range(_ATTEMPTS):
+            try:
+                return await self._reader.run(partial(read, chain=await self._catalogue(since)))
+            except Gone:
+                continue
+        return otherwise
+
+
+    # --- Applications and files ---------------------------------------------------------------------------------------
+
+    async def sent(self) -> Mapping[int, Mapping[Activity, Sent]]:
+        """What each application (row id) sent within the last day, by kind."""
+        async with self._lock:
+            if self._sent is None or time.monotonic() - self._sent[0] >= FRESH_S:
+                since = self._clock() - 24 * HOUR_MS
+                self._sent = time.monotonic(), await self._over(since, partial(_sent, since=since), {})
+            return self._sent[1]
+
+    async def storage(self) -> list[Stored]:
+        """The files of observations by kind and state."""
+        rows = await self._database.read(
+            "SELECT kind, state, count(*), sum(rows), sum(bytes), min(first_received_at), max(last_received_at)"
+            " FROM segment GROUP BY 1, 2 ORDER BY 1, 2 DESC"
+        )
+        return [self._fresh(Stored(*row)) for row in rows]
+
+    def _fresh(self, stored: Stored) -> Stored:
+        """The catalogue learns of a hot segment's rows only when it is closed."""
+        stream = self._streams[stored.kind]
+        if stored.state != "hot" or stream.hot is None:
+            return stored
+        return stored._replace(
+            rows=stream.rows,
+            bytes=segments.file_size(stream.path(stream.hot.id)),
+            first_at=stream.first_received_at,
+            last_at=stream.last_received_at,
+        )
+
+
+async def _recorded_until(connection: Connection) -> int:
+    """Up to when (ms) hours are recorded."""
+    row = await fetch_one(connection, "SELECT max(hour) FROM activity")
+    return 0 if row is None or row[0] is None else (int(row[0]) + 1) * HOUR_MS
+
+
+# --- On the reader's thread -------------------------------------------------------------------------------------------
+
+
+def _hours(reader: Reader, chain: Sequence[SegmentRow], since: int, until: int) -> _Hours:
+    sql = (
+        f"SELECT received_at / {HOUR_MS}, count(*), sum(rows) FROM submission"
+        " WHERE received_at>=? AND received_at<? GROUP BY 1"
+    )
+    found: dict[tuple[int, Activity], tuple[int, int]] = {}
+    reader.until(_PATIENCE_MS)
+    with refused("read"), reader.snapshot():
+        for segment in (None, *chain):
+            kind: Activity = segment.kind if segment else "ban"
+            for hour, submissions, rows in reader.fetch(segment, sql, (since, until)):
+                before = found.get((hour, kind), (0, 0))
+                found[hour, kind] = before[0] + submissions, before[1] + rows
+    return found
+
+
+def _sent(reader: Reader, chain: Sequence[SegmentRow], since: int) -> dict[int, dict[Activity, Sent]]:
+    sql = "SELECT userapp, sum(rows), count(*), max(received_at) FROM submission WHERE received_at>=? GROUP BY 1"
+    found: dict[int, dict[Activity, Sent]] = defaultdict(dict)
+    reader.until(_PATIENCE_MS)
+    with refused("read"), reader.snapshot():
+        for segment in (None, *chain):
+            kind: Activity = segment.kind if segment else "ban"
+            for userapp, rows, submissions, last_at in reader.fetch(segment, sql, (since,)):
+                before = found[userapp].get(kind, Sent(0, 0, 0))
+                found[userapp][kind] = Sent(
+                    before.rows + rows, before.submissions + submissions, max(before.last_at, last_at)
+                )
+    return dict(found)
+
+
+def _figures(reader: Reader, now: int, rows: Mapping[str, int], chain: int) -> Figures:
+    reader.until(_PATIENCE_MS)
+    with refused("read"), reader.snapshot():
+        day, week = now - 24 * HOUR_MS, now - WEEK_MS
+        apps = reader.main(
+            "SELECT count(*), coalesce(sum(last_access_at>=?), 0), coalesce(sum(last_access_at>=?), 0),"
+            " max(last_access_at) FROM userapp WHERE deleted_at IS NULL",
+            (day, week),
+        )[0]
+        newest = (week, BANS)
+        return Figures(
+            _count(reader, "user"),
+            apps[0],
+            apps[1],
+            apps[2],
+            apps[3],
+            rows,
+            chain,
+            _count(reader, "ban"),
+            _count(reader, "torrent"),
+            _count(reader, "client_identity"),
+            reader.main(f"SELECT count(*) FROM {_NEWEST}", newest)[0][0],
+            _shares(reader, "l.text", "JOIN label l ON l.id=b.module", newest),
+            [
+                share._replace(name=_network(share.name))
+                for share in _shares(reader, "substr(peer_ip, 1, iif(length(peer_ip)=4, 3, 6))", "", newest)
+            ],
+            _shares(reader, "c.client_name", "JOIN client_identity c ON c.id=b.client", newest),
+            _origins(reader, now),
+        )
+
+
+_NEWEST = (
+    "(SELECT module, client, peer_ip, userapp FROM ban NOT INDEXED"
+    " WHERE id>=(SELECT id FROM ban WHERE received_at>=? ORDER BY received_at LIMIT 1) ORDER BY id DESC LIMIT ?) b"
+)
+
+
+def _count(reader: Reader, table: str) -> int:
+    return int(reader.main(f"SELECT count(*) FROM {table}")[0][0])
+
+
+def _shares(reader: Reader, what: str, join: str, newest: tuple[int, int]) -> list[Share]:
+    sql = (
+        f"SELECT {what}, count(*), count(DISTINCT userapp) FROM {_NEWEST} {join}"
+        " GROUP BY 1 ORDER BY 2 DESC, 1 LIMIT ?"
+    )
+    return [Share(*row) for row in reader.main(sql, (*newest, TOP))]
+
+
+def _network(start: Any) -> str:
+    """A network by the first bytes of its address: a /24, or a /48."""
+    length = 4 if len(start) == 3 else 16
+    return f"{net.address_text(start + bytes(length - len(start)))}/{len(start) * 8}"
+
+
+def _origins(reader: Reader, now: int) -> list[Origin]:
+    week = now - WEEK_MS
+    rows = reader.main(
+        "SELECT origin, sum(ends_at>?1), sum(created_at<=?2) FROM decision"
+        " WHERE action='deny' AND state='active' AND ends_at>?2 GROUP BY 1 ORDER BY 2 DESC, 1",
+        (now, week),
+    )
+    return [Origin(*row) for row in rows]

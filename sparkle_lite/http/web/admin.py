@@ -1,0 +1,244 @@
+"""What administrators see to: users, the audit log, settings and health."""
+
+import asyncio
+import shutil
+from collections.abc import Mapping
+from datetime import UTC, datetime
+
+from litestar import get, post
+from litestar.handlers import HTTPRouteHandler
+
+from sparkle_lite import config as configuration
+from sparkle_lite.accounts import LOGIN_LINK_MS, Role, now_ms
+from sparkle_lite.db.accounts import AuditFilter, UserRow
+from sparkle_lite.errors import ConfigError, SparkleError
+from sparkle_lite.http.problems import STATUS
+from sparkle_lite.http.requests import base_url
+from sparkle_lite.http.web.apps import page_number
+from sparkle_lite.http.web.home import program
+from sparkle_lite.http.web.render import Asked, Page, Pages, form, language_of, said, see_other
+from sparkle_lite.http.web.welcome import PRESET
+from sparkle_lite.settings import choices
+
+_PAGE = 100
+_AUDIT_PAGE = 50
+_DAY_MS = 86_400_000
+# What can be chosen in the audit log; others are found in it without a filter.
+ACTIONS = (
+    "USER_LOGIN",
+    "LOGOUT",
+    "LOGIN_LINK_CREATE",
+    "USER_CREATE",
+    "USER_BAN",
+    "USER_UNBAN",
+    "USER_ROLE",
+    "USER_RENAME",
+    "USERAPP_CREATE",
+    "USERAPP_EDIT",
+    "USERAPP_RESET_SECRET",
+    "USERAPP_DELETE",
+    "USERAPP_BAN",
+    "USERAPP_UNBAN",
+    "RULE_DENY",
+    "RULE_ALLOW",
+    "RULE_PARDON",
+    "RULE_APPROVE",
+    "RULE_REFUSE",
+    "RULE_WITHDRAW",
+    "RULE_IMPORT",
+    "SETTING_CHANGE",
+    "ADMIN",
+)
+
+
+def routes(pages: Pages) -> list[HTTPRouteHandler]:
+    """The handlers of one server."""
+    return [*_user_list(pages), *_user_routes(pages), _audit(pages), *_settings(pages)]
+
+
+# --- Users ------------------------------------------------------------------------------------------------------------
+
+
+def _user_list(pages: Pages) -> list[HTTPRouteHandler]:
+    runtime = pages.runtime
+
+    async def listing(request: Asked, error: SparkleError | None = None, name: str = "") -> Page:
+        number = page_number(request)
+        rows, total = await runtime.accounts.users_page(number, _PAGE)
+        return pages.page(
+            request,
+            "users.html",
+            status=200 if error is None else STATUS[error.code],
+            rows=rows,
+            total=total,
+            number=number,
+            size=_PAGE,
+            name=name,
+            error="" if error is None else said(error, language_of(request)),
+        )
+
+    @get("/admin/users")
+    async def list_users(request: Asked) -> Page:
+        await pages.admin(request)
+        return await listing(request)
+
+    @post("/admin/users", status_code=303)
+    async def add_user(request: Asked) -> Page:
+        me = await pages.admin(request)
+        fields = await form(request)
+        try:
+            user = await runtime.accounts.add_user(fields.get("name", ""), _role(fields), me.actor)
+        except SparkleError as error:
+            return await listing(request, error, fields.get("name", ""))
+        return see_other(f"/admin/users/{user.id}", done="user_added")
+
+    return [list_users, add_user]
+
+
+def _user_routes(pages: Pages) -> list[HTTPRouteHandler]:
+    runtime = pages.runtime
+
+    async def shown(request: Asked, user: UserRow, link: str = "", until: int = 0) -> Page:
+        apps = await runtime.accounts.apps(user.id)
+        return pages.page(request, "user.html", user=user, apps=apps, program=program, link=link, until=until)
+
+    @get("/admin/users/{user_id:int}")
+    async def show_user(request: Asked, user_id: int) -> Page:
+        await pages.admin(request)
+        return await shown(request, await runtime.accounts.user(user_id))
+
+    @post("/admin/users/{user_id:int}/role", status_code=303)
+    async def set_role(request: Asked, user_id: int) -> Page:
+        me = await pages.admin(request)
+        await runtime.accounts.set_role(user_id, _role(await form(request)), me.actor)
+        return see_other(f"/admin/users/{user_id}", done="saved")
+
+    @post("/admin/users/{user_id:int}/ban", status_code=303)
+    async def ban_user(request: Asked, user_id: int) -> Page:
+        me = await pages.admin(request)
+        await runtime.accounts.ban_user(user_id, (await form(request)).get("reason", ""), me.actor)
+        return see_other(f"/admin/users/{user_id}", done="user_banned")
+
+    @post("/admin/users/{user_id:int}/unban", status_code=303)
+    async def unban_user(request: Asked, user_id: int) -> Page:
+        me = await pages.admin(request)
+        await runtime.accounts.unban_user(user_id, me.actor)
+        return see_other(f"/admin/users/{user_id}", done="user_unbanned")
+
+    @post("/admin/users/{user_id:int}/link", status_code=200)
+    async def login_link(request: Asked, user_id: int) -> Page:
+        me = await pages.admin(request)
+        user = await runtime.accounts.user(user_id)
+        server = runtime.config.server
+        url = base_url(request.scope, server.public_url, server.trusted_proxies)
+        until = now_ms() + LOGIN_LINK_MS
+        token = await runtime.accounts.login_link(user_id, me.actor)
+        return await shown(request, user, f"{url}/login?token={token}", until)
+
+    return [show_user, set_role, ban_user, unban_user, login_link]
+
+
+def _role(fields: Mapping[str, str]) -> Role:
+    return "admin" if fields.get("role") == "admin" else "user"
+
+
+# --- Audit ------------------------------------------------------------------------------------------------------------
+
+
+def _audit(pages: Pages) -> HTTPRouteHandler:
+    runtime = pages.runtime
+
+    @get("/admin/audit")
+    async def audit(request: Asked) -> Page:
+        await pages.admin(request)
+        asked = {name: request.query_params.get(name, "") for name in ("action", "user", "success", "from", "to")}
+        after = request.query_params.get("after", "")
+        users = await runtime.accounts.users()
+        wanted = AuditFilter(
+            action=asked["action"] or None,
+            user=int(asked["user"]) if _is_id(asked["user"]) else None,
+            success={"yes": True, "no": False}.get(asked["success"]),
+            time_from=_day(asked["from"], 0),
+            time_to=_day(asked["to"], _DAY_MS - 1),
+            after=int(after) if _is_id(after) else None,
+        )
+        rows = await runtime.accounts.audit(wanted, _AUDIT_PAGE + 1)
+        return pages.page(
+            request,
+            "audit.html",
+            rows=rows[:_AUDIT_PAGE],
+            following=rows[_AUDIT_PAGE - 1].id if len(rows) > _AUDIT_PAGE else None,
+            asked=asked,
+            after=after,
+            users=users,
+            names={user.id: user.nickname or user.name for user in users},
+            actions=ACTIONS,
+        )
+
+    return audit
+
+
+def _is_id(text: str) -> bool:
+    return text.isascii() and text.isdecimal() and len(text) < 19
+
+
+def _day(text: str, more: int) -> int | None:
+    """A day ("2026-01-31") as its first ms in UTC, and some more; None for anything else."""
+    try:
+        return int(datetime.strptime(text, "%Y-%m-%d").replace(tzinfo=UTC).timestamp() * 1000) + more
+    except ValueError:
+        return None
+
+
+# --- Settings and health ----------------------------------------------------------------------------------------------
+
+
+def _settings(pages: Pages) -> list[HTTPRouteHandler]:
+    runtime = pages.runtime
+
+    async def shown(request: Asked, *, status: int = 200, problems: tuple[str, ...] = (), stay: str = "") -> Page:
+        config = runtime.config
+        return pages.page(
+            request,
+            "settings.html",
+            status=status,
+            text=configuration.show(config),
+            config=config,
+            presets=choices()[PRESET],
+            is_given=PRESET in runtime.settings.given,
+            problems=problems,
+            stay=stay,
+            can_reload=runtime.reread is not None,
+            storage=await runtime.overview.storage(),
+            size=runtime.size,
+            free=(await asyncio.to_thread(shutil.disk_usage, runtime.database.path.parent)).free,
+            jobs=sorted(runtime.jobs.periods.items()),
+            runs=runtime.jobs.runs,
+            state=runtime.readiness(),
+        )
+
+    @get("/admin/settings")
+    async def settings(request: Asked) -> Page:
+        await pages.admin(request)
+        return await shown(request)
+
+    @post("/admin/settings/reload", status_code=303)
+    async def reload(request: Asked) -> Page:
+        await pages.admin(request)
+        if runtime.reread is None:
+            raise SparkleError("not_found", "This server has no configuration to reload.", "此服务器没有可重新加载的配置。")
+        try:
+            stay = await runtime.reread()
+        except ConfigError as error:
+            return await shown(request, status=400, problems=error.lines)
+        if stay:
+            return await shown(request, stay=", ".join(stay))
+        return see_other("/admin/settings", done="reloaded")
+
+    @post("/admin/settings/preset", status_code=303)
+    async def preset(request: Asked) -> Page:
+        me = await pages.admin(request)
+        await runtime.change_setting(PRESET, (await form(request)).get("preset", ""), me.actor)
+        return see_other("/admin/settings", done="saved")
+
+    return [settings, reload, preset]

@@ -1,0 +1,344 @@
+"""What every page has in common: who asks, in which language, templates, refusals, headers, static files.
+
+A page module makes its handlers in `routes(pages)`; a handler asks `pages.member(request)` who is there and answers with
+`pages.page(request, "template.html", name=value)`. Templates escape every value; their texts come from the catalogues
+text/<language>*.toml by `t("key", name=value)`, whose values are escaped too.
+"""
+
+import gzip
+import hashlib
+import mimetypes
+import tomllib
+from collections.abc import Iterator, Mapping
+from functools import cache
+from importlib import resources
+from importlib.resources.abc import Traversable
+from typing import Any, Literal, NamedTuple
+from urllib.parse import quote, urlencode
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from litestar import MediaType, Request, Response
+from markupsafe import Markup
+
+import sparkle_lite
+from sparkle_lite.accounts import now_ms
+from sparkle_lite.errors import SparkleError
+from sparkle_lite.http.problems import STATUS
+from sparkle_lite.http.session import COOKIE, SignedIn, require_admin, signed_in
+from sparkle_lite.http.web import shapes
+from sparkle_lite.runtime import Runtime
+
+Asked = Request[Any, Any, Any]
+Page = Response[bytes]
+Language = Literal["en", "zh"]
+
+LANGUAGES: tuple[Language, ...] = ("en", "zh")
+LANGUAGE_COOKIE = "lang"
+# The language of a page as its html element names it.
+HTML_LANGUAGE: Mapping[Language, str] = {"en": "en", "zh": "zh-CN"}
+
+HEADERS = {
+    "cache-control": "no-store",
+    "content-security-policy": (
+        "default-src 'self'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self';"
+        " object-src 'none'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
+    ),
+    "referrer-policy": "same-origin",
+    "x-content-type-options": "nosniff",
+    "x-frame-options": "DENY",
+}
+# Below these no person looks with a browser, whatever the Accept header says.
+_MACHINES = ("/api/", "/ping/", "/static/", "/metrics", "/healthz", "/readyz", "/openapi.json", "/docs")
+
+
+class SignInFirst(SparkleError):
+    """The page is for members, and nobody is signed in: the browser is led to the sign-in page."""
+
+    def __init__(self, wanted: str) -> None:
+        super().__init__("forbidden", "Sign in first.", "请先登录。")
+        self.wanted = wanted
+
+
+# --- Static files -----------------------------------------------------------------------------------------------------
+
+
+class Asset(NamedTuple):
+    """A static file as it goes out."""
+
+    content: bytes
+    compressed: bytes
+    media_type: str
+
+
+@cache
+def assets() -> dict[str, Asset]:
+    """Every static file by its hashed name, such as "app.0123456789.css"."""
+    return dict(_assets().values())
+
+
+@cache
+def _assets() -> dict[str, tuple[str, Asset]]:
+    found = {}
+    for name, file in _files(resources.files(__package__) / "static"):
+        if name.endswith(".LICENSE"):
+            continue
+        content = file.read_bytes()
+        stem, _, suffix = name.rpartition(".")
+        hashed = f"{stem}.{hashlib.sha256(content).hexdigest()[:10]}.{suffix}"
+        media_type = mimetypes.types_map.get(f".{suffix}", "application/octet-stream")
+        found[name] = hashed, Asset(content, gzip.compress(content, 9, mtime=0), media_type)
+    return found
+
+
+def _files(folder: Traversable, prefix: str = "") -> Iterator[tuple[str, Traversable]]:
+    for each in folder.iterdir():
+        if each.is_dir():
+            yield from _files(each, f"{prefix}{each.name}/")
+        else:
+            yield prefix + each.name, each
+
+
+def static(name: str) -> str:
+    """The URL of a static file; it changes with the content."""
+    return f"/static/{_assets()[name][0]}"
+
+
+# --- Texts ------------------------------------------------------------------------------------------------------------
+
+
+@cache
+def catalogue(language: Language) -> dict[str, str]:
+    """All texts of a language: dotted key -> text with {names}."""
+    found: dict[str, str] = {}
+    for file in sorted((resources.files(__package__) / "text").iterdir(), key=lambda each: each.name):
+        stem, _, suffix = file.name.rpartition(".")
+        if suffix == "toml" and stem.partition("_")[0] == language:
+            for key, text in _flat(tomllib.loads(file.read_text("utf-8"))):
+                if key in found:
+                    raise ValueError(f"{file.name}: {key} stands in another file too")
+                found[key] = text
+    return found
+
+
+def _flat(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    for key, value in table.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, str(value).strip()
+
+
+class Texts:
+    """The texts of one language; called with a key."""
+
+    def __init__(self, language: Language) -> None:
+        self.language = language
+        self._texts = catalogue(language)
+
+    def __call__(self, key: str, **values: Any) -> Markup:
+        """A text with its values filled in, all of them escaped. Raises KeyError for a key that isn't there."""
+        return Markup.escape(self._texts[key]).format(**values) if values else Markup.escape(self._texts[key])
+
+    def count(self, key: str, number: int, **values: Any) -> Markup:
+        """A text about a number, which is {n}: `key`.one for 1, `key`.other for the rest."""
+        form = "one" if number == 1 else "other"
+        return self(f"{key}.{form}", n=shapes.number(number), **values)
+
+    def known(self, key: str, otherwise: str) -> Markup:
+        """A text whose key is made of data; `otherwise` is shown where there is none."""
+        return self(key) if key in self._texts else Markup.escape(otherwise)
+
+
+def language_of(request: Asked) -> Language:
+    """The cookie's language, else the first of Accept-Language that we speak, else English."""
+    chosen = request.cookies.get(LANGUAGE_COOKIE)
+    for language in LANGUAGES:
+        if chosen == language:
+            return language
+    return _preferred(request.headers.get("accept-language", ""))
+
+
+def _preferred(header: str) -> Language:
+    best: tuple[float, Language] = (0.0, "en")
+    for part in header.lower().split(","):
+        name, _, weight = part.partition(";q=")
+        spoken = name.strip().partition("-")[0]
+        try:
+            value = float(weight) if weight else 1.0
+        except ValueError:
+            continue
+        for language in LANGUAGES:
+            if spoken == language and value > best[0]:
+                best = value, language
+    return best[1]
+
+
+# --- Pages ------------------------------------------------------------------------------------------------------------
+
+
+class Pages:
+    """Everything that a page module needs of the server."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self.runtime = runtime
+        self._texts = {language: Texts(language) for language in LANGUAGES}
+        self._environments = {language: _environment(texts) for language, texts in self._texts.items()}
+
+    async def me(self, request: Asked) -> SignedIn | None:
+        """Who is signed in, if anybody."""
+        if not request.cookies.get(COOKIE) and not request.headers.get("authorization"):
+            return None
+        try:
+            me = await signed_in(request, self.runtime)
+        except SparkleError:
+            return None
+        request.state.me = me
+        return me
+
+    async def member(self, request: Asked) -> SignedIn:
+        """Who is signed in. Raises SignInFirst; SparkleError (forbidden) for a change that another site asks for."""
+        try:
+            me = await signed_in(request, self.runtime)
+        except SparkleError:
+            if await self._has_session(request):
+                raise
+            raise SignInFirst(here(request) if request.method == "GET" else "/") from None
+        request.state.me = me
+        return me
+
+    async def _has_session(self, request: Asked) -> bool:
+        try:
+            await self.runtime.accounts.session_user(request.cookies.get(COOKIE, ""))
+        except SparkleError:
+            return False
+        return True
+
+    async def admin(self, request: Asked) -> SignedIn:
+        """The administrator who asks. Raises as `member` does, and SparkleError (forbidden) for everybody else."""
+        me = await self.member(request)
+        require_admin(me)
+        return me
+
+    def texts(self, request: Asked) -> Texts:
+        """The texts in the language of whoever asks."""
+        return self._texts[language_of(request)]
+
+    def page(self, request: Asked, template: str, *, status: int = 200, **values: Any) -> Page:
+        """A page, or a part of one where the template is that; who was asked for by `me`/`member` is `me` there."""
+        language = language_of(request)
+        context = {
+            "me": getattr(request.state, "me", None),
+            "path": request.url.path,
+            "here": here(request),
+            "now": now_ms(),
+            "done": request.query_params.get("done", ""),
+            **values,
+        }
+        text = self._environments[language].get_template(template).render(context)
+        headers = {**HEADERS, "content-language": HTML_LANGUAGE[language], "vary": "Accept-Language, Cookie"}
+        return Response(text.encode(), status_code=status, media_type=MediaType.HTML, headers=headers)
+
+    def refusal(self, request: Asked, error: SparkleError) -> Page:
+        """A refusal as a page that helps; as a mere notice where it goes into a part of one."""
+        partial = is_partial(request)
+        if isinstance(error, SignInFirst):
+            return _to_login(error.wanted, partial)
+        status = STATUS[error.code]
+        page = self.page(
+            request,
+            "refusal_part.html" if partial else "refusal.html",
+            status=status,
+            code=status,
+            reason=said(error, language_of(request)),
+        )
+        if error.retry_after is not None:
+            page.headers["retry-after"] = str(max(1, error.retry_after))
+        return page
+
+
+def _environment(texts: Texts) -> Environment:
+    language = texts.language
+    environment = Environment(
+        loader=PackageLoader("sparkle_lite.http.web"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        auto_reload=False,
+    )
+    environment.globals.update(
+        t=texts,
+        lang=language,
+        html_lang=HTML_LANGUAGE[language],
+        static=static,
+        version=sparkle_lite.__version__,
+        query=query,
+    )
+    environment.filters.update(
+        number=shapes.number,
+        size=shapes.size,
+        speed=shapes.speed,
+        percent=shapes.percent,
+        duration=lambda ms: shapes.duration(int(ms), language),
+        time=shapes.time,
+        ago=shapes.ago,
+        segment=lambda value: quote(str(value), safe=""),
+    )
+    return environment
+
+
+def said(error: SparkleError, language: Language) -> str:
+    """The sentence of a refusal in a language, as far as there is one."""
+    return (error.message_zh or error.message) if language == "zh" else error.message
+
+
+def query(values: Mapping[str, Any], **changes: Any) -> str:
+    """A query string ("?a=1") of values with some changed; what is None or "" is left out."""
+    merged = {**values, **changes}
+    text = urlencode({name: value for name, value in merged.items() if value not in (None, "")}, doseq=True)
+    return f"?{text}" if text else "?"
+
+
+def here(request: Asked) -> str:
+    """The path and query of a request, without the note of what was just done."""
+    kept = [(name, value) for name, value in request.query_params.multi_items() if name != "done"]
+    path = quote(request.url.path, safe="/:@!$&'()*+,;=~-._")
+    return f"{path}?{urlencode(kept)}" if kept else path
+
+
+def local(url: str) -> str:
+    """A URL if it leads to a page of this server, else the first page."""
+    is_path = url.startswith("/") and not url.startswith("//") and "\\" not in url and url.isprintable()
+    return url if is_path and url.isascii() else "/"
+
+
+def is_partial(request: Asked) -> bool:
+    """Whether a script of ours asks for a part of a page."""
+    return request.headers.get("hx-request") == "true"
+
+
+def is_for_person(request: Asked) -> bool:
+    """Whether a browser shows the answer to a person."""
+    path = request.scope["path"]
+    if path.startswith(_MACHINES):
+        return False
+    return "text/html" in request.headers.get("accept", "") or is_partial(request)
+
+
+def see_other(url: str, *, done: str = "") -> Page:
+    """Lead the browser to a page after a change; `done` names the text that it shows there (catalogue: done.*)."""
+    if done:
+        url += f"{'&' if '?' in url else '?'}done={done}"
+    return Response(b"", status_code=303, media_type=MediaType.TEXT, headers={**HEADERS, "location": url})
+
+
+async def form(request: Asked) -> dict[str, str]:
+    """The fields of a posted form without blanks around them; of a field that comes twice the last."""
+    return {name: value.strip() for name, value in (await request.form()).items() if isinstance(value, str)}
+
+
+def _to_login(wanted: str, partial: bool) -> Page:
+    url = "/login" if wanted == "/" else f"/login?{urlencode({'next': wanted})}"
+    if partial:
+        return Response(b"", status_code=200, media_type=MediaType.HTML, headers={**HEADERS, "hx-redirect": url})
+    return see_other(url)

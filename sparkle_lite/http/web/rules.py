@@ -1,0 +1,425 @@
+"""The rules: what is listed, what waits for review, what changed, why, and what administrators decide by hand."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
+from typing import Any, NamedTuple, cast, get_args
+
+import msgspec
+from litestar import get, post
+from litestar.handlers import HTTPRouteHandler
+
+from sparkle_lite import analyses, runtime
+from sparkle_lite.accounts import Actor
+from sparkle_lite.analyses import ANALYSES, TABLE
+from sparkle_lite.analyses.numbers import PRESETS
+from sparkle_lite.config import Analysis, Config, Duration, Refused
+from sparkle_lite.config.values import toml
+from sparkle_lite.db.decisions import Action, Decision, New, State, Wanted
+from sparkle_lite.decisions import BY_HAND_MS, PARDON_MS, TargetKind
+from sparkle_lite.errors import SparkleError
+from sparkle_lite.http.session import SignedIn
+from sparkle_lite.http.web import links, render
+from sparkle_lite.http.web.render import Asked, Page, Pages
+from sparkle_lite.http.web.why import reviews_of
+from sparkle_lite.net import AddressError, address_text, parse_network
+from sparkle_lite.plan import Plan, key_of
+from sparkle_lite.reasons import Reason
+
+SIZE = 50
+# Entries of each side of a dry run that are shown.
+SHOWN = 200
+KINDS = get_args(TargetKind)
+LIFETIMES = ("1d", "7d", "30d", "90d", "365d")
+_FOREVER = "forever"
+_INT64 = (1 << 63) - 1
+
+
+class Told(NamedTuple):
+    """A decision, or one that a run would begin, with its state and reason."""
+
+    one: Decision | New
+    state: str
+    reason: Reason
+
+
+class Number(NamedTuple):
+    """A number of an analysis as the configuration writes it: in force, in each preset, and whether set by hand."""
+
+    name: str
+    value: str
+    presets: tuple[str, ...]
+    by_hand: bool
+
+
+class Card(NamedTuple):
+    """An analysis with its numbers and how many of its decisions stand, by state."""
+
+    name: str
+    mode: str
+    numbers: tuple[Number, ...]
+    counts: Mapping[str, int]
+
+
+class Run(NamedTuple):
+    """What an analysis would change: what is not there now in that state, what ends; `stay` counts the rest."""
+
+    name: str
+    plan: Plan
+    come: list[Told]
+    go: list[Told]
+    stay: int
+
+
+def routes(pages: Pages) -> list[HTTPRouteHandler]:
+    """The handlers of one server."""
+    return [*_reading(pages), *_analyses(pages), *_deciding(pages), *_reviewing(pages), *_requests(pages)]
+
+
+def _told(pages: Pages, found: Iterable[Decision], moment: int) -> list[Told]:
+    return [Told(one, one.state_at(moment), pages.runtime.decisions.reason(one)) for one in found]
+
+
+# --- Reading ----------------------------------------------------------------------------------------------------------
+
+
+def _reading(pages: Pages) -> list[HTTPRouteHandler]:
+    async def listing(request: Asked, template: str, wanted: Wanted, **values: Any) -> Page:
+        me = await pages.member(request)
+        decisions = pages.runtime.decisions
+        found, moment = await decisions.page(wanted, _id(request.query_params.get("after")), SIZE + 1)
+        counts = await decisions.counts()
+        return pages.page(
+            request,
+            template,
+            rows=_told(pages, found[:SIZE], moment),
+            next=found[SIZE - 1].id if len(found) > SIZE else None,
+            origins=sorted({origin for origin, _ in counts} | {"admin", "config"}),
+            held=sum(number for (_, state), number in counts.items() if state == "held"),
+            asked_to_look=await reviews_of(pages).count_open() if me.is_admin else 0,
+            wanted=wanted,
+            parameters=_kept(request),
+            lifetimes=LIFETIMES,
+            forever=_FOREVER,
+            links=links,
+            **values,
+        )
+
+    @get("/rules")
+    async def rules(request: Asked) -> Page:
+        await pages.member(request)
+        given = request.query_params
+        refusal, within = "", None
+        if text := given.get("ip", "").strip():
+            try:
+                within = parse_network(text)
+            except AddressError as error:
+                refusal = str(error)
+        wanted = Wanted(
+            cast(Action | None, _one_of(given.get("action"), get_args(Action))),
+            cast(State | None, _one_of(given.get("state"), get_args(State))),
+            given.get("origin") or None,
+            within,
+        )
+        return await listing(request, "rules.html", wanted, refusal=refusal, ip=text)
+
+    @get("/rules/held")
+    async def held(request: Asked) -> Page:
+        origin = request.query_params.get("origin") or None
+        counts = await pages.runtime.decisions.counts()
+        waiting = {name: number for (name, state), number in sorted(counts.items()) if state == "held"}
+        return await listing(request, "rules_held.html", Wanted("deny", "held", origin), waiting=waiting)
+
+    @get("/rules/exceptions")
+    async def exceptions(request: Asked) -> Page:
+        return await listing(request, "rules_exceptions.html", Wanted("allow", "active"), kinds=KINDS)
+
+    @get("/rules/deny")
+    async def deny(request: Asked) -> Page:
+        await pages.admin(request)
+        given = request.query_params
+        return pages.page(
+            request,
+            "rules_deny.html",
+            kind=_one_of(given.get("kind"), KINDS) or "ip",
+            target=given.get("target", ""),
+            kinds=KINDS,
+            lifetimes=LIFETIMES,
+            forever=_FOREVER,
+        )
+
+    @get("/rules/changes")
+    async def changes(request: Asked) -> Page:
+        await pages.member(request)
+        found = await pages.runtime.decisions.changes(_moment(request.query_params.get("after")), SIZE)
+        rows = [
+            (change.at, change.ended, told)
+            for change in found
+            for told in _told(pages, [change.decision], change.at if change.ended else change.decision.created_at)
+        ]
+        last = found[-1] if len(found) == SIZE else None
+        after = last and f"{last.at}.{last.decision.id}.{last.ended:d}"
+        return pages.page(request, "rules_changes.html", rows=rows, next=after, parameters=_kept(request), links=links)
+
+    return [rules, held, exceptions, deny, changes]
+
+
+def _kept(request: Asked) -> dict[str, str]:
+    """The parameters that the links of a page keep."""
+    return {name: value for name, value in request.query_params.items() if name != "done" and value}
+
+
+def _one_of(text: str | None, known: Collection[str]) -> str | None:
+    return text if text in known else None
+
+
+def _id(text: str | None) -> int | None:
+    """A row id of a URL; what is none is as good as nothing."""
+    return int(text) if text and text.isascii() and text.isdecimal() and len(text) < 19 else None
+
+
+def _moment(text: str | None) -> tuple[int, int, bool] | None:
+    parts = [_id(part) for part in (text or "").split(".")]
+    if len(parts) != 3 or None in parts:
+        return None
+    at, number, ended = cast(list[int], parts)
+    return at, number, bool(ended)
+
+
+# --- Analyses ---------------------------------------------------------------------------------------------------------
+
+
+def _analyses(pages: Pages) -> list[HTTPRouteHandler]:
+    server = pages.runtime
+    # A run reads much of what is stored: one at a time.
+    running = asyncio.Lock()
+
+    @get("/rules/analyses")
+    async def overview(request: Asked) -> Page:
+        await pages.member(request)
+        settings = server.config.analysis
+        counts = await server.decisions.counts()
+        cards = [_card(name, settings, counts) for name in ANALYSES]
+        return pages.page(
+            request, "rules_analyses.html", settings=settings, presets=PRESETS, cards=cards, lines=_lines(settings)
+        )
+
+    @get("/rules/dry-run")
+    async def dry_run(request: Asked) -> Page:
+        await pages.admin(request)
+        given = {name: text.strip() for name, text in request.query_params.items() if text.strip()}
+        if given != dict(request.query_params):
+            return render.see_other(f"/rules/dry-run{render.query(given)}")
+        values: dict[str, Any] = {"runs": [], "refusal": "", "status": 200}
+        if "run" in given:
+            try:
+                values["runs"] = await _dry(given)
+            except SparkleError as error:
+                values |= {"refusal": render.said(error, render.language_of(request)), "status": 400}
+        return pages.page(
+            request,
+            "rules_dry_run.html",
+            given=given,
+            presets=PRESETS,
+            cards=[_card(name, server.config.analysis, {}) for name in ANALYSES],
+            shown=SHOWN,
+            links=links,
+            **values,
+        )
+
+    async def _dry(given: Mapping[str, str]) -> list[Run]:
+        if running.locked():
+            raise SparkleError("too_many", "Another dry run is under way.", "另一次试运行正在进行。", retry_after=10)
+        async with running:
+            config = _with_preset(server.config, given.get("preset"))
+            wanted = given.get("name")
+            names = [wanted] if wanted else list(ANALYSES)
+            return [await _dry_one(config, name, _overrides(name, given)) for name in names]
+
+    async def _dry_one(config: Config, name: str, overrides: Mapping[str, str]) -> Run:
+        plan = await runtime.analyse(server.database, server.decisions, config, name, overrides, dry=True)
+        reason = server.decisions.reason
+        before = {(key_of(old), old.state) for old, _ in plan.end}
+        come = [Told(new, new.state, reason(new)) for new in plan.begin if (key_of(new), new.state) not in before]
+        go = [Told(old, old.state, reason(old)) for old, why in plan.end if why == "withdrawn"]
+        return Run(name, plan, come, go, plan.kept + len(plan.begin) - len(come))
+
+    return [overview, dry_run]
+
+
+def _with_preset(config: Config, preset: str | None) -> Config:
+    if not preset:
+        return config
+    if preset not in PRESETS:
+        raise SparkleError("bad_request", f"There is no preset {preset[:64]!r}.", "没有此预设。")
+    settings = msgspec.structs.replace(config.analysis, preset=preset)
+    return msgspec.structs.replace(config, analysis=settings)
+
+
+def _overrides(name: str, given: Mapping[str, str]) -> dict[str, str]:
+    """The numbers for one analysis: the parameters `<analysis>.<number>`."""
+    return {key.removeprefix(f"{name}."): value for key, value in given.items() if key.startswith(f"{name}.")}
+
+
+def _card(name: str, settings: Analysis, counts: Mapping[tuple[str, str], int]) -> Card:
+    chosen = analyses.choose(name, settings)
+    section = getattr(settings, name)
+    numbers = tuple(
+        Number(key, str(type(columns[0])(chosen.numbers[key])), tuple(map(str, columns)), bool(getattr(section, key)))
+        for key, columns in TABLE[name].items()
+        if key != "mode"
+    )
+    mine = {state: number for (origin, state), number in counts.items() if origin == name}
+    return Card(name, chosen.mode, numbers, mine)
+
+
+def _lines(settings: Analysis) -> str:
+    """The configuration that says what is in force, to be changed and pasted."""
+    lines = ["[analysis]", f"preset = {toml(settings.preset)}"]
+    for name in ANALYSES:
+        chosen = analyses.choose(name, settings)
+        lines += ["", f"[analysis.{name}]", f"mode = {toml(chosen.mode)}"]
+        for key, columns in TABLE[name].items():
+            if key != "mode":
+                lines.append(f"{key} = {toml(type(columns[0])(chosen.numbers[key]))}")
+    return "\n".join(lines) + "\n"
+
+
+# --- By hand ----------------------------------------------------------------------------------------------------------
+
+
+def _deciding(pages: Pages) -> list[HTTPRouteHandler]:
+    server = pages.runtime
+
+    async def decide(request: Asked, act: Callable[[dict[str, str], Actor], Awaitable[Decision]], done: str) -> Page:
+        me = await pages.admin(request)
+        form = await render.form(request)
+        decision = await act(form, me.actor)
+        await server.publish()
+        return render.see_other(_back(form), done="rule_held" if decision.state == "held" else done)
+
+    @post("/rules/deny", status_code=200)
+    async def deny(request: Asked) -> Page:
+        async def act(form: dict[str, str], actor: Actor) -> Decision:
+            target, reason = form.get("target", ""), form.get("reason", "")
+            return await server.decisions.deny(_kind(form), target, reason, _lifetime(form, BY_HAND_MS), actor)
+
+        return await decide(request, act, "rule_denied")
+
+    @post("/rules/allow", status_code=200)
+    async def allow(request: Asked) -> Page:
+        async def act(form: dict[str, str], actor: Actor) -> Decision:
+            target, reason = form.get("target", ""), form.get("reason", "")
+            return await server.decisions.allow(_kind(form), target, reason, _lifetime(form, BY_HAND_MS), actor)
+
+        return await decide(request, act, "rule_allowed")
+
+    @post("/rules/pardon", status_code=200)
+    async def pardon(request: Asked) -> Page:
+        async def act(form: dict[str, str], actor: Actor) -> Decision:
+            lifetime = _lifetime(form, PARDON_MS) or PARDON_MS
+            done = await server.decisions.pardon(form.get("target", ""), form.get("reason", ""), actor, lifetime)
+            return done.exception
+
+        return await decide(request, act, "rule_pardoned")
+
+    return [deny, allow, pardon]
+
+
+def _kind(form: Mapping[str, str]) -> TargetKind:
+    kind = form.get("kind", "ip")
+    if kind not in KINDS:
+        raise SparkleError("bad_request", f"There is no kind {kind[:64]!r} of rule.", "没有此规则类型。")
+    return cast(TargetKind, kind)
+
+
+def _lifetime(form: Mapping[str, str], usual: int) -> int | None:
+    """How long a decision lasts in ms, None for ever."""
+    text = form.get("expires", "")
+    if text == _FOREVER:
+        return None
+    try:
+        lifetime = int(Duration.parse(text)) if text else usual
+    except Refused as refused:
+        raise SparkleError("bad_request", f"{refused}.", "无效的期限。") from None
+    if lifetime <= 0:
+        raise SparkleError("bad_request", "It must last some time.", "期限必须大于零。")
+    return lifetime
+
+
+def _back(form: Mapping[str, str]) -> str:
+    """Where the browser goes after a change."""
+    return render.local(form.get("back") or "/rules")
+
+
+# --- Review -----------------------------------------------------------------------------------------------------------
+
+
+def _reviewing(pages: Pages) -> list[HTTPRouteHandler]:
+    server = pages.runtime
+
+    async def review(request: Asked, number: int, act: Callable[[int, Actor], Awaitable[Decision]], done: str) -> Page:
+        me = await pages.admin(request)
+        form = await render.form(request)
+        await act(min(number, _INT64), me.actor)
+        await server.publish()
+        return render.see_other(_back(form), done=done)
+
+    @post("/rules/{number:int}/approve", status_code=200)
+    async def approve(request: Asked, number: int) -> Page:
+        return await review(request, number, server.decisions.approve, "rule_approved")
+
+    @post("/rules/{number:int}/refuse", status_code=200)
+    async def refuse(request: Asked, number: int) -> Page:
+        return await review(request, number, server.decisions.refuse, "rule_refused")
+
+    @post("/rules/{number:int}/withdraw", status_code=200)
+    async def withdraw(request: Asked, number: int) -> Page:
+        return await review(request, number, server.decisions.withdraw, "rule_withdrawn")
+
+    async def review_all(request: Asked, act: Callable[[str, Actor], Awaitable[int]], done: str) -> Page:
+        me = await pages.admin(request)
+        form = await render.form(request)
+        await act(form.get("origin", ""), me.actor)
+        await server.publish()
+        return render.see_other(_back(form), done=done)
+
+    @post("/rules/held/approve", status_code=200)
+    async def approve_all(request: Asked) -> Page:
+        return await review_all(request, server.decisions.approve_held, "rule_approved")
+
+    @post("/rules/held/refuse", status_code=200)
+    async def refuse_all(request: Asked) -> Page:
+        return await review_all(request, server.decisions.refuse_held, "rule_refused")
+
+    return [approve, refuse, withdraw, approve_all, refuse_all]
+
+
+# --- What people asked us to look at ----------------------------------------------------------------------------------
+
+
+def _requests(pages: Pages) -> list[HTTPRouteHandler]:
+    reviews = reviews_of(pages)
+
+    @get("/rules/reviews")
+    async def listing(request: Asked) -> Page:
+        await pages.admin(request)
+        is_open = request.query_params.get("state") != "closed"
+        found = await reviews.page(is_open, _id(request.query_params.get("after")), SIZE + 1)
+        return pages.page(
+            request,
+            "rules_reviews.html",
+            rows=[{"review": one, "text": address_text(one.address)} for one in found[:SIZE]],
+            next=found[SIZE - 1].id if len(found) > SIZE else None,
+            is_open=is_open,
+            parameters=_kept(request),
+            links=links,
+        )
+
+    @post("/rules/reviews/{number:int}/close", status_code=200)
+    async def close(request: Asked, number: int) -> Page:
+        me: SignedIn = await pages.admin(request)
+        form = await render.form(request)
+        await reviews.close(min(number, _INT64), form.get("note", ""), me.actor)
+        return render.see_other("/rules/reviews", done="review_closed")
+
+    return [listing, close]

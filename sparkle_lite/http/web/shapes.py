@@ -1,0 +1,75 @@
+"""How numbers, sizes and instants look on a page."""
+
+from datetime import UTC, datetime
+
+from markupsafe import Markup
+
+_UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
+_SPANS = ((86_400_000, "d"), (3_600_000, "h"), (60_000, "min"), (1000, "s"))
+_SPANS_ZH = {"d": "天", "h": "小时", "min": "分钟", "s": "秒"}
+
+
+def number(value: float | None) -> str:
+    """A number with its digits in groups; "–" for none."""
+    return "–" if value is None else f"{value:,}"
+
+
+def size(value: int | None) -> str:
+    """Bytes in binary units; what clients send below zero stands for unknown."""
+    if value is None or value < 0:
+        return "–"
+    amount, unit = float(value), 0
+    # 1023.96 would be rounded to 1024.0 of the unit below.
+    while amount >= 1023.95 and unit < len(_UNITS) - 1:
+        amount, unit = amount / 1024, unit + 1
+    return f"{amount:.0f} {_UNITS[unit]}" if unit == 0 or amount >= 100 else f"{amount:.1f} {_UNITS[unit]}"
+
+
+def speed(value: int | None) -> str:
+    """Bytes a second."""
+    text = size(value)
+    return text if text == "–" else f"{text}/s"
+
+
+def percent(value: float | None) -> str:
+    """A share from 0 to 1."""
+    return "–" if value is None else f"{value * 100:.1f}".removesuffix(".0") + "%"
+
+
+def duration(ms: int, language: str) -> str:
+    """A span of time in its largest unit, and the next one if that says more: 1 d 6 h."""
+    parts: list[str] = []
+    for length, unit in _SPANS:
+        count, ms = divmod(ms, length)
+        if count or (unit == "s" and not parts):
+            parts.append(f"{count} {_SPANS_ZH[unit] if language == 'zh' else unit}")
+        elif parts:
+            break
+    return " ".join(parts[:2])
+
+
+def time(ms: int | None) -> Markup:
+    """An instant in UTC, which app.js turns into the browser's zone; UTC stays on hover."""
+    return _time(ms, "")
+
+
+def ago(ms: int | None) -> Markup:
+    """An instant, which app.js turns into how long ago that was."""
+    return _time(ms, " data-ago")
+
+
+def _time(ms: int | None, attribute: str) -> Markup:
+    if ms is None:
+        return Markup("–")
+    try:
+        instant = datetime.fromtimestamp(ms / 1000, UTC)
+    except (OverflowError, ValueError, OSError):
+        # Clients may send any number.
+        return Markup.escape(str(ms))
+    return Markup('<time datetime="{iso}" data-ms="{ms}"{attribute} title="{full} UTC">{short} UTC</time>').format(
+        iso=instant.strftime("%Y-%m-%dT%H:%M:%SZ"),
+        ms=ms,
+        attribute=Markup(attribute),  # noqa: S704 - one of two constants
+        full=instant.strftime("%Y-%m-%d %H:%M:%S"),
+        short=instant.strftime("%Y-%m-%d %H:%M"),
+    )

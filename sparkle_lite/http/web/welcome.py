@@ -1,0 +1,181 @@
+"""The guide for a new server: who you are, how large the circle is, whom no rule may touch, connect a client."""
+
+from typing import Any
+
+from litestar import get, post
+from litestar.handlers import HTTPRouteHandler
+
+from sparkle_lite.accounts import now_ms
+from sparkle_lite.db.decisions import Wanted
+from sparkle_lite.errors import SparkleError
+from sparkle_lite.http.problems import STATUS
+from sparkle_lite.http.session import SignedIn, is_https
+from sparkle_lite.http.web.apps import connection_values, secret_values
+from sparkle_lite.http.web.render import (
+    LANGUAGE_COOKIE,
+    LANGUAGES,
+    Asked,
+    Page,
+    Pages,
+    form,
+    language_of,
+    said,
+    see_other,
+)
+from sparkle_lite.runtime import Runtime
+from sparkle_lite.settings import choices
+
+PRESET = "analysis.preset"
+_YEAR_S = 365 * 86_400
+# Exceptions that the guide names; the page of the rules has all of them.
+_SHOWN = 50
+_MAX_LINES = 200
+
+
+def routes(pages: Pages) -> list[HTTPRouteHandler]:
+    """The handlers of one server."""
+    return [*_who_and_circle(pages), *_exceptions(pages), *_connect(pages)]
+
+
+def _who_and_circle(pages: Pages) -> list[HTTPRouteHandler]:
+    runtime = pages.runtime
+
+    @get("/welcome")
+    async def who(request: Asked) -> Page:
+        await pages.admin(request)
+        return pages.page(request, "welcome_who.html", step=1, error="", name=None)
+
+    @post("/welcome", status_code=303)
+    async def save_who(request: Asked) -> Page:
+        me = await pages.admin(request)
+        fields = await form(request)
+        try:
+            await runtime.accounts.rename(me.user.id, fields.get("name", ""), me.actor)
+        except SparkleError as error:
+            reason = said(error, language_of(request))
+            status = STATUS[error.code]
+            name = fields.get("name", "")
+            return pages.page(request, "welcome_who.html", status=status, step=1, error=reason, name=name)
+        response = see_other("/welcome/circle")
+        if fields.get("language") in LANGUAGES:
+            secure = is_https(request, runtime)
+            response.set_cookie(
+                LANGUAGE_COOKIE, fields["language"], max_age=_YEAR_S, path="/", secure=secure, samesite="lax"
+            )
+        return response
+
+    @get("/welcome/circle")
+    async def circle(request: Asked) -> Page:
+        await pages.admin(request)
+        return pages.page(
+            request,
+            "welcome_circle.html",
+            step=2,
+            presets=choices()[PRESET],
+            chosen=runtime.config.analysis.preset,
+            is_given=PRESET in runtime.settings.given,
+        )
+
+    @post("/welcome/circle", status_code=303)
+    async def save_circle(request: Asked) -> Page:
+        me = await pages.admin(request)
+        if PRESET not in runtime.settings.given:
+            await runtime.change_setting(PRESET, (await form(request)).get("preset", ""), me.actor)
+        return see_other("/welcome/exceptions")
+
+    return [who, save_who, circle, save_circle]
+
+
+def _exceptions(pages: Pages) -> list[HTTPRouteHandler]:
+    runtime = pages.runtime
+
+    async def page(request: Asked, me: SignedIn, errors: list[str], left: str) -> Page:
+        allowed, _ = await runtime.decisions.page(Wanted("allow", "active"), None, _SHOWN)
+        return pages.page(
+            request,
+            "welcome_exceptions.html",
+            status=400 if errors else 200,
+            step=3,
+            allowed=[(one.network, one.note or "") for one in allowed if one.network is not None],
+            errors=errors,
+            left=left,
+            mine=me.actor.address,
+        )
+
+    @get("/welcome/exceptions")
+    async def exceptions(request: Asked) -> Page:
+        return await page(request, await pages.admin(request), [], "")
+
+    @post("/welcome/exceptions", status_code=303)
+    async def save_exceptions(request: Asked) -> Page:
+        me = await pages.admin(request)
+        lines = [line.strip() for line in (await form(request)).get("addresses", "").splitlines() if line.strip()]
+        note = str(pages.texts(request)("welcome.exceptions.note"))
+        errors, left = await _allow(runtime, request, me, lines[:_MAX_LINES], note)
+        if errors:
+            return await page(request, me, errors, "\n".join(left))
+        return see_other("/welcome/connect")
+
+    return [exceptions, save_exceptions]
+
+
+async def _allow(
+    runtime: Runtime, request: Asked, me: SignedIn, lines: list[str], note: str
+) -> tuple[list[str], list[str]]:
+    """Make each line ("address  # note") an exception; why some could not be, and those lines."""
+    errors, left = [], []
+    for line in lines:
+        address, _, own_note = line.partition("#")
+        try:
+            await runtime.decisions.allow("ip", address.strip(), own_note.strip() or note, None, me.actor)
+        except SparkleError as error:
+            errors.append(f"{line}: {said(error, language_of(request))}")
+            left.append(line)
+    if len(errors) < len(lines):
+        await runtime.publish()
+    return errors, left
+
+
+def _connect(pages: Pages) -> list[HTTPRouteHandler]:
+    runtime = pages.runtime
+
+    async def page(request: Asked, me: SignedIn, error: SparkleError | None = None, **values: Any) -> Page:
+        apps = await runtime.accounts.apps(me.user.id)
+        # The oldest: whose secret the first start printed.
+        first = connection_values(pages, apps[-1], 0) if apps else {}
+        return pages.page(
+            request,
+            "welcome_connect.html",
+            status=200 if error is None else STATUS[error.code],
+            step=4,
+            apps=apps,
+            error="" if error is None else said(error, language_of(request)),
+            **{"secret": None, **first, **values},
+        )
+
+    @get("/welcome/connect")
+    async def connect(request: Asked) -> Page:
+        return await page(request, await pages.admin(request))
+
+    @post("/welcome/connect", status_code=200)
+    async def make_secret(request: Asked) -> Page:
+        me = await pages.admin(request)
+        fields = await form(request)
+        try:
+            if fields.get("app"):
+                made = await runtime.accounts.reset_app(fields["app"], me.actor)
+            else:
+                made = await runtime.accounts.add_app(me.user.id, fields.get("comment", ""), me.actor)
+        except SparkleError as error:
+            return await page(request, me, error)
+        values = secret_values(pages, request, made)
+        # What the old secret did before does not count as the new one's connection.
+        return await page(request, me, **{**values, "since": now_ms(), "seen": None, "agent": None})
+
+    @post("/welcome/done", status_code=303)
+    async def finish(request: Asked) -> Page:
+        await pages.admin(request)
+        await runtime.settings.note_welcomed()
+        return see_other("/")
+
+    return [connect, make_secret, finish]

@@ -1,0 +1,122 @@
+"""Reviews: anybody may ask the administrators to look at a listed address; they close what they have looked at."""
+
+import unicodedata
+from collections.abc import Callable
+from typing import NamedTuple
+
+from sparkle_lite.accounts import Actor, Write
+from sparkle_lite.buckets import Buckets, place
+from sparkle_lite.db import accounts as account_rows
+from sparkle_lite.db import reviews as store
+from sparkle_lite.db.connection import Connection
+from sparkle_lite.db.database import Database
+from sparkle_lite.db.reviews import Review
+from sparkle_lite.errors import SparkleError
+from sparkle_lite.net import AddressError, address_bytes, address_text
+
+# What one place may ask in an hour, how many requests may wait about one address, and in all.
+ASKED_PER_HOUR = 3
+OPEN_PER_ADDRESS, OPEN = 5, 1000
+MESSAGE, CONTACT, NOTE = 500, 100, 255
+# What was closed is kept so long.
+_KEPT_MS = 180 * 86_400_000
+
+
+class Request(NamedTuple):
+    """Somebody's request: the address, whether it is listed now, and what they say about it."""
+
+    address: bytes
+    listed: bool
+    message: str
+    contact: str
+
+
+class Reviews:
+    """The review list of one server."""
+
+    def __init__(self, database: Database, write: Write, clock: Callable[[], int]) -> None:
+        self._database = database
+        self._write = write
+        self._clock = clock
+        self._asked = Buckets(burst=ASKED_PER_HOUR, per_minute=ASKED_PER_HOUR / 60)
+
+    async def ask(self, request: Request, actor: Actor) -> None:
+        """Put a request on the list; one that says nothing new about an address that waits already is no other.
+
+        Raises SparkleError: too_many.
+        """
+        now = self._clock()
+        wait = self._asked.take(place(actor.address or ""), now)
+        if wait:
+            raise _too_many(wait)
+        asked = store.Asked(
+            request.address,
+            now,
+            _is_from(actor.address, request.address),
+            actor.user,
+            request.listed,
+            _clean(request.message, MESSAGE),
+            _clean(request.contact, CONTACT),
+        )
+
+        async def command(connection: Connection) -> None:
+            await store.delete_old(connection, now - _KEPT_MS, 100)
+            is_known = await store.count_open(connection, request.address) >= OPEN_PER_ADDRESS
+            if is_known:
+                return
+            if await store.count_open(connection) >= OPEN:
+                raise _too_many(3600)
+            await store.add(connection, asked)
+
+        await self._write(command)
+
+    async def count_open(self) -> int:
+        """How many requests wait."""
+        async with self._database.reader() as reader:
+            return await store.count_open(reader)
+
+    async def page(self, is_open: bool, before: int | None, limit: int) -> list[Review]:
+        """Requests that wait, or that are closed, the newest first."""
+        async with self._database.reader() as reader:
+            return await store.page(reader, is_open, before, limit)
+
+    async def close(self, number: int, note: str, actor: Actor) -> None:
+        """Close a request, with a note for the other administrators. Raises SparkleError: forbidden, not_found."""
+        if not actor.admin:
+            raise SparkleError("forbidden", "Access denied: this is for administrators.", "拒绝访问")
+        line = _clean(note, NOTE)
+
+        async def command(connection: Connection) -> None:
+            now = self._clock()
+            address = await store.close(connection, number, actor.user, line, now)
+            if address is None:
+                raise SparkleError("not_found", "There is no such request, or it is closed.", "没有此请求，或已处理。")
+            details = {"review": number, "address": address_text(address), "note": line}
+            agent = actor.user_agent and "".join(filter(str.isprintable, actor.user_agent[:256]))
+            await account_rows.add_audit(
+                connection, now, "REVIEW_CLOSE", True, actor.user, actor.address, agent, details
+            )
+
+        await self._write(command)
+
+
+def _too_many(wait: int) -> SparkleError:
+    return SparkleError(
+        "too_many",
+        "You have asked often enough for now; the administrators will look.",
+        "请求次数过多，管理员会尽快查看。",
+        retry_after=wait,
+    )
+
+
+def _is_from(text: str | None, address: bytes) -> bool:
+    try:
+        return address_bytes(text or "") == address
+    except AddressError:
+        return False
+
+
+def _clean(text: str, length: int) -> str:
+    """Text of a stranger: cut, and without what is no character of a text."""
+    kept = (char for char in text[: 2 * length] if char == "\n" or unicodedata.category(char)[0] != "C")
+    return "".join(kept).strip()[:length]

@@ -1,0 +1,860 @@
+"""The client programs, restated: what each asks on the wire, how it reads the answer, when it tries again.
+
+Each client plays its schedule in virtual time against a real server and keeps a ledger of what it reported, to be
+compared with what is stored. Nothing here uses the package's code for the wire.
+"""
+
+import base64
+import gzip
+import hashlib
+import itertools
+import json
+import select
+import socket
+import zlib
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from random import Random
+from typing import Any, ClassVar, Literal
+from urllib.parse import quote
+
+import client_parsers as clients
+from client_parsers import need
+from server import Answer, App, RunningServer, chunked, read_answer
+
+# What public_url says; every client "resolves" it to wherever the server listens now.
+BASE = "http://btn.example"
+START = 1_784_000_000_000
+MINUTE = 60_000
+HOUR = 60 * MINUTE
+_INFO_HASHES = [f"{number:040x}" for number in range(1, 6)]
+IMPL = "com.ghostchu.peerbanhelper.module.impl.rule."
+Outcome = Literal["accepted", "lost", "failed"]
+Document = dict[str, Any]
+
+
+# --- Small parts that more than one client has ------------------------------------------------------------------------
+
+
+def torrent_identifier(info_hash: str, byte_order: Literal["little", "big"] = "little") -> str:
+    """What clients send for a torrent; qBittorrent-ClientBlocker alone turns the salt's bytes round."""
+    salt = zlib.crc32(info_hash.encode()).to_bytes(4, byte_order).hex()
+    return hashlib.sha256((info_hash + salt).encode()).hexdigest()
+
+
+def solve(session: Document) -> tuple[str, str]:
+    """PeerBanHelper's proof of work: the id and the Base64 of an 8-byte big-endian nonce."""
+    algorithm = {"SHA-256": hashlib.sha256}[session["algorithm"]]
+    challenge, bits = base64.b64decode(session["challengeBase64"], validate=True), session["difficultyBits"]
+    need(type(bits) is int and type(session["expireAt"]) is int and isinstance(session["id"], str), "session")
+    for number in itertools.count():
+        nonce = number.to_bytes(8, "big")
+        if int.from_bytes(algorithm(challenge + nonce).digest(), "big") >> (256 - bits) == 0:
+            return session["id"], base64.b64encode(nonce).decode()
+    raise AssertionError
+
+
+def rust_list(body: bytes) -> set[str]:
+    """PeerBanHelper-Rust's reading of a list of addresses: cut at "#", lines with a comma skipped, no reasons."""
+    lines = (line.split("#")[0].strip() for line in body.decode().splitlines())
+    return {line for line in lines if line and "," not in line}
+
+
+def panel(body: bytes) -> Document:
+    """PeerBanHelper's panel for an address: everything that it reads without looking whether it is there."""
+    data: Document = clients.load(body)
+    need(isinstance(data["color"], str) and all(isinstance(label, str) for label in data["labels"]), "colour, labels")
+    for name in ("bans", "swarms"):
+        need(type(data[name]["duration"]) is int and type(data[name]["total"]) is int, name)
+        need(isinstance(data[name]["records"], list), f"{name}.records.length")
+    for name in ("concurrent_download_torrents_count", "concurrent_seeding_torrents_count"):
+        need(type(data["swarms"][name]) is int, name)
+    for name in ("duration", "to_peer_traffic", "from_peer_traffic"):
+        need(type(data["traffic"][name]) is int, name)
+    need(isinstance(data["traffic"]["share_ratio"], float), "share_ratio")
+    need(type(data["torrents"]["duration"]) is int and type(data["torrents"]["count"]) is int, "torrents")
+    for record in data["bans"]["records"]:
+        _panel_record(record, ("populate_time",), ("peer_progress", "reporter_progress"))
+        need(all(isinstance(record[name], str) for name in ("module_name", "rule", "description")), "text of a ban")
+        need(isinstance(record["structured_data"], dict | None), "structured_data")
+    for record in data["swarms"]["records"]:
+        offsets = ("from_peer_traffic_offset", "to_peer_traffic_offset")
+        _panel_record(record, ("first_time_seen", "last_time_seen", *offsets), ("peer_progress", "user_progress"))
+    return data
+
+
+def _panel_record(record: Document, numbers: Sequence[str], fractions: Sequence[str]) -> None:
+    for name in ("peer_port", "to_peer_traffic", "from_peer_traffic", *numbers):
+        need(type(record[name]) is int, f"{name}={record[name]!r}")
+    for name in fractions:
+        need(isinstance(record[name], float) and 0 <= record[name] <= 1, f"{name}={record[name]!r}")
+    need(isinstance(record["torrent"], str) and isinstance(record["peer_ip"], str), "torrent, peer_ip")
+    for name in ("peer_id", "peer_client_name", "peer_flags", "flags"):
+        need(isinstance(record.get(name), str | None), name)
+
+
+# --- What a client's downloader sees ----------------------------------------------------------------------------------
+
+
+@dataclass
+class Seen:
+    """A peer, with running totals in bytes; `earlier` of what it got went over connections that are closed."""
+
+    number: int
+    ip: str
+    port: int
+    info_hash: str
+    first: int
+    last: int
+    up: int
+    down: int
+    earlier: int = 0
+
+
+@dataclass
+class Banned:
+    """A ban of a peer that was made at some time."""
+
+    number: int
+    at: int
+    peer: Seen
+    up: int
+
+
+class Downloader:
+    """The peers of one installation: some come, grow and are banned whenever it looks."""
+
+    def __init__(self, number: int) -> None:
+        self._random = Random(number)
+        self._number = number
+        self.peers: list[Seen] = []
+        self.bans: list[Banned] = []
+        self.live: list[Seen] = []
+
+    def look(self, now: int) -> None:
+        """A while has passed."""
+        for _ in range(3):
+            self.peers.append(self._new(now))
+        for peer in self._random.sample(self.peers, min(6, len(self.peers))):
+            peer.up += self._random.randrange(1, 1 << 30)
+            peer.down += self._random.randrange(1 << 20)
+            peer.last = now
+        self.live = [peer for peer in self.peers if peer.last == now]
+        self.ban(now, self._random.choice(self.live))
+
+    def _new(self, now: int) -> Seen:
+        number = len(self.peers) + 1
+        v4, v6 = f"45.{self._number}.{number >> 8}.{number % 256}", f"2001:db8:{self._number}::{number:x}"
+        up, info_hash = self._random.randrange(1 << 30), self._random.choice(_INFO_HASHES)
+        return Seen(number, v4 if number % 4 else v6, 1024 + number, info_hash, now, now, up, 5, up // 2)
+
+    def ban(self, at: int, peer: Seen) -> None:
+        """Ban a peer."""
+        self.bans.append(Banned(len(self.bans) + 1, at, peer, peer.up))
+
+    def remember(self, count: int) -> None:
+        """Bans of earlier years."""
+        for number in range(count):
+            at = START - (count - number) * 9 * 24 * HOUR
+            self.ban(at, self._new(at))
+            self.peers.append(self.bans[-1].peer)
+
+
+# --- Clients ----------------------------------------------------------------------------------------------------------
+
+
+class NoAnswer(Exception):
+    """The connection broke; `arrived`: the server had answered by then."""
+
+    def __init__(self, arrived: bool = False) -> None:
+        super().__init__()
+        self.arrived = arrived
+
+
+class Client:
+    """What all clients share: a clock, a timetable, a way to the server, and a ledger."""
+
+    agent: ClassVar[str]
+    byte_order: ClassVar[Literal["little", "big"]] = "little"
+    retry_config: ClassVar[int] = 10 * MINUTE
+    # How often the HTTP library itself sends a POST again when its connection breaks.
+    transport_retries: ClassVar[int] = 0
+
+    def __init__(self, server: RunningServer, app: App, number: int) -> None:
+        self.server, self.app = server, app
+        self.now = START
+        self.sees = Downloader(number)
+        self.active = True
+        self.abilities: dict[str, Document] = {}
+        self.due: dict[str, int] = {"config": START}
+        self.revs: dict[str, str] = {}
+        self.version = ""
+        self.rules: clients.Ruleset | None = None
+        self.denied: set[str] = set()
+        # What shall happen to the next submissions: their answers get lost, or they are cut off right after sending.
+        self.accidents: list[Literal["lost", "cut"]] = []
+        self.answers: Counter[tuple[str, int | None]] = Counter()
+        self.configured = 0
+        # The ledger: rows that reached the server, the bans among them, and the last totals of each peer.
+        self.snapshots: Counter[tuple[int, str, int]] = Counter()
+        self.bans: set[tuple[str, int, int]] = set()
+        self.totals: dict[tuple[str, str], tuple[int, int]] = {}
+        self._random = Random(number)
+
+    def run_until(self, end: int) -> None:
+        """Do everything that is due until then."""
+        while min(self.due.values()) <= end:
+            name = min(self.due, key=self.due.__getitem__)
+            # Nothing happens twice in the same millisecond: some cursors are times.
+            self.now = max(self.now + 1, self.due[name])
+            self.due[name] = self.now + self.pause(name)
+            act: Callable[[], None] = getattr(self, f"do_{name}")
+            act()
+
+    def pause(self, name: str) -> int:
+        """How long until an ability's next turn (ms)."""
+        return int(self.abilities[name]["interval"]) if name in self.abilities else 10**12
+
+    def identifier(self, peer: Seen) -> str:
+        """A peer's torrent as this client names it."""
+        return torrent_identifier(peer.info_hash, self.byte_order)
+
+    def look(self) -> list[Seen]:
+        """The peers that are connected now."""
+        if self.active:
+            self.sees.look(self.now)
+        return self.sees.live if self.active else []
+
+    # --- The network --------------------------------------------------------------------------------------------------
+
+    def credentials(self) -> list[str]:
+        """The lines that say who this is."""
+        raise NotImplementedError
+
+    def frame(self, body: bytes) -> tuple[list[str], bytes]:
+        """The lines and bytes of a packed body: with a length, unless a client does it otherwise."""
+        return [f"Content-Length: {len(body)}"], body
+
+    def exchange(self, method: str, url: str, body: bytes | None = None, *more: str, accident: str = "") -> Answer:
+        """One request on a new connection. Raises NoAnswer."""
+        need(url.startswith(f"{BASE}/"), f"{url} is not absolute")
+        lines = [f"{method} {url.removeprefix(BASE)} HTTP/1.1", "Host: btn.example", f"User-Agent: {self.agent}"]
+        lines += [*self.credentials(), *more]
+        data = b""
+        if body is not None:
+            framing, data = self.frame(body)
+            lines += framing
+        try:
+            with self.server.connect(self.app) as sock:
+                self.send(sock, "\r\n".join([*lines, "", ""]).encode(), data)
+                if accident == "lost":
+                    need(select.select([sock], [], [], 15)[0], "no answer")
+                if accident:
+                    raise NoAnswer(accident == "lost")
+                return read_answer(sock, method)
+        except OSError as error:
+            raise NoAnswer from error
+
+    def send(self, sock: socket.socket, head: bytes, body: bytes) -> None:
+        """Put a request on the wire."""
+        sock.sendall(head + body)
+
+    def get(self, name: str, url: str, *more: str) -> Answer | None:
+        """A GET, None if nothing or no success came; counted under a name."""
+        try:
+            answer = self.exchange("GET", url, None, *more)
+        except NoAnswer:
+            self.answers[name, None] += 1
+            return None
+        self.answers[name, answer.status] += 1
+        return answer if answer.status in (200, 204) else None
+
+    def submit(self, name: str, document: Document, body: bytes | None = None) -> Outcome:
+        """POST rows, packed."""
+        body = gzip.compress(json.dumps(document, ensure_ascii=False).encode() if body is None else body, 1)
+        more = ("Content-Type: application/json", "Content-Encoding: gzip")
+        arrived = False
+        for _ in range(1 + self.transport_retries):
+            accident = self.accidents.pop(0) if self.accidents else ""
+            try:
+                answer = self.exchange("POST", self.abilities[name]["endpoint"], body, *more, accident=accident)
+            except NoAnswer as lost:
+                self.answers[name, None] += 1
+                arrived |= lost.arrived
+                continue
+            self.answers[name, answer.status] += 1
+            return "accepted" if answer.status == 200 else "failed"
+        return "lost" if arrived else "failed"
+
+    # --- Configuration ------------------------------------------------------------------------------------------------
+
+    def parse(self, body: bytes) -> clients.Configured:
+        """What this client makes of the document."""
+        raise NotImplementedError
+
+    def first_turn(self, name: str, ability: Document) -> int:
+        """When an ability begins (ms from now): after its interval, but rules soon."""
+        soon = self._random.randrange(int(ability["random_initial_delay"]))
+        return soon if name in ("rules", "exception") else int(ability["interval"]) + soon
+
+    def do_config(self) -> None:
+        """Fetch the configuration and start all over with it, or try again later."""
+        answer = self.get("config", f"{BASE}/ping/config")
+        if answer is None:
+            self.due["config"] = self.now + self.retry_config
+            return
+        taken = self.parse(answer.body)
+        document: Document = answer.json()["ability"]
+        self.abilities = {name: document[name] for name in taken.abilities}
+        self.version = self.abilities.get("reconfigure", {}).get("version", "")
+        self.configured += 1
+        self.due = {
+            name: self.now + self.first_turn(name, ability)
+            for name, ability in self.abilities.items()
+            if name != "ip_query"
+        }
+
+    def fetch(self, name: str, first: str | None) -> Answer | None:
+        """A document by its `rev`, at first `first`; None when it is unchanged or did not come."""
+        rev = self.revs.get(name, first)
+        url = self.abilities[name]["endpoint"] + ("" if rev is None else f"?rev={rev}")
+        answer = self.get(name, url)
+        if answer is None:
+            return None
+        # Without a set of its own PeerBanHelper fails on 204.
+        need(answer.status == 200 or name in self.revs, f"204 to a client without {name}")
+        return answer if answer.status == 200 else None
+
+    # --- The ledger ---------------------------------------------------------------------------------------------------
+
+    def note_snapshots(self, at: int, peers: Iterable[Seen]) -> None:
+        """These rows reached the server."""
+        self.snapshots.update((at, peer.ip, peer.up) for peer in peers)
+
+    def note_bans(self, bans: Iterable[Banned]) -> None:
+        """These bans reached the server; a legacy one has no time of its own."""
+        self.bans.update((ban.peer.ip, ban.peer.port, ban.up) for ban in bans)
+
+    def note_totals(self, peers: Iterable[Seen]) -> None:
+        """These totals reached the server."""
+        self.totals.update({(peer.ip, self.identifier(peer)): (peer.up, peer.down) for peer in peers})
+
+
+def _legacy_peer(client: Client, peer: Seen) -> Document:
+    return {
+        "ip_address": peer.ip,
+        "peer_port": peer.port,
+        "peer_id": "-qB4650-",
+        "client_name": "qBittorrent/4.6.5",
+        "torrent_identifier": client.identifier(peer),
+        "torrent_size": 5_000_000_000,
+        "downloaded": peer.down,
+        "rt_download_speed": 0,
+        "uploaded": peer.up,
+        "rt_upload_speed": 1,
+        "peer_progress": 0.25,
+        "downloader_progress": 1.0,
+        "peer_flag": None,
+    }
+
+
+def _history(client: Client, peer: Seen, up_offset: int, down_offset: int) -> Document:
+    row = _legacy_peer(client, peer)
+    return row | {
+        "downloaded_offset": down_offset,
+        "uploaded_offset": up_offset,
+        "first_time_seen": peer.first,
+        "last_time_seen": peer.last,
+    }
+
+
+class PeerBanHelper(Client):
+    """What all PeerBanHelper share."""
+
+    protocol: ClassVar[int]
+
+    def credentials(self) -> list[str]:
+        app = self.app
+        return [
+            "Content-Type: application/json",
+            f"BTN-AppID: {app.app_id}",
+            f"BTN-AppSecret: {app.secret}",
+            f"X-BTN-AppID: {app.app_id}",
+            f"X-BTN-AppSecret: {app.secret}",
+            f"Authentication: Bearer {app.app_id}@{app.secret}",
+        ]
+
+    def frame(self, body: bytes) -> tuple[list[str], bytes]:
+        return ["Transfer-Encoding: chunked"], chunked(body)
+
+    def parse(self, body: bytes) -> clients.Configured:
+        return clients.pbh_config(body, self.protocol)
+
+    def do_reconfigure(self) -> None:
+        """Look at the configuration again; with another version, fetch it once more and start all over."""
+        answer = self.get("reconfigure", f"{BASE}/ping/config")
+        if answer and answer.json()["ability"]["reconfigure"]["version"] != self.version:
+            self.do_config()
+
+
+class LegacyPeerBanHelper(PeerBanHelper):
+    """PeerBanHelper 7.1.5: the JDK's client, which offers h2c; bans and histories again until they are accepted."""
+
+    agent = "PeerBanHelper/7.1.5 BTN-Protocol/0.0.2"
+    protocol = 8
+
+    def __init__(self, server: RunningServer, app: App, number: int) -> None:
+        super().__init__(server, app, number)
+        self._bans_until = self._histories_until = 0
+
+    def credentials(self) -> list[str]:
+        upgrade = ("Connection: Upgrade, HTTP2-Settings", "Upgrade: h2c", "HTTP2-Settings: AAEAAEAAAAIAAAAAAAMAAAAA")
+        return [*super().credentials(), *upgrade]
+
+    def do_submit_peers(self) -> None:
+        """All peers; what is not accepted is dropped."""
+        peers = self.look()
+        document = {"populate_time": self.now, "peers": [_legacy_peer(self, peer) for peer in peers]}
+        if self.submit("submit_peers", document) != "failed":
+            self.note_snapshots(self.now, peers)
+
+    def do_submit_bans(self) -> None:
+        """The bans since the last accepted report."""
+        bans = [ban for ban in self.sees.bans if ban.at > self._bans_until]
+        outcome = self.submit("submit_bans", {"populate_time": self.now, "bans": [self._ban(ban) for ban in bans]})
+        if outcome != "failed":
+            self.note_bans(bans)
+        if outcome == "accepted":
+            self._bans_until = max((ban.at for ban in bans), default=self._bans_until)
+
+    def _ban(self, ban: Banned) -> Document:
+        digest = hashlib.sha256(f"{self.app.app_id} {ban.number}".encode()).hexdigest()
+        unique = "-".join((digest[:8], digest[8:12], digest[12:16], digest[16:20], digest[20:32]))
+        peer = _legacy_peer(self, ban.peer) | {"uploaded": ban.up}
+        module = f"{IMPL}PeerIdBlacklist"
+        return {"btn_ban": False, "ban_unique_id": unique, "module": module, "rule": "匹配", "peer": peer}
+
+    def do_submit_histories(self) -> None:
+        """What changed since the last accepted report, newest first."""
+        peers = sorted((p for p in self.sees.peers if p.last > self._histories_until), key=lambda p: -p.last)
+        rows = [_history(self, peer, peer.up // 2, 0) for peer in peers[:10_000]]
+        outcome = self.submit("submit_histories", {"populate_time": self.now, "peers": rows})
+        if outcome != "failed":
+            self.note_totals(peers)
+        if outcome == "accepted":
+            self._histories_until = max((peer.last for peer in peers), default=self._histories_until)
+
+    def do_rules(self) -> None:
+        """The rules, kept in a file with their version."""
+        if answer := self.fetch("rules", "initial"):
+            self.rules = clients.pbh_rules(answer.body)
+            self.revs["rules"] = self.rules.version
+
+    def do_exception(self) -> None:
+        """The exceptions, likewise."""
+        if answer := self.fetch("exception", "initial"):
+            self.revs["exception"] = clients.pbh_rules(answer.body, script=False).version
+
+
+class OkHttpPeerBanHelper(LegacyPeerBanHelper):
+    """PeerBanHelper 9.1.5: the same shapes over OkHttp, which sends a request again when its connection breaks."""
+
+    agent = (
+        "PeerBanHelper/9.1.5 (docker; Linux,6.8.0-45-generic,bookworm unknown) BTN-Protocol/2.0.1"
+        " BTN-Protocol-Version/13"
+    )
+    protocol = 13
+    transport_retries = 1
+
+    def credentials(self) -> list[str]:
+        return [*PeerBanHelper.credentials(self), "Connection: Keep-Alive"]
+
+
+class _Pages(Client):
+    """Clients with a cursor: the same page again and again until it is accepted."""
+
+    ban_page: ClassVar[int] = 100
+    swarm_page: ClassVar[int] = 1000
+    # Whether a peer that has grown is sent again; else each is sent once.
+    by_time: ClassVar[bool] = False
+
+    def __init__(self, server: RunningServer, app: App, number: int) -> None:
+        super().__init__(server, app, number)
+        self._ban_cursor = self._swarm_cursor = 0
+        self.sees.remember(230)
+
+    def ban(self, ban: Banned) -> Document:
+        """A row of a ban."""
+        return {
+            "ban_at": ban.at,
+            **self._peer(ban.peer),
+            "peer_flag": None,
+            "to_peer_traffic": ban.up,
+            "from_peer_traffic": 0,
+            "module": f"{IMPL}ProgressCheatBlocker",
+            "rule": "进度差异过大",
+            "description": "",
+            "structured_data": '{"type":"difference"}',
+        }
+
+    def swarm(self, peer: Seen) -> Document:
+        """A row of a peer's totals."""
+        return {
+            **self._peer(peer),
+            "downloader": "d5a4cbb2-6d0a-4ba3-9d06-6b8f8d4a9f55",
+            "to_peer_traffic": peer.up,
+            "to_peer_traffic_offset": peer.earlier,
+            "from_peer_traffic": peer.down,
+            "from_peer_traffic_offset": 0,
+            "first_time_seen": peer.first,
+            "last_time_seen": peer.last,
+            "peer_last_flags": "",
+        }
+
+    def _peer(self, peer: Seen) -> Document:
+        return {
+            "peer_ip": peer.ip,
+            "peer_port": peer.port,
+            "peer_id": None,
+            "peer_client_name": "qBittorrent/4.6.5",
+            "peer_progress": 0.25,
+            "torrent_identifier": self.identifier(peer),
+            "torrent_is_private": False,
+            "torrent_size": 5_000_000_000,
+            "downloader_progress": 1.0,
+        }
+
+    def one_page_of_bans(self) -> bool:
+        """Send the next page of bans; whether there may be more."""
+        page = [ban for ban in self.sees.bans if ban.number > self._ban_cursor][: self.ban_page]
+        if not page:
+            return False
+        outcome = self.submit("submit_bans", {"bans": [self.ban(ban) for ban in page]})
+        if outcome != "failed":
+            self.note_bans(page)
+        if outcome == "accepted":
+            self._ban_cursor = page[-1].number
+        return outcome == "accepted"
+
+    def one_page_of_swarms(self) -> bool:
+        """Send the next page of totals; whether there may be more."""
+        key: Callable[[Seen], int] = (lambda peer: peer.last) if self.by_time else (lambda peer: peer.number)
+        found = sorted((peer for peer in self.sees.peers if key(peer) > self._swarm_cursor), key=key)
+        page = found[: self.swarm_page]
+        if not page:
+            return False
+        outcome = self.submit("submit_swarm", {"swarms": [self.swarm(peer) for peer in page]})
+        if outcome != "failed":
+            self.note_totals(page)
+        if outcome == "accepted":
+            self._swarm_cursor = key(page[-1])
+        return outcome == "accepted"
+
+
+class ModernPeerBanHelper(_Pages, PeerBanHelper):
+    """PeerBanHelper 9.5.0: protocol 20, page after page, each peer's totals once."""
+
+    agent = (
+        "PeerBanHelper/9.5.0 (docker; Linux,6.8.0-45-generic,bookworm unknown) BTN-Protocol/2.0.1"
+        " BTN-Protocol-Version/20"
+    )
+    protocol = 20
+
+    def first_turn(self, name: str, ability: Document) -> int:
+        soon = self._random.randrange(int(ability["random_initial_delay"]))
+        return soon + (int(ability["interval"]) if name == "reconfigure" else 0)
+
+    def do_config(self) -> None:
+        """At a start two further requests follow the first at once."""
+        if not self.configured:
+            for _ in range(2):
+                self.get("config", f"{BASE}/ping/config")
+        super().do_config()
+
+    def do_submit_bans(self) -> None:
+        """Every ban since the beginning of the database, page by page."""
+        while self.one_page_of_bans():
+            pass
+
+    def do_submit_swarm(self) -> None:
+        """Every peer, page by page."""
+        self.look()
+        while self.one_page_of_swarms():
+            pass
+
+    def do_rule_peer_identity(self) -> None:
+        """The rules without addresses."""
+        if answer := self.fetch("rule_peer_identity", "initial"):
+            self.rules = clients.pbh_rules(answer.body)
+            need(not self.rules.networks, "addresses among the identities")
+            self.revs["rule_peer_identity"] = self.rules.version
+
+    def do_ip_denylist(self) -> None:
+        """The addresses to ban, by the version in the header."""
+        if answer := self.fetch("ip_denylist", "initial"):
+            self.denied = {str(network) for network, reason in clients.address_list(answer.body) if reason}
+            self.revs["ip_denylist"] = answer.headers.get("x-btn-contentversion", "unknown")
+
+    def do_ip_allowlist(self) -> None:
+        """The addresses never to ban."""
+        if answer := self.fetch("ip_allowlist", "initial"):
+            clients.address_list(answer.body)
+            self.revs["ip_allowlist"] = answer.headers.get("x-btn-contentversion", "unknown")
+
+    def do_heartbeat(self) -> None:
+        """One for each address of the machine."""
+        for address in ("192.168.1.10", "fe80:0:0:0:215:5dff:fe01:203%eth0"):
+            _heartbeat(self, address)
+
+    def query(self, address: str) -> Document:
+        """Open the panel of an address."""
+        answer = self.exchange("GET", f"{self.abilities['ip_query']['endpoint']}?ip={quote(address, safe='')}")
+        need(answer.status == 200, f"{answer}")
+        return panel(answer.body)
+
+
+class GrowingPeerBanHelper(ModernPeerBanHelper):
+    """PeerBanHelper 9.2.5: larger pages of bans, and a peer's totals again whenever they have grown."""
+
+    agent = ModernPeerBanHelper.agent.replace("9.5.0", "9.2.5")
+    ban_page = 500
+    swarm_page = 500
+    by_time = True
+
+
+def _heartbeat(client: Client, address: str) -> None:
+    body = json.dumps({"ifaddr": address}, separators=(",", ":")).encode()
+    lines = ("Content-Type: application/json; charset=utf-8", f"Content-Length: {len(body)}")
+    try:
+        with client.server.connect(client.app) as sock:
+            path = client.abilities["heartbeat"]["endpoint"].removeprefix(BASE)
+            head = [f"POST {path} HTTP/1.1", "Host: btn.example", f"User-Agent: {client.agent}"]
+            said = [line for line in client.credentials() if not line.lower().startswith("content-type")]
+            sock.sendall("\r\n".join([*head, *said, *lines, "", ""]).encode() + body)
+            answer = read_answer(sock)
+    except OSError:
+        client.answers["heartbeat", None] += 1
+        return
+    client.answers["heartbeat", answer.status] += 1
+    need(answer.json()["external_ip"] == (client.app.source or "127.0.0.1"), "another address")
+
+
+class Rust(_Pages):
+    """PeerBanHelper-Rust: everything at once at the start and every hour anew, one page a turn, totals in two parts."""
+
+    agent = "PeerBanHelper-Rust/0.1.4/BTN-Protocol/2.0.1/20"
+    by_time = True
+
+    def credentials(self) -> list[str]:
+        app = self.app
+        return [
+            f"x-btn-appid: {app.app_id}",
+            f"x-btn-appsecret: {app.secret}",
+            f"btn-appid: {app.app_id}",
+            f"btn-appsecret: {app.secret}",
+            f"authentication: Bearer {app.app_id}@{app.secret}",
+            "accept: */*",
+            "accept-encoding: gzip",
+        ]
+
+    def parse(self, body: bytes) -> clients.Configured:
+        return clients.rust_config(body)
+
+    def pause(self, name: str) -> int:
+        return HOUR if name == "config" else super().pause(name)
+
+    def first_turn(self, name: str, ability: Document) -> int:
+        return 0
+
+    def do_config(self) -> None:
+        """Every hour, forgetting the timers and all revs."""
+        super().do_config()
+        self.revs.clear()
+        self.due.setdefault("config", self.now + HOUR)
+
+    def _unpacked(self, name: str) -> bytes | None:
+        answer = self.fetch(name, "")
+        if answer is None:
+            return None
+        self.revs[name] = answer.headers.get("x-btn-contentversion", "")
+        return gzip.decompress(answer.body) if answer.headers.get("content-encoding") == "gzip" else answer.body
+
+    def ban(self, ban: Banned) -> Document:
+        return super().ban(ban) | {"module": "ProgressCheatBlocker", "structured_data": None}
+
+    def swarm(self, peer: Seen) -> Document:
+        times = {
+            name: datetime.fromtimestamp(at / 1000, UTC).isoformat()
+            for name, at in (("first_time_seen", peer.first), ("last_time_seen", peer.last))
+        }
+        return super().swarm(peer) | times | {"to_peer_traffic": peer.up - peer.earlier}
+
+    def do_submit_bans(self) -> None:
+        """One page at a time."""
+        self.one_page_of_bans()
+
+    def do_submit_swarm(self) -> None:
+        """One page at a time."""
+        self.look()
+        self.one_page_of_swarms()
+
+    def do_rule_peer_identity(self) -> None:
+        """The rules without addresses."""
+        if body := self._unpacked("rule_peer_identity"):
+            self.rules = clients.rust_rules(body)
+
+    def do_ip_denylist(self) -> None:
+        """The addresses to ban."""
+        body = self._unpacked("ip_denylist")
+        if body is not None:
+            self.denied = rust_list(body)
+
+    def do_ip_allowlist(self) -> None:
+        """The addresses never to ban."""
+        self._unpacked("ip_allowlist")
+
+    def do_heartbeat(self) -> None:
+        """One, of no particular address."""
+        _heartbeat(self, "default")
+
+
+class ClientBlocker(Client):
+    """qBittorrent-ClientBlocker: polls the configuration, sends its full state each time, keeps no account of it."""
+
+    agent = "qBittorrent-ClientBlocker/3.8b8 (linux, amd64) BTN-Protocol/0.0.0-dev"
+    byte_order = "big"
+    retry_config = MINUTE
+
+    def __init__(self, server: RunningServer, app: App, number: int) -> None:
+        super().__init__(server, app, number)
+        self._sent: dict[int, tuple[int, int]] = {}
+
+    def credentials(self) -> list[str]:
+        app = self.app
+        return [
+            f"Authorization: Bearer {app.app_id}@{app.secret}",
+            f"X-Btn-Appid: {app.app_id}",
+            f"X-Btn-Appsecret: {app.secret}",
+            "Accept-Encoding: identity",
+        ]
+
+    def parse(self, body: bytes) -> clients.Configured:
+        return clients.qbcb_config(body)
+
+    def do_config(self) -> None:
+        """Every minute in truth; each half hour shows as much. Its timers go on."""
+        due = {name: at for name, at in self.due.items() if name != "config"}
+        super().do_config()
+        self.due.update(due)
+        self.due["config"] = self.now + (30 * MINUTE if self.configured else MINUTE)
+
+    def do_reconfigure(self) -> None:
+        """Asks the endpoint whether its version is still the one."""
+        answer = self.get("reconfigure", f"{self.abilities['reconfigure']['endpoint']}?rev={self.version}")
+        if answer and answer.status == 200:
+            self.do_config()
+
+    def do_submit_peers(self) -> None:
+        """All peers, with a time in whole seconds."""
+        peers, at = self.look(), self.now // 1000 * 1000
+        rows = [_legacy_peer(self, peer) | {"torrent_is_private": False, "downloader_progress": 1} for peer in peers]
+        if self.submit("submit_peers", {"populate_time": at, "peers": rows}) != "failed":
+            self.note_snapshots(at, peers)
+
+    def do_submit_bans(self) -> None:
+        """All bans that there ever were, each time."""
+        bans = list(self.sees.bans)
+        document = {"populate_time": self.now // 1000 * 1000, "bans": [self._ban(ban) for ban in bans]}
+        if self.submit("submit_bans", document) != "failed":
+            self.note_bans(bans)
+
+    def _ban(self, ban: Banned) -> Document:
+        peer = _legacy_peer(self, ban.peer) | {"uploaded": ban.up, "torrent_size": 0, "peer_progress": 0}
+        unique = f"{ban.peer.ip}:{ban.peer.port}"
+        more = {"ban_at": ban.at, "module": "com.SimpleTracker.qBCB.CheckPeer", "rule": "Bad-Client_Normal"}
+        return {"btn_ban": False, "ban_unique_id": unique, "peer": peer} | more
+
+    def do_submit_histories(self) -> None:
+        """All peers, with what was added since the last turn; each as if seen just now."""
+        peers, rows = list(self.sees.peers), []
+        for peer in peers:
+            up, down = self._sent.get(peer.number, (0, 0))
+            row = _history(self, peer, peer.up - up, peer.down - down)
+            rows.append(row | {"first_time_seen": self.now, "last_time_seen": self.now})
+            self._sent[peer.number] = peer.up, peer.down
+        if self.submit("submit_histories", {"populate_time": self.now // 1000 * 1000, "peers": rows}) != "failed":
+            self.note_totals(peers)
+
+    def do_rules(self) -> None:
+        """No rev at first; only in memory."""
+        if answer := self.fetch("rules", None):
+            self.rules = clients.qbcb_rules(answer.body)
+            self.revs["rules"] = self.rules.version
+
+    def do_exception(self) -> None:
+        """The exceptions, likewise."""
+        if answer := self.fetch("exception", None):
+            self.revs["exception"] = clients.qbcb_rules(answer.body).version
+
+
+class BitComet(Client):
+    """BTNScriptBC: a PowerShell script; UTF-16 behind `Expect: 100-continue`, and what is not accepted is dropped."""
+
+    agent = "WindowsPowerShell/5.1.19041.4780 BTNScriptBC/0.1.7 BTN-Protocol/0.0.1"
+
+    def credentials(self) -> list[str]:
+        app = self.app
+        return [
+            f"Authorization: Bearer {app.app_id}@{app.secret}",
+            f"X-BTN-AppID: {app.app_id}",
+            f"X-BTN-AppSecret: {app.secret}",
+        ]
+
+    def parse(self, body: bytes) -> clients.Configured:
+        return clients.bitcomet_config(body)
+
+    def send(self, sock: socket.socket, head: bytes, body: bytes) -> None:
+        if not body:
+            sock.sendall(head)
+            return
+        sock.sendall(head[:-2] + b"Expect: 100-continue\r\n\r\n")
+        need(sock.recv(100).startswith(b"HTTP/1.1 100 "), "no 100")
+        sock.sendall(body)
+
+    def do_submit_peers(self) -> None:
+        """All peers."""
+        peers = self.look()
+        document = {"populate_time": self.now, "peers": [_legacy_peer(self, peer) for peer in peers]}
+        if self.submit("submit_peers", {}, json.dumps(document, indent=4).encode("utf-16")) != "failed":
+            self.note_snapshots(self.now, peers)
+
+    def do_rules(self) -> None:
+        """An empty body means unchanged."""
+        answer = self.fetch("rules", None)
+        if answer and answer.body:
+            self.rules = clients.bitcomet_rules(answer.body)
+            self.revs["rules"] = self.rules.version
+
+    def do_reconfigure(self) -> None:
+        """Fetches the configuration; plans anew only where an interval has changed."""
+        answer = self.get("reconfigure", f"{BASE}/ping/config")
+        if answer is None or answer.json()["ability"]["reconfigure"]["version"] == self.version:
+            return
+        before, due = self.abilities, self.due
+        self.do_config()
+        for name, ability in self.abilities.items():
+            if ability["interval"] == before[name]["interval"]:
+                self.due[name] = due[name]
+
+
+FAMILIES: tuple[type[Client], ...] = (
+    LegacyPeerBanHelper,
+    OkHttpPeerBanHelper,
+    ModernPeerBanHelper,
+    GrowingPeerBanHelper,
+    ClientBlocker,
+    Rust,
+    BitComet,
+)
