@@ -425,7 +425,10 @@ class Accounts:
         return await _user(connection, user)
 
     async def rename(self, user: int, nickname: str, actor: Actor) -> None:
-        """Change what a user is called on pages ("": their name). Raises SparkleError: bad_request, forbidden, conflict."""
+        """Change what a user is called on pages ("": their name).
+
+        Raises SparkleError: bad_request, forbidden, conflict where it is somebody else's.
+        """
         if actor.user != user:
             _admins_only(actor)
         wanted = nickname.strip()
@@ -436,7 +439,9 @@ class Accounts:
             row = await _user(connection, user)
             owner = await store.user_by_name(connection, wanted) if wanted else None
             if store.name_key(wanted) == ANONYMOUS or (owner is not None and owner.id != user):
-                raise SparkleError("conflict", f"There is already a user named {wanted}.", f"已存在名为 {wanted} 的用户。")
+                raise SparkleError(
+                    "conflict", f"There is already a user named {wanted}.", f"已存在名为 {wanted} 的用户。"
+                )
             shown = wanted if wanted != row.name else ""
             await store.set_nickname(connection, user, shown or None)
             await self._audit(connection, "USER_RENAME", actor, {"user": row.id, "name": row.name, "nickname": shown})

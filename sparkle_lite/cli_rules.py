@@ -497,27 +497,33 @@ def _run(
 ) -> "tuple[_Place, T]":
     """Run a command on the decisions; where, and its result. Raises SparkleError if there is no database."""
     from sparkle_lite import analyses, runtime
+    from sparkle_lite import config as configuration
     from sparkle_lite.accounts import now_ms
     from sparkle_lite.db.database import Database
     from sparkle_lite.decisions import Decisions, Distance
+    from sparkle_lite.settings import Settings
 
-    config = cli._load(args, rules=rules)
-    path = config.database.file
+    written = cli._load(args, rules=rules)
+    given = configuration.given(cli._config_path(args), os.environ)
+    path = written.database.file
     if not create and not path.exists():
         raise cli._no_database(path)
 
     done: list[tuple[_Place, T]] = []
 
     async def run() -> None:
-        database = Database(path, config.database.synchronous)
-        own = await asyncio.to_thread(runtime.own_addresses, config)
-
-        async def distances(address: bytes) -> Sequence[Distance]:
-            needs = await analyses.distances(database, config.analysis, address, now_ms())
-            return [Distance(*need) for need in needs]
-
+        database = Database(path, written.database.synchronous)
+        own = await asyncio.to_thread(runtime.own_addresses, written)
         await database.open()
         try:
+            settings = Settings(database, database.write, now_ms, given)
+            await settings.load()
+            config = settings.over(written)
+
+            async def distances(address: bytes) -> Sequence[Distance]:
+                needs = await analyses.distances(database, config.analysis, address, now_ms())
+                return [Distance(*need) for need in needs]
+
             decisions = Decisions(
                 database, database.write, now_ms, lambda: own, tellers=(analyses.tell,), distances=distances
             )

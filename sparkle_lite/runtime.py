@@ -120,7 +120,7 @@ class Runtime:
         jobs.every("index", 300, house.index, first=0, wake=self._closed_segment)
         jobs.every("retention", 600, house.let_go, first=20)
         jobs.every("tidy", 60, self._tidy)
-        jobs.every("activity", 600, self.overview.record, first=30)
+        jobs.every("activity", 600, self.overview.record, first=5)
         jobs.every("collect", 24 * 3600, house.collect, first=3600)
         jobs.every("publish", 1, self._publish_expired)
         jobs.every("analyse", 3600, self.analyse_all, first=300)

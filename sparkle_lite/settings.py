@@ -38,9 +38,7 @@ def choices() -> Mapping[str, tuple[str, ...]]:
 class Settings:
     """The settings of one server; `given` are the dotted keys that the file or the environment sets."""
 
-    def __init__(
-        self, database: Database, write: Write, clock: Callable[[], int], given: Collection[str] = ()
-    ) -> None:
+    def __init__(self, database: Database, write: Write, clock: Callable[[], int], given: Collection[str] = ()) -> None:
         self._database = database
         self._write = write
         self._clock = clock

@@ -9,7 +9,7 @@ from server import App, RunningServer
 # What a peer may call itself, hoping that a page shows it as markup.
 HOSTILE = (
     "<script>document.title='owned'</script>",
-    "\"><img src=x onerror=\"document.title='owned'\">",
+    '"><img src=x onerror="document.title=\'owned\'">',
     "{{ 7*7 }}${7*7}<b>bold</b>",
 )
 LEGACY = "PeerBanHelper/7.3.2 BTN-Protocol/0.0.1"
@@ -23,9 +23,11 @@ def peer(random: Random) -> dict[str, Any]:
     """A peer as it was seen."""
     cheats = random.random() < 0.4
     name = random.choice(NAMES[2:] if cheats else NAMES[:2])
-    address = f"203.0.113.{random.randrange(1, 250)}" if cheats else f"198.51.{random.randrange(9)}.{random.randrange(250)}"
+    address = (
+        f"203.0.113.{random.randrange(1, 250)}" if cheats else f"198.51.{random.randrange(9)}.{random.randrange(250)}"
+    )
     return {
-        "ip_address": address,
+        "ip_address": f"{network}.{random.randrange(1, 250)}",
         "peer_port": random.randrange(1024, 65536),
         "peer_id": "-HP0001-" if cheats else "-TR4050-",
         "client_name": name,

@@ -7,6 +7,7 @@ import itertools
 import json
 import random
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from sparkle_lite.config import Limits
 from sparkle_lite.db import segments
 from sparkle_lite.db.database import Database
 from sparkle_lite.db.search import Search
+from sparkle_lite.errors import SparkleError
 from sparkle_lite.ingest import Ingest
 from sparkle_lite.metrics import Metrics
 from sparkle_lite.shown import Viewer, shown
@@ -233,18 +235,24 @@ class World:
         return [row.id for row in page.rows]
 
 
+@contextmanager
+def opened(folder: Path) -> Iterator[World]:
+    """An empty world whose segments hold 50 rows."""
+    world = World(folder)
+    with pytest.MonkeyPatch.context() as patch, world.runner:
+        patch.setattr(segments, "SEGMENT_ROWS", 50)
+        world.runner.run(world.open())
+        try:
+            yield world
+        finally:
+            world.runner.run(world.close())
+
+
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    rows, segments.SEGMENT_ROWS = segments.SEGMENT_ROWS, 50
-    made = World(tmp_path_factory.mktemp("world"))
-    try:
-        made.runner.run(made.open())
+    with opened(tmp_path_factory.mktemp("world")) as made:
         made.runner.run(made.fill(random.Random(20260)))
         yield made
-    finally:
-        segments.SEGMENT_ROWS = rows
-        made.runner.run(made.close())
-        made.runner.close()
 
 
 # --- The oracle -------------------------------------------------------------------------------------------------------
@@ -409,8 +417,10 @@ def candidates(world: World, table: str, name: str) -> list[Any]:
 
 @pytest.mark.parametrize(("table", "name"), CASES)
 def test_a_filter_finds_what_the_oracle_finds(world: World, table: str, name: str) -> None:
+    dice = random.Random(f"{table}{name}")
+    values = candidates(world, table, name)
     for method in (None, *(TEXT_METHODS if name in TEXT_FIELDS else NUMBERS)):
-        for value in candidates(world, table, name):
+        for value in dice.sample(values, min(8, len(values))):
             body = {name: value} | ({f"{name}CompareMethod": method} if method else {})
             assert world.ids(table, body) == expected(world, table, body), body
 
@@ -457,9 +467,8 @@ def test_a_query_at_the_edge_finds_what_the_oracle_finds(world: World, table: st
 @pytest.mark.parametrize("direction", ["ASC", "DESC"])
 def test_an_order_is_the_oracles(world: World, table: str, name: str, direction: str) -> None:
     body = {"sortBy": name, "sortOrder": direction}
-    for viewer in (ADMIN, BOB):
-        assert world.ids(table, body, viewer) == expected(world, table, body, viewer)
-    assert walk(world, table, body | {"pageSize": 7}, BOB) == expected(world, table, body, BOB)
+    assert world.ids(table, body) == expected(world, table, body)
+    assert walk(world, table, body | {"pageSize": 37}, BOB) == expected(world, table, body, BOB)
 
 
 @pytest.mark.parametrize("table", ["snapshot", "swarm", "ban"])
@@ -518,14 +527,14 @@ def random_body(dice: random.Random, world: World, table: str) -> Row:
 
 
 @pytest.mark.parametrize("table", list(BODIES))
-@pytest.mark.parametrize("seed", range(40))
+@pytest.mark.parametrize("seed", range(16))
 def test_a_random_query_pages_and_walks_as_the_oracle_does(world: World, table: str, seed: int) -> None:
     dice = random.Random(f"{table}{seed}")
     body = random_body(dice, world, table)
     viewer = dice.choice((ADMIN, BOB))
     right = expected(world, table, body, viewer)
     assert world.ids(table, body, viewer) == right, body
-    size = dice.choice((1, 3, 10, 50, 100)) if len(right) < 60 else dice.choice((10, 50, 100))
+    size = dice.choice((1, 3, 10)) if len(right) < 20 else dice.choice((17, 50, 100))
     for page in range(len(right) // size + 2):
         rows, found = world.ask(table, body | {"page": page, "pageSize": size}, viewer)
         assert [row.id for row in found.rows] == right[page * size : (page + 1) * size], (body, page, size)
@@ -566,3 +575,68 @@ def test_discoveries_are_shown_with_oneself_only(world: World) -> None:
             for shown_by, userapp in ((row.found_by, sent["found_by"]), (row.last_seen_by, sent["last_seen_by"])):
                 owner = OWNERS[userapp]
                 assert (shown_by and shown_by.id) == (owner if viewer.sees(owner) else None)
+
+
+# --- Segments come and go ---------------------------------------------------------------------------------------------
+
+
+def open_but_deleted() -> list[str]:
+    """Files that this process holds although they have no name any more."""
+    held = []
+    for entry in Path("/proc/self/fd").iterdir():
+        with suppress(OSError):
+            held.append(str(entry.readlink()))
+    return [name for name in held if name.endswith("(deleted)") and ".segments/" in name]
+
+
+def test_a_segment_that_retention_unlinks_is_gone_from_pages_and_from_the_disk(tmp_path: Path) -> None:
+    with opened(tmp_path) as world:
+        world.runner.run(world.fill(random.Random(5)))
+        before = world.ids("snapshot", {"toPeerTraffic": -9, "toPeerTrafficCompareMethod": "GREATER_THAN"})
+        assert before == expected(world, "snapshot", {})
+        chain = world.runner.run(segments.catalogue(world.database.main, "kind='snapshot' AND state='indexed'"))
+        world.runner.run(segments.forget(world.database.main, chain[:2]))
+        segments.unlink(world.database.segment_folder, chain[:2])
+        gone = {
+            number for segment in chain[:2] for number in range(segment.first_row, segment.first_row + segment.rows)
+        }
+        left = [number for number in before if number not in gone]
+        assert world.ids("snapshot", {"sortBy": "id"}) == left
+        assert world.ids("snapshot", {}) == left
+        world.runner.run(world.search.tidy())
+        assert not open_but_deleted()
+        # A file that goes without the catalogue knowing is not passed over in silence.
+        segments.unlink(world.database.segment_folder, chain[2:3])
+        world.runner.run(world.search.tidy())
+        with pytest.raises(SparkleError, match="changing"):
+            world.ids("snapshot", {"sortBy": "peerIp"})
+
+
+def test_rows_that_are_submitted_meanwhile_are_found_and_never_twice(tmp_path: Path) -> None:
+    with opened(tmp_path) as world:
+
+        async def submit_all() -> None:
+            dice = random.Random(1)
+            for _ in range(60):
+                world.now += 1
+                await world.submit("snapshot", 1, world.now, [pick_peer(dice) for _ in range(9)])
+
+        async def read_all(task: "asyncio.Task[None]") -> int:
+            pages = 0
+            wanted = query.ask("snapshot", query.SnapshotQuery(page_size=1000), ADMIN)
+            while not task.done():
+                page = await world.search.page(wanted, 20_000, 20_000)
+                ids = [row.id for row in page.rows]
+                assert ids == list(range(len(ids), 0, -1))
+                assert page.total == len(ids)
+                pages += 1
+            return pages
+
+        async def both() -> int:
+            task = asyncio.create_task(submit_all())
+            pages = await read_all(task)
+            await task
+            return pages
+
+        assert world.runner.run(both()) > 3
+        assert len(world.ids("snapshot", {})) == 540

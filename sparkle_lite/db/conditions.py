@@ -277,9 +277,11 @@ def joined(conditions: Sequence[Condition], any_of: bool) -> Condition:
     """All conditions, or any of them, as one; none at all is true of every row."""
     if not conditions:
         return Condition("TRUE")
+    if len(conditions) == 1:
+        return conditions[0]
     word, enough = (" OR ", all) if any_of else (" AND ", any)
     return Condition(
-        "(" + word.join(f"({part.sql})" for part in conditions) + ")",
+        word.join(f"({part.sql})" for part in conditions),
         tuple(value for part in conditions for value in part.values),
         enough(part.indexed for part in conditions),
         any(part.attached for part in conditions),

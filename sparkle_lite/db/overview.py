@@ -23,7 +23,7 @@ Activity = Literal["snapshot", "swarm", "ban"]
 HOUR_MS = 3_600_000
 WEEK_MS = 7 * 24 * HOUR_MS
 # Figures younger than the first are shown as they are; younger than the second, too, while new ones are read.
-FRESH_S, STALE_S = 30, 300
+FRESH_S, STALE_S = 30, 900
 # Of the week's bans the newest so many are broken down.
 BANS = 50_000
 TOP = 8
@@ -32,8 +32,8 @@ _PATIENCE_MS = 20_000
 _SETTLED_MS = 120_000
 _ATTEMPTS = 3
 
-# How wide the steps of a chart are, and how many there are.
-SPANS: Mapping[str, tuple[int, int]] = {"week": (1, 168), "month": (6, 120), "year": (24, 365)}
+# How wide the steps of a chart are (hours), and how many there are: few enough to tell apart on a phone.
+SPANS: Mapping[str, tuple[int, int]] = {"week": (2, 84), "month": (12, 60), "year": (168, 53)}
 
 
 class Write(Protocol):
@@ -59,7 +59,7 @@ class Origin(NamedTuple):
 
 
 class Figures(NamedTuple):
-    """The figures of one moment. `rows` counts stored observations by kind; `counted` the bans that were broken down."""
+    """The figures of one moment: `rows` counts observations by kind, `counted` the bans that were broken down."""
 
     people: int
     apps: int
@@ -199,7 +199,7 @@ class Overview:
             return self._tail[1]
 
     async def record(self) -> None:
-        """Write down the hours that are over."""
+        """Write down the hours that are over, and have the figures ready for whoever looks next."""
         until = (self._clock() - _SETTLED_MS) // HOUR_MS * HOUR_MS
         async with self._database.reader() as connection:
             since = await _recorded_until(connection)
@@ -215,6 +215,7 @@ class Overview:
         if hours:
             await self._write(command)
             self._tail = None
+        await self.figures()
 
     async def _hours(self, since: int, until: int) -> _Hours:
         return await self._over(since, partial(_hours, since=since, until=until), {})
@@ -227,7 +228,6 @@ class Overview:
             except Gone:
                 continue
         return otherwise
-
 
     # --- Applications and files ---------------------------------------------------------------------------------------
 
@@ -332,10 +332,7 @@ def _figures(reader: Reader, now: int, rows: Mapping[str, int], chain: int) -> F
         )
 
 
-_NEWEST = (
-    "(SELECT module, client, peer_ip, userapp FROM ban NOT INDEXED"
-    " WHERE id>=(SELECT id FROM ban WHERE received_at>=? ORDER BY received_at LIMIT 1) ORDER BY id DESC LIMIT ?) b"
-)
+_NEWEST = "(SELECT module, client, peer_ip, userapp FROM ban WHERE received_at>=? ORDER BY received_at DESC LIMIT ?) b"
 
 
 def _count(reader: Reader, table: str) -> int:
@@ -344,8 +341,7 @@ def _count(reader: Reader, table: str) -> int:
 
 def _shares(reader: Reader, what: str, join: str, newest: tuple[int, int]) -> list[Share]:
     sql = (
-        f"SELECT {what}, count(*), count(DISTINCT userapp) FROM {_NEWEST} {join}"
-        " GROUP BY 1 ORDER BY 2 DESC, 1 LIMIT ?"
+        f"SELECT {what}, count(*), count(DISTINCT userapp) FROM {_NEWEST} {join} GROUP BY 1 ORDER BY 2 DESC, 1 LIMIT ?"
     )
     return [Share(*row) for row in reader.main(sql, (*newest, TOP))]
 

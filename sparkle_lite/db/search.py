@@ -371,7 +371,7 @@ class _Work:
         if self._is_chain or (low, high) != (source.low, source.high):
             # SQLite would take a range of ids for better than any other index.
             number = "+s.id" if wanted.indexed and source.has_indexes else "s.id"
-            where, values = f"{where} AND {number} BETWEEN ? AND ?", (*values, low, high)
+            where, values = f"({where}) AND {number} BETWEEN ? AND ?", (*values, low, high)
         text = f" FROM {self._table} s"
         if any("sub." in part for part in (wanted.sql, *orders)):
             text += f" CROSS JOIN {self._table.removesuffix('ban') if not self._is_chain else ''}submission sub"

@@ -166,7 +166,7 @@ class PardonRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Origin(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Whose decisions: the name of an analysis, or `import:<list>`."""
 
-    origin: str
+    origin: Annotated[str, msgspec.Meta(examples=["untrusted_vote"])]
 
 
 Limit = Annotated[int, Parameter(description="Entries in a page.", schema_extra={"minimum": 1, "maximum": MAX_LIMIT})]

@@ -19,6 +19,7 @@ import msgspec
 from litestar import MediaType, Request, Response, get
 from litestar.handlers import HTTPRouteHandler
 from litestar.openapi import ResponseSpec
+from litestar.openapi.spec import Example
 from litestar.params import Parameter
 
 import sparkle_lite
@@ -276,7 +277,10 @@ def _login_link(runtime: Runtime, sign_in_page: SignInPage) -> HTTPRouteHandler:
         description="A browser gets the session cookie and the first page; who prefers JSON gets the token.",
         responses={
             200: ResponseSpec(
-                Envelope, generate_examples=False, description="The token and the user's name; a page without a link."
+                Envelope,
+                generate_examples=False,
+                description="The token and the user's name; a page without a link.",
+                examples=[Example(value={"success": True, "data": {"token": "eyJhbGciOi…", "user": "alice"}})],
             ),
             302: ResponseSpec(None, description="To the first page, where the client prefers HTML."),
             403: ResponseSpec(Envelope, generate_examples=False, description="Used already, too old, or banned."),

@@ -305,26 +305,41 @@ def _first_example(field: Json) -> Any:
 
 def _complete_answers(path: str, operation: Json, schemas: Json) -> None:
     answers = operation["responses"]
-    for parameter in operation["parameters"]:
-        if parameter["name"] == "format":
-            for name in parameter["schema"]["enum"]:
-                answers["200"]["content"].setdefault(_FORMATS[name], {"schema": {"type": "string"}})
     refused = set(_refused(path, operation))
     for status in refused:
         answers.setdefault(status, {"description": _UNIVERSAL[status]})
-    if answers.get("400", {}).get("description", "").startswith(_FRAMEWORK_400) and "400" not in refused:
+    if "400" not in refused and answers.get("400", {}).get("description", "").startswith(_FRAMEWORK_400):
         del answers["400"]
+    _add_formats(path, operation)
     for status, answer in answers.items():
-        if status >= "400" and "text/html" not in answer.get("content", {}) and path not in _PROBES:
-            why = _UNIVERSAL[status] if answer["description"].startswith(_FRAMEWORK_400) else answer["description"]
-            answer["description"] = why
-            example = {"success": False, "message": why, "data": None}
-            answer["content"] = {"application/json": {"schema": {"$ref": f"{_REF}Refusal"}, "example": example}}
+        if status >= "400" and path not in _PROBES:
+            _complete_refusal(status, answer)
         if status in ("429", "503"):
             answer["headers"] = _RETRY_AFTER
         for content in answer.get("content", {}).values():
             _complete_example(content, schemas)
     operation["responses"] = dict(sorted(answers.items()))
+
+
+def _add_formats(path: str, operation: Json) -> None:
+    """Name every media type that an operation answers with; the framework takes one for each status."""
+    answers = operation["responses"]
+    chosen = [each["schema"]["enum"] for each in operation["parameters"] if each["name"] == "format"]
+    for name in chosen[0] if chosen else ():
+        answers["200"]["content"].setdefault(_FORMATS[name], {"schema": {"type": "string"}})
+    if path == "/login":
+        for status in ("200", "403", "429"):
+            answers[status]["content"].setdefault("text/html", {"schema": {"type": "string"}})
+
+
+def _complete_refusal(status: str, answer: Json) -> None:
+    if answer["description"].startswith(_FRAMEWORK_400):
+        answer["description"] = _UNIVERSAL[status]
+    contents = answer.setdefault("content", {})
+    if contents and "application/json" not in contents:
+        return
+    example = {"success": False, "message": answer["description"], "data": None}
+    contents["application/json"] = {"schema": {"$ref": f"{_REF}Refusal"}, "example": example}
 
 
 def _refused(path: str, operation: Json) -> Iterator[str]:

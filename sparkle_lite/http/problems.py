@@ -36,9 +36,11 @@ class MethodNotAllowed(SparkleError):
 
     def __init__(self, method: str, allowed: Iterable[str]) -> None:
         self.allow = ", ".join(sorted(allowed))
-        names = self.allow.replace(", ", " or ")
+        names = [name for name in self.allow.split(", ") if name != "OPTIONS"]
         super().__init__(
-            "method_not_allowed", f"Use {names} here, not {method[:16]}.", f"不允许的请求方式，请使用 {names}。"
+            "method_not_allowed",
+            f"Use {' or '.join(names)} here, not {method[:16]}.",
+            f"不允许的请求方式，请使用 {'、'.join(names)}。",
         )
 
 
@@ -77,6 +79,8 @@ def known(error: Exception, method: str) -> SparkleError | None:
         return error
     if isinstance(error, RecursionError):
         return _bad("The request body is nested too deeply.", "不可读的 HTTP 消息: 请求体嵌套过深")
+    if isinstance(error, UnicodeDecodeError):
+        return _bad("The request body is not UTF-8.", "不可读的 HTTP 消息: 请求体不是 UTF-8")
     if not isinstance(error, HTTPException):
         return None
     match error.status_code:

@@ -17,6 +17,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -146,6 +147,18 @@ async def fill_stream(database: Database, kind: Kind, rows: int, pick: Pick) -> 
     for segment in await segments.catalogue(database.main, "state='closed'"):
         size = await segments.build_indexes(database.segment_folder, segment, "normal")
         await segments.mark_indexed(database.main, segment.id, size)
+
+
+async def index(database: Database, ingest: Ingest) -> None:
+    """Index what is closed meanwhile, as the server's own job does."""
+    while True:
+        await asyncio.sleep(1)
+        async with database.reader() as reader:
+            closed = await segments.catalogue(reader, "state='closed'")
+        for segment in closed:
+            with suppress(SparkleError):  # somebody reads it; the next turn will do
+                size = await segments.build_indexes(database.segment_folder, segment, "normal")
+                await ingest.writer.write(partial(segments.mark_indexed, segment=segment.id, size=size))
 
 
 async def fill_bans(database: Database, rows: int, pick: Pick) -> None:
@@ -377,18 +390,18 @@ async def ask_all(search: Search, rows: int) -> None:
     await measure_walk(search, 200)
 
 
-async def ask_meanwhile(search: Search, ingest: Ingest, rows: int) -> None:
+async def ask_meanwhile(search: Search, database: Database, ingest: Ingest, rows: int) -> None:
     """The same questions while 20 thousand rows a second come in."""
     times: list[float] = []
-    task = asyncio.create_task(submit(ingest, bodies(100), 40, times))
+    tasks = [asyncio.create_task(submit(ingest, bodies(100), 40, times)), asyncio.create_task(index(database, ingest))]
     await asyncio.sleep(5)
     print(line("submission, nobody asks", times))
     times.clear()
     await ask_all(search, rows)
     print(line("submission meanwhile", times))
-    task.cancel()
-    with suppress(asyncio.CancelledError):
-        await task
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def run(millions: float, folder: Path) -> None:
@@ -404,7 +417,7 @@ async def run(millions: float, folder: Path) -> None:
         print(f"\n{'nothing else runs':38}{head}")
         await ask_all(search, rows)
         print(f"\n{'20,000 rows/s come in':38}{head}")
-        await ask_meanwhile(search, ingest, rows)
+        await ask_meanwhile(search, database, ingest, rows)
     finally:
         await search.close()
         await ingest.close()

@@ -1,6 +1,7 @@
 """What administrators see to: users, the audit log, settings and health."""
 
 import asyncio
+import json
 import shutil
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -10,7 +11,7 @@ from litestar.handlers import HTTPRouteHandler
 
 from sparkle_lite import config as configuration
 from sparkle_lite.accounts import LOGIN_LINK_MS, Role, now_ms
-from sparkle_lite.db.accounts import AuditFilter, UserRow
+from sparkle_lite.db.accounts import AuditFilter, AuditRow, UserRow
 from sparkle_lite.errors import ConfigError, SparkleError
 from sparkle_lite.http.problems import STATUS
 from sparkle_lite.http.requests import base_url
@@ -168,6 +169,8 @@ def _audit(pages: Pages) -> HTTPRouteHandler:
             "audit.html",
             rows=rows[:_AUDIT_PAGE],
             following=rows[_AUDIT_PAGE - 1].id if len(rows) > _AUDIT_PAGE else None,
+            details={row.id: _details(row) for row in rows},
+            by={row.id: json.loads(row.details).get("by", "–") for row in rows},
             asked=asked,
             after=after,
             users=users,
@@ -176,6 +179,11 @@ def _audit(pages: Pages) -> HTTPRouteHandler:
         )
 
     return audit
+
+
+def _details(row: AuditRow) -> dict[str, object]:
+    """What an audit row says beyond its columns."""
+    return {name: value for name, value in json.loads(row.details).items() if value is not None and name != "by"}
 
 
 def _is_id(text: str) -> bool:
@@ -226,7 +234,7 @@ def _settings(pages: Pages) -> list[HTTPRouteHandler]:
     async def reload(request: Asked) -> Page:
         await pages.admin(request)
         if runtime.reread is None:
-            raise SparkleError("not_found", "This server has no configuration to reload.", "此服务器没有可重新加载的配置。")
+            raise SparkleError("not_found", "There is no configuration to reload.", "没有可重新加载的配置。")
         try:
             stay = await runtime.reread()
         except ConfigError as error:

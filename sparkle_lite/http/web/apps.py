@@ -82,10 +82,8 @@ def _app_routes(pages: Pages) -> list[HTTPRouteHandler]:
         return pages.page(
             request,
             "app.html",
-            app=app,
             owner=await runtime.accounts.user(app.user),
             sent=(await runtime.overview.sent()).get(app.id, {}),
-            program=program,
             **connection_values(pages, app, 0),
         )
 
@@ -136,9 +134,8 @@ def secret_values(pages: Pages, request: Asked, made: NewSecret) -> dict[str, An
     server = pages.runtime.config.server
     url = base_url(request.scope, server.public_url, server.trusted_proxies)
     app_id = made.userapp.app_id
-    headers = " ".join(
-        f"-H {shlex.quote(f'{name}: {value}')}" for name, value in (("X-BTN-AppID", app_id), ("X-BTN-AppSecret", made.secret))
-    )
+    credentials = {"X-BTN-AppID": app_id, "X-BTN-AppSecret": made.secret}
+    headers = " ".join(f"-H {shlex.quote(f'{name}: {value}')}" for name, value in credentials.items())
     return {
         "config_url": f"{url}/ping/config",
         "secret": made.secret,

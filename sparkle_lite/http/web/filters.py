@@ -38,7 +38,17 @@ _LISTING = {field.encode_name for field in msgspec.structs.fields(Listing)}
 _METHOD = "CompareMethod"
 _PARTIAL_DAY = re.compile(r"\d{4}-\d\d-\d\d")
 # The fields that a form shows at once; the others stand behind a fold until one of them is used.
-_FIRST = ("peerIp", "peerClientName", "peerId", "torrentIdentifier", "identifier", "module", "size", "privateTorrent")
+_FIRST = (
+    "peerIp",
+    "peerClientName",
+    "peerId",
+    "torrentIdentifier",
+    "identifier",
+    "module",
+    "sizeFrom",
+    "sizeTo",
+    "privateTorrent",
+)
 
 
 class TorrentQuery(Listing, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="camel"):

@@ -1,8 +1,8 @@
 """What every page has in common: who asks, in which language, templates, refusals, headers, static files.
 
-A page module makes its handlers in `routes(pages)`; a handler asks `pages.member(request)` who is there and answers with
-`pages.page(request, "template.html", name=value)`. Templates escape every value; their texts come from the catalogues
-text/<language>*.toml by `t("key", name=value)`, whose values are escaped too.
+A page module makes its handlers in `routes(pages)`; a handler asks `pages.member(request)` who is there and answers
+with `pages.page(request, "template.html", name=value)`. Templates escape every value; their texts come from the
+catalogues text/<language>*.toml by `t("key", name=value)`, whose values are escaped too.
 """
 
 import gzip
@@ -135,11 +135,11 @@ class Texts:
         self.language = language
         self._texts = catalogue(language)
 
-    def __call__(self, key: str, **values: Any) -> Markup:
+    def __call__(self, key: str, /, **values: Any) -> Markup:
         """A text with its values filled in, all of them escaped. Raises KeyError for a key that isn't there."""
         return Markup.escape(self._texts[key]).format(**values) if values else Markup.escape(self._texts[key])
 
-    def count(self, key: str, number: int, **values: Any) -> Markup:
+    def count(self, key: str, number: int, /, **values: Any) -> Markup:
         """A text about a number, which is {n}: `key`.one for 1, `key`.other for the rest."""
         form = "one" if number == 1 else "other"
         return self(f"{key}.{form}", n=shapes.number(number), **values)

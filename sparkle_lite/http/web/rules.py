@@ -75,6 +75,13 @@ def routes(pages: Pages) -> list[HTTPRouteHandler]:
     return [*_reading(pages), *_analyses(pages), *_deciding(pages), *_reviewing(pages), *_requests(pages)]
 
 
+async def _frame(pages: Pages) -> dict[str, Any]:
+    """What the tabs show: how much waits for review, and how many have asked for one."""
+    counts = await pages.runtime.decisions.counts()
+    held = sum(number for (_, state), number in counts.items() if state == "held")
+    return {"held": held, "asked_to_look": await reviews_of(pages).count_open()}
+
+
 def _told(pages: Pages, found: Iterable[Decision], moment: int) -> list[Told]:
     return [Told(one, one.state_at(moment), pages.runtime.decisions.reason(one)) for one in found]
 
@@ -84,7 +91,7 @@ def _told(pages: Pages, found: Iterable[Decision], moment: int) -> list[Told]:
 
 def _reading(pages: Pages) -> list[HTTPRouteHandler]:
     async def listing(request: Asked, template: str, wanted: Wanted, **values: Any) -> Page:
-        me = await pages.member(request)
+        await pages.member(request)
         decisions = pages.runtime.decisions
         found, moment = await decisions.page(wanted, _id(request.query_params.get("after")), SIZE + 1)
         counts = await decisions.counts()
@@ -94,8 +101,7 @@ def _reading(pages: Pages) -> list[HTTPRouteHandler]:
             rows=_told(pages, found[:SIZE], moment),
             next=found[SIZE - 1].id if len(found) > SIZE else None,
             origins=sorted({origin for origin, _ in counts} | {"admin", "config"}),
-            held=sum(number for (_, state), number in counts.items() if state == "held"),
-            asked_to_look=await reviews_of(pages).count_open() if me.is_admin else 0,
+            **await _frame(pages),
             wanted=wanted,
             parameters=_kept(request),
             lifetimes=LIFETIMES,
@@ -145,6 +151,7 @@ def _reading(pages: Pages) -> list[HTTPRouteHandler]:
             kinds=KINDS,
             lifetimes=LIFETIMES,
             forever=_FOREVER,
+            **await _frame(pages),
         )
 
     @get("/rules/changes")
@@ -158,7 +165,8 @@ def _reading(pages: Pages) -> list[HTTPRouteHandler]:
         ]
         last = found[-1] if len(found) == SIZE else None
         after = last and f"{last.at}.{last.decision.id}.{last.ended:d}"
-        return pages.page(request, "rules_changes.html", rows=rows, next=after, parameters=_kept(request), links=links)
+        values: dict[str, Any] = {"rows": rows, "next": after, "parameters": _kept(request), "links": links}
+        return pages.page(request, "rules_changes.html", **values, **await _frame(pages))
 
     return [rules, held, exceptions, deny, changes]
 
@@ -199,9 +207,8 @@ def _analyses(pages: Pages) -> list[HTTPRouteHandler]:
         settings = server.config.analysis
         counts = await server.decisions.counts()
         cards = [_card(name, settings, counts) for name in ANALYSES]
-        return pages.page(
-            request, "rules_analyses.html", settings=settings, presets=PRESETS, cards=cards, lines=_lines(settings)
-        )
+        values: dict[str, Any] = {"settings": settings, "presets": PRESETS, "cards": cards, "lines": _lines(settings)}
+        return pages.page(request, "rules_analyses.html", **values, **await _frame(pages))
 
     @get("/rules/dry-run")
     async def dry_run(request: Asked) -> Page:
@@ -224,6 +231,7 @@ def _analyses(pages: Pages) -> list[HTTPRouteHandler]:
             shown=SHOWN,
             links=links,
             **values,
+            **await _frame(pages),
         )
 
     async def _dry(given: Mapping[str, str]) -> list[Run]:
@@ -413,6 +421,7 @@ def _requests(pages: Pages) -> list[HTTPRouteHandler]:
             is_open=is_open,
             parameters=_kept(request),
             links=links,
+            **await _frame(pages),
         )
 
     @post("/rules/reviews/{number:int}/close", status_code=200)

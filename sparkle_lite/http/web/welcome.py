@@ -22,6 +22,7 @@ from sparkle_lite.http.web.render import (
     said,
     see_other,
 )
+from sparkle_lite.net import AddressError, address_bytes, is_public
 from sparkle_lite.runtime import Runtime
 from sparkle_lite.settings import choices
 
@@ -99,7 +100,7 @@ def _exceptions(pages: Pages) -> list[HTTPRouteHandler]:
             allowed=[(one.network, one.note or "") for one in allowed if one.network is not None],
             errors=errors,
             left=left,
-            mine=me.actor.address,
+            mine=_public(me.actor.address),
         )
 
     @get("/welcome/exceptions")
@@ -117,6 +118,14 @@ def _exceptions(pages: Pages) -> list[HTTPRouteHandler]:
         return see_other("/welcome/connect")
 
     return [exceptions, save_exceptions]
+
+
+def _public(address: str | None) -> str:
+    """An address if the world can reach it: only then a rule could list it."""
+    try:
+        return address if address and is_public(address_bytes(address)) else ""
+    except AddressError:
+        return ""
 
 
 async def _allow(

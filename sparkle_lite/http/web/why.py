@@ -28,7 +28,7 @@ from sparkle_lite.reviews import Request, Reviews
 _LOOKUPS = 30
 DAYS = 14
 # Sightings that are counted by day; the newest of them are shown.
-_SIGHTINGS = 500
+_SIGHTINGS = 100
 # The chart, in its own units.
 _BAR, _HEIGHT = 10, 40
 

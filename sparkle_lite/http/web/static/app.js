@@ -2,7 +2,9 @@
 "use strict";
 
 (() => {
-  const language = document.documentElement.lang;
+  // The page's language in the reader's own variety of it: days and months are written differently.
+  const page = document.documentElement.lang;
+  const language = navigator.languages.find((one) => one.split("-")[0] === page.split("-")[0]) || page;
   const full = new Intl.DateTimeFormat(language, { dateStyle: "medium", timeStyle: "short" });
   const relative = new Intl.RelativeTimeFormat(language, { numeric: "auto" });
   const units = [["year", 31536e6], ["month", 2592e6], ["day", 864e5], ["hour", 36e5], ["minute", 6e4]];
@@ -74,6 +76,8 @@
 
   document.addEventListener("htmx:load", (event) => localise(event.target.parentNode || document));
   localise(document);
+  const current = document.querySelector(".nav [aria-current]");
+  if (current) current.parentElement.scrollLeft = current.offsetLeft - 16;
   for (const each of document.querySelectorAll("[data-needs-script]")) each.hidden = false;
   setInterval(() => localise(document), 60000);
 })();

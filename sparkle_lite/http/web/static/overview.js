@@ -2,7 +2,9 @@
 "use strict";
 
 (() => {
-  const language = document.documentElement.lang;
+  // The page's language in the reader's own variety of it: days and months are written differently.
+  const page = document.documentElement.lang;
+  const language = navigator.languages.find((one) => one.split("-")[0] === page.split("-")[0]) || page;
   const dark = window.matchMedia("(prefers-color-scheme: dark)");
   const short = new Intl.NumberFormat(language, { notation: "compact", maximumFractionDigits: 1 });
   const long = new Intl.NumberFormat(language);

@@ -1,0 +1,395 @@
+"""The pages in a real browser, and what of them needs none."""
+
+import gzip
+import html
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+from urllib.parse import urlencode
+
+import pytest
+from browser import DESKTOP, PHONE, command, launch, visiting
+from feeder import HOSTILE, LEGACY, feed
+from server import Answer, App, RunningServer, start_server
+
+import sparkle_lite.http.web
+from sparkle_lite.http.web import render
+
+WEB = Path(sparkle_lite.http.web.__file__).parent
+HTML = {"Accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
+# Figures are read anew at once, so that a test need not wait for them.
+EAGER = "from sparkle_lite.db import overview; overview.FRESH_S = overview.STALE_S = 0"
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """One Chromium for all tests."""
+    driver, browser = launch()
+    yield browser
+    browser.close()
+    driver.stop()
+
+
+@pytest.fixture(scope="module")
+def busy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
+    """A server with users, applications and data, whose names are hostile wherever somebody may choose them."""
+    with start_server(tmp_path_factory.mktemp("busy"), prelude=EAGER) as server:
+        for seed in range(3):
+            feed(server, server.app, seed=seed)
+        assert asked(server, "/welcome/done", token_of(server), {}).status == 303
+        command(server, "user", "add", HOSTILE[0])
+        command(server, "app", "add", "--user", HOSTILE[0], "--comment", HOSTILE[1])
+        command(server, "user", "add", "mallory")
+        command(server, "user", "ban", "mallory", "--reason", HOSTILE[1])
+        yield server
+
+
+def token_of(server: RunningServer, user: str = "admin") -> str:
+    return command(server, "user", "token", user).strip()
+
+
+def asked(
+    server: RunningServer, path: str, token: str = "", form: dict[str, str] | None = None, **headers: str
+) -> Answer:
+    """What a browser is answered; `form` is posted from a page of this server."""
+    more = {name.replace("_", "-"): value for name, value in headers.items()}
+    if token:
+        more["Cookie"] = f"X-BTN-Token={token}" + (f"; {more['Cookie']}" if "Cookie" in more else "")
+    if form is None:
+        return server.request("GET", path, headers={**HTML, **more})
+    more = {"Sec-Fetch-Site": "same-origin", "Content-Type": "application/x-www-form-urlencoded", **more}
+    return server.request("POST", path, urlencode(form).encode(), {**HTML, **more})
+
+
+# --- In a browser -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_the_guide_leads_from_the_login_link_to_a_connected_client(
+    tmp_path: Path, browser: Any, language: Literal["en", "zh"]
+) -> None:
+    t = render.Texts(language)
+    viewport = PHONE if language == "zh" else DESKTOP
+    with start_server(tmp_path / "server") as server:
+        link = re.search(r"(/login\?token=\S+)", server.stdout)
+        assert link
+        with visiting(browser, server, locale=language, viewport=viewport) as visit:
+            page = visit.page
+            visit.go(link[1])
+            assert page.url == f"{server.url}/welcome"
+            visit.check()
+            page.fill("#name", "Ada <b>")
+            page.click("main form .primary")
+            page.check("input[value=solo]")
+            visit.check()
+            page.click("main form .primary")
+            page.fill("#addresses", "203.0.113.7  # my <i>seedbox\nnonsense")
+            visit.check()
+            page.click("main form .primary")
+            assert "nonsense" in visit.text()
+            assert page.input_value("#addresses") == "nonsense"
+            page.fill("#addresses", "")
+            page.click("main form .primary")
+            page.click(f"text={t('welcome.connect.other')}")
+            page.fill("#comment", "nas")
+            page.click("form:has(#comment) button")
+            visit.check()
+            secret = page.inner_text("#app-secret").strip()
+            app = App(page.inner_text("#app-id").strip(), secret)
+            assert page.inner_text("#config-url").strip() == f"{server.url}/ping/config"
+            assert str(t("connected.no")) in visit.text()
+            assert server.get("/ping/config", app, LEGACY).status == 200
+            page.wait_for_selector(".dot.on")
+            assert "PeerBanHelper 7.3.2" in visit.text()
+            page.click(f"text={t('welcome.finish')}")
+            assert page.url == f"{server.url}/"
+            visit.check()
+            visit.go("/rules/exceptions")
+            assert "203.0.113.7" in visit.text()
+        assert command(server, "config", "show").count('preset = "friends"') == 1
+        token = token_of(server)
+        assert 'value="solo" selected' in asked(server, "/admin/settings", token).body.decode()
+        server.restart()
+        assert 'value="solo" selected' in asked(server, "/admin/settings", token).body.decode()
+
+
+def test_data_that_arrives_is_seen_on_the_first_page(tmp_path: Path, browser: Any) -> None:
+    with (
+        start_server(tmp_path / "server", prelude=EAGER) as server,
+        visiting(browser, server, token_of(server)) as visit,
+    ):
+        assert asked(server, "/welcome/done", token_of(server), {}).status == 303
+        feed(server, server.app)
+        visit.go("/")
+        visit.page.wait_for_selector(".u-legend")
+        assert re.search(r"Observations\s+60\b", visit.text())
+        assert "ProgressCheatBlocker" in visit.text()
+        assert "203.0.113.0/24" in visit.text()
+        feed(server, server.app, seed=1)
+        visit.page.reload()
+        assert re.search(r"Observations\s+120\b", visit.text())
+        points = visit.page.evaluate("fetch('/overview.json').then((answer) => answer.json())")
+        assert (sum(points["rows"]["snapshot"]), sum(points["rows"]["ban"])) == (120, 24)
+        assert sum(points["submissions"]) == 4
+
+
+def test_the_first_page_is_small(busy: RunningServer, browser: Any) -> None:
+    with visiting(browser, busy, token_of(busy)) as visit:
+        sizes: list[int] = []
+        visit.page.on("requestfinished", lambda request: sizes.append(sum(request.sizes().values())))
+        visit.go("/")
+        visit.page.wait_for_selector(".u-legend")
+        visit.page.wait_for_load_state("networkidle")
+        assert 20_000 < sum(sizes) < 200_000
+
+
+PAGES = (
+    "/",
+    "/apps",
+    "/apps/all",
+    "/account",
+    "/admin/users",
+    "/admin/users/2",
+    "/admin/users/3",
+    "/admin/audit",
+    "/admin/settings",
+    "/welcome/circle",
+)
+
+
+@pytest.mark.parametrize(("language", "viewport", "scheme"), [("en", DESKTOP, "dark"), ("zh", PHONE, "light")])
+def test_every_page_is_sound_and_shows_hostile_names_as_text(
+    busy: RunningServer, browser: Any, language: str, viewport: dict[str, int], scheme: str
+) -> None:
+    settings = {"locale": language, "viewport": viewport, "color_scheme": scheme}
+    with visiting(browser, busy, token_of(busy), **settings) as visit:
+        for path in PAGES:
+            visit.go(path)
+            assert visit.page.get_attribute("html", "lang") == render.HTML_LANGUAGE[language]  # type: ignore[index]
+            visit.check()
+            assert "owned" not in visit.page.title() or "<script>" in visit.page.title()
+            assert visit.page.locator("main img, main script, main b").count() == 0, path
+        visit.go("/admin/users")
+        assert HOSTILE[0] in visit.text()
+        visit.go("/apps/all")
+        assert HOSTILE[1] in visit.text()
+        visit.go("/nothing", 404)
+        visit.check()
+    with visiting(browser, busy, **settings) as visit:
+        visit.go("/login")
+        visit.check()
+
+
+def test_an_application_is_created_reset_and_deleted(busy: RunningServer, browser: Any) -> None:
+    with visiting(browser, busy, token_of(busy)) as visit:
+        page = visit.page
+        visit.go("/apps")
+        page.fill("#comment", HOSTILE[2])
+        page.click("form:has(#comment) button")
+        visit.check()
+        app = App(page.inner_text("#app-id").strip(), page.inner_text("#app-secret").strip())
+        assert "app-secret" in page.locator("#yaml").text_content()
+        assert busy.get("/ping/config", app, LEGACY).status == 200
+        visit.go(f"/apps/{app.app_id}")
+        visit.check()
+        assert app.secret not in page.content()
+        page.click("summary:has-text('Make a new secret')")
+        page.click("text=Make a new secret now")
+        assert page.inner_text("#app-secret").strip() != app.secret
+        assert busy.get("/ping/config", app, LEGACY).status == 403
+        visit.go(f"/apps/{app.app_id}")
+        page.click("summary:text-is('Delete')")
+        page.click("text=Delete it for good")
+        assert page.url.startswith(f"{busy.url}/apps?done=")
+        visit.go(f"/apps/{app.app_id}", 404)
+
+
+def test_a_user_is_added_and_signs_in_by_the_link_they_are_given(busy: RunningServer, browser: Any) -> None:
+    with visiting(browser, busy, token_of(busy)) as visit:
+        visit.go("/admin/users")
+        visit.page.fill("#name", "bob")
+        visit.page.click("form:has(#name) button")
+        visit.page.click("button:has-text('Make a login link')")
+        link = visit.page.inner_text("#login-link").strip()
+    with visiting(browser, busy) as visit:
+        visit.go("/apps")
+        assert visit.page.url == f"{busy.url}/login?next=%2Fapps"
+        visit.go(link.removeprefix(busy.url))
+        assert visit.page.url == f"{busy.url}/apps"
+        visit.go("/admin/users", 403)
+        visit.check()
+        visit.page.click("details.menu summary")
+        visit.page.click("text=Sign out")
+        assert visit.page.url == f"{busy.url}/login?done=signed_out"
+        visit.go("/")
+        assert visit.page.url == f"{busy.url}/login"
+
+
+def test_the_language_is_switched_on_the_page_and_stays(busy: RunningServer, browser: Any) -> None:
+    with visiting(browser, busy) as visit:
+        visit.go("/login")
+        assert "Sign in" in visit.text()
+        visit.page.click("header a:has-text('中文')")
+        assert "一次性链接" in visit.text()
+        assert visit.page.url == f"{busy.url}/login"
+        visit.go("/login")
+        assert "一次性链接" in visit.text()
+
+
+# --- Without one ------------------------------------------------------------------------------------------------------
+
+
+def test_every_page_forbids_what_it_does_not_need(busy: RunningServer) -> None:
+    token = token_of(busy)
+    for path in (*PAGES, "/login", "/nothing", "/admin/users/999"):
+        headers = asked(busy, path, token).headers
+        policy = headers["content-security-policy"]
+        assert "default-src 'self'" in policy and "frame-ancestors 'none'" in policy and "unsafe" not in policy, path
+        assert headers["cache-control"] == "no-store"
+        assert headers["referrer-policy"] == "same-origin"
+        assert headers["x-content-type-options"] == "nosniff"
+
+
+def test_static_files_are_named_by_their_content_and_kept_for_ever(busy: RunningServer) -> None:
+    page = asked(busy, "/login").body.decode()
+    names = re.findall(r'(?:href|src)="(/static/[^"]+)"', page)
+    assert len(names) >= 4
+    for name in set(names):
+        plain = busy.request("GET", name)
+        assert "immutable" in plain.headers["cache-control"]
+        packed = busy.request("GET", name, headers={"Accept-Encoding": "gzip"})
+        assert packed.headers["content-encoding"] == "gzip"
+        assert gzip.decompress(packed.body) == plain.body
+    assert busy.request("GET", "/static/app.css").status == 404
+    assert busy.request("GET", "/static/..%2frender.py").status == 404
+
+
+def test_no_page_changes_anything_for_another_site(busy: RunningServer) -> None:
+    token = token_of(busy)
+    for headers in ({"Sec-Fetch-Site": "cross-site"}, {"Sec-Fetch-Site": "same-site"}):
+        for path in ("/apps", "/logout", "/admin/users", "/welcome/done", "/admin/settings/reload"):
+            answer = busy.request(
+                "POST", path, b"comment=x&name=x", {**HTML, **headers, "Cookie": f"X-BTN-Token={token}"}
+            )
+            assert answer.status == 403, path
+    assert asked(busy, "/account", token).status == 200
+
+
+def test_nobody_is_led_elsewhere(busy: RunningServer) -> None:
+    for wanted in (
+        "https://example.org/",
+        "//example.org/",
+        "/\\example.org",
+        "javascript:alert(1)",
+        "/\n/example.org",
+    ):
+        answer = asked(busy, f"/language?{urlencode({'to': 'zh', 'next': wanted})}")
+        assert (answer.status, answer.headers["location"]) == (303, "/"), wanted
+        answer = asked(busy, f"/login?{urlencode({'next': wanted})}", token_of(busy))
+        assert answer.headers["location"] == "/"
+
+
+def test_a_refusal_is_a_page_for_a_browser_and_an_envelope_for_a_program(busy: RunningServer) -> None:
+    answer = asked(busy, "/nothing", Accept_Language="zh-TW,zh;q=0.9,en;q=0.8")
+    assert (answer.status, answer.headers["content-language"]) == (404, "zh-CN")
+    assert "资源未找到" in answer.body.decode()
+    assert busy.request("GET", "/nothing").json()["success"] is False
+    assert asked(busy, "/api/nothing").json()["success"] is False
+    banned = asked(busy, "/admin/users", token_of(busy, HOSTILE[0]))
+    assert banned.status == 403
+    assert html.escape("<script>") not in banned.body.decode().partition("<main")[2]
+
+
+def test_a_login_link_that_is_no_good_leads_to_the_sign_in_page(busy: RunningServer) -> None:
+    answer = asked(busy, "/login?token=guessed")
+    assert answer.status == 403
+    assert "used already" in answer.body.decode()
+    assert busy.request("GET", "/login?token=guessed").json()["success"] is False
+
+
+def test_what_the_file_sets_no_page_can(tmp_path: Path) -> None:
+    with start_server(tmp_path / "server", '[analysis]\npreset = "tracker"\n') as server:
+        token = token_of(server)
+        assert (
+            "analysis.preset is set in the configuration file" in asked(server, "/welcome/circle", token).body.decode()
+        )
+        answer = asked(server, "/admin/settings/preset", token, {"preset": "solo"})
+        assert answer.status == 409
+        server.reload("")
+        assert asked(server, "/admin/settings/preset", token, {"preset": "solo"}).status == 303
+        server.reload('[analysis]\npreset = "tracker"\n')
+        assert "A community" in asked(server, "/admin/settings", token).body.decode()
+
+
+def test_the_configuration_is_read_again_from_the_page(tmp_path: Path) -> None:
+    with start_server(tmp_path / "server", "[auth]\nmax_apps_per_user = 1\n") as server:
+        token = token_of(server)
+        assert asked(server, "/apps", token, {"comment": "one more"}).status == 507
+        server.config.write_text("[auth]\nmax_apps_per_user = 9\n")
+        assert asked(server, "/admin/settings/reload", token, {}).status == 303
+        assert asked(server, "/apps", token, {"comment": "one more"}).status == 200
+        server.config.write_text("[auth]\nmax_apps_per_usr = 9\n[database]\npath='elsewhere.db'")
+        wrong = asked(server, "/admin/settings/reload", token, {})
+        assert wrong.status == 400
+        assert "did you mean" in wrong.body.decode()
+        server.config.write_text("[database]\npath = 'elsewhere.db'\n")
+        assert "database.path" in asked(server, "/admin/settings/reload", token, {}).body.decode()
+
+
+def test_secrets_are_masked_in_the_settings(tmp_path: Path) -> None:
+    text = "[auth]\njwt_secret = 'a-key-that-is-long-enough-to-sign-with'\n"
+    with start_server(tmp_path / "server", text) as server:
+        page = asked(server, "/admin/settings", token_of(server)).body.decode()
+        assert "a-key-that" not in page
+        assert "***" in page
+
+
+# --- Texts ------------------------------------------------------------------------------------------------------------
+
+
+def test_both_languages_say_the_same_things() -> None:
+    english, chinese = render.catalogue("en"), render.catalogue("zh")
+    assert set(english) == set(chinese)
+    for key, text in english.items():
+        assert text and chinese[key], key
+        assert set(re.findall(r"\{\w*\}", text)) == set(re.findall(r"\{\w*\}", chinese[key])), key
+
+
+def test_every_text_that_a_page_asks_for_is_there() -> None:
+    keys = set(render.catalogue("en"))
+    for file in WEB.glob("templates/*.html"):
+        text = file.read_text("utf-8")
+        for key in re.findall(r"""\bt\(\s*["']([\w.]+)["']\s*[,)]""", text):
+            assert key in keys, f"{file.name}: {key}"
+        for key in re.findall(r"""\.count\(\s*["']([\w.]+)["']\s*,""", text):
+            assert {f"{key}.one", f"{key}.other"} <= keys, f"{file.name}: {key}"
+
+
+@pytest.mark.parametrize(
+    ("header", "language"),
+    [
+        ("", "en"),
+        ("zh", "zh"),
+        ("zh-CN,zh;q=0.9,en;q=0.8", "zh"),
+        ("en-GB,zh;q=0.9", "en"),
+        ("fr,zh;q=0.5,en;q=0.4", "zh"),
+        ("en;q=0, zh;q=0.1", "zh"),
+        ("zh;q=x,*", "en"),
+    ],
+)
+def test_a_page_comes_in_the_language_that_the_browser_prefers(
+    busy: RunningServer, header: str, language: Literal["en", "zh"]
+) -> None:
+    assert asked(busy, "/login", Accept_Language=header).headers["content-language"] == render.HTML_LANGUAGE[language]
+    chosen = asked(busy, "/login", Accept_Language=header, Cookie="lang=zh")
+    assert chosen.headers["content-language"] == "zh-CN"
+
+
+def test_no_template_holds_a_script_or_a_style_of_its_own() -> None:
+    for file in WEB.glob("templates/*.html"):
+        text = file.read_text("utf-8")
+        assert not re.search(r"<script(?![^>]*\bsrc=)|<style|\sstyle=|\son\w+=|javascript:|\|\s*safe\b", text), (
+            file.name
+        )
+        assert not re.search(r"""(?:src|href|action)=["'](?:https?:)?//""", text), file.name
