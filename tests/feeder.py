@@ -23,9 +23,7 @@ def peer(random: Random) -> dict[str, Any]:
     """A peer as it was seen."""
     cheats = random.random() < 0.4
     name = random.choice(NAMES[2:] if cheats else NAMES[:2])
-    address = (
-        f"203.0.113.{random.randrange(1, 250)}" if cheats else f"198.51.{random.randrange(9)}.{random.randrange(250)}"
-    )
+    network = "203.0.113" if cheats else f"198.51.{random.randrange(9)}"
     return {
         "ip_address": f"{network}.{random.randrange(1, 250)}",
         "peer_port": random.randrange(1024, 65536),
