@@ -181,7 +181,7 @@ class Case(NamedTuple):
     name: str
     table: Any
     make: Callable[[random.Random], dict[str, Any]]
-    times: int = 100
+    times: int = 50
 
 
 def _address(rng: random.Random) -> str:
@@ -227,6 +227,7 @@ def cases(rows: int) -> Iterator[Case]:
         "snapshot: torrent size over",
         "snapshot",
         lambda rng: {"torrentSize": 1 << rng.randrange(20, 36), "torrentSizeCompareMethod": "GREATER_THAN"},
+        10,
     )
     yield Case(
         "snapshot: much traffic",
