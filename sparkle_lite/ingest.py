@@ -205,6 +205,7 @@ class Ingest:
         # Bodies of the group that is being committed: whether one of them is a duplicate shows only afterwards.
         self._under_way: set[bytes] = set()
         self._last_ban_submission = 0
+        self._last_receipt = 0
         self.dictionaries = Dictionaries()
         self.streams = database.streams()
         self.writer: Writer[Submission, _Group] = Writer(
@@ -245,7 +246,9 @@ class Ingest:
         Raises SparkleError for a body that isn't readable, or when the database can't be written.
         """
         outcome: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
-        self.writer.submit(Submission(userapp, address, self._clock(), body, encoding, dialect, outcome))
+        # Never backwards, whatever the clock does: what stands later in a segment was received later.
+        self._last_receipt = max(self._last_receipt, self._clock())
+        self.writer.submit(Submission(userapp, address, self._last_receipt, body, encoding, dialect, outcome))
         return await outcome
 
     # --- On the worker thread: from bodies to values ------------------------------------------------------------------

@@ -123,7 +123,8 @@ class Housekeeping:
             closed = await segments.catalogue(reader, "state='closed'")
         for segment in closed:
             size = await segments.build_indexes(self._database.segment_folder, segment, self._database.synchronous)
-            await self._ingest.writer.write(partial(segments.mark_indexed, segment=segment.id, size=size))
+            if size is not None:
+                await self._ingest.writer.write(partial(segments.mark_indexed, segment=segment.id, size=size))
 
     async def let_go(self) -> None:
         """Retention: what is older than configured, then what is more than the configured size."""

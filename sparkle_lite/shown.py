@@ -4,6 +4,7 @@ Names, order and types of the fields are those of Sparkle's published API; `inse
 `description`, `privateTorrent`, `totalExact`, `next` and everything about swarms are additions.
 """
 
+import re
 from collections.abc import Sequence
 from typing import Any, Generic, Literal, NamedTuple, TypeVar
 from uuid import UUID
@@ -205,8 +206,8 @@ def _discoverer(person: Person | None, viewer: Viewer) -> Discoverer | None:
 
 # --- Tables for other programs ----------------------------------------------------------------------------------------
 
-# A spreadsheet takes a text that begins so for a formula and runs it.
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+# A spreadsheet takes a text that begins so, perhaps behind blanks or controls, for a formula and runs it.
+_FORMULA = re.compile(r"[\t\r\n]|[\s\x00-\x20]*[=+\-@＝＋－＠]")
 _NESTED = {"torrent": Torrent, "foundBy": Discoverer, "lastSeenBy": Discoverer}
 
 
@@ -229,7 +230,7 @@ def csv_cells(row: msgspec.Struct, columns: Sequence[tuple[str, ...]]) -> list[s
             value = value.get(name) if value else None
         if isinstance(value, bool):
             value = "true" if value else "false"
-        if isinstance(value, str) and value.startswith(_FORMULA):
+        if isinstance(value, str) and _FORMULA.match(value):
             value = f"'{value}"
         cells.append("" if value is None else value)
     return cells

@@ -23,16 +23,23 @@ JOURNAL_SIZE_LIMIT = 8 << 20
 
 
 async def connect(
-    path: Path, *, synchronous: Synchronous = "full", cache_kib: int = 8192, begins: Literal["IMMEDIATE"] | None = None
+    path: Path,
+    *,
+    synchronous: Synchronous = "full",
+    cache_kib: int = 8192,
+    begins: Literal["IMMEDIATE"] | None = None,
+    create: bool = True,
 ) -> Connection:
-    """Open a file for writing, made readable by its owner alone if it is new.
+    """Open a file for writing; a new one (unless `create` is off) is readable by its owner alone.
 
     Transactions are explicit, unless `begins` lets the driver begin one before the first INSERT.
     Raises SparkleError where the file can't be opened.
     """
     with refused("open"):
-        _create_private(path)
-        connection = await aiosqlite.connect(path, isolation_level=begins, cached_statements=256)
+        if create:
+            _create_private(path)
+        uri = f"{absolute(path).as_uri()}?mode=rw"
+        connection = await aiosqlite.connect(uri, uri=True, isolation_level=begins, cached_statements=256)
         await _prepare(
             connection,
             f"PRAGMA busy_timeout={BUSY_TIMEOUT_MS}",
@@ -70,6 +77,11 @@ async def _prepare(connection: Connection, *pragmas: str) -> None:
     except BaseException:
         await connection.close()
         raise
+
+
+def absolute(path: Path) -> Path:
+    """The path from the root on, which is what a URI needs."""
+    return path.absolute()
 
 
 def _create_private(path: Path) -> None:

@@ -35,7 +35,7 @@ READERS = 3
 GROUP_BYTES = 400_000
 GROUP_BODIES = 128
 # From so many compressed bytes on, a group is prepared while the one before is being committed.
-AHEAD_BYTES = 150_000
+AHEAD_BYTES = 60_000
 
 logger = logging.getLogger("sparkle.database")
 

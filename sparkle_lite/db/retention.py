@@ -1,10 +1,11 @@
 """Letting go of what is old: whole segments, bans in small steps, and dictionary entries that nothing refers to."""
 
+import asyncio
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from sparkle_lite.db import segments
-from sparkle_lite.db.connection import Connection, connect, fetch_all, fetch_one, refused
+from sparkle_lite.db.connection import Connection, absolute, connect, fetch_all, fetch_one, refused
 from sparkle_lite.db.segments import Kind, SegmentRow, segment_path
 
 # (table, its column in a segment or ban)
@@ -49,7 +50,9 @@ async def unreferenced(path: Path, folder: Path) -> dict[str, list[int]]:
                 await connection.execute(statement)
             for segment in await segments.catalogue(connection):
                 file = segment_path(folder, segment.kind, segment.id)
-                await connection.execute("ATTACH ? AS seg", (str(file),))
+                if not await asyncio.to_thread(file.exists):
+                    continue  # Retention was quicker.
+                await connection.execute("ATTACH ? AS seg", (f"{absolute(file).as_uri()}?mode=ro",))
                 for statement in _uses("seg", segment.kind, sorted(_SEGMENT_COLUMNS[segment.kind])):
                     await connection.execute(statement)
                 await connection.execute("DETACH seg")

@@ -25,6 +25,7 @@ from sparkle_lite.db.connection import (
     statements,
     transaction,
 )
+from sparkle_lite.errors import SparkleError
 
 Kind = Literal["snapshot", "swarm"]
 KINDS: tuple[Kind, ...] = ("snapshot", "swarm")
@@ -34,6 +35,8 @@ SEGMENT_AGE_MS = 24 * 3600 * 1000
 # Rows in one INSERT: a few long calls into SQLite, each worth giving up the interpreter lock; never one of an odd size,
 # which SQLite would have to parse anew.
 CHUNK_ROWS = (500, 50, 5, 1)
+
+_LEAVE_TRIES = 25
 
 logger = logging.getLogger("sparkle.segments")
 
@@ -302,24 +305,39 @@ async def catalogue(connection: Connection, where: str = "", parameters: Sequenc
     return [SegmentRow(*row) for row in await fetch_all(connection, f"{_CATALOGUE}{condition} ORDER BY id", parameters)]
 
 
-async def build_indexes(folder: Path, segment: SegmentRow, synchronous: Synchronous) -> int:
+async def build_indexes(folder: Path, segment: SegmentRow, synchronous: Synchronous) -> int | None:
     """Index a closed segment on a connection of its own, and leave it as one plain file; returns its bytes.
 
-    SQLite gives up the interpreter lock while it sorts, so this runs beside ingestion. An interrupted build is begun
-    again at the next start: every statement is IF NOT EXISTS.
+    None if the file is gone by now. SQLite gives up the interpreter lock while it sorts, so this runs beside ingestion.
+    An interrupted build is begun again at the next start: every statement is IF NOT EXISTS.
     """
     path = segment_path(folder, segment.kind, segment.id)
-    connection = await connect(path, synchronous=synchronous, cache_kib=32768)
+    if not await asyncio.to_thread(path.exists):
+        return None
+    connection = await connect(path, synchronous=synchronous, cache_kib=32768, create=False)
     try:
         with refused("write"):
             for statement in statements(schema(f"{segment.kind}_index.sql")):
                 await connection.execute(statement)
             await fetch_all(connection, "PRAGMA wal_checkpoint(TRUNCATE)")
-            # Without a log beside it the file can be read as immutable, with no locks and no shared memory.
-            await fetch_all(connection, "PRAGMA journal_mode=DELETE")
+        await _leave_log(connection)
     finally:
         await connection.close()
     return file_size(path)
+
+
+async def _leave_log(connection: Connection) -> None:
+    """Give up the log: without one the file can be read as immutable, with no locks and no shared memory.
+
+    A reader that has the file open at this moment prevents that; after some tries the log stays, which costs nothing
+    but those advantages.
+    """
+    for _ in range(_LEAVE_TRIES):
+        try:
+            await fetch_all(connection, "PRAGMA journal_mode=DELETE")
+            return
+        except SparkleError:
+            await asyncio.sleep(0.2)
 
 
 async def mark_indexed(main: Connection, segment: int, size: int) -> None:
