@@ -7,7 +7,7 @@ The row path only calls `address_bytes`, about 1 µs for a text it has not seen 
 import ipaddress
 import re
 import socket
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import NamedTuple
 
 _V4_MAPPED = bytes(10) + b"\xff\xff"
@@ -147,29 +147,6 @@ def network_of(address: bytes, prefix: int) -> Network:
     bits = len(address) * 8
     masked = int.from_bytes(address, "big") >> (bits - prefix) << (bits - prefix)
     return Network(masked.to_bytes(len(address), "big"), prefix)
-
-
-def subtract(network: Network, holes: Iterable[Network]) -> list[Network]:
-    """What is left of a network without the holes, as the fewest networks in ascending order."""
-    left = [network]
-    for hole in holes:
-        if any(part.contains(hole) or hole.contains(part) for part in left):
-            left = [rest for part in left for rest in _without(part, hole)]
-    return left
-
-
-def _without(network: Network, hole: Network) -> Iterator[Network]:
-    if hole.contains(network):
-        return
-    if not network.contains(hole):
-        yield network
-        return
-    size = network.bits
-    half = network.prefix + 1
-    lower = Network(network.address, half)
-    upper = Network((network.first | 1 << (size - half)).to_bytes(len(network.address), "big"), half)
-    yield from _without(lower, hole)
-    yield from _without(upper, hole)
 
 
 def collapse(networks: Iterable[Network]) -> list[Network]:
