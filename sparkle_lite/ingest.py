@@ -1,8 +1,8 @@
 """The way of a peer from a client's body to a durable row.
 
-A request queues its still compressed body. What has arrived together is inflated, decoded and cleaned on one worker
-thread, its dictionary entries are found or added, and it is committed together: bans and dictionaries first, then the
-segments. Only then does each request get its answer. While one group is committed, the next is prepared.
+A request queues its still compressed body. What has arrived together is one group: it is inflated, decoded, cleaned and
+inserted in one visit to a segment's own thread, and committed together. Where the dictionaries lack something, or there
+are bans, the main database is written in between and committed first. Only then does each request get its answer.
 """
 
 import asyncio
@@ -10,8 +10,8 @@ import hashlib
 import logging
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Coroutine
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 from sparkle_lite.cleaning import Cleaner, Reporter
@@ -20,7 +20,7 @@ from sparkle_lite.db import bans, segments
 from sparkle_lite.db.connection import transaction
 from sparkle_lite.db.database import Database, Writer
 from sparkle_lite.db.dictionaries import Dictionaries, Resolved, Wanted
-from sparkle_lite.db.segments import Kind, SubmissionRow
+from sparkle_lite.db.segments import NO_ROWS, Kind, Rows, Stream, SubmissionRow
 from sparkle_lite.errors import SparkleError
 from sparkle_lite.metrics import Metrics
 from sparkle_lite.wire.bodies import Batch, decode, inflate
@@ -156,11 +156,13 @@ class _Part(NamedTuple):
 
 
 class _Group:
-    """What a group of bodies becomes on the worker thread, until it is committed."""
+    """What has arrived together, and what becomes of it on a segment's thread until it is committed."""
 
-    def __init__(self, clean: Cleaner, wanted: Wanted) -> None:
+    def __init__(self, waiting: Sequence[Submission], clean: Cleaner, wanted: Wanted) -> None:
+        self.waiting = deque(waiting)
         self.clean = clean
         self.wanted = wanted
+        self.prepared_at = time.perf_counter()
         self.jobs: list[Submission] = []
         self.failed: dict[int, BaseException] = {}
         self.rejected: dict[int, Counter[str]] = {}
@@ -172,9 +174,15 @@ class _Group:
         self.new_bans = 0
         self.duplicates = 0
         self.digests: set[tuple[str, bytes]] = set()
-        self.bodies: set[bytes] = set()
-        self.postponed: list[Submission] = []
-        self.fault: Exception | None = None
+
+    @property
+    def needs_main(self) -> bool:
+        """Whether the main database must be written before the rows can be."""
+        return bool(self.wanted) or bool(self.ban_submissions)
+
+    def rows(self, kind: Kind) -> Rows:
+        """What is to be inserted into a stream."""
+        return Rows(self.values[kind], [part.submission for part in self.parts[kind]])
 
 
 # Where a kind's stand-in ids may be, for each dictionary.
@@ -200,17 +208,12 @@ class Ingest:
         self._limits = limits
         self._metrics = metrics
         self._clock = clock
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="ingest")
         self._seen: dict[str, RecentDigests] = {stream: RecentDigests() for stream in STREAMS}
-        # Bodies of the group that is being committed: whether one of them is a duplicate shows only afterwards.
-        self._under_way: set[bytes] = set()
         self._last_ban_submission = 0
         self._last_receipt = 0
         self.dictionaries = Dictionaries()
         self.streams = database.streams()
-        self.writer: Writer[Submission, _Group] = Writer(
-            database.main, self._prepare, self._store, lambda job: len(job.body)
-        )
+        self.writer: Writer[Submission] = Writer(database.main, self._store, lambda job: len(job.body))
         self.room = Room(limits().queue_size)
         self.on_closed: Callable[[], None] = lambda: None
 
@@ -236,7 +239,6 @@ class Ingest:
             await self.writer.stop()
         for stream in self.streams.values():
             await stream.close()
-        self._thread.shutdown()
 
     async def submit(
         self, userapp: int, address: bytes | None, body: bytes, encoding: str, dialect: Dialect
@@ -251,34 +253,25 @@ class Ingest:
         self.writer.submit(Submission(userapp, address, self._last_receipt, body, encoding, dialect, outcome))
         return await outcome
 
-    # --- On the worker thread: from bodies to values ------------------------------------------------------------------
+    # --- On a segment's thread: from bodies to values -----------------------------------------------------------------
 
-    async def _prepare(self, jobs: list[Submission]) -> tuple[_Group, list[Submission]]:
-        waiting = deque(jobs)
-        wanted = Wanted()
-        group = _Group(Cleaner(self.dictionaries, wanted), wanted)
-        loop = asyncio.get_running_loop()
-        try:
-            await loop.run_in_executor(self._thread, self._prepare_on_thread, group, waiting)
-        except Exception as error:
-            group.fault = error
-        return group, list(waiting)
+    def _make(self, group: _Group, kind: Kind) -> Rows:
+        """Prepare a group; its rows of this kind, unless they have to wait for ids from the main database."""
+        self._prepare(group)
+        group.prepared_at = time.perf_counter()
+        return NO_ROWS if group.needs_main else group.rows(kind)
 
-    def _prepare_on_thread(self, group: _Group, waiting: deque[Submission]) -> None:
+    def _prepare(self, group: _Group) -> None:
         limits = self._limits()
         inflated = 0
-        while waiting and inflated < limits.max_inflated_size:
-            job = waiting.popleft()
+        while group.waiting and inflated < limits.max_inflated_size:
+            job = group.waiting.popleft()
             number = len(group.jobs)
             group.jobs.append(job)
             try:
                 data = inflate(job.body, job.encoding, limits.max_inflated_size)
                 inflated += len(data)
                 digest = _digest(job.userapp, data)
-                if digest in self._under_way:
-                    group.jobs.pop()
-                    group.postponed.append(job)
-                    continue
                 batch = decode(data, limits.max_rows_per_request, offsets_add=job.dialect.family is Family.RUST)
                 del data
                 if not job.dialect.knows_its_progress:
@@ -294,7 +287,6 @@ class Ingest:
     def _clean(self, group: _Group, number: int, job: Submission, batch: Batch, digest: bytes) -> None:
         rejected: Counter[str] = Counter(batch.rejected)
         who = Reporter(job.userapp, job.received_at, job.dialect.family)
-        group.bodies.add(digest)
 
         def submission(number: int, kept: int, sent: int) -> SubmissionRow:
             return SubmissionRow(
@@ -347,28 +339,20 @@ class Ingest:
 
     # --- On the writer task: from values to files ---------------------------------------------------------------------
 
-    def _store(self, group: _Group) -> Coroutine[Any, Any, None]:
-        # At once, not when the coroutine first runs: the worker thread may be preparing the next group by then.
-        self._under_way = group.bodies
-        return self._commit(group)
-
-    async def _commit(self, group: _Group) -> None:
-        started = time.perf_counter()
+    async def _store(self, jobs: list[Submission]) -> list[Submission]:
+        """Commit what has arrived together; returns what was too much for one group."""
+        wanted = Wanted()
+        group = _Group(jobs, Cleaner(self.dictionaries, wanted), wanted)
         try:
-            if group.fault is not None:
-                raise group.fault
             await self._write(group)
         except SparkleError as error:
             self._fail(group, error)
         except Exception as error:
-            self._under_way = set()
             await self._one_by_one(group, error)
         else:
             self._answer(group)
-            self._metrics.commit_seconds.observe(time.perf_counter() - started)
-        finally:
-            self._under_way = set()
-            self.writer.postpone(group.postponed)
+            self._metrics.commit_seconds.observe(time.perf_counter() - group.prepared_at)
+        return list(group.waiting)
 
     async def _one_by_one(self, group: _Group, error: Exception) -> None:
         """A fault that only one body of a group causes must not cost the others."""
@@ -377,11 +361,13 @@ class Ingest:
             self._fail(group, error)
             return
         for job in group.jobs:
-            alone, _ = await self._prepare([job])
-            await self._commit(alone)
+            await self._store([job])
 
     def _fail(self, group: _Group, error: BaseException) -> None:
         """Refuse every submission of a group; one that isn't readable keeps its own reason."""
+        if not group.jobs:
+            # The segment could not even be begun with.
+            group.jobs, group.waiting = list(group.waiting), deque()
         for number, job in enumerate(group.jobs):
             if not job.outcome.done():
                 job.outcome.set_exception(group.failed.get(number, error))
@@ -408,31 +394,41 @@ class Ingest:
             job.outcome.set_result(Outcome(group.accepted[number], rejected.total() if rejected else 0))
 
     async def _write(self, group: _Group) -> None:
-        await self._write_main(group)
-        for kind, stream in self.streams.items():
-            parts = group.parts[kind]
-            if not parts:
-                continue
-            submissions = [part.submission for part in parts]
-            values = group.values[kind]
-            try:
-                await stream.append(values, submissions)
-                await stream.commit(len(values) // _WIDTH[kind], submissions)
-            except BaseException:
+        first = self.streams["swarm" if group.waiting[0].dialect.reports_swarms else "snapshot"]
+        begun = [first]
+        try:
+            await first.append(partial(self._make, group, first.kind))
+            if group.needs_main:
+                await self._write_main(group)
+                if group.parts[first.kind]:
+                    await first.append(partial(group.rows, first.kind))
+            for kind, stream in self.streams.items():
+                if stream is not first and group.parts[kind]:
+                    begun.append(stream)
+                    await stream.append(partial(group.rows, kind))
+            for stream in list(begun):
+                if group.parts[stream.kind]:
+                    await self._commit(group, stream)
+                    begun.remove(stream)
+        finally:
+            # What failed, and what turned out to have nothing for its segment.
+            for stream in begun:
                 await stream.roll_back()
-                raise
-            for submission, start, end in parts:
-                self._seen[kind].add(submission.digest, submission.received_at)
-                clients = set(values[start + _CLIENT[kind] : end : _WIDTH[kind]])
-                self.dictionaries.saw(clients, submission.userapp, submission.received_at)
-            if stream.is_full(self._clock()):
-                await stream.roll(self._database.main, self._clock())
-                self.on_closed()
+
+    async def _commit(self, group: _Group, stream: Stream) -> None:
+        kind = stream.kind
+        values, submissions = group.rows(kind)
+        await stream.commit(len(values) // _WIDTH[kind], submissions)
+        for submission, start, end in group.parts[kind]:
+            self._seen[kind].add(submission.digest, submission.received_at)
+            clients = set(values[start + _CLIENT[kind] : end : _WIDTH[kind]])
+            self.dictionaries.saw(clients, submission.userapp, submission.received_at)
+        if stream.is_full(self._clock()):
+            await stream.roll(self._database.main, self._clock())
+            self.on_closed()
 
     async def _write_main(self, group: _Group) -> None:
         """Commit dictionary entries and bans; afterwards the group's values hold real ids."""
-        if not group.wanted and not group.ban_submissions:
-            return
         async with transaction(self._database.main) as main:
             resolved = await self.dictionaries.resolve(main, group.wanted)
             _put_ids(group, resolved)

@@ -5,7 +5,7 @@ import fcntl
 import logging
 import os
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -26,7 +26,6 @@ from sparkle_lite.errors import SparkleError
 
 T = TypeVar("T")
 S = TypeVar("S")
-G = TypeVar("G")
 Command = Callable[[Connection], Awaitable[T]]
 
 # Three connections let a slow page of the REST API leave two for everyone else.
@@ -34,8 +33,6 @@ READERS = 3
 # Compressed bytes and bodies that share one transaction at the most.
 GROUP_BYTES = 400_000
 GROUP_BODIES = 128
-# From so many compressed bytes on, a group is prepared while the one before is being committed.
-AHEAD_BYTES = 60_000
 
 logger = logging.getLogger("sparkle.database")
 
@@ -126,33 +123,25 @@ class Database:
         return {kind: segments.Stream(self.segment_folder, kind, self.synchronous) for kind in segments.KINDS}
 
 
-class Writer(Generic[S, G]):
+class Writer(Generic[S]):
     """The one task that writes: it takes what has arrived together and has it committed together.
 
-    `prepare` turns submissions into a group ready to be stored, and returns those it had no room for. While `store`
-    commits a group and settles each submission's own future, the next group is prepared. Commands run one by one in
-    transactions of their own, with no group under way. Nothing that a requester does (going away, timing out) can
+    `store` commits a group, settles each submission's own future, and returns those it had no room for. Commands run
+    between groups, one by one in transactions of their own. Nothing that a requester does (going away, timing out) can
     interrupt a transaction.
     """
 
     def __init__(
-        self,
-        main: Connection,
-        prepare: Callable[[list[S]], Awaitable[tuple[G, list[S]]]],
-        store: Callable[[G], Coroutine[Any, Any, None]],
-        weigh: Callable[[S], int],
+        self, main: Connection, store: Callable[[list[S]], Awaitable[list[S]]], weigh: Callable[[S], int]
     ) -> None:
         self._main = main
-        self._prepare = prepare
         self._store = store
         self._weigh = weigh
         self._submissions: deque[S] = deque()
-        self._waiting_bytes = 0
         self._commands: deque[tuple[Command[Any], bool, asyncio.Future[Any]]] = deque()
         self._wake = asyncio.Event()
         self._stopping = False
         self._task: asyncio.Task[None] | None = None
-        self._storing: asyncio.Task[None] | None = None
 
     @property
     def waiting(self) -> int:
@@ -178,14 +167,6 @@ class Writer(Generic[S, G]):
     def submit(self, submission: S) -> None:
         """Queue a submission; its own future tells when it is committed."""
         self._submissions.append(submission)
-        self._waiting_bytes += self._weigh(submission)
-        self._wake.set()
-
-    def postpone(self, submissions: Iterable[S]) -> None:
-        """Queue submissions again, in front, the last one first."""
-        for submission in submissions:
-            self._submissions.appendleft(submission)
-            self._waiting_bytes += self._weigh(submission)
         self._wake.set()
 
     async def write(self, command: Command[T], *, alone: bool = False) -> T:
@@ -200,31 +181,15 @@ class Writer(Generic[S, G]):
     async def _run(self) -> None:
         while True:
             if self._commands:
-                await self._stored()
-                while self._commands:
-                    await self._command(*self._commands.popleft())
+                await self._command(*self._commands.popleft())
             elif self._submissions:
-                if self._waiting_bytes < AHEAD_BYTES:
-                    # Little to prepare: better one larger group after this commit than two small ones.
-                    await self._stored()
-                group, rest = await self._prepare(self._group())
-                self.postpone(reversed(rest))
-                await self._stored()
-                self._storing = asyncio.create_task(self._store(group), name="store")
+                rest = await self._store(self._group())
+                self._submissions.extendleft(reversed(rest))
             elif self._stopping:
-                await self._stored()
-                # What a failed group gave back is still to be written.
-                if not self._submissions and not self._commands:
-                    return
+                return
             else:
                 self._wake.clear()
                 await self._wake.wait()
-
-    async def _stored(self) -> None:
-        """Wait for the group under way."""
-        if self._storing is not None:
-            await self._storing
-            self._storing = None
 
     def _group(self) -> list[S]:
         # Enough to make the cost of a commit small, little enough that nobody waits long behind it.
@@ -233,7 +198,6 @@ class Writer(Generic[S, G]):
         while self._submissions and weight < GROUP_BYTES and len(group) < GROUP_BODIES:
             group.append(self._submissions.popleft())
             weight += self._weigh(group[-1])
-        self._waiting_bytes -= weight
         return group
 
     async def _command(self, command: Command[Any], alone: bool, future: asyncio.Future[Any]) -> None:

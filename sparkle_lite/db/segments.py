@@ -6,9 +6,9 @@ When it is full or old it is closed; its indexes are built in the background, an
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from sparkle_lite.db.connection import (
     Connection,
@@ -34,7 +34,7 @@ SEGMENT_ROWS = 250_000
 SEGMENT_AGE_MS = 24 * 3600 * 1000
 # Rows in one INSERT: a few long calls into SQLite, each worth giving up the interpreter lock; never one of an odd size,
 # which SQLite would have to parse anew.
-CHUNK_ROWS = (500, 50, 5, 1)
+CHUNK_ROWS = (500, 50, 1)
 
 _LEAVE_TRIES = 25
 
@@ -92,6 +92,16 @@ class SubmissionRow(NamedTuple):
     digest: bytes
     rows: int
     rejected: int
+
+
+class Rows(NamedTuple):
+    """Rows of observations as one flat list of values in the order of `columns`, and the bodies that they came in."""
+
+    values: list[Any]
+    submissions: Sequence[SubmissionRow]
+
+
+NO_ROWS = Rows([], ())
 
 
 class SegmentRow(NamedTuple):
@@ -232,21 +242,15 @@ class Stream:
         self.first_received_at = self.last_received_at = None
         return old.id if old else None
 
-    async def append(self, values: list[object], submissions: Sequence[SubmissionRow]) -> None:
-        """Insert rows given as one flat list of values, and their submissions.
+    async def append(self, make: Callable[[], Rows]) -> None:
+        """Insert the rows that a function makes; it is called on the driver's thread, right before they are inserted.
 
-        Ends without a commit: `commit` or `roll_back` follows.
+        Making rows and inserting them in one visit to that thread spares a hand-over, and only one thread at a time
+        competes with the event loop for the interpreter. Ends without a commit: `commit` or `roll_back` follows.
         """
-        connection = self.connection
-        inserts = [connection.executemany("INSERT INTO submission VALUES (?,?,?,?,?,?,?,?)", submissions)]
-        start = 0
-        for rows in CHUNK_ROWS:
-            step = rows * self._width
-            end = len(values) - (len(values) - start) % step
-            if end > start:
-                chunks = [values[at : at + step] for at in range(start, end, step)]
-                inserts.append(connection.executemany(self._insert(rows), chunks))
-                start = end
+        connection, supply = self.connection, _Supply(make, self._width)
+        inserts = [connection.executemany(self._insert(rows), supply.chunks(rows)) for rows in CHUNK_ROWS]
+        inserts.append(connection.executemany("INSERT INTO submission VALUES (?,?,?,?,?,?,?,?)", supply.submissions()))
         with refused("write"):
             # Handed over together: the driver's thread goes from one to the next without waiting for us. It begins the
             # transaction before the first, and where one fails nothing is committed.
@@ -281,6 +285,34 @@ class Stream:
         if self._connection is not None:
             await self._connection.close()
             self._connection = None
+
+
+class _Supply:
+    """Rows for several INSERTs of different sizes, made when the first of them asks."""
+
+    def __init__(self, make: Callable[[], Rows], width: int) -> None:
+        self._make = make
+        self._width = width
+        self._rows: Rows | None = None
+        self._taken = 0
+
+    def _made(self) -> Rows:
+        if self._rows is None:
+            # What fails is not tried again by the next INSERT.
+            self._rows = NO_ROWS
+            self._rows = self._make()
+        return self._rows
+
+    def chunks(self, rows: int) -> Iterator[list[Any]]:
+        """The values of so many rows at a time, as long as there are enough left."""
+        values, step = self._made().values, rows * self._width
+        while self._taken + step <= len(values):
+            yield values[self._taken : self._taken + step]
+            self._taken += step
+
+    def submissions(self) -> Iterator[SubmissionRow]:
+        """The bodies."""
+        yield from self._made().submissions
 
 
 def segment_path(folder: Path, kind: Kind, segment: int) -> Path:

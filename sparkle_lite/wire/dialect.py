@@ -42,6 +42,11 @@ class Dialect(NamedTuple):
         """PeerBanHelper before 3.2: another protocol altogether, best answered with 403 and "please update"."""
         return self.family is Family.PEERBANHELPER and self.protocol < 3
 
+    @property
+    def reports_swarms(self) -> bool:
+        """Whether most of what it sends are swarms; older clients send snapshots."""
+        return self.protocol >= 20
+
 
 _FIXED = (
     (re.compile(r"PeerBanHelper-Rust/"), Dialect(Family.RUST, 20)),
