@@ -4,10 +4,12 @@ import contextlib
 import gzip
 import itertools
 import json
+import random
 import socket
 import threading
 import time
 import zlib
+from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
@@ -16,6 +18,8 @@ from typing import Any
 
 import pytest
 from server import PBH20, App, Kind, RunningServer, chunked, count, read_answer, wait_for
+
+from sparkle_lite.ingest import WORTH_AHEAD
 
 WIRE = Path(__file__).parent / "wire"
 T52 = "52fa13494a4571a951b46b1a04be19ab9d8089c3d3761956c99f5435e6f2c8ad"
@@ -1025,6 +1029,28 @@ def test_a_body_that_comes_many_times_at_once_is_stored_once(shared: RunningServ
         answers = list(pool.map(lambda _: shared.post(body, app), range(48)))
     assert {answer.status for answer in answers} == {200}
     assert (len(shared.rows("snapshot", app)), len(shared.rows("ban", app))) == (3, 2)
+
+
+def test_large_bodies_that_arrive_together_each_get_their_own_answer(shared: RunningServer, app: App) -> None:
+    """Bodies that wait are inflated ahead of their turn: none may take another's place, whatever is wrong with it."""
+    rng = random.Random(4)
+
+    def large(number: int) -> bytes:
+        rows = [peer(peer_id=f"-L{number:02}{row:04}", uploaded=rng.randrange(1 << 40)) for row in range(1500)]
+        return gzip.compress(json.dumps(peers(*rows)).encode(), 1)
+
+    bodies = [large(number) for number in range(24)]
+    assert min(map(len, bodies)) > WORTH_AHEAD + 1000
+    bodies[3] = bodies[3][:-1000]
+    bodies[7] = bodies[7][:-8] + bytes(8)
+    bodies[11] = bodies[10]
+    bodies[15] = gzip.compress(b" " * (65 << 20), 6)
+    with ThreadPoolExecutor(len(bodies)) as pool:
+        answers = list(pool.map(lambda body: shared.post(body, app), bodies))
+    refused = {3: 400, 7: 400, 15: 413}
+    assert [answer.status for answer in answers] == [refused.get(number, 200) for number in range(24)]
+    stored = Counter(row["peer_id"][:4] for row in shared.rows("snapshot", app))
+    assert stored == {f"-L{number:02}": 1500 for number in range(24) if number not in (*refused, 11)}
 
 
 def test_the_same_body_of_two_applications_is_stored_twice(shared: RunningServer, app: App) -> None:

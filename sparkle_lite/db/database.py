@@ -140,13 +140,18 @@ class Writer(Generic[S]):
         self._submissions: deque[S] = deque()
         self._commands: deque[tuple[Command[Any], bool, asyncio.Future[Any]]] = deque()
         self._wake = asyncio.Event()
-        self._stopping = False
+        self._stopping = self._storing = False
         self._task: asyncio.Task[None] | None = None
 
     @property
     def waiting(self) -> int:
         """How many submissions wait for their group."""
         return len(self._submissions)
+
+    @property
+    def busy(self) -> bool:
+        """Whether a new submission would have to wait for a group before its own."""
+        return self._storing or bool(self._submissions)
 
     @property
     def running(self) -> bool:
@@ -183,7 +188,9 @@ class Writer(Generic[S]):
             if self._commands:
                 await self._command(*self._commands.popleft())
             elif self._submissions:
+                self._storing = True
                 rest = await self._store(self._group())
+                self._storing = False
                 self._submissions.extendleft(reversed(rest))
             elif self._stopping:
                 return
