@@ -484,6 +484,7 @@ def test_every_address_of_a_heartbeat_is_kept_and_no_rule_lists_it_from_then_on(
 # --- The panel of an address ------------------------------------------------------------------------------------------
 
 
+LISTED = "Listed: PCDN, listed by the operator of this server / 已列入：PCDN，由本服务器的运营者列入"
 OUR_RULES = "com.ghostchu.peerbanhelper.module.impl.rule.BtnNetworkOnline"
 
 
@@ -517,16 +518,16 @@ def story(running: RunningServer, address: str, app: App | None = None) -> dict[
 @pytest.mark.parametrize(
     ("address", "color", "label"),
     [
-        ("192.0.2.99", "gray", "Unknown"),
-        ("2001:db8:77::1", "gray", "Unknown"),
-        ("45.7.0.1", "orange", "Banned by 2 people in 7 days"),
-        ("60.220.182.1", "red", "Listed: PCDN, listed by the operator of this server"),
-        ("60.220.180.1", "red", "Listed: PCDN, listed by the operator of this server"),
-        ("60.220.182.7", "green", "Excepted by the operator"),
-        ("45.9.0.1", "green", "Gives back what it takes"),
-        ("45.9.0.2", "gray", "Seen"),
+        ("192.0.2.99", "gray", "Unknown / 无记录"),
+        ("2001:db8:77::1", "gray", "Unknown / 无记录"),
+        ("45.7.0.1", "orange", "Banned by 2 people in 7 days / 7 天内被 2 人封禁"),
+        ("60.220.182.1", "red", LISTED),
+        ("60.220.180.1", "red", LISTED),
+        ("60.220.182.7", "green", "Excepted by the operator / 已由管理员放行"),
+        ("45.9.0.1", "green", "Gives back what it takes / 上传不少于下载"),
+        ("45.9.0.2", "gray", "Seen / 有记录"),
         # Banned by nobody but our own rules' followers.
-        ("45.7.0.2", "gray", "Seen"),
+        ("45.7.0.2", "gray", "Seen / 有记录"),
     ],
 )
 def test_colour_and_labels_tell_what_is_known(told: RunningServer, address: str, color: str, label: str) -> None:
@@ -652,6 +653,7 @@ def test_a_browser_shows_the_widget_in_a_frame(told: RunningServer) -> None:
     assert answer.headers["x-content-type-options"] == "nosniff"
     page = answer.body.decode()
     assert "Banned by 2 people" in page
+    assert "7 天内被 2 人封禁" in page
     assert 'class="orange"' in page
     ipv6 = told.request("GET", widget_path(told.add_app(), "2001:db8::1"))
     assert (ipv6.status, b"2001:db8::1" in ipv6.body) == (200, True)
