@@ -130,7 +130,7 @@ def test_the_new_paths_take_post_alone_and_only_with_credentials(server: Running
     assert is_refusal(server.request("POST", path, b'{"bans":[]}'), 403)
 
 
-def ban(number: int, at: int, **more: Any) -> Row:
+def ban(number: int, at: Any, **more: Any) -> Row:
     row: Row = json.loads(sample("pbh-modern-bans.json"))["bans"][0]
     return row | {"peer_ip": f"45.7.{number >> 8}.{number & 255}", "ban_at": at} | more
 
@@ -250,6 +250,7 @@ def test_an_offset_means_something_else_with_every_client(server: RunningServer)
         ("2026-07-17T16:29:59.987+08:00", 1784276999987),
         ("2026-07-17T08:29:59.987654321+00:00", 1784276999987),
         ("2026-07-17T08:29:59Z", 1784276999000),
+        ("2026-07-17t08:29:59.987z", 1784276999987),
         (1784276999987, 1784276999987),
         ("1784276999987", 1784276999987),
         (None, None),
@@ -258,9 +259,10 @@ def test_an_offset_means_something_else_with_every_client(server: RunningServer)
 )
 def test_a_time_may_be_a_number_or_rfc_3339(server: RunningServer, client: App, text: Any, at: int | None) -> None:
     row = swarm(first_time_seen=text, last_time_seen=text)
-    assert server.post({"swarms": [row]}, client, SYNC_SWARM, RUST).rejected == 0
+    assert server.post({"swarms": [row], "bans": [ban(1, text)]}, client, SYNC_SWARM, RUST).rejected == 0
     [stored] = server.rows("swarm", client)
     assert (stored["first_time_seen"], stored["last_time_seen"]) == (at, at)
+    assert [row["ban_at"] for row in server.rows("ban", client)] == [at]
 
 
 @pytest.mark.parametrize(
