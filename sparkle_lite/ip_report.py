@@ -14,6 +14,7 @@ from sparkle_lite.db.conditions import Filter
 from sparkle_lite.db.observed import Observed, ObservedBan, ObservedSwarm
 from sparkle_lite.db.search import Page
 from sparkle_lite.net import Network
+from sparkle_lite.reasons import Reason
 from sparkle_lite.wire import answers
 
 # Newest rows of each kind in one report; the panel pages by ten.
@@ -27,11 +28,14 @@ def filters(address: bytes) -> tuple[Filter, ...]:
     return (Filter("peer_ip", "EQUALS", Network(address, len(address) * 8)),)
 
 
-def report(listed: Sequence[str], excepted: bool, bans: Page, swarms: Page, now_ms: int) -> answers.IpQuery:
+def report(
+    listed: Sequence[tuple[str, Reason]], excepted: bool, bans: Page, swarms: Page, now_ms: int
+) -> answers.IpQuery:
     """The report from the address's bans and swarms of the last seven days.
 
-    `listed` are the reasons why the rules cover the address, `excepted` whether an exception frees it. Colour: red is
-    listed, green is excepted or gives back at least what it takes, orange was banned by somebody, gray is the rest.
+    `listed` are the categories and reasons of the rules that cover the address, `excepted` whether an exception frees
+    it. Colour: red is listed, green is excepted or gives back at least what it takes, orange was banned by somebody,
+    gray is the rest.
     """
     torrents: dict[bytes | str, str] = {}
     records = [_swarm(row, torrents) for row in swarms.rows if isinstance(row, ObservedSwarm)]
@@ -62,15 +66,17 @@ def _color(listed: bool, good: bool, banned: bool) -> str:
     return "orange" if banned else "gray"
 
 
-def _labels(listed: Sequence[str], excepted: bool, people: int, gives: bool, seen: bool) -> list[str]:
-    labels = [f"Listed: {reason}" for reason in listed]
+def _labels(listed: Sequence[tuple[str, Reason]], excepted: bool, people: int, gives: bool, seen: bool) -> list[str]:
+    """What is known, each thing in English and Chinese: nobody knows which of them the panel is read in."""
+    labels = [f"Listed: {category}, {why.en} / 已列入：{category}，{why.zh}" for category, why in listed]
     if excepted:
-        labels.append("Excepted by the operator")
+        labels.append("Excepted by the operator / 已由管理员放行")
     if people:
-        labels.append(f"Banned by {people} {'person' if people == 1 else 'people'} in 7 days")
+        persons = "person" if people == 1 else "people"
+        labels.append(f"Banned by {people} {persons} in 7 days / 7 天内被 {people} 人封禁")
     if gives:
-        labels.append("Gives back what it takes")
-    return labels or (["Seen"] if seen else ["Unknown"])
+        labels.append("Gives back what it takes / 上传不少于下载")
+    return labels or ["Seen / 有记录" if seen else "Unknown / 无记录"]
 
 
 def _concurrent(rows: Sequence[Observed]) -> tuple[int, int]:

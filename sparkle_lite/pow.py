@@ -13,8 +13,7 @@ from typing import NamedTuple
 from sparkle_lite.errors import SparkleError
 from sparkle_lite.wire.answers import Challenge
 
-# What PeerBanHelper calls the ability when it asks for a challenge, where that differs from the ability's name.
-TYPES = {"submit_histories": "submit_history", "rules": "rule_peer_identity"}
+# What PeerBanHelper asks challenges for; those that we ask proofs of are called like their abilities.
 KNOWN_TYPES = frozenset(
     {
         "heartbeat",
@@ -92,7 +91,7 @@ class ProofOfWork:
         meant = (
             session is not None
             and session.userapp == userapp
-            and session.type == TYPES.get(ability, ability)
+            and session.type == ability
             and session.expires_at > self._clock()
         )
         if session is None or not meant or not is_solution(session.challenge, session.bits, solution):

@@ -310,7 +310,7 @@ class Runtime:
                 limit=ip_report.RECORDS,
             )
             found.append(await self.search.page(query, int(limits.query_time), int(limits.count_time)))
-        listed = [f"{match.decision.category}, {match.reason.en}" for match in verdict.matches]
+        listed = [(match.decision.category, match.reason) for match in verdict.matches]
         return ip_report.report(listed, verdict.excepted, found[0], found[1], now)
 
     async def health(self) -> None:

@@ -253,7 +253,7 @@ class Client:
                     need(select.select([sock], [], [], 15)[0], "no answer")
                 if accident:
                     raise NoAnswer(accident == "lost")
-                return read_answer(sock, method)
+                return _unpacked(read_answer(sock, method))
         except OSError as error:
             raise NoAnswer from error
 
@@ -271,10 +271,15 @@ class Client:
         self.answers[name, answer.status] += 1
         return answer if answer.status in (200, 204) else None
 
+    def prove(self, name: str) -> tuple[str, ...]:
+        """The lines that prove the work which an ability asks for."""
+        return ()
+
     def submit(self, name: str, document: Document, body: bytes | None = None) -> Outcome:
         """POST rows, packed."""
         body = gzip.compress(json.dumps(document, ensure_ascii=False).encode() if body is None else body, 1)
-        more = ("Content-Type: application/json", "Content-Encoding: gzip")
+        # What the HTTP library sends again by itself is the same to the last byte, proof of work included.
+        more = ("Content-Type: application/json", "Content-Encoding: gzip", *self.prove(name))
         arrived = False
         for _ in range(1 + self.transport_retries):
             accident = self.accidents.pop(0) if self.accidents else ""
@@ -320,7 +325,7 @@ class Client:
         """A document by its `rev`, at first `first`; None when it is unchanged or did not come."""
         rev = self.revs.get(name, first)
         url = self.abilities[name]["endpoint"] + ("" if rev is None else f"?rev={rev}")
-        answer = self.get(name, url)
+        answer = self.get(name, url, *self.prove(name))
         if answer is None:
             return None
         # Without a set of its own PeerBanHelper fails on 204.
@@ -340,6 +345,12 @@ class Client:
     def note_totals(self, peers: Iterable[Seen]) -> None:
         """These totals reached the server."""
         self.totals.update({(peer.ip, self.identifier(peer)): (peer.up, peer.down) for peer in peers})
+
+
+def _unpacked(answer: Answer) -> Answer:
+    if answer.headers.get("content-encoding") != "gzip":
+        return answer
+    return answer._replace(body=gzip.decompress(answer.body))
 
 
 def _legacy_peer(client: Client, peer: Seen) -> Document:
@@ -411,7 +422,7 @@ class LegacyPeerBanHelper(PeerBanHelper):
 
     def credentials(self) -> list[str]:
         upgrade = ("Connection: Upgrade, HTTP2-Settings", "Upgrade: h2c", "HTTP2-Settings: AAEAAEAAAAIAAAAAAAMAAAAA")
-        return [*super().credentials(), *upgrade]
+        return [*super().credentials(), *upgrade, "Accept-Encoding: gzip,deflate"]
 
     def do_submit_peers(self) -> None:
         """All peers; what is not accepted is dropped."""
@@ -458,6 +469,9 @@ class LegacyPeerBanHelper(PeerBanHelper):
             self.revs["exception"] = clients.pbh_rules(answer.body, script=False).version
 
 
+_OKHTTP = ("Connection: Keep-Alive", "Accept-Encoding: gzip")
+
+
 class OkHttpPeerBanHelper(LegacyPeerBanHelper):
     """PeerBanHelper 9.1.5: the same shapes over OkHttp, which sends a request again when its connection breaks."""
 
@@ -469,7 +483,7 @@ class OkHttpPeerBanHelper(LegacyPeerBanHelper):
     transport_retries = 1
 
     def credentials(self) -> list[str]:
-        return [*PeerBanHelper.credentials(self), "Connection: Keep-Alive"]
+        return [*PeerBanHelper.credentials(self), *_OKHTTP]
 
 
 class _Pages(Client):
@@ -553,6 +567,9 @@ class _Pages(Client):
         return outcome == "accepted"
 
 
+_PROOF = ("X-BTN-PowID", "X-BTN-PowSolution")
+
+
 class ModernPeerBanHelper(_Pages, PeerBanHelper):
     """PeerBanHelper 9.5.0: protocol 20, page after page, each peer's totals once."""
 
@@ -561,6 +578,25 @@ class ModernPeerBanHelper(_Pages, PeerBanHelper):
         " BTN-Protocol-Version/20"
     )
     protocol = 20
+
+    def __init__(self, server: RunningServer, app: App, number: int) -> None:
+        super().__init__(server, app, number)
+        self._challenges = ""
+
+    def credentials(self) -> list[str]:
+        return [*super().credentials(), *_OKHTTP]
+
+    def parse(self, body: bytes) -> clients.Configured:
+        # Once told, the address is kept until the next start.
+        self._challenges = clients.load(body).get("proof_of_work_captcha", {}).get("endpoint", self._challenges)
+        return super().parse(body)
+
+    def prove(self, name: str) -> tuple[str, ...]:
+        if not self.abilities[name].get("pow_captcha"):
+            return ()
+        session = self.get("captcha", f"{self._challenges}?type={name}")
+        # Without a challenge the request is sent as it is.
+        return tuple(map(": ".join, zip(_PROOF, solve(session.json()), strict=True))) if session else ()
 
     def first_turn(self, name: str, ability: Document) -> int:
         soon = self._random.randrange(int(ability["random_initial_delay"]))
@@ -610,7 +646,8 @@ class ModernPeerBanHelper(_Pages, PeerBanHelper):
 
     def query(self, address: str) -> Document:
         """Open the panel of an address."""
-        answer = self.exchange("GET", f"{self.abilities['ip_query']['endpoint']}?ip={quote(address, safe='')}")
+        url = f"{self.abilities['ip_query']['endpoint']}?ip={quote(address, safe='')}"
+        answer = self.exchange("GET", url, None, *self.prove("ip_query"))
         need(answer.status == 200, f"{answer}")
         return panel(answer.body)
 
@@ -632,7 +669,7 @@ def _heartbeat(client: Client, address: str) -> None:
             path = client.abilities["heartbeat"]["endpoint"].removeprefix(BASE)
             head = [f"POST {path} HTTP/1.1", "Host: btn.example", f"User-Agent: {client.agent}"]
             said = [line for line in client.credentials() if not line.lower().startswith("content-type")]
-            sock.sendall("\r\n".join([*head, *said, *lines, "", ""]).encode() + body)
+            sock.sendall("\r\n".join([*head, *said, *client.prove("heartbeat"), *lines, "", ""]).encode() + body)
             answer = read_answer(sock)
     except OSError:
         client.answers["heartbeat", None] += 1
@@ -674,12 +711,12 @@ class Rust(_Pages):
         self.revs.clear()
         self.due.setdefault("config", self.now + HOUR)
 
-    def _unpacked(self, name: str) -> bytes | None:
+    def _list(self, name: str) -> bytes | None:
         answer = self.fetch(name, "")
         if answer is None:
             return None
         self.revs[name] = answer.headers.get("x-btn-contentversion", "")
-        return gzip.decompress(answer.body) if answer.headers.get("content-encoding") == "gzip" else answer.body
+        return answer.body
 
     def ban(self, ban: Banned) -> Document:
         return super().ban(ban) | {"module": "ProgressCheatBlocker", "structured_data": None}
@@ -702,18 +739,18 @@ class Rust(_Pages):
 
     def do_rule_peer_identity(self) -> None:
         """The rules without addresses."""
-        if body := self._unpacked("rule_peer_identity"):
+        if body := self._list("rule_peer_identity"):
             self.rules = clients.rust_rules(body)
 
     def do_ip_denylist(self) -> None:
         """The addresses to ban."""
-        body = self._unpacked("ip_denylist")
+        body = self._list("ip_denylist")
         if body is not None:
             self.denied = rust_list(body)
 
     def do_ip_allowlist(self) -> None:
         """The addresses never to ban."""
-        self._unpacked("ip_allowlist")
+        self._list("ip_allowlist")
 
     def do_heartbeat(self) -> None:
         """One, of no particular address."""
@@ -737,7 +774,7 @@ class ClientBlocker(Client):
             f"Authorization: Bearer {app.app_id}@{app.secret}",
             f"X-Btn-Appid: {app.app_id}",
             f"X-Btn-Appsecret: {app.secret}",
-            "Accept-Encoding: identity",
+            "Accept-Encoding: gzip",
         ]
 
     def parse(self, body: bytes) -> clients.Configured:

@@ -22,6 +22,9 @@ _ABILITIES = (
     *("submit_peers", "submit_bans", "submit_histories", "submit_swarm", "rules", "exception"),
     *("rule_peer_identity", "ip_denylist", "ip_allowlist", "heartbeat"),
 )
+_PROVABLE = [
+    *("submit_bans", "submit_swarm", "rule_peer_identity", "ip_denylist", "ip_allowlist", "heartbeat", "ip_query"),
+]
 _LISTED, _NEWLY_LISTED = "60.220.182.0/24", "60.221.0.0/16"
 
 
@@ -132,6 +135,40 @@ def check_torrents(server: RunningServer) -> None:
     with opened(server.database) as connection:
         rows = connection.execute("SELECT DISTINCT identifier, big_endian FROM torrent").fetchall()
     assert Counter(row["big_endian"] for row in rows) == {0: 5, 1: 5}
+
+
+class Resending(ModernPeerBanHelper):
+    """The same where its HTTP library sends a request again when the connection breaks."""
+
+    transport_retries = 1
+
+
+@pytest.mark.timeout(120)
+def test_lost_answers_and_crashes_cost_no_row_where_work_is_asked_for(start: Callable[..., RunningServer]) -> None:
+    text = f"{config('1h', _LISTED)}[btn.proof_of_work]\nabilities = {_PROVABLE}\ndifficulty_bits = 4\n"
+    server = start(text.replace("'", '"'))
+    families = (ModernPeerBanHelper, Resending)
+    people = [family(server, server.add_app(), number) for number, family in enumerate(families, 1)]
+    everybody: list[Client] = [*people]
+    run(everybody, 2)
+    for client in everybody:
+        client.accidents = ["lost", "cut", "lost"]
+    run(everybody, 5)
+    server.kill()
+    server.start()
+    run(everybody, 7)
+    for client in everybody:
+        client.active = False
+    run(everybody, 9)
+    for person in people:
+        assert not person.accidents
+        # The proof of an answer that was lost is used up: what the library sends again by itself is refused, once.
+        refused = sum(count for (_, status), count in person.answers.items() if status == 403)
+        assert refused == (1 if isinstance(person, Resending) else 0)
+        assert person.denied == {_LISTED}
+        check_nothing_lost_or_doubled(server, person)
+        check_everything_was_told(person)
+        assert person.query(person.sees.bans[-1].peer.ip)["bans"]["total"] > 0
 
 
 def test_the_panel_of_an_address_shows_what_a_client_told(start: Callable[..., RunningServer]) -> None:

@@ -130,7 +130,7 @@ def test_the_new_paths_take_post_alone_and_only_with_credentials(server: Running
     assert is_refusal(server.request("POST", path, b'{"bans":[]}'), 403)
 
 
-def ban(number: int, at: int, **more: Any) -> Row:
+def ban(number: int, at: Any, **more: Any) -> Row:
     row: Row = json.loads(sample("pbh-modern-bans.json"))["bans"][0]
     return row | {"peer_ip": f"45.7.{number >> 8}.{number & 255}", "ban_at": at} | more
 
@@ -250,6 +250,7 @@ def test_an_offset_means_something_else_with_every_client(server: RunningServer)
         ("2026-07-17T16:29:59.987+08:00", 1784276999987),
         ("2026-07-17T08:29:59.987654321+00:00", 1784276999987),
         ("2026-07-17T08:29:59Z", 1784276999000),
+        ("2026-07-17t08:29:59.987z", 1784276999987),
         (1784276999987, 1784276999987),
         ("1784276999987", 1784276999987),
         (None, None),
@@ -258,9 +259,10 @@ def test_an_offset_means_something_else_with_every_client(server: RunningServer)
 )
 def test_a_time_may_be_a_number_or_rfc_3339(server: RunningServer, client: App, text: Any, at: int | None) -> None:
     row = swarm(first_time_seen=text, last_time_seen=text)
-    assert server.post({"swarms": [row]}, client, SYNC_SWARM, RUST).rejected == 0
+    assert server.post({"swarms": [row], "bans": [ban(1, text)]}, client, SYNC_SWARM, RUST).rejected == 0
     [stored] = server.rows("swarm", client)
     assert (stored["first_time_seen"], stored["last_time_seen"]) == (at, at)
+    assert [row["ban_at"] for row in server.rows("ban", client)] == [at]
 
 
 @pytest.mark.parametrize(
@@ -484,6 +486,7 @@ def test_every_address_of_a_heartbeat_is_kept_and_no_rule_lists_it_from_then_on(
 # --- The panel of an address ------------------------------------------------------------------------------------------
 
 
+LISTED = "Listed: PCDN, listed by the operator of this server / 已列入：PCDN，由本服务器的运营者列入"
 OUR_RULES = "com.ghostchu.peerbanhelper.module.impl.rule.BtnNetworkOnline"
 
 
@@ -517,16 +520,16 @@ def story(running: RunningServer, address: str, app: App | None = None) -> dict[
 @pytest.mark.parametrize(
     ("address", "color", "label"),
     [
-        ("192.0.2.99", "gray", "Unknown"),
-        ("2001:db8:77::1", "gray", "Unknown"),
-        ("45.7.0.1", "orange", "Banned by 2 people in 7 days"),
-        ("60.220.182.1", "red", "Listed: PCDN, listed by the operator of this server"),
-        ("60.220.180.1", "red", "Listed: PCDN, listed by the operator of this server"),
-        ("60.220.182.7", "green", "Excepted by the operator"),
-        ("45.9.0.1", "green", "Gives back what it takes"),
-        ("45.9.0.2", "gray", "Seen"),
+        ("192.0.2.99", "gray", "Unknown / 无记录"),
+        ("2001:db8:77::1", "gray", "Unknown / 无记录"),
+        ("45.7.0.1", "orange", "Banned by 2 people in 7 days / 7 天内被 2 人封禁"),
+        ("60.220.182.1", "red", LISTED),
+        ("60.220.180.1", "red", LISTED),
+        ("60.220.182.7", "green", "Excepted by the operator / 已由管理员放行"),
+        ("45.9.0.1", "green", "Gives back what it takes / 上传不少于下载"),
+        ("45.9.0.2", "gray", "Seen / 有记录"),
         # Banned by nobody but our own rules' followers.
-        ("45.7.0.2", "gray", "Seen"),
+        ("45.7.0.2", "gray", "Seen / 有记录"),
     ],
 )
 def test_colour_and_labels_tell_what_is_known(told: RunningServer, address: str, color: str, label: str) -> None:
@@ -652,6 +655,7 @@ def test_a_browser_shows_the_widget_in_a_frame(told: RunningServer) -> None:
     assert answer.headers["x-content-type-options"] == "nosniff"
     page = answer.body.decode()
     assert "Banned by 2 people" in page
+    assert "7 天内被 2 人封禁" in page
     assert 'class="orange"' in page
     ipv6 = told.request("GET", widget_path(told.add_app(), "2001:db8::1"))
     assert (ipv6.status, b"2001:db8::1" in ipv6.body) == (200, True)

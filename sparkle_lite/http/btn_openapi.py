@@ -127,7 +127,7 @@ _RULES = {**_IDENTITIES, "version": _REV, "ip": {"untrusted_vote": ["203.0.113.5
 _LIST = "# [untrusted_vote] 4 people saw it cheat about its progress on 3 torrents\n203.0.113.57\n"
 _IP_QUERY = {
     "color": "gray",
-    "labels": ["Seen"],
+    "labels": ["Seen / 有记录"],
     "bans": {"duration": 604800000, "total": 0, "records": []},
     "swarms": {
         "duration": 604800000,

@@ -43,7 +43,7 @@ Kind = Literal["peers", "bans", "swarms"]
 _INT64_MIN, _INT64_MAX = -(2**63), 2**63 - 1
 _LATEST = 253_402_300_799_999  # the last millisecond of the year 9999: beyond it no date can be shown
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_NO_TIME, _MILLISECOND = timedelta(), timedelta(milliseconds=1)
+_MILLISECOND = timedelta(milliseconds=1)
 
 Int64 = Annotated[int, Meta(ge=_INT64_MIN, le=_INT64_MAX)]
 Millis = Annotated[int, Meta(ge=0, le=_LATEST)]
@@ -616,7 +616,8 @@ def _time(value: object) -> int | None:
     number = _parse_number(value) if isinstance(value, str) else value
     if number is None and isinstance(value, str):
         try:
-            moment = datetime.fromisoformat(value)
+            # RFC 3339 allows a small t and z, which this parser doesn't know.
+            moment = datetime.fromisoformat(value.upper())
         except ValueError:
             return None
         return _millis(moment)
@@ -626,11 +627,11 @@ def _time(value: object) -> int | None:
 
 
 def _millis(moment: datetime | None) -> int | None:
-    """A date in ms, read as UTC where it names no zone; None before 1970."""
+    """A date in ms, read as UTC where it names no zone; None outside of the years 1970 to 9999."""
     if moment is None:
         return None
-    since = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)) - _EPOCH
-    return since // _MILLISECOND if since >= _NO_TIME else None
+    since = ((moment if moment.tzinfo else moment.replace(tzinfo=UTC)) - _EPOCH) // _MILLISECOND
+    return since if 0 <= since <= _LATEST else None
 
 
 def _structured(value: object) -> str:
