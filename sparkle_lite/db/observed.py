@@ -63,7 +63,10 @@ class ObservedBan(Observed, gc=False):
 
 
 class ObservedSwarm(Observed, gc=False):
-    """The newest version of a cumulative row; `origin` 0 is a history, 1 a swarm."""
+    """The version of a cumulative row that counts; `origin` 0 is a history, 1 a swarm.
+
+    `first_time_seen` is the smallest of all versions.
+    """
 
     downloader: str | None
     origin: int
