@@ -271,7 +271,7 @@ def _ban_key(who: Reporter, row: Ban, address: bytes) -> tuple[int, int]:
 
 
 def _version_key(who: Reporter, row: Swarm, address: bytes) -> int:
-    """What makes two cumulative rows versions of the same one; the newest wins on reading."""
+    """What makes two cumulative rows versions of the same one; the one with the latest evidence wins on reading."""
     if row.origin == "swarm":
         return _number(who.userapp, "swarm", row.downloader, row.torrent_identifier, address, row.peer_port)
     if who.family is Family.QBCB:

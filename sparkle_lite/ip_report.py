@@ -13,6 +13,7 @@ from sparkle_lite import net
 from sparkle_lite.db.conditions import Filter
 from sparkle_lite.db.observed import Observed, ObservedBan, ObservedSwarm
 from sparkle_lite.db.search import Page
+from sparkle_lite.db.torrents import UNKNOWN_TORRENTS, different
 from sparkle_lite.net import Network
 from sparkle_lite.reasons import Reason
 from sparkle_lite.wire import answers
@@ -54,7 +55,7 @@ def report(
         traffic=answers.Traffic(
             WINDOW_MS, to_peer, from_peer, from_peer / to_peer if to_peer else float(from_peer > 0)
         ),
-        torrents=answers.Torrents(WINDOW_MS, len(torrents)),
+        torrents=answers.Torrents(WINDOW_MS, _torrents([*swarms.rows, *bans.rows])),
     )
 
 
@@ -81,12 +82,20 @@ def _labels(listed: Sequence[tuple[str, Reason]], excepted: bool, people: int, g
 
 def _concurrent(rows: Sequence[Observed]) -> tuple[int, int]:
     """How many torrents the address is downloading, and seeding, in the last hour."""
-    seeding = {row.torrent_identifier for row in rows if (row.peer_progress or 0) >= 1}
-    return len({row.torrent_identifier for row in rows} - seeding), len(seeding)
+    seeds = [row for row in rows if (row.peer_progress or 0) >= 1]
+    seeding = {row.torrent_identifier for row in seeds}
+    return _torrents([row for row in rows if row.torrent_identifier not in seeding]), _torrents(seeds)
+
+
+def _torrents(rows: Sequence[Observed]) -> int:
+    # By their identifiers: clients differ in what they say of a torrent's size.
+    return different((row.torrent_identifier, bool(row.torrent_big_endian)) for row in rows)
 
 
 def _torrent(row: Observed, torrents: dict[bytes | str, str]) -> str:
-    # By its identifier: clients differ in what they say of a torrent's size.
+    """A number that stands for a torrent; of the same one in the other byte order nobody can tell that it is."""
+    if row.torrent_identifier in UNKNOWN_TORRENTS:
+        return "unknown"
     return torrents.setdefault(row.torrent_identifier, f"T{len(torrents) + 1}")
 
 

@@ -100,7 +100,7 @@ class BanQuery(SnapshotQuery, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 
 class SwarmQuery(SnapshotQuery, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="camel"):
-    """Filters on the newest version of a cumulative row."""
+    """Filters on the version of a cumulative row that counts, and on its own times."""
 
     origin: Literal["HISTORY", "SWARM"] | None = None
     downloader: Text | None = None

@@ -78,7 +78,7 @@ class BanHistory(_Peer, frozen=True, kw_only=True, rename="camel"):
 
 
 class Swarm(_Peer, frozen=True, kw_only=True, rename="camel"):
-    """The newest version of a cumulative row: what one application counted of one peer in one torrent."""
+    """The version of a cumulative row that counts: what one application counted of one peer in one torrent."""
 
     origin: Literal["HISTORY", "SWARM"]
     downloader: str | None

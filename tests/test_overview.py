@@ -84,6 +84,16 @@ def test_an_hour_is_counted_once_however_often_it_is_recorded(world: World) -> N
     assert series.times[-1] * 1000 <= NOW < (series.times[-1] + 2 * 3600) * 1000
 
 
+def test_a_torrent_of_two_sizes_or_byte_orders_is_one(world: World) -> None:
+    for name in ("debian", "fedora", "arch"):
+        world.torrent(name)
+    world.torrent("debian", size=5)
+    for name in ("debian", "fedora"):
+        world.torrent(name, big_endian=1)
+    world.torrent("7e071fd9b023ed8f18458a73613a0834f6220bd5cc50357ba3493c6040a9ea8c")
+    assert asyncio.run(opened(world, lambda overview: overview.figures())).torrents == 3
+
+
 def test_the_weeks_bans_are_broken_down(world: World) -> None:
     one, two = world.friends(2)
     for number in range(5):

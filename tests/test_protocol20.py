@@ -585,6 +585,56 @@ def test_a_torrent_of_which_clients_tell_two_sizes_is_one(server: RunningServer,
     assert report["swarms"]["concurrent_download_torrents_count"] == 1
 
 
+ZEROS, ZEROS_TURNED = (
+    "1ca334e65d854658cf4398db9f2e1c350a1d80b4aa29b2a87b47a1534bb961d2",
+    "1fef2c4fca28401f0945355f8e4468ab9fd311885e884f5ac5ef2d7a544d5d06",
+)
+NO_HASH = "7e071fd9b023ed8f18458a73613a0834f6220bd5cc50357ba3493c6040a9ea8c"
+
+
+def turned(identifier: str) -> str:
+    """Stands for the identifier of the same torrent in the other byte order."""
+    return identifier[::-1]
+
+
+@pytest.mark.parametrize(
+    ("address", "little", "big", "count"),
+    [
+        # One client of each kind tells of the same two torrents.
+        ("45.10.0.1", [T52, TD8], [turned(T52), turned(TD8)], 2),
+        # Of three torrents one kind knows one.
+        ("45.10.0.2", [T52, TD8, "ab" * 32], [turned(T52)], 3),
+        ("45.10.0.3", [T52], [turned(T52), turned(TD8)], 2),
+        # What says "unknown" is no torrent, in whatever order, and neither are two of them.
+        ("45.10.0.4", [T52, NO_HASH, ZEROS], [turned(T52), NO_HASH, ZEROS_TURNED], 1),
+        ("45.10.0.5", [NO_HASH, ZEROS], [ZEROS_TURNED], 0),
+    ],
+)
+@pytest.mark.parametrize("progress", [0.5, 1.0])
+def test_a_torrent_under_the_identifiers_of_both_byte_orders_is_counted_once(
+    server: RunningServer, address: str, little: list[str], big: list[str], count: int, progress: float
+) -> None:
+    address = address.replace("45.10", f"45.{10 + int(progress)}")
+    for agent, identifiers in ((PBH20, little), (QBCB, big)):
+        app = server.add_app()
+        rows = [swarm(peer_ip=address, torrent_identifier=one, peer_progress=progress) for one in identifiers]
+        # A ban of the same torrents adds none.
+        bans = [ban(1, 1, peer_ip=address, torrent_identifier=one) for one in identifiers]
+        assert server.post({"swarms": rows}, app, SYNC_SWARM, agent).rejected == 0
+        assert server.post({"bans": bans}, app, SYNC_BANS, agent).rejected == 0
+    report = story(server, address)
+    assert report["swarms"]["total"] == len(little) + len(big)
+    assert report["torrents"]["count"] == count
+    concurrent = (
+        report["swarms"]["concurrent_download_torrents_count"],
+        report["swarms"]["concurrent_seeding_torrents_count"],
+    )
+    assert concurrent == ((0, count) if progress == 1 else (count, 0))
+    labels = [record["torrent"] for record in report["swarms"]["records"]]
+    sentinels = [one for one in (*little, *big) if one in (NO_HASH, ZEROS, ZEROS_TURNED)]
+    assert labels.count("unknown") == len(sentinels)
+
+
 def test_a_panel_leads_to_nobody(told: RunningServer) -> None:
     asker = told.add_app()
     texts = [told.get(f"{QUERY}?ip={ip}", asker).body.decode() for ip in ("45.7.0.1", "45.9.0.2", "60.220.182.1")]

@@ -6,8 +6,9 @@ import ipaddress
 import itertools
 import json
 import random
+import sqlite3
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -103,7 +104,7 @@ def pick_swarm(dice: random.Random) -> Row:
     return {
         **pick_peer(dice),
         # Few enough for most rows to be replaced by a later version.
-        "peer_ip": dice.choice(ADDRESSES[:6]),
+        "peer_ip": dice.choice(("203.0.113.1", "2001:db8::1")),
         "peer_port": dice.choice((80, 51413)),
         "downloader": dice.choice(("home", "HOME", "nas_1", None)),
         "from_peer_traffic_offset": dice.choice((0, 10)),
@@ -111,7 +112,8 @@ def pick_swarm(dice: random.Random) -> Row:
         "to_peer_traffic_offset": dice.choice((0, 12)),
         "to_peer_traffic_speed_max": dice.choice((0, 13)),
         "first_time_seen": dice.choice((None, START - 5000, START - 4000)),
-        "last_time_seen": dice.choice((None, START - 10, START)),
+        # Some clocks are ahead of ours, some pages come late, and some rows say nothing.
+        "last_time_seen": dice.choice((None, 0, START, START + dice.randrange(40_000), START + 10**10)),
     }
 
 
@@ -135,22 +137,56 @@ MODERN = {
 LISTS = {"snapshot": ("peers", LEGACY), "swarm": ("swarms", MODERN), "ban": ("bans", {"flags": "peer_flag"})}
 
 
+def counting(rows: list[Row]) -> list[Row]:
+    """Of all versions of cumulative rows those that count, ascending; each says in `shown_first` when it all began."""
+    keys: dict[Any, list[Row]] = {}
+    for row in rows:
+        keys.setdefault(version_key(row), []).append(row)
+    found = []
+    for versions in keys.values():
+        best = versions[0]
+        for row in versions[1:]:
+            if evidence_time(row) >= evidence_time(best):
+                best = row
+        begun = [row["first_time_seen"] for row in versions if row["first_time_seen"] is not None]
+        found.append(best | {"shown_first": min(begun) if begun else None})
+    return sorted(found, key=lambda row: row["id"])
+
+
+def version_key(row: Row) -> tuple[Any, ...]:
+    """What makes two rows versions of one."""
+    return row["userapp"], row["downloader"], row["torrent_identifier"], row["peer_ip"], row["peer_port"]
+
+
+def evidence_time(row: Row) -> int:
+    """When something was seen: nobody can have seen it after he told us."""
+    said: int | None = row["last_time_seen"]
+    received: int = row["insert_time"]
+    return received if said is None or said > received else said
+
+
 class World:
     """A database filled through ingestion, and the same rows as the oracle knows them, in order of receipt."""
 
     def __init__(self, folder: Path) -> None:
         self.runner = asyncio.Runner()
-        self.database = Database(folder / "sparkle.db", "normal")
+        self.path = folder / "sparkle.db"
+        self.database: Database
         self.now = START
         self.ingest: Ingest
         self.search: Search
         self.rows: dict[str, list[Row]] = {"snapshot": [], "ban": [], "swarm": [], "discovery": []}
+        self.versions: list[Row] = []
 
-    async def open(self) -> None:
+    async def start(self) -> None:
+        self.database = Database(self.path, "normal")
         await self.database.open()
         self.ingest = Ingest(self.database, Limits, Metrics(), lambda: self.now)
         await self.ingest.open()
         self.search = Search(self.database, self.ingest.streams)
+
+    async def open(self) -> None:
+        await self.start()
         await self.database.main.executemany(
             "INSERT INTO user (id, name, name_key, role, registered_by, registered_at) VALUES (?,?,?,?,'admin',5)",
             [(1, "admin", "admin", "admin"), (2, "bob", "bob", "user")],
@@ -190,8 +226,10 @@ class World:
         known |= {"last_seen_at": self.now, "last_seen_by": userapp}
 
     async def fill(self, dice: random.Random) -> None:
-        for _ in range(150):
-            kind = dice.choice(("snapshot", "snapshot", "swarm", "ban"))
+        bodies = itertools.count()
+        # The hot segment of cumulative rows is well filled in the end.
+        while next(bodies) < 200 or self.ingest.streams["swarm"].rows < 42:
+            kind = dice.choice(("snapshot", "swarm", "swarm", "ban"))
             stream = self.ingest.streams.get(kind)  # type: ignore[call-overload]
             # Bodies of the same instant, but never in two segments: there they follow each other as they came.
             if dice.random() < 0.6 or (stream and stream.rows == 0):
@@ -199,22 +237,25 @@ class World:
             rows = [PICK[kind](dice) for _ in range(dice.choice((1, 3, 9)))]
             await self.submit(kind, dice.choice((1, 2, 3)), dice.choice((None, self.now - 7, START)), rows)
         await self.database.write(self.ingest.dictionaries.write_seen)
-        closed = await segments.catalogue(self.database.main, "state='closed'")
-        # One of each kind stays as it is between its closing and its indexing.
-        for segment in [s for s in closed if s.id % 4]:
-            size = await segments.build_indexes(self.database.segment_folder, segment, "normal")
-            await segments.mark_indexed(self.database.main, segment.id, size)
+        for kind in segments.KINDS:
+            closed = await segments.catalogue(self.database.main, "kind=? AND state='closed'", (kind,))
+            # The second of each kind stays as it is between its closing and its indexing.
+            await self.index(closed[:1] + closed[2:])
         self.settle()
+
+    async def index(self, closed: list[segments.SegmentRow]) -> None:
+        for segment in closed:
+            size = await segments.build_indexes(self.database.segment_folder, segment, "normal")
+            assert size is not None
+            await segments.mark_indexed(self.database.main, segment.id, size)
 
     def settle(self) -> None:
         """What the oracle's rows look like from outside."""
-        newest: dict[Any, Row] = {}
         for row in self.rows["swarm"]:
-            key = ("userapp", "downloader", "torrent_identifier", "peer_ip", "peer_port")
-            newest[tuple(row[name] for name in key)] = row
             row["origin"] = 1
-        self.rows["swarm"] = sorted(newest.values(), key=lambda row: row["id"])
-        for row in itertools.chain(*self.rows.values()):
+        self.versions = self.rows["swarm"]
+        self.rows["swarm"] = counting(self.versions)
+        for row in itertools.chain(*self.rows.values(), self.versions):
             row["peer_id"] = (row["peer_id"] or "")[:8] or "N/A"
             row["peer_client_name"] = row["peer_client_name"] or "N/A"
 
@@ -394,6 +435,32 @@ def test_the_chains_are_long_and_in_every_state(world: World) -> None:
         assert {segment.state for segment in chain} == {"hot", "closed", "indexed"}
 
 
+def test_versions_are_replaced_by_newer_and_by_older_segments_of_every_state(world: World) -> None:
+    chain = world.runner.run(segments.catalogue(world.database.main, "kind='swarm'"))
+
+    def segment_of(number: int) -> segments.SegmentRow:
+        return next(segment for segment in reversed(chain) if segment.first_row <= number)
+
+    keys: dict[Any, list[Row]] = {}
+    for row in world.versions:
+        keys.setdefault(version_key(row), []).append(row)
+    winners = {row["id"] for row in world.rows["swarm"]}
+    cases = set()
+    for versions in keys.values():
+        winner = next(row for row in versions if row["id"] in winners)
+        for row in versions:
+            mine, other = segment_of(winner["id"]), segment_of(row["id"])
+            if row is not winner:
+                where = (other.id > mine.id) - (other.id < mine.id)
+                cases.add((mine.state, other.state, where))
+    states = ("indexed", "closed", "hot")
+    # A row that counts stands in a segment of each state, and others of its key in older and newer ones of each.
+    assert {(mine, other) for mine, other, _ in cases} == set(itertools.product(states, states))
+    assert {where for _, _, where in cases} == {-1, 0, 1}
+    assert {("indexed", "hot", 1), ("closed", "hot", 1), ("hot", "indexed", -1), ("hot", "hot", 0)} <= cases
+    assert any(row["shown_first"] != row["first_time_seen"] for row in world.rows["swarm"])
+
+
 # --- One filter at a time ---------------------------------------------------------------------------------------------
 
 PEER_FIELDS = ["peerId", "peerClientName", "torrentIdentifier", *list(NUMBER_FIELDS)[:8]]
@@ -562,6 +629,8 @@ def test_rows_are_shown_as_they_were_sent(world: World) -> None:
             assert (row.torrent.identifier, row.torrent.size) == (sent["torrent_identifier"], sent["torrent_size"])
             assert row.torrent.private_torrent == sent["torrent_is_private"]
             assert row.submit_id.hex == sent["submit_id"]
+            if table == "swarm":
+                assert (row.first_time_seen, row.last_time_seen) == (sent["shown_first"], sent["last_time_seen"])
             mine = OWNERS[sent["userapp"]] == 2
             assert row.app_id == (f"app-{9 - sent['userapp']}" if mine else None)
 
@@ -610,6 +679,95 @@ def test_a_segment_that_retention_unlinks_is_gone_from_pages_and_from_the_disk(t
         world.runner.run(world.search.tidy())
         with pytest.raises(SparkleError, match="changing"):
             world.ids("snapshot", {"sortBy": "peerIp"})
+
+
+def test_what_retention_unlinks_replaces_nothing_any_more(tmp_path: Path) -> None:
+    with opened(tmp_path) as world:
+        world.runner.run(world.fill(random.Random(7)))
+        chain = world.runner.run(segments.catalogue(world.database.main, "kind='swarm' AND state='indexed'"))
+        world.runner.run(segments.forget(world.database.main, chain[:2]))
+        segments.unlink(world.database.segment_folder, chain[:2])
+        gone = {
+            number for segment in chain[:2] for number in range(segment.first_row, segment.first_row + segment.rows)
+        }
+        left = counting([row for row in world.versions if row["id"] not in gone])
+        assert {row["id"] for row in left} - {row["id"] for row in world.rows["swarm"]}
+        assert world.ids("swarm", {"sortBy": "id", "sortOrder": "ASC"}) == [row["id"] for row in left]
+        rows, _ = world.ask("swarm", {"pageSize": 3000, "sortBy": "id", "sortOrder": "ASC"})
+        assert [row.first_time_seen for row in rows] == [row["shown_first"] for row in left]
+
+
+def swarm(peer_port: int, first: int | None, last: int | None, taken: int) -> Row:
+    """A cumulative row of one peer."""
+    row = pick_swarm(random.Random(0)) | {"downloader": "home", "peer_port": peer_port, "to_peer_traffic": taken}
+    return row | {"peer_ip": ADDRESSES[0], "first_time_seen": first, "last_time_seen": last}
+
+
+@pytest.mark.parametrize("state", ["one", "hot", "closed", "indexed"])
+def test_the_version_with_the_latest_evidence_is_shown(tmp_path: Path, state: str) -> None:
+    """Two pages of versions, in one segment or in two, the second of which is hot."""
+    hour = 3_600_000
+    with opened(tmp_path) as world:
+        run, day = world.runner.run, START - 24 * hour
+        early = [
+            swarm(1, day, START - hour, 1000),  # Resent older below.
+            swarm(2, day, START + 9 * hour, 1000),  # A clock that is ahead: evidence of its receipt.
+            swarm(3, day, None, 1000),  # No time: evidence of its receipt.
+            swarm(4, day, START - hour, 1000),  # The same time again: the one received last.
+            swarm(5, day, START - hour, 1000),  # Then no time at all.
+        ]
+        late = [
+            swarm(1, day - 5, START - 2 * hour, 900),
+            swarm(2, day, START + hour, 2000),
+            swarm(3, day, START - 1, 900),
+            swarm(4, None, START - hour, 2000),
+            swarm(5, day + 7, None, 2000),
+        ]
+        run(world.submit("swarm", 1, None, early))
+        world.now += hour
+        if state != "one":
+            run(world.ingest.streams["swarm"].roll(world.database.main, world.now))
+            if state == "indexed":
+                run(world.index(run(segments.catalogue(world.database.main, "state='closed'"))))
+        run(world.submit("swarm", 1, None, late))
+        body = {"sortBy": "peerPort", "sortOrder": "ASC"}
+        rows, page = world.ask("swarm", body)
+        assert [(row.peer_port, row.to_peer_traffic) for row in rows] == [
+            (1, 1000),
+            (2, 2000),
+            (3, 1000),
+            (4, 2000),
+            (5, 2000),
+        ]
+        assert [row.first_time_seen for row in rows] == [day - 5, day, day, day, day]
+        assert (page.total, page.exact) == (5, True)
+        for size in (1, 2):
+            _, page = world.ask("swarm", {"pageSize": size})
+            assert (page.total, page.exact) == (5, True)
+            _, page = world.ask("swarm", {"pageSize": size, "peerIp": ADDRESSES[0]})
+            assert (page.total, page.exact) == (5, True)
+
+
+def test_what_an_earlier_program_indexed_is_indexed_anew(tmp_path: Path) -> None:
+    with opened(tmp_path) as world:
+        world.runner.run(world.fill(random.Random(3)))
+        chain = world.runner.run(segments.catalogue(world.database.main, "kind='swarm' AND state='indexed'"))
+        world.runner.run(world.close())
+        for segment in chain:
+            with closing(
+                sqlite3.connect(segments.segment_path(world.database.segment_folder, "swarm", segment.id))
+            ) as c:
+                c.execute("DROP TABLE version")
+                c.execute("CREATE INDEX swarm_version_key ON swarm (version_key)")
+        with closing(sqlite3.connect(world.path)) as connection:
+            connection.execute("PRAGMA user_version=7")
+        world.runner.run(world.start())
+        right = expected(world, "swarm", {})
+        assert world.ids("swarm", {}) == right
+        closed = world.runner.run(segments.catalogue(world.database.main, "kind='swarm' AND state='closed'"))
+        assert {segment.id for segment in chain} < {segment.id for segment in closed}
+        world.runner.run(world.index(closed))
+        assert world.ids("swarm", {}) == right
 
 
 def test_rows_that_are_submitted_meanwhile_are_found_and_never_twice(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from typing import Any, NamedTuple, TypeVar
 from sparkle_lite.db.connection import BUSY_TIMEOUT_MS, refused
 from sparkle_lite.db.database import Database
 from sparkle_lite.db.segments import KINDS, Kind, segment_path
+from sparkle_lite.db.torrents import UNKNOWN_SQL
 from sparkle_lite.errors import SparkleError
 
 T = TypeVar("T")
@@ -47,13 +48,6 @@ _NICENESS = 10
 
 # A vote's half-life grows with the days of evidence up to so many times.
 LONGEST_RECURRENCE = 4
-
-# Hashes of the empty info hash and of forty zeros (both byte orders): "the torrent is not known".
-_UNKNOWN_TORRENTS = (
-    "7e071fd9b023ed8f18458a73613a0834f6220bd5cc50357ba3493c6040a9ea8c",
-    "1ca334e65d854658cf4398db9f2e1c350a1d80b4aa29b2a87b47a1534bb961d2",
-    "1fef2c4fca28401f0945355f8e4468ab9fd311885e884f5ac5ef2d7a544d5d06",
-)
 
 
 class Trust(NamedTuple):
@@ -312,9 +306,8 @@ class Evidence:
             "CREATE TEMP TABLE title"
             " (id INTEGER PRIMARY KEY, torrent INTEGER, big_endian INTEGER, size INTEGER, private INTEGER)"
         )
-        unknown = ", ".join(f"x'{identifier}'" for identifier in _UNKNOWN_TORRENTS)
         self._do(
-            f"INSERT INTO title SELECT t.id, iif(t.identifier IN ({unknown}), NULL,"
+            f"INSERT INTO title SELECT t.id, iif(t.identifier IN ({UNKNOWN_SQL}), NULL,"
             " (SELECT min(o.id) FROM m.torrent o WHERE o.identifier=t.identifier)), t.big_endian, t.size,"
             " EXISTS (SELECT 1 FROM m.torrent p WHERE p.identifier=t.identifier AND p.private=1)"
             f" FROM m.torrent t WHERE t.id IN (SELECT torrent FROM {source})"

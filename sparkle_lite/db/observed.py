@@ -24,7 +24,8 @@ class Person(NamedTuple):
 class Observed(Struct, gc=False):
     """One stored row. `id` counts through all segments; addresses are bytes, times in ms, -1 is unknown.
 
-    A torrent's identifier is 32 bytes or text as sent, its size in bytes, private 1, public 0 or unknown -1.
+    A torrent's identifier is 32 bytes or text as sent, its size in bytes, private 1, public 0 or unknown -1;
+    `torrent_big_endian`: the identifier was made in the byte order in which the same torrent has another one.
     """
 
     id: int
@@ -39,6 +40,7 @@ class Observed(Struct, gc=False):
     torrent_identifier: bytes | str
     torrent_size: int
     torrent_private: int
+    torrent_big_endian: int
     flags: str | None
     peer_ip: bytes
     peer_port: int
@@ -63,7 +65,10 @@ class ObservedBan(Observed, gc=False):
 
 
 class ObservedSwarm(Observed, gc=False):
-    """The newest version of a cumulative row; `origin` 0 is a history, 1 a swarm."""
+    """The version of a cumulative row that counts; `origin` 0 is a history, 1 a swarm.
+
+    `first_time_seen` is the smallest of all versions.
+    """
 
     downloader: str | None
     origin: int
@@ -118,7 +123,7 @@ def observed(
     )
     userapps = _entries(fetch_main, "userapp", "app_id, user", {row[4] for row in rows})
     clients = _entries(fetch_main, "client_identity", "peer_id, client_name", {row[5] for row in rows})
-    torrents = _entries(fetch_main, "torrent", "identifier, size, private", {row[6] for row in rows})
+    torrents = _entries(fetch_main, "torrent", "identifier, size, private, big_endian", {row[6] for row in rows})
     labels = _entries(fetch_main, "label", "text", {number for row in rows for number in row[7:9]})
     # By position: naming twenty fields of each of thousands of rows takes twice as long.
     make: Callable[..., Observed] = _TYPES[table]

@@ -16,6 +16,7 @@ from sparkle_lite.db.connection import Connection, fetch_all, fetch_one, refused
 from sparkle_lite.db.database import Command, Database
 from sparkle_lite.db.readers import Gone, Reader
 from sparkle_lite.db.segments import Kind, SegmentRow, Stream
+from sparkle_lite.db.torrents import DIFFERENT_SQL
 
 T = TypeVar("T")
 Activity = Literal["snapshot", "swarm", "ban"]
@@ -319,7 +320,7 @@ def _figures(reader: Reader, now: int, rows: Mapping[str, int], chain: int) -> F
             rows,
             chain,
             _count(reader, "ban"),
-            _count(reader, "torrent"),
+            reader.main(DIFFERENT_SQL)[0][0],
             _count(reader, "client_identity"),
             reader.main(f"SELECT count(*) FROM {_NEWEST}", newest)[0][0],
             _shares(reader, "l.text", "JOIN label l ON l.id=b.module", newest),

@@ -27,9 +27,9 @@ from sparkle_lite.errors import SparkleError
 
 __all__ = ["Discoveries", "Filter", "Observed", "ObservedBan", "ObservedSwarm", "Page", "Query", "Search"]
 
-# Cumulative rows looked at in one step, and keys that a count of them remembers (some 50 MB).
+# Cumulative rows looked at in one step at the most, and what a count of them may remember (64 MB).
 _CHUNK = 5_000
-_COUNTED_KEYS = 1_000_000
+_COUNTED_PAGES = 16_384
 # How often a query begins anew when a segment vanishes under it.
 _ATTEMPTS = 3
 _ENDLESS = (1 << 63) - 1
@@ -75,6 +75,17 @@ class _Source(NamedTuple):
     def has_indexes(self) -> bool:
         """Whether more than a row's number is indexed."""
         return self.segment is None or self.segment.state == "indexed"
+
+
+class _Version(NamedTuple):
+    """The version of a key that counts in one segment: its public id, and since when it is evidence (ms).
+
+    `first_time_seen` is the smallest of all versions there.
+    """
+
+    id: int
+    at: int
+    first_time_seen: int | None
 
 
 class Search:
@@ -191,6 +202,8 @@ class _Work:
         self._where = Condition("TRUE")
         self._sources: list[_Source] = []
         self._counts: dict[int, int] = {}
+        # By segment and key; None where a segment has nothing of a key.
+        self._known: dict[int, dict[int, _Version | None]] = {}
 
     def prepare(self) -> None:
         """Look up what the filters mean, and where rows of the time range stand."""
@@ -246,7 +259,7 @@ class _Work:
         if not self._is_chain:
             return self._select(self._sources[0], wanted, query.offset, self._last)
         if query.table == "swarm":
-            return self._newest(wanted + query.offset)[query.offset :]
+            return self._counting(wanted + query.offset)[query.offset :]
         if self._walks_in_time():
             return self._walk(wanted)
         return self._best(wanted + query.offset)[query.offset :]
@@ -287,8 +300,8 @@ class _Work:
             keys.sort(key=lambda key: key.values, reverse=descending)
         return keys
 
-    def _newest(self, wanted: int) -> list[Key]:
-        """Cumulative rows: of the versions of a key only the newest counts, wherever in the chain it stands."""
+    def _counting(self, wanted: int) -> list[Key]:
+        """Cumulative rows: of the versions of a key only one counts, wherever in the chain it stands."""
         best: list[Key] = []
         for source in self._inorder_fields():
             best = self._sorted(best + list(islice(self._current(source, wanted), wanted)))[:wanted]
@@ -297,43 +310,53 @@ class _Work:
         return best
 
     def _current(self, source: _Source, wanted: int) -> Iterator[Key]:
-        """A segment's rows that no newer one replaces, in order."""
+        """A segment's rows that no other version replaces, in order."""
         last, size = self._last, min(wanted, _CHUNK)
         while True:
             keys = self._select(source, size, 0, last)
-            replaced = self._replaced(source, keys)
-            yield from (key for key in keys if key.id not in replaced)
+            yield from self._unreplaced(source, keys)
             if len(keys) < size:
                 return
-            last, size = keys[-1], _CHUNK
+            last, size = keys[-1], min(2 * size, _CHUNK)
 
-    def _replaced(self, source: _Source, keys: Sequence[Key]) -> set[int]:
-        """The ids of those rows of a segment that a newer row replaces, there or in a newer segment."""
+    def _unreplaced(self, source: _Source, keys: Sequence[Key]) -> list[Key]:
+        """Those rows of a segment that no other version of their keys replaces, there or in another segment."""
         if source.segment is None or not keys:
-            return set()
-        before = source.first - 1
-        lowest = min(key.id for key in keys) - before
-        newest = dict(self._versions(source.segment, "version_key, max(id)", lowest, {key.version for key in keys}))
-        replaced = {key.id for key in keys if key.id - before < newest[key.version]}
-        left = {key.version: key.id for key in keys if key.id not in replaced}
-        for segment in self._chain[self._chain.index(source.segment) + 1 :]:
+            return []
+        mine = self._versions(source.segment, {key.version for key in keys})
+        left = {key.version: mine[key.version].at for key in keys if mine[key.version].id == key.id}
+        place = self._chain.index(source.segment)
+        # The next segment comes first: what is still being reported is found there.
+        for segment in self._chain[place + 1 :]:
             if not left:
                 break
-            # The next segment comes first: what is still being reported is found there.
-            for version, _ in self._versions(segment, "version_key, max(id)", 1, left):
-                replaced.add(left.pop(version))
-        return replaced
+            for version, found in self._versions(segment, left).items():
+                if found.at >= left[version]:
+                    del left[version]
+        # An older segment replaces only what reached us late, or with a wrong time: nothing in it is evidence for a
+        # time after its last receipt.
+        for segment in reversed(self._chain[:place]):
+            until = segment.last_received_at or 0
+            late = [version for version, at in left.items() if at < until]
+            for version, found in self._versions(segment, late).items():
+                if found.at > left[version]:
+                    del left[version]
+        return [key for key in keys if key.version in left and mine[key.version].id == key.id]
 
-    def _versions(
-        self, segment: SegmentRow, what: str, lowest: int, versions: Collection[int]
-    ) -> list[tuple[Any, ...]]:
-        """What a segment has of some keys from a row on: through its index, or by a walk where it has none yet."""
-        number = "+id" if segment.state == "indexed" else "id"
-        sql = (
-            f"SELECT {what} FROM swarm WHERE {number} BETWEEN ? AND ?"
-            " AND version_key IN (SELECT value FROM json_each(?)) GROUP BY version_key"
-        )
-        return self._reader.fetch(segment, sql, (lowest, segment.rows, json.dumps(sorted(versions))))
+    def _versions(self, segment: SegmentRow, versions: Collection[int]) -> dict[int, _Version]:
+        """What a segment has of some keys: ready where it is indexed, otherwise by a walk through all of it."""
+        known = self._known.setdefault(segment.id, {})
+        unknown = [version for version in versions if version not in known]
+        if unknown:
+            among = "version_key IN (SELECT value FROM json_each(?))"
+            sql = f"SELECT version_key, row, at, first_time_seen FROM version WHERE {among}"
+            values: tuple[Any, ...] = (json.dumps(unknown),)
+            if segment.state != "indexed":
+                sql, values = segments.versions(f"s.id<=? AND {among}"), (segment.rows, *values)
+            known |= dict.fromkeys(unknown)
+            for version, row, at, first in self._reader.fetch(segment, sql, values):
+                known[version] = _Version(segment.first_row + row - 1, at, first)
+        return {version: found for version in versions if (found := known[version])}
 
     def _select(self, source: _Source, limit: int, offset: int, last: Key | None, bar: Key | None = None) -> list[Key]:
         """Rows of one source in order: those behind `last`, and none that are worse than `bar`."""
@@ -408,26 +431,55 @@ class _Work:
         return self._counts[number]
 
     def _count_versions(self) -> Iterator[int]:
-        """Keys whose newest row matches, segment by segment from the newest one.
+        """Keys of which the version that counts matches, segment by segment from the newest one.
 
-        All in SQLite: in Python it would hold the interpreter lock for seconds.
+        All in SQLite unless an index finds them: in Python it would hold the interpreter lock for seconds.
         """
+        if self._where.indexed:
+            for source in reversed(self._sources):
+                yield from (1 for _ in self._current(source, _CHUNK))
+            return
         by_segment = {source.segment: source for source in self._sources}
         with self._reader.scratch() as connection:
-            connection.execute("CREATE TABLE seen (version_key INTEGER PRIMARY KEY)")
-            seen = 0
-            for segment in reversed(self._chain):
+            # What newer segments have of the keys, and the rows found that an older segment may yet replace.
+            connection.execute("CREATE TABLE seen (version_key INTEGER PRIMARY KEY, at INTEGER NOT NULL)")
+            connection.execute("CREATE TABLE found (version_key INTEGER PRIMARY KEY, at INTEGER NOT NULL)")
+            for place in reversed(range(len(self._chain))):
+                segment = self._chain[place]
                 with self._reader.beside(connection, segment):
-                    if source := by_segment.get(segment):
-                        text, values, _ = self._from(source)
-                        newest = "(SELECT max(id) FROM swarm WHERE id<=? GROUP BY version_key)"
-                        sql = f"SELECT count(*){text} AND s.id IN {newest} AND s.version_key NOT IN seen"
-                        yield connection.execute(sql, (*values, segment.rows)).fetchone()[0]
-                    if segment is not self._chain[0]:
-                        sql = "INSERT OR IGNORE INTO seen SELECT version_key FROM swarm WHERE id<=?"
-                        seen += connection.execute(sql, (segment.rows,)).rowcount
-                if seen > _COUNTED_KEYS:
+                    self._count_segment(connection, segment, by_segment.get(segment))
+                until = max((older.last_received_at or 0 for older in self._chain[:place]), default=0)
+                sql = "DELETE FROM found WHERE at>=?" if place else "DELETE FROM found"
+                yield connection.execute(sql, (until,) if place else ()).rowcount
+                if connection.execute("PRAGMA main.page_count").fetchone()[0] > _COUNTED_PAGES:
                     raise _TooMany
+
+    def _count_segment(self, connection: sqlite3.Connection, segment: SegmentRow, source: _Source | None) -> None:
+        """Take up in `found` and `seen` what a segment has, which is attached."""
+        version = "version"
+        if segment.state != "indexed":
+            version = "walked"
+            connection.execute("CREATE TABLE walked (version_key INTEGER PRIMARY KEY, row, at, first_time_seen)")
+            connection.execute(f"INSERT INTO walked {segments.versions('s.id<=?')}", (segment.rows,))
+        connection.execute(
+            f"DELETE FROM found WHERE EXISTS"
+            f" (SELECT 1 FROM {version} v WHERE v.version_key=found.version_key AND v.at>found.at)"
+        )
+        if source is not None:
+            text, values, _ = self._from(source)
+            matching = f"v.row IN (SELECT s.id{text})"
+            if self._where.sql == "TRUE" and source.timely:
+                matching, values = "TRUE", ()
+            connection.execute(
+                f"INSERT INTO found SELECT v.version_key, v.at FROM {version} v WHERE {matching} AND NOT EXISTS"
+                " (SELECT 1 FROM seen WHERE seen.version_key=v.version_key AND seen.at>=v.at)",
+                values,
+            )
+        connection.execute(
+            f"INSERT INTO seen SELECT version_key, at FROM {version} WHERE TRUE"
+            " ON CONFLICT DO UPDATE SET at=max(at, excluded.at)"
+        )
+        connection.execute("DROP TABLE IF EXISTS walked")
 
     # --- The rows -----------------------------------------------------------------------------------------------------
 
@@ -444,7 +496,17 @@ class _Work:
                 fetch = partial(reader.fetch, source.segment)
                 rows = observed(table, self._table, mine, source.first, fetch, reader.main)
                 found |= {row.id: row for row in rows}
+        if table == "swarm":
+            self._tell_first_seen({key.version: found[key.id] for key in keys})
         return [found[key.id] for key in keys]
+
+    def _tell_first_seen(self, rows: Mapping[int, ObservedSwarm]) -> None:
+        """Let rows, by their keys, say when they were first seen in any version."""
+        for segment in self._chain if rows else ():
+            for version, found in self._versions(segment, rows).items():
+                first, row = found.first_time_seen, rows[version]
+                if first is not None and (row.first_time_seen is None or first < row.first_time_seen):
+                    row.first_time_seen = first
 
     @property
     def _table(self) -> str:

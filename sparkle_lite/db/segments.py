@@ -122,6 +122,23 @@ class SegmentRow(NamedTuple):
 _CATALOGUE = f"SELECT {', '.join(SegmentRow._fields)} FROM segment"
 
 
+def versions(condition: str) -> str:
+    """What a segment has of each key of cumulative rows that meet a condition: version_key, row, at, first_time_seen.
+
+    `row` is the version that counts: the one with the latest evidence, which is `at`; of equals the one received last.
+    Evidence counts at the earlier of its receipt and the client's own time, whose clock may be wrong. `first_time_seen`
+    is the smallest of all versions.
+    """
+    return (
+        "SELECT version_key, row, at, first_time_seen FROM (SELECT version_key, row, at,"
+        " min(first_time_seen) OVER (PARTITION BY version_key) AS first_time_seen,"
+        " row_number() OVER (PARTITION BY version_key ORDER BY at DESC, row DESC) AS place"
+        " FROM (SELECT s.version_key, s.id AS row, s.first_time_seen,"
+        " min(sub.received_at, coalesce(s.last_time_seen, sub.received_at)) AS at"
+        f" FROM swarm s CROSS JOIN submission sub ON sub.id=s.submission WHERE {condition})) WHERE place=1"
+    )
+
+
 def columns(kind: Kind) -> tuple[str, ...]:
     """The columns of one row of observations in the order in which `Stream.append` takes its values."""
     return _COLUMNS[kind]
@@ -274,7 +291,8 @@ class Stream:
         self.submissions += len(submissions)
         if self.first_received_at is None:
             self.first_received_at = submissions[0].received_at
-        self.last_received_at = submissions[-1].received_at
+        # The clock may have been set back since the last start.
+        self.last_received_at = max(self.last_received_at or 0, submissions[-1].received_at)
 
     async def roll_back(self) -> None:
         """Forget what was appended since the last commit."""
@@ -341,7 +359,7 @@ async def build_indexes(folder: Path, segment: SegmentRow, synchronous: Synchron
     """Index a closed segment on a connection of its own, and leave it as one plain file; returns its bytes.
 
     None if the file is gone by now. SQLite gives up the interpreter lock while it sorts, so this runs beside ingestion.
-    An interrupted build is begun again at the next start: every statement is IF NOT EXISTS.
+    An interrupted build is begun again at the next start: what is there already stays.
     """
     path = segment_path(folder, segment.kind, segment.id)
     if not await asyncio.to_thread(path.exists):
@@ -351,6 +369,8 @@ async def build_indexes(folder: Path, segment: SegmentRow, synchronous: Synchron
         with refused("write"):
             for statement in statements(schema(f"{segment.kind}_index.sql")):
                 await connection.execute(statement)
+            if segment.kind == "swarm":
+                await connection.execute(f"INSERT OR IGNORE INTO version {versions('TRUE')}")
             await fetch_all(connection, "PRAGMA wal_checkpoint(TRUNCATE)")
         await _leave_log(connection)
     finally:

@@ -1,6 +1,7 @@
-"""SQL of torrents: which ones are known."""
+"""SQL of torrents: which ones are known, and how many different ones there are."""
 
 import asyncio
+from collections.abc import Iterable
 from typing import Any, Literal, NamedTuple
 
 from sparkle_lite.db.conditions import FIELDS
@@ -12,6 +13,33 @@ TorrentMethod = Literal["EQUALS", "CONTAINS", "STARTS_WITH"]
 
 # Torrents are counted so far.
 COUNTED = 100_000
+# Identifiers of the empty info hash (the same in both byte orders) and of forty zeros: "the torrent is not known".
+UNKNOWN_TORRENTS = frozenset(
+    bytes.fromhex(identifier)
+    for identifier in (
+        "7e071fd9b023ed8f18458a73613a0834f6220bd5cc50357ba3493c6040a9ea8c",
+        "1ca334e65d854658cf4398db9f2e1c350a1d80b4aa29b2a87b47a1534bb961d2",
+        "1fef2c4fca28401f0945355f8e4468ab9fd311885e884f5ac5ef2d7a544d5d06",
+    )
+)
+UNKNOWN_SQL = ", ".join(f"x'{identifier.hex()}'" for identifier in sorted(UNKNOWN_TORRENTS))
+
+
+# How many different torrents are known. Identifiers made in the two byte orders name the same torrents twice, so they
+# are never added; few are big-endian, and all identifiers together stand in an index.
+_KNOWN = f"identifier NOT IN ({UNKNOWN_SQL})"
+DIFFERENT_SQL = (
+    "SELECT max(every-turned, turned) FROM"
+    f" (SELECT (SELECT count(*) FROM (SELECT DISTINCT identifier FROM torrent WHERE {_KNOWN})) AS every,"
+    f" (SELECT count(DISTINCT identifier) FROM torrent WHERE big_endian AND {_KNOWN}) AS turned)"
+)
+
+
+def different(torrents: Iterable[tuple[bytes | str, bool]]) -> int:
+    """How many torrents some identifiers name, each with whether it is big-endian; what says "unknown" names none."""
+    known = {(order, identifier) for identifier, order in torrents if identifier not in UNKNOWN_TORRENTS}
+    turned = sum(order for order, _ in known)
+    return max(turned, len(known) - turned)
 
 
 class WantedTorrents(NamedTuple):

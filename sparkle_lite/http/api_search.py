@@ -108,7 +108,7 @@ _RESOURCES = (
         Swarm,
         Answer[ResultPage[Swarm]],
         "Swarm",
-        "cumulative rows (histories and swarms), the newest version of each",
+        "cumulative rows (histories and swarms), the version of each with the latest evidence",
         {"peerIp": "2001:db8::/32", "sortBy": "toPeerTraffic"},
     ),
     _Resource(

@@ -1,5 +1,5 @@
--- A segment of cumulative rows (histories and swarms): every version that a client sent is appended, and the newest
--- version of a key wins on reading.
+-- A segment of cumulative rows (histories and swarms): every version that a client sent is appended, and the version of
+-- a key with the latest evidence wins on reading.
 CREATE TABLE submission (
     id            INTEGER PRIMARY KEY,
     received_at   INTEGER NOT NULL,
