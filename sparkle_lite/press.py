@@ -18,7 +18,7 @@ from typing import NamedTuple
 from sparkle_lite.db.connection import connect_readonly
 from sparkle_lite.decisions import InForce
 from sparkle_lite.reasons import Tell
-from sparkle_lite.rulebook import Published, publish, single
+from sparkle_lite.rulebook import Listing, Published, publish, single
 
 # A hundred thousand networks take a second.
 TIMEOUT_S = 120.0
@@ -112,12 +112,18 @@ def _end(process: subprocess.Popen[bytes]) -> None:
         process.communicate()
 
 
-async def _render(order: Order, in_force: InForce) -> Published:
+async def _read(order: Order, in_force: InForce) -> tuple[list[Listing], list[Listing]]:
     connection = await connect_readonly(order.database)
     try:
-        denied, allowed = await in_force.read(connection, order.now_ms)
+        return await in_force.read(connection, order.now_ms)
     finally:
         await connection.close()
+
+
+def _render(order: Order, in_force: InForce) -> Published:
+    # Not the whole of this on the loop: asyncio.run would write out what comes back, all documents, for a message that
+    # nobody reads.
+    denied, allowed = asyncio.run(_read(order, in_force))
     rules = pickle.loads(order.rules)  # noqa: S301 - from the server that started us
     protected = [single(address) for address in order.protected]
     return publish(rules, protected, order.now_ms, denied, allowed, link=order.link)
@@ -134,7 +140,7 @@ def main() -> None:
         except EOFError:
             return
         in_force = in_force or InForce(order.tellers)
-        pickle.dump(asyncio.run(_render(order, in_force)), sys.stdout.buffer, protocol=5)
+        pickle.dump(_render(order, in_force), sys.stdout.buffer, protocol=5)
         sys.stdout.buffer.flush()
         # Of the young objects alone: what is remembered is old by the second time.
         gc.collect(1)

@@ -7,6 +7,7 @@ into a document, never text that a client sent.
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Collection, Container, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, TypeVar
 
@@ -422,10 +423,15 @@ def publish(
     exempt = _content(exceptions, allowed, granted_lines, ())
     expiries = [one.expires for one in (*active, *exceptions) if one.expires is not None]
     expiries += [one.expires for one in (*denied, *allowed) if one.expires is not None]
+    with ThreadPoolExecutor(1, thread_name_prefix="render") as beside:
+        # Rules are mostly compression, which lets the making of the texts run beside it.
+        rendered = beside.submit(_render, content, exempt)
+        denylist = documents.deny_text(_entries(banned, banned_lines, link))
+        allowlist = documents.allow_text(_entries(granted, granted_lines, ""))
     return Published(
-        documents=_render(content, exempt),
-        ip_denylist=documents.deny_text(_entries(banned, banned_lines, link)),
-        ip_allowlist=documents.allow_text(_entries(granted, granted_lines, "")),
+        documents=rendered.result(),
+        ip_denylist=denylist,
+        ip_allowlist=allowlist,
         held=tuple(holes.held),
         next_expiry_ms=min(expiries, default=None),
         _listed={category: _Cover(one.networks) for category, one in listed.items()},
