@@ -186,7 +186,7 @@ class Accounts:
         await self._load_members()
 
     async def poll(self) -> bool:
-        """Read the registry again if another process changed the database; whether it did. Call it every second."""
+        """Read the registry again if another process changed the database; whether it did. Costs next to nothing."""
         version = await store.data_version(self._database.main)
         if version == self._version:
             return False

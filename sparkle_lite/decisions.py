@@ -421,11 +421,15 @@ class Decisions:
         async with self._database.reader() as reader:
             return await store.revision(reader)
 
+    async def standing(self) -> int:
+        """How many decisions aren't over, of every state and origin."""
+        async with self._database.reader() as reader:
+            return await store.count_standing(reader, self._clock())
+
     async def in_force(self) -> tuple[list[Listing], list[Listing]]:
         """What is to be published beside the configuration: the denied and the allowed."""
         async with self._database.reader() as reader:
-            rows = await store.served(reader, self._clock())
-        return await asyncio.to_thread(listings, rows, self.tellers)
+            return await InForce(self.tellers).read(reader, self._clock())
 
     def reason(self, decision: Decision | New) -> Reason:
         """Why, as a sentence."""
@@ -512,21 +516,43 @@ class Decisions:
 # --- Parts ------------------------------------------------------------------------------------------------------------
 
 
-def listings(rows: Iterable[tuple[Any, ...]], tellers: Sequence[Tell]) -> tuple[list[Listing], list[Listing]]:
-    """The rows of `store.served` as they are published: the denied and the allowed."""
-    denied: list[Listing] = []
-    allowed: list[Listing] = []
-    matcher = lru_cache(4096)(parse)
+class InForce:
+    """The decisions in force as the documents show them; those that stand from one reading to the next are told once.
 
-    @lru_cache(65_536)
-    def why(code: str, numbers: str) -> str:
-        return reason(code, msgspec.json.decode(numbers), *tellers).en
+    A decision is never rewritten, so what was told of it holds.
+    """
 
-    for kind, address, prefix, text, action, _, category, code, numbers, expires in rows:
-        target = matcher(text) if address is None else Network(address, prefix)
-        listing = Listing(kind, target, category, f"{why(code, numbers)}{_ending(expires)}", expires)
-        (denied if action == "deny" else allowed).append(listing)
-    return denied, allowed
+    def __init__(self, tellers: Sequence[Tell]) -> None:
+        self._tellers = tellers
+        self._told: dict[int, tuple[bool, Listing]] = {}
+
+    async def read(self, connection: Connection, now_ms: int) -> tuple[list[Listing], list[Listing]]:
+        """The denied and the allowed, newest first."""
+        ids = await store.served_ids(connection, now_ms)
+        rows = await store.served(connection, [number for number in ids if number not in self._told])
+        return await asyncio.to_thread(self._update, ids, rows)
+
+    def _update(self, ids: Sequence[int], rows: Iterable[tuple[Any, ...]]) -> tuple[list[Listing], list[Listing]]:
+        self._told |= self._tell(rows)
+        self._told = {number: self._told[number] for number in ids}
+        lists: tuple[list[Listing], list[Listing]] = ([], [])
+        for is_allowed, listing in self._told.values():
+            lists[is_allowed].append(listing)
+        return lists
+
+    def _tell(self, rows: Iterable[tuple[Any, ...]]) -> dict[int, tuple[bool, Listing]]:
+        matcher = lru_cache(4096)(parse)
+
+        @lru_cache(65_536)
+        def why(code: str, numbers: str) -> str:
+            return reason(code, msgspec.json.decode(numbers), *self._tellers).en
+
+        told = {}
+        for number, kind, address, prefix, text, action, category, code, numbers, expires in rows:
+            target = matcher(text) if address is None else Network(address, prefix)
+            listing = Listing(kind, target, category, why(code, numbers) + _ending(expires), expires)
+            told[number] = action == "allow", listing
+        return told
 
 
 def _difference(rules: Rules, rows: Iterable[tuple[Any, ...]], now: int) -> tuple[list[New], list[int]]:
@@ -624,7 +650,6 @@ def _until(now: int, lifetime_ms: int | None) -> int | None:
     return None if lifetime_ms is None else now + lifetime_ms
 
 
-@lru_cache(1024)
 def _ending(expires: int | None) -> str:
     return "" if expires is None else f"; until {date(expires)}"
 

@@ -136,10 +136,10 @@ def parse_network(text: str) -> Network:
         prefix -= 96
     if not 0 <= prefix <= bits:
         raise AddressError(f"{text[:64]!r}: the prefix length must be between 0 and {bits}")
-    network = network_of(address, prefix)
-    if network.address != address:
+    if int.from_bytes(address, "big") & ((1 << bits - prefix) - 1):
+        network = network_of(address, prefix)
         raise AddressError(f"{text[:64]!r} has host bits set; write {network} for the network or leave the prefix out")
-    return network
+    return Network(address, prefix)
 
 
 def network_of(address: bytes, prefix: int) -> Network:

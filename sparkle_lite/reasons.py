@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import NamedTuple
 
 from sparkle_lite.rulebook import ALLOWED_BY_OPERATOR, LISTED_BY_OPERATOR
@@ -43,9 +44,16 @@ def reason(code: str, numbers: Numbers, *tellers: Tell) -> Reason:
 
 def one_line(text: str) -> str:
     """ASCII on one line, whatever comes in."""
+    if text.isascii() and text.isprintable() and "  " not in text:
+        return text.strip()
     return " ".join(text.encode("ascii", "replace").decode().split())
 
 
 def date(at_ms: int | None) -> str:
     """A day as documents and commands show it (UTC)."""
-    return "never" if at_ms is None else datetime.fromtimestamp(at_ms / 1000, UTC).strftime("%Y-%m-%d")
+    return "never" if at_ms is None else _day(at_ms // 86_400_000)
+
+
+@lru_cache(1024)
+def _day(number: int) -> str:
+    return datetime.fromtimestamp(number * 86_400, UTC).strftime("%Y-%m-%d")

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from urllib.parse import urlsplit
 
-from sparkle_lite import analyses, ip_report, net, press, rulebook
+from sparkle_lite import analyses, ip_report, net, rulebook
 from sparkle_lite import config as configuration
 from sparkle_lite.accounts import Accounts, Actor, FirstStart, now_ms
 from sparkle_lite.config import Config
@@ -22,9 +22,9 @@ from sparkle_lite.decisions import Decisions, Distance
 from sparkle_lite.ingest import Ingest
 from sparkle_lite.jobs import Housekeeping, Jobs
 from sparkle_lite.metrics import Metrics
-from sparkle_lite.net import Network
 from sparkle_lite.plan import Plan
 from sparkle_lite.pow import ProofOfWork
+from sparkle_lite.press import Order, Press
 from sparkle_lite.settings import Settings
 from sparkle_lite.wire.answers import IpQuery
 
@@ -32,6 +32,8 @@ MEMBER_DAYS_MS = 14 * 24 * 3_600_000
 _STATES = ("active", "held", "shadow")
 # Decisions beyond which rendering in this process would be felt; starting another takes a quarter of a second.
 _LONG_LIST = 5_000
+# How often to look for changes of another process.
+_NOTICE_S = 0.25
 # Between two attempts to publish what can't be.
 _RETRY_S = 5.0
 
@@ -50,6 +52,7 @@ class Runtime:
         self.database = Database(config.database.file, config.database.synchronous)
         self.jobs = Jobs(self.metrics)
         self.proof_of_work = ProofOfWork(now_ms)
+        self.press = Press()
         self._closed_segment = asyncio.Event()
         self._own_addresses: set[bytes] = set()
         self._size = 0
@@ -73,6 +76,8 @@ class Runtime:
         self._publish_took, self._published_at = 0.0, 0.0
         self._published_revision = 0
         self._decided: Mapping[tuple[str, str], int] = {}
+        # The rules as another process takes them, and what they were made of.
+        self._pickled: tuple[rulebook.Rules, bytes] | None = None
 
     async def open(self) -> None:
         """Migrate, take up where the last process ended, publish the rules, start the jobs.
@@ -113,7 +118,7 @@ class Runtime:
 
     def _start_jobs(self) -> None:
         jobs, house = self.jobs, self.housekeeping
-        jobs.every("notice", 1, self._notice)
+        jobs.every("notice", _NOTICE_S, self.accounts.poll)
         jobs.every("access", 60, self.accounts.flush)
         jobs.every("seen", 300, lambda: self.ingest.writer.write(self.ingest.dictionaries.write_seen))
         jobs.every("roll", 60, house.roll)
@@ -122,7 +127,7 @@ class Runtime:
         jobs.every("tidy", 60, self._tidy)
         jobs.every("activity", 600, self.overview.record, first=5)
         jobs.every("collect", 24 * 3600, house.collect, first=3600)
-        jobs.every("publish", 1, self._publish_expired)
+        jobs.every("publish", _NOTICE_S, self._publish_due)
         jobs.every("analyse", 3600, self.analyse_all, first=300)
         jobs.every("history", 24 * 3600, self.forget, first=7200)
         jobs.every("size", 60, self._measure, first=0)
@@ -176,6 +181,7 @@ class Runtime:
         """Commit what is queued and close everything; safe after a failed `open`."""
         self.ready = False
         await self.jobs.stop()
+        await self.press.close()
         if hasattr(self, "search"):
             await self.search.close()
         if hasattr(self, "overview"):
@@ -218,38 +224,39 @@ class Runtime:
         revision = await self.decisions.revision()
         async with self.database.reader() as reader:
             members = await account_rows.member_addresses(reader, now_ms() - MEMBER_DAYS_MS)
-        protected = {Network(address, len(address) * 8) for address in (*members, *self._own_addresses)}
-        counts = await self.decisions.counts()
-        published = await self._render(protected, sum(counts.values()))
+        protected = {*members, *self._own_addresses}
+        published, counts = await asyncio.gather(self._render(protected), self.decisions.counts())
         self._decided = counts
         for held in published.held[:20]:
             logger.warning("a rule covers an address of this server or of a member and is held back: %s", held)
         self.published, self._published_revision = published, revision
 
-    async def _render(self, protected: set[Network], decided: int) -> rulebook.Published:
+    async def _render(self, protected: set[bytes]) -> rulebook.Published:
         url = self.config.server.public_url.rstrip("/")
         link = f"{url}/ip/" if url else ""
-        if decided > _LONG_LIST:
-            rules = await asyncio.to_thread(pickle.dumps, self.rules)
-            return await press.render(
-                press.Order(self.database.path, rules, protected, now_ms(), link, self.decisions.tellers)
-            )
+        if await self.decisions.standing() > _LONG_LIST:
+            if self._pickled is None or self._pickled[0] is not self.rules:
+                self._pickled = self.rules, await asyncio.to_thread(pickle.dumps, self.rules)
+            order = Order(self.database.path, self._pickled[1], protected, now_ms(), link, self.decisions.tellers)
+            return await self.press.render(order)
         denied, allowed = await self.decisions.in_force()
-        return await asyncio.to_thread(rulebook.publish, self.rules, protected, now_ms(), denied, allowed, link=link)
+        networks = [rulebook.single(address) for address in protected]
+        return await asyncio.to_thread(rulebook.publish, self.rules, networks, now_ms(), denied, allowed, link=link)
 
-    async def _publish_expired(self) -> None:
-        expiry = self.published.next_expiry_ms
-        is_due = expiry is not None and expiry <= now_ms()
-        # Where publishing takes long, what expires is taken together: it must not take more than a twentieth of a core.
-        pause = _RETRY_S if self.publish_failure is not None else 20 * self._publish_took
-        if (is_due or self.publish_failure is not None) and time.monotonic() - self._published_at >= pause:
+    async def _publish_due(self) -> None:
+        """Publish what another process changed, what has expired, and what could not be published before."""
+        since = time.monotonic() - self._published_at
+        if self.publish_failure is not None:
+            if since >= _RETRY_S:
+                await self.publish()
+        elif await self.decisions.revision() != self._published_revision:
             await self.publish()
-
-    async def _notice(self) -> None:
-        """Take over what another process changed."""
-        await self.accounts.poll()
-        if self.publish_failure is None and await self.decisions.revision() != self._published_revision:
-            await self.publish()
+        else:
+            expiry = self.published.next_expiry_ms
+            # Where publishing takes long, what expires is taken together: it must not take more than a twentieth of a
+            # core.
+            if expiry is not None and expiry <= now_ms() and since >= 20 * self._publish_took:
+                await self.publish()
 
     async def analyse_all(self) -> None:
         """Run every analysis, and publish what they changed. One that fails keeps its earlier decisions."""

@@ -1,6 +1,8 @@
 """The REST API of rules on a running server: what is listed, why, the log of it, and what administrators decide."""
 
 import json
+import os
+import signal
 import sqlite3
 import time
 import xml.etree.ElementTree as xml
@@ -373,6 +375,8 @@ def test_a_long_list_is_rendered_by_another_process_just_as_well(tmp_path: Path)
             server.run("rules", "deny", "--kind", "client_name", "Evil", "--forever")
             wait_for(lambda: "2001:db8::/64" in deny_list(server), 5)
             wait_for(lambda: b"Evil" in server.get("/ping/rules/retrieve").body, 5)
+            server.run("rules", "pardon", "2001:db8::/64")
+            wait_for(lambda: "2001:db8::/64" not in deny_list(server), 5)
             paths = ("rules/retrieve", "exception", "ruleIpDenylist", "ruleIpAllowlist", "rulePeerIdentity")
             answers = [server.get(f"/ping/{path}") for path in paths]
             assert server.request("GET", "/readyz").json()["rules_failure"] is None
@@ -383,8 +387,35 @@ def test_a_long_list_is_rendered_by_another_process_just_as_well(tmp_path: Path)
     assert b"https://btn.example/ip/60.220.182.0" in inside[2][1]
 
 
+def test_another_process_that_dies_is_replaced_and_ends_with_the_server(tmp_path: Path) -> None:
+    with start_server(tmp_path / "s", CONFIG, prelude="import sparkle_lite.runtime as r; r._LONG_LIST = 0") as server:
+        (first,) = children(server)
+        os.kill(first, signal.SIGKILL)
+        server.run("rules", "deny", "1.2.3.4")
+        wait_for(lambda: "1.2.3.4/32" in deny_list(server), 5)
+        assert server.request("GET", "/readyz").json()["rules_failure"] is None
+        (second,) = children(server)
+        assert second != first
+        assert server.stop() == 0
+        assert not Path(f"/proc/{second}").exists()
+
+
+def test_another_process_that_has_nothing_to_do_for_long_leaves(tmp_path: Path) -> None:
+    prelude = "import sparkle_lite.runtime as r; r._LONG_LIST = 0; import sparkle_lite.press as p; p.STAY_S = 0.3"
+    with start_server(tmp_path / "s", CONFIG, prelude=prelude) as server:
+        wait_for(lambda: not children(server), 5)
+        server.run("rules", "deny", "1.2.3.4")
+        wait_for(lambda: "1.2.3.4/32" in deny_list(server), 5)
+
+
+def children(server: RunningServer) -> list[int]:
+    """The processes that a server has started."""
+    found = [file.read_text().split() for file in Path(f"/proc/{server.process.pid}/task").glob("*/children")]
+    return [int(number) for numbers in found for number in numbers]
+
+
 def test_another_process_that_fails_leaves_the_last_good_list(tmp_path: Path) -> None:
-    prelude = "import sparkle_lite.runtime as r; r._LONG_LIST = 3; r.press.TIMEOUT_S = 0.001"
+    prelude = "import sparkle_lite.runtime as r; r._LONG_LIST = 3; import sparkle_lite.press as p; p.TIMEOUT_S = 0.001"
     with start_server(tmp_path / "s", CONFIG, prelude=prelude) as server:
         before = deny_list(server)
         server.run("rules", "deny", "1.2.3.4")

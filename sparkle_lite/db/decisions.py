@@ -69,12 +69,12 @@ class Decision(NamedTuple):
 class Served(NamedTuple):
     """What publishing needs of a decision that is in force; `numbers` is still JSON."""
 
+    id: int
     kind: Kind
     address: bytes | None
     prefix: int | None
     text: str | None
     action: Action
-    origin: str
     category: str
     code: str
     numbers: str
@@ -95,6 +95,9 @@ _COLUMNS = (
     " created_at, expires_at, ended_at, end_reason"
 )
 _SELECT = f"SELECT {_COLUMNS} FROM decision"
+# What isn't over: its ids first and then the rows in their order. Left to itself SQLite walks the whole log, which is
+# many times as long, whenever the rows shall come by id.
+_STANDING = "id IN (SELECT id FROM decision WHERE ends_at>?)"
 
 
 def _decision(row: Row) -> Decision:
@@ -153,13 +156,22 @@ async def get(connection: Connection, number: int) -> Decision | None:
     return _decision(row) if row else None
 
 
-async def served(connection: Connection, now_ms: int) -> list[Row]:
-    """Everything in force that isn't the operator's configuration, each row as a Served."""
+async def served_ids(connection: Connection, now_ms: int) -> list[int]:
+    """Everything in force that isn't the operator's configuration, newest first."""
+    rows = await fetch_all(
+        connection,
+        f"SELECT id FROM decision WHERE {_STANDING} AND state='active' AND origin<>'config' ORDER BY id DESC",
+        (now_ms,),
+    )
+    return [number for (number,) in rows]
+
+
+async def served(connection: Connection, ids: Sequence[int]) -> list[Row]:
+    """Some decisions, each row as a Served."""
     return await fetch_all(
         connection,
-        f"SELECT {', '.join(Served._fields)} FROM decision"
-        " WHERE ends_at>? AND state='active' AND origin<>'config' ORDER BY id DESC",
-        (now_ms,),
+        f"SELECT {', '.join(Served._fields)} FROM decision WHERE id IN (SELECT value FROM json_each(?))",
+        (json.dumps(list(ids)),),
     )
 
 
@@ -171,15 +183,21 @@ async def standing(connection: Connection, origin: str, now_ms: int) -> list[Row
 async def allowed(connection: Connection, now_ms: int) -> list[Decision]:
     """The exceptions in force, of every origin."""
     rows = await fetch_all(
-        connection, f"{_SELECT} WHERE ends_at>? AND action='allow' AND state='active' ORDER BY id", (now_ms,)
+        connection, f"{_SELECT} WHERE {_STANDING} AND action='allow' AND state='active' ORDER BY id", (now_ms,)
     )
     return decisions(rows)
+
+
+async def count_standing(connection: Connection, now_ms: int) -> int:
+    """How many decisions aren't over."""
+    row = await fetch_one(connection, "SELECT count(*) FROM decision WHERE ends_at>?", (now_ms,))
+    return int(row[0]) if row else 0
 
 
 async def count_listed(connection: Connection, now_ms: int) -> int:
     """How many deny decisions are in force."""
     row = await fetch_one(
-        connection, "SELECT count(*) FROM decision WHERE ends_at>? AND action='deny' AND state='active'", (now_ms,)
+        connection, f"SELECT count(*) FROM decision WHERE {_STANDING} AND action='deny' AND state='active'", (now_ms,)
     )
     return int(row[0]) if row else 0
 
@@ -188,7 +206,7 @@ async def count_by_state(connection: Connection, now_ms: int) -> dict[tuple[str,
     """How many deny decisions there are by origin and state."""
     rows = await fetch_all(
         connection,
-        "SELECT origin, state, count(*) FROM decision WHERE ends_at>? AND action='deny' GROUP BY 1, 2",
+        f"SELECT origin, state, count(*) FROM decision WHERE {_STANDING} AND action='deny' GROUP BY 1, 2",
         (now_ms,),
     )
     return {(origin, state): number for origin, state, number in rows}
@@ -260,7 +278,8 @@ async def named(connection: Connection, since_ms: int) -> list[Decision]:
     """Decisions on what peers say of themselves that aren't over since then, newest first."""
     rows = await fetch_all(
         connection,
-        f"{_SELECT} WHERE text IS NOT NULL AND ends_at>? AND kind IN ('peer_id', 'client_name') ORDER BY id DESC",
+        f"{_SELECT} WHERE id IN (SELECT id FROM decision WHERE text IS NOT NULL AND ends_at>?)"
+        " AND kind IN ('peer_id', 'client_name') ORDER BY id DESC",
         (since_ms,),
     )
     return decisions(rows)

@@ -9,6 +9,7 @@ import gzip
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from enum import StrEnum
+from functools import lru_cache
 from typing import Any, Literal, NamedTuple, NewType
 
 import msgspec
@@ -71,15 +72,18 @@ def address_lines(networks: Iterable[Network]) -> tuple[AddressLine, ...]:
 
     Every line is read back, because a line that means something else bans strangers. Raises ValueError then.
     """
-    lines = []
-    for network in networks:
-        line = str(network)
-        # A single address is read back by less than the whole parser.
-        same = parse_network(line) == network if "/" in line else address_bytes(line) == network.address
-        if not same:
-            raise ValueError(f"{network!r} would be published as {line!r}, which means something else")
-        lines.append(AddressLine(line))
-    return tuple(lines)
+    return tuple(map(_line, networks))
+
+
+# From one publication to the next most stay.
+@lru_cache(1 << 17)
+def _line(network: Network) -> AddressLine:
+    line = str(network)
+    # A single address is read back by less than the whole parser.
+    same = parse_network(line) == network if "/" in line else address_bytes(line) == network.address
+    if not same:
+        raise ValueError(f"{network!r} would be published as {line!r}, which means something else")
+    return AddressLine(line)
 
 
 # --- JSON -------------------------------------------------------------------------------------------------------------
@@ -173,7 +177,9 @@ def allow_text(entries: Iterable[Listed]) -> Document:
 
 
 def _text(kind: Kind, entries: Iterable[Listed]) -> Document:
-    body = "".join(f"# [{_one_line(e.category)}] {_one_line(e.reason)}\n{e.line}\n" for e in entries).encode()
+    body = "".join(
+        [f"# [{_one_line(category)}] {_one_line(reason)}\n{line}\n" for line, category, reason in entries]
+    ).encode()
     return _finish(_version(kind, None, body), body)
 
 
