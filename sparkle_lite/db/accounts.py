@@ -481,6 +481,11 @@ async def set_setting(connection: Connection, name: str, value: str | int) -> No
     await connection.execute("INSERT OR REPLACE INTO setting VALUES (?,?)", (name, value))
 
 
+async def delete_setting(connection: Connection, name: str) -> None:
+    """Forget a value."""
+    await connection.execute("DELETE FROM setting WHERE name=?", (name,))
+
+
 async def has_visitors(connection: Connection) -> bool:
     """Whether any application was ever here."""
     return await fetch_one(connection, "SELECT 1 FROM userapp WHERE last_access_at IS NOT NULL LIMIT 1") is not None

@@ -11,6 +11,7 @@ from litestar.handlers import HTTPRouteHandler
 
 from sparkle_lite import config as configuration
 from sparkle_lite.accounts import LOGIN_LINK_MS, Role, now_ms
+from sparkle_lite.analyses.numbers import PRESETS
 from sparkle_lite.db.accounts import AuditFilter, AuditRow, UserRow
 from sparkle_lite.errors import ConfigError, SparkleError
 from sparkle_lite.http.problems import STATUS
@@ -19,7 +20,7 @@ from sparkle_lite.http.web.apps import page_number
 from sparkle_lite.http.web.home import program
 from sparkle_lite.http.web.render import Asked, Page, Pages, form, language_of, said, see_other
 from sparkle_lite.http.web.welcome import PRESET
-from sparkle_lite.settings import choices
+from sparkle_lite.settings import read
 
 _PAGE = 100
 _AUDIT_PAGE = 50
@@ -212,7 +213,7 @@ def _settings(pages: Pages) -> list[HTTPRouteHandler]:
             status=status,
             text=configuration.show(config),
             config=config,
-            presets=choices()[PRESET],
+            presets=PRESETS,
             is_given=PRESET in runtime.settings.given,
             problems=problems,
             stay=stay,
@@ -246,7 +247,8 @@ def _settings(pages: Pages) -> list[HTTPRouteHandler]:
     @post("/admin/settings/preset", status_code=303)
     async def preset(request: Asked) -> Page:
         me = await pages.admin(request)
-        await runtime.change_setting(PRESET, (await form(request)).get("preset", ""), me.actor)
+        chosen = read(PRESET, (await form(request)).get("preset", ""))
+        await runtime.change_settings({PRESET: chosen}, me.actor)
         return see_other("/admin/settings", done="saved")
 
     return [settings, reload, preset]
