@@ -42,10 +42,10 @@ logger = logging.getLogger("sparkle.runtime")
 class Runtime:
     """The parts of one server. `open` before use, `close` after; everything in between is on one event loop."""
 
-    def __init__(self, config: Config, given: Mapping[str, str]) -> None:
+    def __init__(self, config: Config, given: Mapping[str, str] | None = None) -> None:
         """`given`: the dotted keys that a file or variable sets (with its name), which no page can."""
         self.config = config
-        self._written, self._given = config, given
+        self._written, self._given = config, given or {}
         self.rules = rulebook.compile_rules(config.rules, config.exceptions)
         self.metrics = Metrics()
         self.database = Database(config.database.file, config.database.synchronous)

@@ -279,6 +279,13 @@ def test_pages_follow_each_other_until_everything_was_seen_once(member: Visitor)
         url = next(iter(re.findall(r'rel="next" href="([^"]*)"', page)), "")
         url = html.unescape(url)
     assert seen == [str(1059 - n) for n in range(60)]
+    earlier: list[str] = []
+    while links := re.findall(r'rel="prev" href="([^"]*)"', page):
+        back = html.unescape(links[0])
+        page = member.get(back).body.decode()
+        earlier = re.findall(r"port (\d+)", _text(page)) + earlier
+    assert earlier == seen[:50]
+    assert set(parse_qs(urlsplit(back).query)) == {"pageSize", "sortBy", "before"}
 
 
 @pytest.mark.parametrize(
@@ -330,7 +337,10 @@ def test_torrents_are_found_by_identifier_size_and_info_hash(member: Visitor) ->
     member.get("/torrent?hash=zz", 400)
     first = member.page("/explore/torrents?pageSize=25")
     second = html.unescape(re.findall(r'rel="next" href="([^"]*)"', first)[0])
-    assert not set(_links(first, "/torrent/")) & set(_links(member.page(second), "/torrent/"))
+    page = member.page(second)
+    assert not set(_links(first, "/torrent/")) & set(_links(page, "/torrent/"))
+    previous = html.unescape(re.findall(r'rel="prev" href="([^"]*)"', page)[0])
+    assert _links(first, "/torrent/") == _links(member.page(previous), "/torrent/")
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
@@ -547,12 +557,19 @@ def test_changes_are_paged(admin: Visitor) -> None:
     for n in range(60):
         admin.post("/rules/allow", target=f"24.5.5.{n}")
     first = admin.page("/rules/changes")
+    assert "/api/rules/changes?format=atom" in first
     [following] = re.findall(r'rel="next" href="([^"]*)"', first)
     second = admin.page(html.unescape(following))
     assert _links(first, "/ip/24.5.5")[0] == "/ip/24.5.5.59"
     assert "/ip/24.5.5.0" in _links(second, "/ip/24.5.5")
     assert not set(_links(first, "/ip/24.5.5")) & set(_links(second, "/ip/24.5.5"))
-    assert "/api/rules/changes?format=atom" in first
+    [previous] = re.findall(r'rel="prev" href="([^"]*)"', second)
+    assert _links(admin.page(html.unescape(previous)), "/ip/24.5.5") == _links(first, "/ip/24.5.5")
+    for path in ("/rules", "/rules/exceptions", "/admin/audit"):
+        first = admin.page(path)
+        second = admin.page(html.unescape(re.findall(r'rel="next" href="([^"]*)"', first)[0]))
+        again = admin.page(html.unescape(re.findall(r'rel="prev" href="([^"]*)"', second)[0]))
+        assert re.findall(r'data-ms="(\d+)"', first) == re.findall(r'data-ms="(\d+)"', again), path
 
 
 def test_exceptions_are_added_and_ended(server: RunningServer, admin: Visitor) -> None:

@@ -8,11 +8,11 @@ from litestar.handlers import HTTPRouteHandler
 
 from sparkle_lite.accounts import Actor
 from sparkle_lite.config import Duration, Refused
-from sparkle_lite.db.decisions import Action, Decision, New, State, Wanted
+from sparkle_lite.db.decisions import Action, Cursor, Decision, New, State, Wanted
 from sparkle_lite.decisions import BY_HAND_MS, PARDON_MS, TargetKind
 from sparkle_lite.errors import SparkleError
 from sparkle_lite.http.session import SignedIn
-from sparkle_lite.http.web import links, render
+from sparkle_lite.http.web import links, paging, render
 from sparkle_lite.http.web.render import Asked, Page, Pages
 from sparkle_lite.http.web.why import reviews_of
 from sparkle_lite.net import AddressError, address_text, parse_network
@@ -56,13 +56,15 @@ def _reading(pages: Pages) -> list[HTTPRouteHandler]:
     async def listing(request: Asked, template: str, wanted: Wanted, **values: Any) -> Page:
         await pages.member(request)
         decisions = pages.runtime.decisions
-        found, moment = await decisions.page(wanted, _id(request.query_params.get("after")), SIZE + 1)
+        at = paging.position(request.query_params, paging.row_id)
+        found, moment = await decisions.page(wanted, at, SIZE + 1)
+        part = paging.cut(found, at, SIZE, lambda one: str(one.id))
         counts = await decisions.counts()
         return pages.page(
             request,
             template,
-            rows=_told(pages, found[:SIZE], moment),
-            next=found[SIZE - 1].id if len(found) > SIZE else None,
+            rows=_told(pages, part.rows, moment),
+            part=part,
             origins=sorted({origin for origin, _ in counts} | {"admin", "config"}),
             **await frame(pages),
             wanted=wanted,
@@ -120,15 +122,15 @@ def _reading(pages: Pages) -> list[HTTPRouteHandler]:
     @get("/rules/changes")
     async def changes(request: Asked) -> Page:
         await pages.member(request)
-        found = await pages.runtime.decisions.changes(_moment(request.query_params.get("after")), SIZE)
+        at = paging.position(request.query_params, _moment)
+        found = await pages.runtime.decisions.changes(at, SIZE + 1)
+        part = paging.cut(found, at, SIZE, lambda one: f"{one.at}.{one.decision.id}.{one.ended:d}")
         rows = [
             (change.at, change.ended, told)
-            for change in found
+            for change in part.rows
             for told in _told(pages, [change.decision], change.at if change.ended else change.decision.created_at)
         ]
-        last = found[-1] if len(found) == SIZE else None
-        after = last and f"{last.at}.{last.decision.id}.{last.ended:d}"
-        values: dict[str, Any] = {"rows": rows, "next": after, "parameters": _kept(request), "links": links}
+        values: dict[str, Any] = {"rows": rows, "part": part, "parameters": _kept(request), "links": links}
         return pages.page(request, "rules_changes.html", **values, **await frame(pages))
 
     return [rules, held, exceptions, deny, changes]
@@ -143,13 +145,8 @@ def _one_of(text: str | None, known: Collection[str]) -> str | None:
     return text if text in known else None
 
 
-def _id(text: str | None) -> int | None:
-    """A row id of a URL; what is none is as good as nothing."""
-    return int(text) if text and text.isascii() and text.isdecimal() and len(text) < 19 else None
-
-
-def _moment(text: str | None) -> tuple[int, int, bool] | None:
-    parts = [_id(part) for part in (text or "").split(".")]
+def _moment(text: str) -> Cursor | None:
+    parts = [paging.row_id(part) for part in text.split(".")]
     if len(parts) != 3 or None in parts:
         return None
     at, number, ended = cast(list[int], parts)
@@ -276,12 +273,13 @@ def _requests(pages: Pages) -> list[HTTPRouteHandler]:
     async def listing(request: Asked) -> Page:
         await pages.admin(request)
         is_open = request.query_params.get("state") != "closed"
-        found = await reviews.page(is_open, _id(request.query_params.get("after")), SIZE + 1)
+        at = paging.position(request.query_params, paging.row_id)
+        part = paging.cut(await reviews.page(is_open, at, SIZE + 1), at, SIZE, lambda one: str(one.id))
         return pages.page(
             request,
             "rules_reviews.html",
-            rows=[{"review": one, "text": address_text(one.address)} for one in found[:SIZE]],
-            next=found[SIZE - 1].id if len(found) > SIZE else None,
+            rows=[{"review": one, "text": address_text(one.address)} for one in part.rows],
+            part=part,
             is_open=is_open,
             parameters=_kept(request),
             links=links,

@@ -8,6 +8,7 @@ from litestar.handlers import HTTPRouteHandler
 from sparkle_lite.accounts import now_ms
 from sparkle_lite.analyses.numbers import PRESETS
 from sparkle_lite.db.decisions import Wanted
+from sparkle_lite.db.orders import Position
 from sparkle_lite.errors import SparkleError
 from sparkle_lite.http.problems import STATUS
 from sparkle_lite.http.session import SignedIn, is_https
@@ -93,7 +94,7 @@ def _exceptions(pages: Pages) -> list[HTTPRouteHandler]:
     runtime = pages.runtime
 
     async def page(request: Asked, me: SignedIn, errors: list[str], left: str) -> Page:
-        allowed, _ = await runtime.decisions.page(Wanted("allow", "active"), None, _SHOWN)
+        allowed, _ = await runtime.decisions.page(Wanted("allow", "active"), Position(), _SHOWN)
         return pages.page(
             request,
             "welcome_exceptions.html",
