@@ -27,6 +27,7 @@ from sparkle_lite.db import accounts as store
 from sparkle_lite.db.accounts import AuditFilter, AuditRow, CredentialRow, SessionRow, UserappRow, UserRow, Visit
 from sparkle_lite.db.connection import Connection
 from sparkle_lite.db.database import Command, Database
+from sparkle_lite.db.orders import Position
 from sparkle_lite.errors import SparkleError
 from sparkle_lite.wire.credentials import Presented
 
@@ -807,10 +808,10 @@ class Accounts:
         agent = None if actor.user_agent is None else _printable(actor.user_agent[:USER_AGENT_LENGTH])
         await store.add_audit(connection, self._clock(), action, success, actor.user, actor.address, agent, details)
 
-    async def audit(self, wanted: AuditFilter, limit: int) -> list[AuditRow]:
-        """What was done and refused, newest first."""
+    async def audit(self, wanted: AuditFilter, position: Position[int], limit: int) -> list[AuditRow]:
+        """What was done and refused, at a position (of ids), newest first."""
         async with self._database.reader() as connection:
-            return await store.audit(connection, wanted, limit)
+            return await store.audit(connection, wanted, position, limit)
 
 
 def _anonymous(installation_id: str) -> Presented:

@@ -154,9 +154,11 @@ def _list(args: argparse.Namespace) -> None:
 
 
 async def _all(decisions: "Decisions", wanted: Any) -> "list[Decision]":
+    from sparkle_lite.db.orders import Position
+
     found: list[Decision] = []
     while True:
-        page, _ = await decisions.page(wanted, found[-1].id if found else None, _PAGE)
+        page, _ = await decisions.page(wanted, Position(found[-1].id if found else None), _PAGE)
         found += page
         if len(page) < _PAGE:
             return found

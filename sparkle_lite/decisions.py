@@ -22,6 +22,7 @@ from sparkle_lite.db import decisions as store
 from sparkle_lite.db.connection import Connection
 from sparkle_lite.db.database import Database
 from sparkle_lite.db.decisions import Change, Cursor, Decision, EndReason, New, Wanted
+from sparkle_lite.db.orders import Position
 from sparkle_lite.errors import SparkleError
 from sparkle_lite.findings import Finding
 from sparkle_lite.net import Network, network_of
@@ -293,7 +294,7 @@ class Decisions:
         async def command(connection: Connection) -> Pardoned:
             now = self._clock()
             target = await _subscriber(connection, named, now)
-            found = await store.page(connection, Wanted("deny", within=target), now, None, 1 << 31)
+            found = await store.page(connection, Wanted("deny", within=target), now, Position(), 1 << 31)
             ended = [one for one in found if one.origin != "config" and _contains(target, one)]
             standing = [one for one in found if one.state == "active" and one not in ended]
             await store.end(connection, [(one.id, "pardoned") for one in ended], now)
@@ -353,7 +354,7 @@ class Decisions:
             guard = await self._guard(connection, now)
             held = [
                 one
-                for one in await store.page(connection, Wanted("deny", "held", origin), now, None, 1 << 31)
+                for one in await store.page(connection, Wanted("deny", "held", origin), now, Position(), 1 << 31)
                 if one.network is None or guard.obstacle(one.network, capped=False) is None
             ]
             await self._approve(connection, held, now)
@@ -379,7 +380,7 @@ class Decisions:
 
         async def command(connection: Connection) -> int:
             now = self._clock()
-            held = await store.page(connection, Wanted("deny", "held", origin), now, None, 1 << 31)
+            held = await store.page(connection, Wanted("deny", "held", origin), now, Position(), 1 << 31)
             await store.end(connection, [(one.id, "refused") for one in held], now)
             await self._audit(connection, "RULE_REFUSE", actor, {"origin": origin, "decisions": len(held)})
             return len(held)
@@ -442,20 +443,17 @@ class Decisions:
             return await _decision(reader, number)
 
     async def page(
-        self, wanted: Wanted, before: int | None, limit: int, at_ms: int | None = None
+        self, wanted: Wanted, position: Position[int], limit: int, at_ms: int | None = None
     ) -> tuple[list[Decision], int]:
-        """The decisions that stand now, or stood at a moment (ms), newest first, and that moment.
-
-        `before` is the last id known.
-        """
+        """The decisions that stand now, or stood at a moment (ms), newest first from a position; that moment."""
         moment = self._clock() if at_ms is None else at_ms
         async with self._database.reader() as reader:
-            return await store.page(reader, wanted, moment, before, limit), moment
+            return await store.page(reader, wanted, moment, position, limit), moment
 
-    async def changes(self, before: Cursor | None, limit: int) -> list[Change]:
-        """The log of what began and was over, newest first; `before` is (time, id, ended) of the last one known."""
+    async def changes(self, position: Position[Cursor], limit: int) -> list[Change]:
+        """The log of what began and was over, at a position (of time, id, whether it was over), newest first."""
         async with self._database.reader() as reader:
-            return await store.changes(reader, self._clock(), before, limit)
+            return await store.changes(reader, self._clock(), position, limit)
 
     async def counts(self) -> dict[tuple[str, str], int]:
         """How many deny decisions stand, by origin and state."""

@@ -35,11 +35,15 @@ Milliseconds = Annotated[int, Meta(ge=-(1 << 63), le=(1 << 63) - 1, description=
 
 
 class Listing(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="camel"):
-    """Which page, in which order: `page` counts from 0; `after` (a page's `next`) takes its place for long walks."""
+    """Which page, in which order: `page` counts from 0; cursors take its place for long walks.
+
+    `after` is a page's `next`, `before` its `previous`.
+    """
 
     page: Annotated[int, Meta(description="From 0.")] | None = None
     page_size: Annotated[int, Meta(description="1 to 3000, 100 if not given.")] | None = None
     after: Annotated[Text, Meta(description="The `next` of the page before, instead of `page`.")] | None = None
+    before: Annotated[Text, Meta(description="The `previous` of the page behind, instead of `page`.")] | None = None
     sort_by: (
         Annotated[
             Text | Annotated[list[Text], Meta(max_length=32)],
@@ -194,7 +198,7 @@ def ask(table: Table, asked: Listing, viewer: Viewer) -> Query:
     """The query that a body means. Raises SparkleError with one sentence that names the field."""
     page, size = _page(asked)
     order, descending = _order(table, asked)
-    _check_depth(table, order, page, size, asked.after)
+    _check_depth(table, order, page, size, asked.after or asked.before)
     time_from, time_to, always = _times(asked)
     return Query(
         table=table,
@@ -208,6 +212,7 @@ def ask(table: Table, asked: Listing, viewer: Viewer) -> Query:
         limit=size,
         offset=page * size,
         after=asked.after or None,
+        before=asked.before or None,
         viewer=None if viewer.is_admin else viewer.user,
     )
 
@@ -223,8 +228,9 @@ def _page(asked: Listing) -> tuple[int, int]:
         raise _bad(f"pageSize must be {MAX_PAGE_SIZE} or less.", "请求的分页数量参数超过最大允许值")
     if (page + 1) * size >= 1 << 62:
         raise _bad("page is too large.", "page 过大。")
-    if page and asked.after:
-        raise _bad("page and after exclude each other.", "page 与 after 不能同时使用。")
+    for one, other in (("page", "after"), ("page", "before"), ("after", "before")):
+        if getattr(asked, one) and getattr(asked, other):
+            raise _bad(f"{one} and {other} exclude each other.", f"{one} 与 {other} 不能同时使用。")
     return page, size
 
 
@@ -251,10 +257,10 @@ def _order(table: Table, asked: Listing) -> tuple[tuple[str, ...], bool]:
     return tuple(order), descending
 
 
-def _check_depth(table: Table, order: tuple[str, ...], page: int, size: int, after: str | None) -> None:
+def _check_depth(table: Table, order: tuple[str, ...], page: int, size: int, cursor: str | None) -> None:
     # Cumulative rows are not countable by segment: how many of them count depends on what came later.
     is_cheap = order in ((), ("id",), ("insert_time",)) and table != "swarm"
-    if is_cheap or after or (page + 1) * size <= SORTED_DEPTH:
+    if is_cheap or cursor or (page + 1) * size <= SORTED_DEPTH:
         return
     raise _bad(
         f"page goes no further than {SORTED_DEPTH:,} rows with this sorting; "

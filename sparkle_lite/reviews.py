@@ -10,6 +10,7 @@ from sparkle_lite.db import accounts as account_rows
 from sparkle_lite.db import reviews as store
 from sparkle_lite.db.connection import Connection
 from sparkle_lite.db.database import Database
+from sparkle_lite.db.orders import Position
 from sparkle_lite.db.reviews import Review
 from sparkle_lite.errors import SparkleError
 from sparkle_lite.net import AddressError, address_bytes, address_text
@@ -75,10 +76,10 @@ class Reviews:
         async with self._database.reader() as reader:
             return await store.count_open(reader)
 
-    async def page(self, is_open: bool, before: int | None, limit: int) -> list[Review]:
-        """Requests that wait, or that are closed, the newest first."""
+    async def page(self, is_open: bool, position: Position[int], limit: int) -> list[Review]:
+        """Requests that wait, or that are closed, at a position (of ids), the newest first."""
         async with self._database.reader() as reader:
-            return await store.page(reader, is_open, before, limit)
+            return await store.page(reader, is_open, position, limit)
 
     async def close(self, number: int, note: str, actor: Actor) -> None:
         """Close a request, with a note for the other administrators. Raises SparkleError: forbidden, not_found."""

@@ -5,8 +5,9 @@ import logging
 import pickle
 import socket
 import time
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
+from typing import Any
 from urllib.parse import urlsplit
 
 from sparkle_lite import analyses, ip_report, net, rulebook
@@ -43,10 +44,10 @@ logger = logging.getLogger("sparkle.runtime")
 class Runtime:
     """The parts of one server. `open` before use, `close` after; everything in between is on one event loop."""
 
-    def __init__(self, config: Config, given: Collection[str] = ()) -> None:
-        """`given`: the dotted keys that the file or the environment sets, which no page can."""
+    def __init__(self, config: Config, given: Mapping[str, str] | None = None) -> None:
+        """`given`: the dotted keys that a file or variable sets (with its name), which no page can."""
         self.config = config
-        self._written, self._given = config, given
+        self._written, self._given = config, given or {}
         self.rules = rulebook.compile_rules(config.rules, config.exceptions)
         self.metrics = Metrics()
         self.database = Database(config.database.file, config.database.synchronous)
@@ -54,6 +55,8 @@ class Runtime:
         self.proof_of_work = ProofOfWork(now_ms)
         self.press = Press()
         self._closed_segment = asyncio.Event()
+        # Set to have the analyses run now.
+        self.analyse_soon = asyncio.Event()
         self._own_addresses: set[bytes] = set()
         self._size = 0
         self.ready = False
@@ -128,7 +131,7 @@ class Runtime:
         jobs.every("activity", 600, self.overview.record, first=5)
         jobs.every("collect", 24 * 3600, house.collect, first=3600)
         jobs.every("publish", _NOTICE_S, self._publish_due)
-        jobs.every("analyse", 3600, self.analyse_all, first=300)
+        jobs.every("analyse", 3600, self.analyse_all, first=300, wake=self.analyse_soon)
         jobs.every("history", 24 * 3600, self.forget, first=7200)
         jobs.every("size", 60, self._measure, first=0)
 
@@ -272,9 +275,9 @@ class Runtime:
         if failures:
             raise RuntimeError("; ".join(failures))
 
-    async def change_setting(self, key: str, value: str, actor: Actor) -> None:
+    async def change_settings(self, changes: Mapping[str, Any], actor: Actor) -> None:
         """Change what a page may change. Raises SparkleError as Settings.change does."""
-        await self.settings.change(key, value, actor)
+        await self.settings.change(changes, actor)
         self.config = self.settings.over(self._written)
 
     async def _distances(self, address: bytes) -> Sequence[Distance]:
@@ -292,7 +295,7 @@ class Runtime:
             await self.accounts.flush(now=True)
             await self.publish()
 
-    async def reload(self, config: Config, given: Collection[str] = ()) -> list[str]:
+    async def reload(self, config: Config, given: Mapping[str, str]) -> list[str]:
         """Take over a configuration as far as that goes without a restart; the keys that need one."""
         rules = rulebook.compile_rules(config.rules, config.exceptions)
         stay = configuration.restart_needed(self._written, config)

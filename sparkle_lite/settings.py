@@ -2,14 +2,15 @@
 
 import functools
 import typing
-from collections.abc import Callable, Collection, Mapping
-from typing import TypeVar
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import msgspec
 
 from sparkle_lite.accounts import Actor, Write
-from sparkle_lite.config import Config
-from sparkle_lite.config.keys import Analysis, is_struct, keys_of, split_hint
+from sparkle_lite.config import Analysis, Config, Duration, Refused, Size, parse
+from sparkle_lite.config.keys import is_struct, keys_of, split_hint
+from sparkle_lite.config.values import Bounds
 from sparkle_lite.db import accounts as store
 from sparkle_lite.db.connection import Connection
 from sparkle_lite.db.database import Database
@@ -20,37 +21,106 @@ S = TypeVar("S", bound=msgspec.Struct)
 # The guide for a new server was walked through, or put aside.
 WELCOMED = "welcomed"
 _PREFIX = "page:"
+# What takes a setting back, beside nothing at all.
+_TAKEN_BACK = "preset"
+
+SettingKind = Literal["choice", "count", "duration", "size"]
+
+
+class Setting(NamedTuple):
+    """A key that can be set on a page: its values, or the bounds of its number (ms, bytes; None: any)."""
+
+    key: str
+    kind: SettingKind
+    hint: Any
+    choices: tuple[str, ...]
+    low: int
+    high: int | None
+    zero_is_preset: bool
 
 
 @functools.cache
-def choices() -> Mapping[str, tuple[str, ...]]:
-    """What can be set on a page: dotted key -> its values."""
+def known() -> Mapping[str, Setting]:
+    """What can be set on a page, by its dotted key: everything about the analyses."""
     found = {}
     for name, hint in keys_of(Analysis).items():
         kind = split_hint(hint)[0]
-        if is_struct(kind):
-            found[f"analysis.{name}.mode"] = typing.get_args(split_hint(keys_of(kind)["mode"])[0])
-        elif typing.get_origin(kind) is typing.Literal:
-            found[f"analysis.{name}"] = typing.get_args(kind)
+        below = {f"{name}.{key}": each for key, each in keys_of(kind).items()} if is_struct(kind) else {name: hint}
+        for path, each in below.items():
+            found[f"analysis.{path}"] = _setting(f"analysis.{path}", each)
     return found
 
 
-class Settings:
-    """The settings of one server; `given` are the dotted keys that the file or the environment sets."""
+def _setting(key: str, hint: Any) -> Setting:
+    kind, checks = split_hint(hint)
+    if typing.get_origin(kind) is Literal:
+        return Setting(key, "choice", hint, typing.get_args(kind), 0, None, zero_is_preset=False)
+    [bounds] = [check for check in checks if isinstance(check, Bounds)]
+    kinds: dict[Any, SettingKind] = {Duration: "duration", Size: "size"}
+    return Setting(key, kinds.get(kind, "count"), hint, (), bounds.low, bounds.high, bounds.or_zero)
 
-    def __init__(self, database: Database, write: Write, clock: Callable[[], int], given: Collection[str] = ()) -> None:
+
+def read(key: str, text: str) -> Any:
+    """What is written on a page as the value of a key; None where the preset or the default shall say it.
+
+    Raises SparkleError (bad_request) with a sentence that says what to write.
+    """
+    setting = known().get(key)
+    if setting is None:
+        raise SparkleError("bad_request", f"{key[:64]} can't be set here.", f"无法在此设置 {key[:64]}。")
+    if text in ("", _TAKEN_BACK):
+        return None
+    try:
+        value = parse(setting.hint, text)
+    except Refused:
+        raise SparkleError("bad_request", *_mend(setting)) from None
+    return None if value == 0 and setting.zero_is_preset else value
+
+
+def _mend(setting: Setting) -> tuple[str, str]:
+    if setting.kind == "choice":
+        return f"Choose one of {', '.join(setting.choices)}.", f"请选择 {'、'.join(setting.choices)} 之一。"
+    if setting.kind == "count":
+        return f"Write a whole number from {setting.low:,} to {setting.high:,}.", (
+            f"请填写 {setting.low:,} 到 {setting.high:,} 之间的整数。"
+        )
+    if setting.kind == "duration":
+        low, high = Duration(setting.low), Duration(setting.high or 0)
+        return f"Write a time such as 14d or 12h, from {low} to {high}.", (
+            f"请填写时长，例如 14d（天）或 12h（小时），范围为 {low} 到 {high}。"
+        )
+    return "Write a size such as 2GiB or 500MiB.", "请填写大小，例如 2GiB 或 500MiB。"
+
+
+class Settings:
+    """The settings of one server; `given` are the dotted keys that a file or variable sets, with its name."""
+
+    def __init__(
+        self,
+        database: Database,
+        write: Write,
+        clock: Callable[[], int],
+        given: Mapping[str, str],
+    ) -> None:
         self._database = database
         self._write = write
         self._clock = clock
         self.given = given
-        self.values: dict[str, str] = {}
+        self.values: dict[str, Any] = {}
 
     async def load(self) -> None:
         """Read what was set."""
         async with self._database.reader() as connection:
             stored = await store.settings(connection, _PREFIX)
-        # What an earlier version knew and this one doesn't is passed over.
-        self.values = {key: text for key, text in stored.items() if text in choices().get(key, ())}
+        self.values = {}
+        for key, text in stored.items():
+            try:
+                value = read(key, text)
+            except SparkleError:
+                # What an earlier version knew and this one doesn't is passed over.
+                continue
+            if value is not None:
+                self.values[key] = value
 
     def over(self, config: Config) -> Config:
         """A configuration with what was set on pages, where neither the file nor the environment says otherwise."""
@@ -59,28 +129,43 @@ class Settings:
                 config = _with(config, tuple(key.split(".")), value)
         return config
 
-    async def change(self, key: str, value: str, actor: Actor) -> None:
-        """Set a key. Raises SparkleError: forbidden, bad_request, conflict where the file or environment sets it."""
+    async def change(self, changes: Mapping[str, Any], actor: Actor) -> None:
+        """Set keys to values as `read` gives them, all or none; None takes back what was set.
+
+        Raises SparkleError: forbidden, conflict where the file or the environment sets one.
+        """
         if not actor.admin:
             raise SparkleError("forbidden", "Access denied: this is for administrators.", "拒绝访问")
-        if value not in choices().get(key, ()):
-            raise SparkleError("bad_request", f"{key} can't be set to that here.", f"无法在此将 {key} 设为该值。")
-        if key in self.given:
-            raise SparkleError(
-                "conflict",
-                f"{key} is set in the configuration file or the environment, which wins; change it there.",
-                f"{key} 已在配置文件或环境变量中设置，并以其为准，请在那里修改。",
-            )
+        for key in changes:
+            if key in self.given:
+                raise SparkleError(
+                    "conflict",
+                    f"{key} is set in the configuration file or the environment, which wins; change it there.",
+                    f"{key} 已在配置文件或环境变量中设置，并以其为准，请在那里修改。",
+                )
+        changed = {key: value for key, value in changes.items() if value != self.values.get(key)}
 
         async def command(connection: Connection) -> None:
-            await store.set_setting(connection, _PREFIX + key, value)
-            details: dict[str, object] = {"key": key, "value": value}
-            await store.add_audit(
-                connection, self._clock(), "SETTING_CHANGE", True, actor.user, actor.address, actor.user_agent, details
-            )
+            for key, value in changed.items():
+                if value is None:
+                    await store.delete_setting(connection, _PREFIX + key)
+                else:
+                    await store.set_setting(connection, _PREFIX + key, str(value))
+                details: dict[str, object] = {"key": key, "value": _TAKEN_BACK if value is None else str(value)}
+                await store.add_audit(
+                    connection,
+                    self._clock(),
+                    "SETTING_CHANGE",
+                    True,
+                    actor.user,
+                    actor.address,
+                    actor.user_agent,
+                    details,
+                )
 
-        await self._write(command)
-        self.values[key] = value
+        if changed:
+            await self._write(command)
+            self.values = {key: value for key, value in {**self.values, **changed}.items() if value is not None}
 
     async def is_welcomed(self) -> bool:
         """Whether the guide for a new server was done, or is not needed because clients come already."""
@@ -94,7 +179,7 @@ class Settings:
         await self._write(lambda connection: store.keep_setting(connection, WELCOMED, 1))
 
 
-def _with(struct: S, path: tuple[str, ...], value: str) -> S:
+def _with(struct: S, path: tuple[str, ...], value: Any) -> S:
     name, *below = path
     new = _with(getattr(struct, name), tuple(below), value) if below else value
     return msgspec.structs.replace(struct, **{name: new})

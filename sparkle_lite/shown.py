@@ -115,7 +115,10 @@ class ClientDiscovery(msgspec.Struct, frozen=True, kw_only=True, rename="camel")
 
 
 class ResultPage(msgspec.Struct, Generic[T], frozen=True, kw_only=True, rename="camel"):
-    """One page. `total` is a lower bound unless `totalExact`; `next` is for `after`, null on the last page."""
+    """One page. `total` is a lower bound unless `totalExact`.
+
+    `next` is for `after`, null on the last page; `previous` is for `before`, null on the first.
+    """
 
     page: int
     size: int
@@ -123,6 +126,7 @@ class ResultPage(msgspec.Struct, Generic[T], frozen=True, kw_only=True, rename="
     results: list[T]
     total_exact: bool
     next: str | None
+    previous: str | None
 
 
 def shown(row: Observed | Discovered, viewer: Viewer) -> Snapshot | BanHistory | Swarm | ClientDiscovery:

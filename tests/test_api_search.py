@@ -97,7 +97,7 @@ def found(answer: Answer) -> Row:
     envelope = answer.json()
     assert list(envelope) == ["success", "message", "data"]
     assert (envelope["success"], envelope["message"]) == (True, None)
-    assert list(envelope["data"]) == ["page", "size", "total", "results", "totalExact", "next"]
+    assert list(envelope["data"]) == ["page", "size", "total", "results", "totalExact", "next", "previous"]
     return dict(envelope["data"])
 
 
@@ -204,8 +204,10 @@ def test_the_latest_rows_come_page_by_page_and_by_cursor(
     assert (first["page"], first["size"], len(first["results"])) == (0, 1, 1)
     if table != "swarm":
         second = found(ask(shared, f"{table}?page=1&pageSize=1", token=tokens["admin"]))["results"]
-        after = found(ask(shared, f"{table}?pageSize=1&after={first['next']}", token=tokens["admin"]))["results"]
-        assert second == after != first["results"]
+        after = found(ask(shared, f"{table}?pageSize=1&after={first['next']}", token=tokens["admin"]))
+        assert second == after["results"] != first["results"]
+        back = found(ask(shared, f"{table}?pageSize=1&before={after['previous']}", token=tokens["admin"]))
+        assert (back["results"], back["previous"]) == (first["results"], None)
     beyond = found(ask(shared, f"{table}?page=1000000&pageSize=1", token=tokens["admin"])) if table != "swarm" else None
     assert beyond is None or (beyond["results"], beyond["next"]) == ([], None)
 
@@ -226,6 +228,9 @@ def test_the_latest_rows_come_page_by_page_and_by_cursor(
         ("peerId=x", "peerId"),
         ("after=x", "after"),
         ("page=1&after=x", "after"),
+        ("before=x", "before"),
+        ("page=1&before=x", "before"),
+        ("after=x&before=x", "before"),
     ],
 )
 @pytest.mark.parametrize("table", TABLES)

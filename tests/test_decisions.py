@@ -20,6 +20,7 @@ from sparkle_lite.db import decisions as store
 from sparkle_lite.db.accounts import Visit
 from sparkle_lite.db.database import Database
 from sparkle_lite.db.decisions import Decision, Wanted
+from sparkle_lite.db.orders import Position
 from sparkle_lite.decisions import PARDON_MS, Decisions, Distance
 from sparkle_lite.errors import SparkleError
 from sparkle_lite.findings import Finding, Identity
@@ -67,7 +68,7 @@ class Place:
         return await self.decisions.apply(origin, findings, self.now, **how)
 
     async def standing(self, **wanted: Any) -> list[Decision]:
-        return (await self.decisions.page(Wanted(**wanted), None, 10_000))[0]
+        return (await self.decisions.page(Wanted(**wanted), Position(), 10_000))[0]
 
     async def member(self, *texts: str, name: str = "member") -> None:
         """People whose client came from these addresses just now."""
@@ -166,7 +167,7 @@ def test_a_decision_is_renewed_when_half_its_time_is_over_or_twice_as_many_peopl
         await place.run(found("1.2.3.4", 8, expires=later), found("1.2.3.9", expires=later))
         assert {one.expires_at for one in await place.standing()} == {later}
         place.now = later
-        log = [(one.ended, one.decision.end_reason) for one in await place.decisions.changes(None, 100)]
+        log = [(one.ended, one.decision.end_reason) for one in await place.decisions.changes(Position(), 100)]
         assert log.count((True, "superseded")) == 3
         assert log.count((True, None)) == 2
 
@@ -775,10 +776,10 @@ def test_the_state_at_any_past_moment_can_be_told(tmp_path: Path) -> None:
         place.now += 8 * DAY
         await now_stands()
         for moment, stood in told.items():
-            found_then, _ = await place.decisions.page(Wanted(), None, 100, moment)
+            found_then, _ = await place.decisions.page(Wanted(), Position(), 100, moment)
             assert sorted((str(one.network), one.state_at(moment)) for one in found_then) == stood
         assert told[place.now] == []
-        assert (await place.decisions.page(Wanted(), None, 100, NOW - 1))[0] == []
+        assert (await place.decisions.page(Wanted(), Position(), 100, NOW - 1))[0] == []
 
     told(tmp_path, story)
 
@@ -790,17 +791,37 @@ def test_the_log_pages_through_every_begin_and_end_once(tmp_path: Path) -> None:
         await place.run(*map(found, addresses(3)))
         await place.decisions.pardon("1.0.0.1", "", COMMAND_LINE)
         place.now += 8 * DAY
-        whole = await place.decisions.changes(None, 1000)
+        whole = await place.decisions.changes(Position(), 1000)
         assert len(whole) == 2 * 6
         assert [one.at for one in whole] == sorted((one.at for one in whole), reverse=True)
         paged: list[Any] = []
-        while page := await place.decisions.changes(
-            (paged[-1].at, paged[-1].decision.id, paged[-1].ended) if paged else None, 2
-        ):
+        while page := await place.decisions.changes(_beside(paged[-1:], is_before=False), 2):
             paged += page
         assert paged == whole
+        back = whole[-1:]
+        while page := await place.decisions.changes(_beside(back[:1], is_before=True), 2):
+            back = page + back
+        assert back == whole
         endings = [one.decision.state_at(one.at) for one in whole if one.ended]
         assert sorted(endings) == ["expired", "expired", "expired", "pardoned", "withdrawn", "withdrawn"]
+
+    told(tmp_path, story)
+
+
+def _beside(known: list[Any], *, is_before: bool) -> Position[Any]:
+    return Position((known[0].at, known[0].decision.id, known[0].ended), is_before) if known else Position()
+
+
+def test_decisions_are_paged_forth_and_back(tmp_path: Path) -> None:
+    async def story(place: Place) -> None:
+        await place.run(*map(found, addresses(7)))
+        whole, _ = await place.decisions.page(Wanted(), Position(), 100)
+        assert len(whole) == 7
+        second, _ = await place.decisions.page(Wanted(), Position(whole[2].id), 3)
+        assert second == whole[3:6]
+        back, _ = await place.decisions.page(Wanted(), Position(second[0].id, is_before=True), 2)
+        assert back == whole[1:3]
+        assert (await place.decisions.page(Wanted(), Position(whole[0].id, is_before=True), 2))[0] == []
 
     told(tmp_path, story)
 

@@ -548,18 +548,26 @@ def test_sorting_by_torrent_is_by_its_id(world: World, table: str) -> None:
 
 
 def walk(world: World, table: str, body: Row, viewer: Viewer = ADMIN) -> list[int]:
-    """All rows by cursor; every page says the same total."""
-    found: list[int] = []
+    """All rows by cursor, forth and back again; every page says the same total."""
+    pages: list[list[int]] = []
     after, total = None, None
     while True:
         _, page = world.ask(table, body | {"after": after}, viewer)
-        found += [row.id for row in page.rows]
+        pages.append([row.id for row in page.rows])
         assert total in (None, page.total)
+        assert (page.previous is None) is (after is None)
         after, total = page.next, page.total
         if after is None:
-            assert total == len(found)
-            return found
+            break
         assert len(page.rows) == body["pageSize"]
+    found = [number for one in pages for number in one]
+    assert total == len(found)
+    for earlier in reversed(pages[:-1]):
+        _, page = world.ask(table, body | {"before": page.previous}, viewer)
+        assert ([row.id for row in page.rows], page.total) == (earlier, total)
+        assert page.next is not None
+    assert page.previous is None
+    return found
 
 
 def random_body(dice: random.Random, world: World, table: str) -> Row:

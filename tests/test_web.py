@@ -322,6 +322,27 @@ def test_what_the_file_sets_no_page_can(tmp_path: Path) -> None:
         assert "A community" in asked(server, "/admin/settings", token).body.decode()
 
 
+def test_a_number_that_the_file_or_the_environment_sets_is_shown_and_locked(tmp_path: Path) -> None:
+    text = "[analysis.untrusted_vote]\nmin_people = 7\n"
+    environ = {"SPARKLE_ANALYSIS__UNTRUSTED_VOTE__WINDOW": "10d"}
+    with start_server(tmp_path / "server", text, env=environ) as server:
+        token = token_of(server)
+        assert (
+            asked(server, "/rules/analyses/untrusted_vote", token, {"untrusted_vote.min_torrents": "3"}).status == 303
+        )
+        for form in ({"untrusted_vote.min_people": "2"}, {"untrusted_vote.window": "9d"}):
+            assert asked(server, "/rules/analyses/untrusted_vote", token, form).status == 409
+        page = asked(server, "/rules/analyses", token).body.decode()
+        part = page.partition('id="untrusted_vote"')[2].partition("</section>")[0]
+        assert "Set by config.toml, which wins over this page" in part
+        assert "Set by SPARKLE_ANALYSIS__UNTRUSTED_VOTE__WINDOW" in part
+        assert re.search(r'name="untrusted_vote.min_people" value="7"[^>]* disabled', part)
+        assert re.search(r'name="untrusted_vote.window" value="10d"[^>]* disabled', part)
+        assert 'name="untrusted_vote.min_torrents" value="3"' in part
+        server.restart()
+        assert 'name="untrusted_vote.min_torrents" value="3"' in asked(server, "/rules/analyses", token).body.decode()
+
+
 def test_the_configuration_is_read_again_from_the_page(tmp_path: Path) -> None:
     with start_server(tmp_path / "server", "[auth]\nmax_apps_per_user = 1\n") as server:
         token = token_of(server)

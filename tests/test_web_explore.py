@@ -279,6 +279,13 @@ def test_pages_follow_each_other_until_everything_was_seen_once(member: Visitor)
         url = next(iter(re.findall(r'rel="next" href="([^"]*)"', page)), "")
         url = html.unescape(url)
     assert seen == [str(1059 - n) for n in range(60)]
+    earlier: list[str] = []
+    while links := re.findall(r'rel="prev" href="([^"]*)"', page):
+        back = html.unescape(links[0])
+        page = member.get(back).body.decode()
+        earlier = re.findall(r"port (\d+)", _text(page)) + earlier
+    assert earlier == seen[:50]
+    assert set(parse_qs(urlsplit(back).query)) == {"pageSize", "sortBy", "before"}
 
 
 @pytest.mark.parametrize(
@@ -330,7 +337,10 @@ def test_torrents_are_found_by_identifier_size_and_info_hash(member: Visitor) ->
     member.get("/torrent?hash=zz", 400)
     first = member.page("/explore/torrents?pageSize=25")
     second = html.unescape(re.findall(r'rel="next" href="([^"]*)"', first)[0])
-    assert not set(_links(first, "/torrent/")) & set(_links(member.page(second), "/torrent/"))
+    page = member.page(second)
+    assert not set(_links(first, "/torrent/")) & set(_links(page, "/torrent/"))
+    previous = html.unescape(re.findall(r'rel="prev" href="([^"]*)"', page)[0])
+    assert _links(first, "/torrent/") == _links(member.page(previous), "/torrent/")
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
@@ -547,12 +557,19 @@ def test_changes_are_paged(admin: Visitor) -> None:
     for n in range(60):
         admin.post("/rules/allow", target=f"24.5.5.{n}")
     first = admin.page("/rules/changes")
+    assert "/api/rules/changes?format=atom" in first
     [following] = re.findall(r'rel="next" href="([^"]*)"', first)
     second = admin.page(html.unescape(following))
     assert _links(first, "/ip/24.5.5")[0] == "/ip/24.5.5.59"
     assert "/ip/24.5.5.0" in _links(second, "/ip/24.5.5")
     assert not set(_links(first, "/ip/24.5.5")) & set(_links(second, "/ip/24.5.5"))
-    assert "/api/rules/changes?format=atom" in first
+    [previous] = re.findall(r'rel="prev" href="([^"]*)"', second)
+    assert _links(admin.page(html.unescape(previous)), "/ip/24.5.5") == _links(first, "/ip/24.5.5")
+    for path in ("/rules", "/rules/exceptions", "/admin/audit"):
+        first = admin.page(path)
+        second = admin.page(html.unescape(re.findall(r'rel="next" href="([^"]*)"', first)[0]))
+        again = admin.page(html.unescape(re.findall(r'rel="prev" href="([^"]*)"', second)[0]))
+        assert re.findall(r'data-ms="(\d+)"', first) == re.findall(r'data-ms="(\d+)"', again), path
 
 
 def test_exceptions_are_added_and_ended(server: RunningServer, admin: Visitor) -> None:
@@ -599,6 +616,86 @@ def test_a_dry_run_tells_what_would_come_and_go_and_changes_nothing(server: Runn
     assert "whole number" in admin.page("/rules/dry-run?run=1&name=untrusted_vote&untrusted_vote.min_people=x", 400)
     assert "preset" in admin.page("/rules/dry-run?run=1&preset=nobody", 400)
     admin.page("/rules/dry-run?run=1&name=nothing", 400)
+
+
+def test_the_numbers_of_an_analysis_are_changed_on_its_page_and_set_back(
+    server: RunningServer, admin: Visitor, member: Visitor
+) -> None:
+    path, field = "/rules/analyses/multi_dial", "multi_dial.min_people"
+    for name in ("min_people", "min_torrents"):
+        assert f'name="multi_dial.{name}" value="{3 if name == "min_people" else 2}"' in admin.page("/rules/analyses")
+    form = {field: "4", "multi_dial.min_torrents": "2", "multi_dial.window": "336h", "multi_dial.half_life": "36h"}
+    answer = admin.post(path, **form, **{"multi_dial.mode": "shadow"})
+    assert answer.headers["location"] == "/rules/analyses?done=numbers_saved#multi_dial"
+    page = member.page("/rules/analyses")
+    part = page.partition('id="multi_dial"')[2].partition("</section>")[0]
+    assert part.count("set here") == 3
+    assert "<strong>4</strong> people" in part
+    assert "<strong>1d12h</strong>" in part
+    assert "<button" not in part
+    assert "min_people = 4\n" in html.unescape(page)
+    assert json.loads(_details(server)[0]) == {"key": "analysis.multi_dial.half_life", "value": "1d12h"}
+    with opened(server.database) as connection:
+        stored = dict(connection.execute("SELECT name, value FROM setting WHERE name LIKE 'page:analysis.multi%'"))
+    assert stored == {
+        "page:analysis.multi_dial.mode": "shadow",
+        "page:analysis.multi_dial.min_people": "4",
+        "page:analysis.multi_dial.half_life": "1d12h",
+    }
+    admin.post(f"{path}/back", number=field)
+    assert 'name="multi_dial.min_people" value="3"' in admin.page("/rules/analyses")
+    admin.post(f"{path}/back", number="")
+    assert "set here" not in admin.page("/rules/analyses")
+    admin.post("/rules/analyses/voters", account_age="0", active_days="5")
+    assert "<strong>5</strong> days" in member.page("/rules/analyses")
+    admin.post("/rules/analyses/voters/back", number="")
+    admin.post("/rules/analyses/nothing", 404)
+    member.post(path, 403, **form)
+    member.post("/rules/analyses/run", 403)
+    admin.post(path, 403, site="https://evil.example", **form)
+
+
+def _details(server: RunningServer) -> list[str]:
+    with opened(server.database) as connection:
+        rows = connection.execute("SELECT details FROM audit WHERE action='SETTING_CHANGE' ORDER BY id DESC")
+        return [details for (details,) in rows]
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_a_number_that_cannot_be_comes_back_with_a_sentence_at_its_field(admin: Visitor, language: str) -> None:
+    wrong = {"min_people": "many", "min_traffic": "2 apples", "window": "500d", "min_days": "-3", "mode": "loud"}
+    form = {f"over_download.{name}": value for name, value in wrong.items()} | {"over_download.share_percent": "60"}
+    answer = admin._replace(language=language).post("/rules/analyses/over_download", 400, **form)
+    page = html.unescape(answer.body.decode())
+    assert {"en": "Write a whole number from 1 to 1,000,000.", "zh": "请填写 1 到 1,000,000 之间的整数。"}[
+        language
+    ] in page
+    assert {"en": "Write a time such as 14d or 12h", "zh": "请填写时长"}[language] in page
+    assert {"en": "Write a size such as 2GiB", "zh": "请填写大小"}[language] in page
+    for name in ("min_people", "min_traffic", "window", "min_days"):
+        assert f'name="over_download.{name}" value="{wrong[name]}"' in page
+        assert f'id="n-over_download.{name}-wrong"' in page
+    assert 'name="over_download.share_percent" value="60"' in page
+    assert 'name="over_download.share_percent" value="50"' in admin.page("/rules/analyses")
+
+
+def test_numbers_are_tried_before_they_are_saved(admin: Visitor) -> None:
+    page = admin.page("/rules/dry-run?run=1&name=multi_dial&multi_dial.min_people=9&multi_dial.mode=shadow")
+    kept = dict(re.findall(r'<input type="hidden" name="(multi_dial\.\w+)" value="([^"]*)"', page))
+    assert kept == {"multi_dial.min_people": "9", "multi_dial.mode": "shadow"}
+    assert 'action="/rules/analyses/multi_dial"' in page
+    assert 'action="/rules/analyses/' not in admin.page("/rules/dry-run?run=1&name=multi_dial&preset=solo")
+    form = admin.page("/rules/analyses").partition('id="multi_dial"')[2]
+    assert '<button formaction="/rules/dry-run" formmethod="get" name="run" value="1">' in form
+
+
+def test_the_analyses_are_run_now(server: RunningServer, admin: Visitor) -> None:
+    admin.post("/rules/analyses/run")
+    for _ in range(100):
+        if "have not run" not in (page := admin.page("/rules/analyses")):
+            break
+        time.sleep(0.1)
+    assert "The analyses ran last" in page
 
 
 # --- In a browser -----------------------------------------------------------------------------------------------------

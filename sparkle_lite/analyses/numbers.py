@@ -5,8 +5,8 @@ from types import MappingProxyType
 from typing import Literal, NamedTuple, get_args
 
 from sparkle_lite.config import Analysis as Settings
-from sparkle_lite.config import Duration, Refused, Size
-from sparkle_lite.config.keys import keys_of, split_hint
+from sparkle_lite.config import Duration, Refused, Size, parse
+from sparkle_lite.config.keys import keys_of
 from sparkle_lite.errors import SparkleError
 
 Mode = Literal["on", "shadow", "off"]
@@ -87,8 +87,7 @@ def choose(name: str, settings: Settings, overrides: Mapping[str, str | int] | N
     """
     if name not in TABLE:
         raise SparkleError("not_found", f"There is no analysis {name[:64]!r}.", "没有此分析。")
-    preset = PRESETS.index(settings.preset)
-    values = {key: columns[preset] for key, columns in TABLE[name].items()}
+    values = preset_values(name, settings.preset)
     section = getattr(settings, name)
     # 0 and "preset" are "not set by hand".
     values |= {key: set_value for key in values if (set_value := getattr(section, key)) not in (0, "preset")}
@@ -100,26 +99,22 @@ def choose(name: str, settings: Settings, overrides: Mapping[str, str | int] | N
     )
 
 
+def preset_values(name: str, preset: str) -> dict[str, str | int]:
+    """The mode and the numbers that a preset gives an analysis."""
+    column = PRESETS.index(preset)
+    return {key: columns[column] for key, columns in TABLE[name].items()}
+
+
 def _override(name: str, section: type, key: str, raw: str | int) -> str | int:
     hints = keys_of(section)
     if key not in hints:
         raise _refused(f"{name} has no number {key[:64]!r}; it has {', '.join(hints)}")
-    kind, checks = split_hint(hints[key])
+    if key == "mode" and raw not in get_args(Mode):
+        raise _refused(f"{name}.{key} must be on, shadow or off")
     try:
-        if kind in (Duration, Size):
-            value: str | int = kind(raw) if isinstance(raw, int) else kind.parse(raw)
-        elif kind is int:
-            value = int(raw)
-        else:
-            value = str(raw)
-            if value not in get_args(Mode):
-                raise _refused(f"{name}.{key} must be on, shadow or off")
-        for check in checks:
-            value = check(value)
+        value: str | int = parse(hints[key], raw)
     except Refused as refused:
         raise _refused(f"{name}.{key}: {refused}") from None
-    except ValueError:
-        raise _refused(f"{name}.{key} must be a whole number") from None
     return value
 
 

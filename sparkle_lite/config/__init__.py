@@ -28,7 +28,7 @@ from sparkle_lite.config.keys import (
     Server,
 )
 from sparkle_lite.config.places import Key, Source, explain
-from sparkle_lite.config.reading import given, load
+from sparkle_lite.config.reading import given, load, parse
 from sparkle_lite.config.values import Duration, Refused, Secret, Size
 from sparkle_lite.config.writing import restart_needed, show
 
@@ -57,6 +57,7 @@ __all__ = [
     "explain",
     "given",
     "load",
+    "parse",
     "restart_needed",
     "show",
 ]

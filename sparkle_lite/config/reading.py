@@ -46,11 +46,31 @@ def load(
     return config
 
 
-def given(path: Path | None, environ: Mapping[str, str]) -> frozenset[str]:
-    """The dotted keys that a file or the environment sets. Raises ConfigError for a file that can't be read."""
+def given(path: Path | None, environ: Mapping[str, str]) -> dict[str, str]:
+    """The dotted keys that a file or the environment sets, with the name of that file or variable.
+
+    Raises ConfigError for a file that can't be read.
+    """
     tree = _parse("" if path is None else _text(path), str(path))
-    _overlay(tree, environ)
-    return frozenset(_keys_in(tree))
+    variables, _ = _overlay(tree, environ)
+    by_variable = {dotted(key): name for key, name in variables.items()}
+    file = "" if path is None else path.name
+    return {key: by_variable.get(key, file) for key in _keys_in(tree)}
+
+
+def parse(hint: Any, raw: str | int) -> Any:
+    """A value as a person writes it, or in ms and bytes, as the type of its key. Raises Refused."""
+    kind, checks = split_hint(hint)
+    value = kind(_whole(raw)) if kind is int or isinstance(raw, int) else _convert(kind, raw)
+    for check in checks:
+        value = check(value)
+    return value
+
+
+def _whole(raw: str | int) -> int:
+    if isinstance(raw, int) or re.fullmatch(r"\s*-?[0-9]{1,18}\s*", raw):
+        return int(raw)
+    raise Refused(f"{quote(raw)} is not a whole number", "write a whole number, such as 10")
 
 
 def _keys_in(table: Mapping[str, Any], prefix: str = "") -> Iterator[str]:

@@ -5,7 +5,7 @@ import re
 import unicodedata
 from collections.abc import Callable
 from datetime import date, time
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 from urllib.parse import urlsplit
 
 from sparkle_lite.net import Network
@@ -103,16 +103,27 @@ def quote(value: object) -> str:
 # --- Checks: each takes a value of its key's type and gives it back, cleaned, or raises Refused -----------------------
 
 
-def between(low: int, high: int | None = None, why: str = "", *, or_zero: bool = False) -> Check:
-    """From `low` to `high`, both allowed, or 0 if `or_zero`; `why` follows "is too small" or "is too large"."""
+class Bounds(NamedTuple):
+    """From `low` to `high` (None: any), both allowed, or 0 if `or_zero`."""
 
-    def check(value: int) -> int:
-        if (value == 0 and or_zero) or (value >= low and (high is None or value <= high)):
+    low: int
+    high: int | None
+    why: str
+    or_zero: bool
+
+    def __call__(self, value: int) -> int:
+        """The value itself. Raises Refused."""
+        is_within = value >= self.low and (self.high is None or value <= self.high)
+        if is_within or (value == 0 and self.or_zero):
             return value
-        wrong, bound, side = ("small", low, "more") if value < low else ("large", high, "less")
-        raise Refused(f"{toml(value)} is too {wrong}{why}", f"write {toml(bound)} or {side}")
+        is_small = self.high is None or value < self.low
+        wrong, bound, side = ("small", self.low, "more") if is_small else ("large", self.high, "less")
+        raise Refused(f"{toml(value)} is too {wrong}{self.why}", f"write {toml(bound)} or {side}")
 
-    return check
+
+def between(low: int, high: int | None = None, why: str = "", *, or_zero: bool = False) -> Bounds:
+    """From `low` to `high`, both allowed, or 0 if `or_zero`; `why` follows "is too small" or "is too large"."""
+    return Bounds(low, high, why, or_zero)
 
 
 _HOST = re.compile(r"[0-9A-Za-z._:%-]+")

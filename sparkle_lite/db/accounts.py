@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import Any, Literal, NamedTuple
 
 from sparkle_lite.db.connection import Connection, fetch_all, fetch_one
+from sparkle_lite.db.orders import Position, by_id, in_order
 
 # An application that comes from more addresses than this keeps the latest.
 ADDRESSES_PER_USERAPP = 256
@@ -73,14 +74,13 @@ class AuditRow(NamedTuple):
 
 
 class AuditFilter(NamedTuple):
-    """Which audit rows; None asks for nothing. Times in ms, inclusive; `after` is the id of the last row known."""
+    """Which audit rows; None asks for nothing. Times in ms, inclusive."""
 
     action: str | None = None
     user: int | None = None
     success: bool | None = None
     time_from: int | None = None
     time_to: int | None = None
-    after: int | None = None
 
 
 class CredentialRow(NamedTuple):
@@ -447,20 +447,20 @@ async def add_audit(
     )
 
 
-async def audit(connection: Connection, wanted: AuditFilter, limit: int) -> list[AuditRow]:
-    """Audit rows, newest first."""
+async def audit(connection: Connection, wanted: AuditFilter, position: Position[int], limit: int) -> list[AuditRow]:
+    """Audit rows at a position (of ids), newest first."""
     conditions = {
         "action=?": wanted.action,
         "user=?": wanted.user,
         "success=?": wanted.success,
         "at>=?": wanted.time_from,
         "at<=?": wanted.time_to,
-        "id<?": wanted.after,
     }
     asked = {condition: value for condition, value in conditions.items() if value is not None}
-    where = f" WHERE {' AND '.join(asked)}" if asked else ""
-    sql = f"SELECT {', '.join(AuditRow._fields)} FROM audit{where} ORDER BY id DESC LIMIT ?"
-    return [AuditRow(*row) for row in await fetch_all(connection, sql, (*asked.values(), limit))]
+    standing, key = by_id("id", position)
+    sql = f"SELECT {', '.join(AuditRow._fields)} FROM audit WHERE {' AND '.join((*asked, standing))} LIMIT ?"
+    rows = await fetch_all(connection, sql, (*asked.values(), key, limit))
+    return in_order([AuditRow(*row) for row in rows], position)
 
 
 async def setting(connection: Connection, name: str) -> str | int | None:
@@ -479,6 +479,11 @@ async def settings(connection: Connection, prefix: str) -> dict[str, str]:
 async def set_setting(connection: Connection, name: str, value: str | int) -> None:
     """Store a value in place of the one that stood."""
     await connection.execute("INSERT OR REPLACE INTO setting VALUES (?,?)", (name, value))
+
+
+async def delete_setting(connection: Connection, name: str) -> None:
+    """Forget a value."""
+    await connection.execute("DELETE FROM setting WHERE name=?", (name,))
 
 
 async def has_visitors(connection: Connection) -> bool:

@@ -185,7 +185,8 @@ class Query(NamedTuple):
 
     `any_of` joins the filters with OR instead of AND; `always` and the range of the time of receipt (ms, inclusive)
     hold in any case. `order` names fields or "id", nothing means the time of receipt; rows that tie follow by id, the
-    highest first. `after` is the cursor of an earlier page and excludes `offset`. `viewer` is the user whose own
+    highest first. `after` and `before` are cursors: of the page before, and of the page behind; they exclude each other
+    and `offset`. `viewer` is the user whose own
     applications may show in an order, None for all.
     """
 
@@ -200,6 +201,7 @@ class Query(NamedTuple):
     limit: int = 100
     offset: int = 0
     after: str | None = None
+    before: str | None = None
     viewer: int | None = None
 
     def is_quick(self) -> bool:

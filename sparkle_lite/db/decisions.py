@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 from sparkle_lite.db.connection import Connection, Row, fetch_all, fetch_one
+from sparkle_lite.db.orders import Position, by_id, in_order
 from sparkle_lite.net import Network, network_of
 
 Kind = Literal["ip", "port", "peer_id", "client_name", "script"]
@@ -285,8 +286,10 @@ async def named(connection: Connection, since_ms: int) -> list[Decision]:
     return decisions(rows)
 
 
-async def page(connection: Connection, wanted: Wanted, at_ms: int, before: int | None, limit: int) -> list[Decision]:
-    """Decisions that were not over at a moment, newest first; `before` is the id of the last one known."""
+async def page(
+    connection: Connection, wanted: Wanted, at_ms: int, position: Position[int], limit: int
+) -> list[Decision]:
+    """Decisions that were not over at a moment, at a position (of ids), newest first."""
     conditions = ["ends_at>?", "created_at<=?"]
     values: list[Any] = [at_ms, at_ms]
     for column in ("action", "state", "origin"):
@@ -297,11 +300,9 @@ async def page(connection: Connection, wanted: Wanted, at_ms: int, before: int |
         condition, more = _sharing(wanted.within)
         conditions.append(condition)
         values += more
-    if before is not None:
-        conditions.append("id<?")
-        values.append(before)
-    sql = f"{_SELECT} WHERE {' AND '.join(conditions)} ORDER BY id DESC LIMIT ?"
-    return decisions(await fetch_all(connection, sql, (*values, limit)))
+    standing, key = by_id("id", position)
+    sql = f"{_SELECT} WHERE {' AND '.join(conditions)} AND {standing} LIMIT ?"
+    return in_order(decisions(await fetch_all(connection, sql, (*values, key, limit))), position)
 
 
 class Change(NamedTuple):
@@ -315,25 +316,20 @@ class Change(NamedTuple):
 Cursor = tuple[int, int, bool]
 
 
-async def changes(connection: Connection, now_ms: int, before: Cursor | None, limit: int) -> list[Change]:
-    """The newest changes up to now, newest first; `before` is (time, id, ended) of the last one known."""
-    at, number, ended = before or (now_ms + 1, 0, False)
-    began_before = (at, number + 1) if ended else (at, number)
-    ended_before = (at, number)
-    began = await fetch_all(
-        connection,
-        f"{_SELECT} WHERE created_at<=? AND (created_at, id)<(?,?) ORDER BY created_at DESC, id DESC LIMIT ?",
-        (now_ms, *began_before, limit),
-    )
-    over = await fetch_all(
-        connection,
-        f"{_SELECT} WHERE ends_at<=? AND (ends_at, id)<(?,?) ORDER BY ends_at DESC, id DESC LIMIT ?",
-        (now_ms, *ended_before, limit),
-    )
-    log = [Change(one.created_at, False, one) for one in decisions(began)]
-    log += [Change(one.ends_at or 0, True, one) for one in decisions(over)]
-    log.sort(key=lambda change: (change.at, change.decision.id, change.ended), reverse=True)
-    return log[:limit]
+async def changes(connection: Connection, now_ms: int, position: Position[Cursor], limit: int) -> list[Change]:
+    """The changes up to now at a position, newest first; of those of one moment and decision its end comes first."""
+    at, number, ended = position.key or (now_ms + 1, 0, False)
+    sign, order = (">", "") if position.is_before else ("<", " DESC")
+    # The one that is known has to be passed in one of the two logs only.
+    began_from = (at, number + 1) if ended and not position.is_before else (at, number)
+    over_from = (at, number - 1) if not ended and position.is_before else (at, number)
+    log: list[Change] = []
+    for column, key, is_over in (("created_at", began_from, False), ("ends_at", over_from, True)):
+        sql = f"{_SELECT} WHERE {column}<=? AND ({column}, id){sign}(?,?) ORDER BY {column}{order}, id{order} LIMIT ?"
+        found = decisions(await fetch_all(connection, sql, (now_ms, *key, limit)))
+        log += [Change((one.ends_at or 0) if is_over else one.created_at, is_over, one) for one in found]
+    log.sort(key=lambda change: (change.at, change.decision.id, change.ended), reverse=not position.is_before)
+    return in_order(log[:limit], position)
 
 
 async def delete_old(connection: Connection, before_ms: int, limit: int) -> int:

@@ -4,7 +4,7 @@ import base64
 import json
 from collections.abc import Sequence
 from itertools import takewhile
-from typing import Any, NamedTuple
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from sparkle_lite.db.conditions import FIELDS, Condition, Field, Query, Table
 from sparkle_lite.errors import SparkleError
@@ -12,6 +12,29 @@ from sparkle_lite.errors import SparkleError
 MAIN_TABLES: dict[Table, str] = {"ban": "m.ban", "discovery": "m.client_identity"}
 # The order by time of receipt. Rows of segments have their ids in that order, so it needs no field there.
 NEWEST: dict[Table, str] = {"ban": "insert_time", "discovery": "found_at"}
+
+
+K = TypeVar("K")
+T = TypeVar("T")
+
+
+class Position(NamedTuple, Generic[K]):
+    """Where a page stands in an order: behind the row with a key (None: at the very beginning), or before that row."""
+
+    key: K | None = None
+    is_before: bool = False
+
+
+def by_id(column: str, position: Position[int]) -> tuple[str, int]:
+    """The end of a condition, with its order, for rows at a position by their ids, the highest first; and its value."""
+    if position.is_before:
+        return f"{column}>? ORDER BY {column}", position.key or 0
+    return f"{column}<? ORDER BY {column} DESC", (1 << 63) - 1 if position.key is None else position.key
+
+
+def in_order(found: list[T], position: Position[Any]) -> list[T]:
+    """Rows that were found from a position on, in the order of the page."""
+    return found[::-1] if position.is_before else found
 
 
 class Key(NamedTuple):
@@ -23,7 +46,7 @@ class Key(NamedTuple):
 
 
 class Mark(NamedTuple):
-    """What a cursor says: the last row of the page before, and the total that was counted for the first page."""
+    """What a cursor says: the first or last row of a page, and the total that was counted for the first page."""
 
     key: Key
     total: int
@@ -39,13 +62,18 @@ def order_fields(query: Query) -> list[Field]:
     return [fields[name] for name in takewhile(lambda name: name != "id", names)]
 
 
-def behind(orders: Sequence[str], values: tuple[Any, ...], number: int, descending: bool) -> Condition:
-    """The rows that come after one in an order that ends with the ids, the highest first."""
+def behind(
+    orders: Sequence[str], values: tuple[Any, ...], number: int, *, descending: bool, ids_descending: bool
+) -> Condition:
+    """The rows that come after one in an order that ends with the ids."""
     columns, places = ", ".join(orders), marks(orders)
-    if descending:
-        return Condition(f"({columns}, s.id)<({places}, ?)", (*values, number))
+    sign = "<" if descending else ">"
+    if descending == ids_descending:
+        return Condition(f"({columns}, s.id){sign}({places}, ?)", (*values, number))
+    passed = ">" if ids_descending else "<"
     return Condition(
-        f"({columns})>=({places}) AND NOT (({columns})=({places}) AND s.id>=?)", (*values, *values, number)
+        f"({columns}){sign}=({places}) AND NOT (({columns})=({places}) AND s.id{passed}=?)",
+        (*values, *values, number),
     )
 
 
@@ -55,15 +83,16 @@ def marks(items: Sequence[object]) -> str:
 
 
 def cursor(query: Query, mark: Mark) -> str:
-    """The cursor of a page that ends at a mark: nothing in it that the page doesn't show."""
+    """The cursor of a page that begins or ends at a mark: nothing in it that the page doesn't show."""
     content = [query.table, query.order, query.descending, mark.key.values, mark.key.id, mark.total, mark.exact]
     return base64.urlsafe_b64encode(json.dumps(content, separators=(",", ":")).encode()).decode().rstrip("=")
 
 
 def read_cursor(query: Query) -> Mark:
-    """Where an earlier page ended. Raises SparkleError when it is no cursor, or one of another order."""
+    """Where another page ended or began. Raises SparkleError when it is no cursor, or one of another order."""
+    name = "after" if query.before is None else "before"
     try:
-        text = query.after or ""
+        text = query.after or query.before or ""
         content = json.loads(base64.b64decode(text + "=" * (-len(text) % 4), b"-_", validate=True))
         table, order, descending, values, last, total, exact = content
         if [table, tuple(order), descending] != [query.table, query.order, query.descending]:
@@ -77,8 +106,8 @@ def read_cursor(query: Query) -> Mark:
     except (ValueError, TypeError, RecursionError):
         raise SparkleError(
             "bad_request",
-            "after is not a cursor of this query; take the one that the page before gave, and keep the sorting.",
-            "after 不是此查询的游标，请使用上一页返回的值，并保持相同的排序。",
+            f"{name} is not a cursor of this query; take the one that a page of it gave, and keep the sorting.",
+            f"{name} 不是此查询的游标，请使用此查询返回的值，并保持相同的排序。",
         ) from None
 
 

@@ -3,6 +3,7 @@
 from typing import NamedTuple
 
 from sparkle_lite.db.connection import Connection, fetch_all, fetch_one
+from sparkle_lite.db.orders import Position, by_id, in_order
 
 
 class Asked(NamedTuple):
@@ -53,11 +54,12 @@ async def count_open(connection: Connection, address: bytes | None = None) -> in
     return int(row[0]) if row else 0
 
 
-async def page(connection: Connection, is_open: bool, before: int | None, limit: int) -> list[Review]:
-    """Requests that wait, or that are closed, the newest first; `before` is the id of the last one known."""
-    sql = f"{_SELECT} WHERE r.closed_at IS {'' if is_open else 'NOT '}NULL AND r.id<? ORDER BY r.id DESC LIMIT ?"
-    rows = await fetch_all(connection, sql, ((1 << 63) - 1 if before is None else before, limit))
-    return [Review(*row) for row in rows]
+async def page(connection: Connection, is_open: bool, position: Position[int], limit: int) -> list[Review]:
+    """Requests that wait, or that are closed, at a position (of ids), the newest first."""
+    standing, key = by_id("r.id", position)
+    sql = f"{_SELECT} WHERE r.closed_at IS {'' if is_open else 'NOT '}NULL AND {standing} LIMIT ?"
+    rows = await fetch_all(connection, sql, (key, limit))
+    return in_order([Review(*row) for row in rows], position)
 
 
 async def close(connection: Connection, number: int, user: int | None, note: str, now_ms: int) -> bytes | None:

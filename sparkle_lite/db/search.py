@@ -34,16 +34,20 @@ _COUNTED_PAGES = 16_384
 _ATTEMPTS = 3
 _ENDLESS = (1 << 63) - 1
 
-_Found = tuple[list[Any], int, bool, str | None]
+_Found = tuple[list[Any], int, bool, str | None, str | None]
 
 
 class Page(NamedTuple):
-    """Rows in order; `total` counts all that match, as a lower bound unless `exact`; `next` is the cursor, if any."""
+    """Rows in order; `total` counts all that match, as a lower bound unless `exact`.
+
+    `next` and `previous` are the cursors of the pages around, where there are any.
+    """
 
     rows: list[Observed]
     total: int
     exact: bool
     next: str | None
+    previous: str | None
 
 
 class Discoveries(NamedTuple):
@@ -53,6 +57,7 @@ class Discoveries(NamedTuple):
     total: int
     exact: bool
     next: str | None
+    previous: str | None
 
 
 class _Source(NamedTuple):
@@ -154,14 +159,18 @@ class Search:
 
 def _page(reader: Reader, query: Query, chain: Sequence[SegmentRow], query_ms: int, count_ms: int) -> _Found:
     """One page, on the reader's thread."""
-    mark = read_cursor(query) if query.after is not None else None
+    mark = read_cursor(query) if (query.after, query.before) != (None, None) else None
+    backwards = query.before is not None
     reader.until(query_ms)
     with refused("read"), _in_time(), reader.snapshot():
         work = _Work(reader, query, chain, mark.key if mark else None)
         work.prepare()
         keys = work.keys()
-        rows = work.rows(keys[: query.limit])
         more = len(keys) > query.limit
+        keys = keys[: query.limit]
+        if backwards:
+            keys.reverse()
+        rows = work.rows(keys)
         if mark is not None:
             total, exact = mark.total, mark.exact
         elif not more and (rows or not query.offset):
@@ -171,8 +180,11 @@ def _page(reader: Reader, query: Query, chain: Sequence[SegmentRow], query_ms: i
             reader.until(count_ms)
             total, exact = work.total()
             total = total if exact else max(total, query.offset + len(rows) + more)
-    following = cursor(query, Mark(keys[query.limit - 1], total, exact)) if more else None
-    return rows, total, exact, following
+    # Where a cursor led from another page, that page is on the other side.
+    following = cursor(query, Mark(keys[-1], total, exact)) if keys and (more or backwards) else None
+    has_previous = more if backwards else mark is not None or query.offset > 0
+    previous = cursor(query, Mark(keys[0], total, exact)) if keys and has_previous else None
+    return rows, total, exact, following, previous
 
 
 @contextmanager
@@ -199,6 +211,10 @@ class _Work:
         self._last = last
         self._is_chain = query.table not in MAIN_TABLES
         self._fields = order_fields(query)
+        # A page before another is found by walking the order backwards from there.
+        backwards = query.before is not None
+        self._descending = query.descending != backwards
+        self._ids_descending = not backwards if self._fields else self._descending
         self._where = Condition("TRUE")
         self._sources: list[_Source] = []
         self._counts: dict[int, int] = {}
@@ -231,7 +247,7 @@ class _Work:
         """What of a segment can have been received in the query's time range."""
         low, high = self._query.time_from, self._query.time_to
         if self._last is not None and self._query.order == ("insert_time",) and self._fields:
-            low = self._last.values[0]
+            low, high = (self._last.values[0], high) if not self._descending else (low, self._last.values[0])
         first, last = segment.first_received_at or 0, segment.last_received_at or 0
         if (low is not None and last < low) or (high is not None and first > high):
             return None
@@ -253,7 +269,7 @@ class _Work:
     # --- The page -----------------------------------------------------------------------------------------------------
 
     def keys(self) -> list[Key]:
-        """The page's rows in order, and one more if there is one."""
+        """The page's rows in order, and one more if there is one; backwards for the page before another."""
         query = self._query
         wanted = query.limit + 1
         if not self._is_chain:
@@ -269,7 +285,7 @@ class _Work:
         return not self._fields or self._query.order == ("insert_time",)
 
     def _inorder_fields(self) -> Iterator[_Source]:
-        backwards = self._query.descending or not self._walks_in_time()
+        backwards = self._descending or not self._walks_in_time()
         return reversed(self._sources) if backwards else iter(self._sources)
 
     def _walk(self, wanted: int) -> list[Key]:
@@ -294,10 +310,9 @@ class _Work:
         return best
 
     def _sorted(self, keys: list[Key]) -> list[Key]:
-        descending = self._query.descending
-        keys.sort(key=lambda key: key.id, reverse=descending or bool(self._fields))
+        keys.sort(key=lambda key: key.id, reverse=self._ids_descending)
         if self._fields:
-            keys.sort(key=lambda key: key.values, reverse=descending)
+            keys.sort(key=lambda key: key.values, reverse=self._descending)
         return keys
 
     def _counting(self, wanted: int) -> list[Key]:
@@ -363,13 +378,10 @@ class _Work:
         query = self._query
         orders = [field.order(query.viewer) for field in self._fields]
         text, values, attached = self._from(source, orders, last, bar)
-        direction = "DESC" if query.descending else "ASC"
+        direction, of_ids = ("DESC" if each else "ASC" for each in (self._descending, self._ids_descending))
         by = "".join(f"{order} {direction}, " for order in orders)
         version = "s.version_key" if query.table == "swarm" else "0"
-        sql = (
-            f"SELECT s.id, {', '.join([version, *orders])}{text}"
-            f" ORDER BY {by}s.id {'DESC' if orders else direction} LIMIT ? OFFSET ?"
-        )
+        sql = f"SELECT s.id, {', '.join([version, *orders])}{text} ORDER BY {by}s.id {of_ids} LIMIT ? OFFSET ?"
         rows = self._reader.fetch(source.segment, sql, (*values, limit, offset), attached=attached)
         return [Key(row[2:], source.first + row[0] - 1, row[1]) for row in rows]
 
@@ -377,7 +389,7 @@ class _Work:
         self, source: _Source, orders: Sequence[str] = (), last: Key | None = None, bar: Key | None = None
     ) -> tuple[str, tuple[Any, ...], bool]:
         """FROM and WHERE of one source with their values, and whether the main database has to be attached."""
-        descending = self._query.descending
+        descending = self._descending
         parts = [self._where] if self._where.sql != "TRUE" else []
         if self._is_chain and not source.timely:
             parts += self._received("sub.received_at")
@@ -386,7 +398,8 @@ class _Work:
             local = last.id - source.first + 1
             low, high = (low, min(high, local - 1)) if descending else (max(low, local + 1), high)
         elif last is not None:
-            parts.append(behind(orders, last.values, last.id - source.first + 1, descending))
+            local = last.id - source.first + 1
+            parts.append(behind(orders, last.values, local, descending=descending, ids_descending=self._ids_descending))
         if bar is not None:
             parts.append(Condition(f"({', '.join(orders)}){'>=' if descending else '<='}({marks(orders)})", bar.values))
         wanted = joined(parts, any_of=False)

@@ -7,6 +7,7 @@ from typing import Any, Literal, NamedTuple
 from sparkle_lite.db.conditions import FIELDS
 from sparkle_lite.db.connection import Connection, fetch_all
 from sparkle_lite.db.database import Database
+from sparkle_lite.db.orders import Position, by_id, in_order
 from sparkle_lite.errors import SparkleError
 
 TorrentMethod = Literal["EQUALS", "CONTAINS", "STARTS_WITH"]
@@ -62,18 +63,15 @@ class TorrentRow(NamedTuple):
 
 
 async def page(
-    database: Database, wanted: WantedTorrents, before: int | None, limit: int, query_ms: int
+    database: Database, wanted: WantedTorrents, position: Position[int], limit: int, query_ms: int
 ) -> list[TorrentRow]:
-    """Torrents, the newest first; `before` is the id of the last one known. Raises SparkleError when it takes long."""
+    """Torrents at a position (of ids), the newest first. Raises SparkleError when it takes long."""
     where, values = _condition(wanted)
-    sql = (
-        f"SELECT d.id, d.identifier, d.size, d.private FROM torrent d WHERE {where} AND d.id<?"
-        " ORDER BY d.id DESC LIMIT ?"
-    )
-    last = (1 << 63) - 1 if before is None else before
+    standing, key = by_id("d.id", position)
+    sql = f"SELECT d.id, d.identifier, d.size, d.private FROM torrent d WHERE {where} AND {standing} LIMIT ?"
     async with database.reader() as reader:
-        rows = await _in_time(reader, sql, (*values, last, limit), query_ms)
-    return [TorrentRow(*row) for row in rows]
+        rows = await _in_time(reader, sql, (*values, key, limit), query_ms)
+    return in_order([TorrentRow(*row) for row in rows], position)
 
 
 async def count(database: Database, wanted: WantedTorrents, count_ms: int) -> tuple[int, bool]:

@@ -17,6 +17,7 @@ from litestar.params import Parameter
 
 from sparkle_lite.accounts import LOGIN_LINK_MS, NewSecret, now_ms
 from sparkle_lite.db.accounts import AuditFilter, AuditRow, UserappRow, UserRow
+from sparkle_lite.db.orders import Position
 from sparkle_lite.errors import SparkleError
 from sparkle_lite.http.problems import Envelope
 from sparkle_lite.http.requests import base_url, only
@@ -598,8 +599,8 @@ def _admin_routes(runtime: Runtime) -> list[HTTPRouteHandler]:
         _check_range(user=user, timeFrom=time_from, timeTo=time_to, after=after)
         if time_from is not None and time_to is not None and time_from > time_to:
             raise _bad("timeFrom is later than timeTo.")
-        wanted = AuditFilter(action, user, success, time_from, time_to, after)
-        rows = await runtime.accounts.audit(wanted, page_size + 1)
+        wanted = AuditFilter(action, user, success, time_from, time_to)
+        rows = await runtime.accounts.audit(wanted, Position(after), page_size + 1)
         more = rows[page_size - 1].id if len(rows) > page_size else None
         return _ok(AuditPage([_audit_entry(row) for row in rows[:page_size]], more))
 

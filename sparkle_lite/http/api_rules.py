@@ -20,6 +20,7 @@ from litestar.params import Parameter
 
 from sparkle_lite.config import Duration, Refused
 from sparkle_lite.db.decisions import Action, Change, Cursor, Decision, State, Wanted
+from sparkle_lite.db.orders import Position
 from sparkle_lite.decisions import BY_HAND_MS, PARDON_MS, Decisions, Match, TargetKind, Why
 from sparkle_lite.errors import SparkleError
 from sparkle_lite.http.api_accounts import Answer
@@ -289,7 +290,7 @@ def _reading(runtime: Runtime) -> list[HTTPRouteHandler]:
         me = await signed_in(request, runtime)
         _only(request, after=after, limit=limit, format=form)
         _check_limit(limit)
-        found = await runtime.decisions.changes(_cursor(after), limit)
+        found = await runtime.decisions.changes(Position(_cursor(after)), limit)
         if form == "atom":
             server = runtime.config.server
             feed = _atom(found, runtime.decisions, base_url(request.scope, server.public_url, server.trusted_proxies))
@@ -505,7 +506,7 @@ async def _page(
     _check_limit(limit)
     if after is not None and not 0 <= after <= _INT64:
         raise _bad("after must be the `next` of the page before.")
-    found, moment = await runtime.decisions.page(wanted, after, limit, at)
+    found, moment = await runtime.decisions.page(wanted, Position(after), limit, at)
     rules = [_rule(Match(one, one.state_at(moment), runtime.decisions.reason(one)), me) for one in found]
     return RulePage(rules, found[-1].id if len(found) == limit else None)
 

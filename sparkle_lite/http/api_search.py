@@ -135,6 +135,9 @@ PageSize = Annotated[
     ),
 ]
 After = Annotated[str | None, Parameter(query="after", description="The `next` of the page before, instead of `page`.")]
+Before = Annotated[
+    str | None, Parameter(query="before", description="The `previous` of the page behind, instead of `page`.")
+]
 Format = Annotated[
     Literal["csv", "jsonl"], Parameter(query="format", description="CSV with a header line, or a JSON object a line.")
 ]
@@ -230,11 +233,17 @@ def _handlers(runtime: Runtime, resource: _Resource) -> list[HTTPRouteHandler]:
     """The three operations on one kind of rows."""
 
     async def recent(
-        request: Asked, page: PageNumber = None, page_size: PageSize = None, after: After = None
+        request: Asked,
+        page: PageNumber = None,
+        page_size: PageSize = None,
+        after: After = None,
+        before: Before = None,
     ) -> Response[bytes]:
         viewer = await _viewer(request, runtime)
-        only(request.query_params.multi_items(), {"page": page, "pageSize": page_size, "after": after})
-        return await _answer(runtime, resource, resource.asked(page=page, page_size=page_size, after=after), viewer)
+        known = {"page": page, "pageSize": page_size, "after": after, "before": before}
+        only(request.query_params.multi_items(), known)
+        asked = resource.asked(page=page, page_size=page_size, after=after, before=before)
+        return await _answer(runtime, resource, asked, viewer)
 
     async def find(request: Asked, data: Any) -> Response[bytes]:
         viewer = await _viewer(request, runtime)
@@ -310,6 +319,7 @@ def _documented(resource: _Resource) -> dict[int, ResponseSpec]:
         "results": [_SHOWN[resource.table]],
         "totalExact": True,
         "next": _CURSOR,
+        "previous": None,
     }
     example = Example(value={"success": True, "message": None, "data": data})
     return {
@@ -369,6 +379,7 @@ async def _answer(runtime: Runtime, resource: _Resource, asked: Listing, viewer:
             results=[shown(row, viewer) for row in found.rows],
             total_exact=found.exact,
             next=found.next,
+            previous=found.previous,
         )
         return msgspec.json.encode(Answer(True, None, page))
 
@@ -391,7 +402,7 @@ async def _export(
         yield await asyncio.to_thread(_lines, found, viewer, header, columns)
         if found.next is None:
             return
-        asked, header = msgspec.structs.replace(asked, page=None, after=found.next), []
+        asked, header = msgspec.structs.replace(asked, page=None, before=None, after=found.next), []
 
 
 def _lines(found: Page | Discoveries, viewer: Viewer, header: list[str], columns: list[tuple[str, ...]]) -> bytes:

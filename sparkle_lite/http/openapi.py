@@ -98,6 +98,7 @@ _PARAMETERS: dict[str, Json] = {
     "format": {"description": "What the answer is written in."},
     "hash": {"schema": {"pattern": "^([0-9a-fA-F]{40}|[0-9a-fA-F]{64}|[a-zA-Z2-7]{32})$"}},
     "after": {"example": _CURSOR},
+    "before": {"example": _CURSOR},
     "code": {"example": "e1a5c8b2f0"},
     "error": {"example": "access_denied"},
     "state": {"example": _LINK},

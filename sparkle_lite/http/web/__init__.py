@@ -5,7 +5,7 @@ from litestar.handlers import HTTPRouteHandler
 
 from sparkle_lite.http.requests import takes_gzip
 from sparkle_lite.http.session import is_https
-from sparkle_lite.http.web import admin, apps, explore, home, render, rules, sign_in, welcome, why
+from sparkle_lite.http.web import admin, analyses, apps, explore, home, render, rules, sign_in, welcome, why
 from sparkle_lite.http.web.render import Asked, Page, Pages
 from sparkle_lite.http.web.sign_in import sign_in_page
 
@@ -19,7 +19,7 @@ _YEAR_S = 365 * 86_400
 def routes(pages: Pages) -> list[Router]:
     """The handlers of one server's pages."""
     handlers: list[HTTPRouteHandler] = []
-    for module in (sign_in, home, welcome, apps, admin, explore, why, rules):
+    for module in (sign_in, home, welcome, apps, admin, explore, why, rules, analyses):
         handlers += module.routes(pages)
     return [
         Router(

@@ -11,15 +11,17 @@ from litestar.handlers import HTTPRouteHandler
 
 from sparkle_lite import config as configuration
 from sparkle_lite.accounts import LOGIN_LINK_MS, Role, now_ms
+from sparkle_lite.analyses.numbers import PRESETS
 from sparkle_lite.db.accounts import AuditFilter, AuditRow, UserRow
 from sparkle_lite.errors import ConfigError, SparkleError
 from sparkle_lite.http.problems import STATUS
 from sparkle_lite.http.requests import base_url
 from sparkle_lite.http.web.apps import page_number
 from sparkle_lite.http.web.home import program
+from sparkle_lite.http.web.paging import cut, position, row_id
 from sparkle_lite.http.web.render import Asked, Page, Pages, form, language_of, said, see_other
 from sparkle_lite.http.web.welcome import PRESET
-from sparkle_lite.settings import choices
+from sparkle_lite.settings import read
 
 _PAGE = 100
 _AUDIT_PAGE = 50
@@ -153,26 +155,24 @@ def _audit(pages: Pages) -> HTTPRouteHandler:
     async def audit(request: Asked) -> Page:
         await pages.admin(request)
         asked = {name: request.query_params.get(name, "") for name in ("action", "user", "success", "from", "to")}
-        after = request.query_params.get("after", "")
         users = await runtime.accounts.users()
         wanted = AuditFilter(
             action=asked["action"] or None,
-            user=int(asked["user"]) if _is_id(asked["user"]) else None,
+            user=row_id(asked["user"]),
             success={"yes": True, "no": False}.get(asked["success"]),
             time_from=_day(asked["from"], 0),
             time_to=_day(asked["to"], _DAY_MS - 1),
-            after=int(after) if _is_id(after) else None,
         )
-        rows = await runtime.accounts.audit(wanted, _AUDIT_PAGE + 1)
+        at = position(request.query_params, row_id)
+        part = cut(await runtime.accounts.audit(wanted, at, _AUDIT_PAGE + 1), at, _AUDIT_PAGE, lambda row: str(row.id))
         return pages.page(
             request,
             "audit.html",
-            rows=rows[:_AUDIT_PAGE],
-            following=rows[_AUDIT_PAGE - 1].id if len(rows) > _AUDIT_PAGE else None,
-            details={row.id: _details(row) for row in rows},
-            by={row.id: json.loads(row.details).get("by", "–") for row in rows},
+            part=part,
+            details={row.id: _details(row) for row in part.rows},
+            by={row.id: json.loads(row.details).get("by", "–") for row in part.rows},
             asked=asked,
-            after=after,
+            parameters=dict(request.query_params),
             users=users,
             names={user.id: user.nickname or user.name for user in users},
             actions=ACTIONS,
@@ -184,10 +184,6 @@ def _audit(pages: Pages) -> HTTPRouteHandler:
 def _details(row: AuditRow) -> dict[str, object]:
     """What an audit row says beyond its columns."""
     return {name: value for name, value in json.loads(row.details).items() if value is not None and name != "by"}
-
-
-def _is_id(text: str) -> bool:
-    return text.isascii() and text.isdecimal() and len(text) < 19
 
 
 def _day(text: str, more: int) -> int | None:
@@ -212,7 +208,7 @@ def _settings(pages: Pages) -> list[HTTPRouteHandler]:
             status=status,
             text=configuration.show(config),
             config=config,
-            presets=choices()[PRESET],
+            presets=PRESETS,
             is_given=PRESET in runtime.settings.given,
             problems=problems,
             stay=stay,
@@ -246,7 +242,8 @@ def _settings(pages: Pages) -> list[HTTPRouteHandler]:
     @post("/admin/settings/preset", status_code=303)
     async def preset(request: Asked) -> Page:
         me = await pages.admin(request)
-        await runtime.change_setting(PRESET, (await form(request)).get("preset", ""), me.actor)
+        chosen = read(PRESET, (await form(request)).get("preset", ""))
+        await runtime.change_settings({PRESET: chosen}, me.actor)
         return see_other("/admin/settings", done="saved")
 
     return [settings, reload, preset]

@@ -18,7 +18,7 @@ from sparkle_lite.db.torrents import TorrentRow, WantedTorrents
 from sparkle_lite.errors import SparkleError
 from sparkle_lite.http.problems import STATUS
 from sparkle_lite.http.session import SignedIn
-from sparkle_lite.http.web import filters, links, render
+from sparkle_lite.http.web import filters, links, paging, render
 from sparkle_lite.http.web.filters import VIEWS, TorrentQuery, View
 from sparkle_lite.http.web.render import HEADERS, Asked, Page, Pages
 from sparkle_lite.query import DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE, Listing, ask
@@ -43,6 +43,7 @@ class Found(NamedTuple):
     total: int
     exact: bool
     next: str | None
+    previous: str | None
 
 
 class Section(NamedTuple):
@@ -70,7 +71,7 @@ async def find(runtime: Runtime, view: View, asked: Listing, viewer: Viewer, cou
     search = runtime.search
     look = search.discoveries if view.table == "discovery" else search.page
     found = await look(query, int(limits.query_time), count_ms)
-    return Found([shown(row, viewer) for row in found.rows], found.total, found.exact, found.next)
+    return Found([shown(row, viewer) for row in found.rows], found.total, found.exact, found.next, found.previous)
 
 
 async def _find_torrents(runtime: Runtime, asked: TorrentQuery, query_ms: int, count_ms: int) -> Found:
@@ -82,13 +83,13 @@ async def _find_torrents(runtime: Runtime, asked: TorrentQuery, query_ms: int, c
         asked.private_torrent,
     )
     size = min(max(asked.page_size or DEFAULT_PAGE_SIZE, 1), MAX_PAGE_SIZE)
-    after = asked.after or ""
-    if after and not (after.isdecimal() and int(after) <= _INT64):
+    at = paging.position({"after": asked.after or "", "before": asked.before or ""}, paging.row_id)
+    if at.key is None and (asked.after or asked.before):
         raise SparkleError("bad_request", "after is not a cursor of this query.", "after 不是此查询的游标。")
-    rows = await torrents.page(runtime.database, wanted, int(after) if after else None, size + 1, query_ms)
+    rows = await torrents.page(runtime.database, wanted, at, size + 1, query_ms)
+    part = paging.cut(rows, at, size, lambda row: str(row.id))
     total, exact = await torrents.count(runtime.database, wanted, count_ms)
-    found = [_torrent(row) for row in rows[:size]]
-    return Found(found, max(total, len(rows)), exact, str(found[-1].id) if len(rows) > size else None)
+    return Found([_torrent(row) for row in part.rows], max(total, len(rows)), exact, part.next, part.previous)
 
 
 def _torrent(row: TorrentRow) -> Torrent:
@@ -172,7 +173,7 @@ def _explorer(pages: Pages) -> list[HTTPRouteHandler]:
         me = await pages.member(request)
         view = _view(name)
         parameters = filters.canonical(view, request.query_params)
-        for unwanted in ("after", "page", "pageSize"):
+        for unwanted in (*paging.PARAMETERS, "pageSize"):
             parameters.pop(unwanted, None)
         asked = filters.read(view, {**parameters, "pageSize": str(MAX_PAGE_SIZE)})
         # What is refused is refused before the file has begun.

@@ -328,7 +328,8 @@ def is_for_person(request: Asked) -> bool:
 def see_other(url: str, *, done: str = "") -> Page:
     """Lead the browser to a page after a change; `done` names the text that it shows there (catalogue: done.*)."""
     if done:
-        url += f"{'&' if '?' in url else '?'}done={done}"
+        url, hash_, place = url.partition("#")
+        url += f"{'&' if '?' in url else '?'}done={done}{hash_}{place}"
     return Response(b"", status_code=303, media_type=MediaType.TEXT, headers={**HEADERS, "location": url})
 
 

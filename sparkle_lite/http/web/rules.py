@@ -1,33 +1,24 @@
 """The rules: what is listed, what waits for review, what changed, why, and what administrators decide by hand."""
 
-import asyncio
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from typing import Any, NamedTuple, cast, get_args
 
-import msgspec
 from litestar import get, post
 from litestar.handlers import HTTPRouteHandler
 
-from sparkle_lite import analyses, runtime
 from sparkle_lite.accounts import Actor
-from sparkle_lite.analyses import ANALYSES, TABLE
-from sparkle_lite.analyses.numbers import PRESETS
-from sparkle_lite.config import Analysis, Config, Duration, Refused
-from sparkle_lite.config.values import toml
-from sparkle_lite.db.decisions import Action, Decision, New, State, Wanted
+from sparkle_lite.config import Duration, Refused
+from sparkle_lite.db.decisions import Action, Cursor, Decision, New, State, Wanted
 from sparkle_lite.decisions import BY_HAND_MS, PARDON_MS, TargetKind
 from sparkle_lite.errors import SparkleError
 from sparkle_lite.http.session import SignedIn
-from sparkle_lite.http.web import links, render
+from sparkle_lite.http.web import links, paging, render
 from sparkle_lite.http.web.render import Asked, Page, Pages
 from sparkle_lite.http.web.why import reviews_of
 from sparkle_lite.net import AddressError, address_text, parse_network
-from sparkle_lite.plan import Plan, key_of
 from sparkle_lite.reasons import Reason
 
 SIZE = 50
-# Entries of each side of a dry run that are shown.
-SHOWN = 200
 KINDS = get_args(TargetKind)
 LIFETIMES = ("1d", "7d", "30d", "90d", "365d")
 _FOREVER = "forever"
@@ -42,40 +33,12 @@ class Told(NamedTuple):
     reason: Reason
 
 
-class Number(NamedTuple):
-    """A number of an analysis as the configuration writes it: in force, in each preset, and whether set by hand."""
-
-    name: str
-    value: str
-    presets: tuple[str, ...]
-    by_hand: bool
-
-
-class Card(NamedTuple):
-    """An analysis with its numbers and how many of its decisions stand, by state."""
-
-    name: str
-    mode: str
-    numbers: tuple[Number, ...]
-    counts: Mapping[str, int]
-
-
-class Run(NamedTuple):
-    """What an analysis would change: what is not there now in that state, what ends; `stay` counts the rest."""
-
-    name: str
-    plan: Plan
-    come: list[Told]
-    go: list[Told]
-    stay: int
-
-
 def routes(pages: Pages) -> list[HTTPRouteHandler]:
     """The handlers of one server."""
-    return [*_reading(pages), *_analyses(pages), *_deciding(pages), *_reviewing(pages), *_requests(pages)]
+    return [*_reading(pages), *_deciding(pages), *_reviewing(pages), *_requests(pages)]
 
 
-async def _frame(pages: Pages) -> dict[str, Any]:
+async def frame(pages: Pages) -> dict[str, Any]:
     """What the tabs show: how much waits for review, and how many have asked for one."""
     counts = await pages.runtime.decisions.counts()
     held = sum(number for (_, state), number in counts.items() if state == "held")
@@ -93,15 +56,17 @@ def _reading(pages: Pages) -> list[HTTPRouteHandler]:
     async def listing(request: Asked, template: str, wanted: Wanted, **values: Any) -> Page:
         await pages.member(request)
         decisions = pages.runtime.decisions
-        found, moment = await decisions.page(wanted, _id(request.query_params.get("after")), SIZE + 1)
+        at = paging.position(request.query_params, paging.row_id)
+        found, moment = await decisions.page(wanted, at, SIZE + 1)
+        part = paging.cut(found, at, SIZE, lambda one: str(one.id))
         counts = await decisions.counts()
         return pages.page(
             request,
             template,
-            rows=_told(pages, found[:SIZE], moment),
-            next=found[SIZE - 1].id if len(found) > SIZE else None,
+            rows=_told(pages, part.rows, moment),
+            part=part,
             origins=sorted({origin for origin, _ in counts} | {"admin", "config"}),
-            **await _frame(pages),
+            **await frame(pages),
             wanted=wanted,
             parameters=_kept(request),
             lifetimes=LIFETIMES,
@@ -151,22 +116,22 @@ def _reading(pages: Pages) -> list[HTTPRouteHandler]:
             kinds=KINDS,
             lifetimes=LIFETIMES,
             forever=_FOREVER,
-            **await _frame(pages),
+            **await frame(pages),
         )
 
     @get("/rules/changes")
     async def changes(request: Asked) -> Page:
         await pages.member(request)
-        found = await pages.runtime.decisions.changes(_moment(request.query_params.get("after")), SIZE)
+        at = paging.position(request.query_params, _moment)
+        found = await pages.runtime.decisions.changes(at, SIZE + 1)
+        part = paging.cut(found, at, SIZE, lambda one: f"{one.at}.{one.decision.id}.{one.ended:d}")
         rows = [
             (change.at, change.ended, told)
-            for change in found
+            for change in part.rows
             for told in _told(pages, [change.decision], change.at if change.ended else change.decision.created_at)
         ]
-        last = found[-1] if len(found) == SIZE else None
-        after = last and f"{last.at}.{last.decision.id}.{last.ended:d}"
-        values: dict[str, Any] = {"rows": rows, "next": after, "parameters": _kept(request), "links": links}
-        return pages.page(request, "rules_changes.html", **values, **await _frame(pages))
+        values: dict[str, Any] = {"rows": rows, "part": part, "parameters": _kept(request), "links": links}
+        return pages.page(request, "rules_changes.html", **values, **await frame(pages))
 
     return [rules, held, exceptions, deny, changes]
 
@@ -180,116 +145,12 @@ def _one_of(text: str | None, known: Collection[str]) -> str | None:
     return text if text in known else None
 
 
-def _id(text: str | None) -> int | None:
-    """A row id of a URL; what is none is as good as nothing."""
-    return int(text) if text and text.isascii() and text.isdecimal() and len(text) < 19 else None
-
-
-def _moment(text: str | None) -> tuple[int, int, bool] | None:
-    parts = [_id(part) for part in (text or "").split(".")]
+def _moment(text: str) -> Cursor | None:
+    parts = [paging.row_id(part) for part in text.split(".")]
     if len(parts) != 3 or None in parts:
         return None
     at, number, ended = cast(list[int], parts)
     return at, number, bool(ended)
-
-
-# --- Analyses ---------------------------------------------------------------------------------------------------------
-
-
-def _analyses(pages: Pages) -> list[HTTPRouteHandler]:
-    server = pages.runtime
-    # A run reads much of what is stored: one at a time.
-    running = asyncio.Lock()
-
-    @get("/rules/analyses")
-    async def overview(request: Asked) -> Page:
-        await pages.member(request)
-        settings = server.config.analysis
-        counts = await server.decisions.counts()
-        cards = [_card(name, settings, counts) for name in ANALYSES]
-        values: dict[str, Any] = {"settings": settings, "presets": PRESETS, "cards": cards, "lines": _lines(settings)}
-        return pages.page(request, "rules_analyses.html", **values, **await _frame(pages))
-
-    @get("/rules/dry-run")
-    async def dry_run(request: Asked) -> Page:
-        await pages.admin(request)
-        given = {name: text.strip() for name, text in request.query_params.items() if text.strip()}
-        if given != dict(request.query_params):
-            return render.see_other(f"/rules/dry-run{render.query(given)}")
-        values: dict[str, Any] = {"runs": [], "refusal": "", "status": 200}
-        if "run" in given:
-            try:
-                values["runs"] = await _dry(given)
-            except SparkleError as error:
-                values |= {"refusal": render.said(error, render.language_of(request)), "status": 400}
-        return pages.page(
-            request,
-            "rules_dry_run.html",
-            given=given,
-            presets=PRESETS,
-            cards=[_card(name, server.config.analysis, {}) for name in ANALYSES],
-            shown=SHOWN,
-            links=links,
-            **values,
-            **await _frame(pages),
-        )
-
-    async def _dry(given: Mapping[str, str]) -> list[Run]:
-        if running.locked():
-            raise SparkleError("too_many", "Another dry run is under way.", "另一次试运行正在进行。", retry_after=10)
-        async with running:
-            config = _with_preset(server.config, given.get("preset"))
-            wanted = given.get("name")
-            names = [wanted] if wanted else list(ANALYSES)
-            return [await _dry_one(config, name, _overrides(name, given)) for name in names]
-
-    async def _dry_one(config: Config, name: str, overrides: Mapping[str, str]) -> Run:
-        plan = await runtime.analyse(server.database, server.decisions, config, name, overrides, dry=True)
-        reason = server.decisions.reason
-        before = {(key_of(old), old.state) for old, _ in plan.end}
-        come = [Told(new, new.state, reason(new)) for new in plan.begin if (key_of(new), new.state) not in before]
-        go = [Told(old, old.state, reason(old)) for old, why in plan.end if why == "withdrawn"]
-        return Run(name, plan, come, go, plan.kept + len(plan.begin) - len(come))
-
-    return [overview, dry_run]
-
-
-def _with_preset(config: Config, preset: str | None) -> Config:
-    if not preset:
-        return config
-    if preset not in PRESETS:
-        raise SparkleError("bad_request", f"There is no preset {preset[:64]!r}.", "没有此预设。")
-    settings = msgspec.structs.replace(config.analysis, preset=preset)
-    return msgspec.structs.replace(config, analysis=settings)
-
-
-def _overrides(name: str, given: Mapping[str, str]) -> dict[str, str]:
-    """The numbers for one analysis: the parameters `<analysis>.<number>`."""
-    return {key.removeprefix(f"{name}."): value for key, value in given.items() if key.startswith(f"{name}.")}
-
-
-def _card(name: str, settings: Analysis, counts: Mapping[tuple[str, str], int]) -> Card:
-    chosen = analyses.choose(name, settings)
-    section = getattr(settings, name)
-    numbers = tuple(
-        Number(key, str(type(columns[0])(chosen.numbers[key])), tuple(map(str, columns)), bool(getattr(section, key)))
-        for key, columns in TABLE[name].items()
-        if key != "mode"
-    )
-    mine = {state: number for (origin, state), number in counts.items() if origin == name}
-    return Card(name, chosen.mode, numbers, mine)
-
-
-def _lines(settings: Analysis) -> str:
-    """The configuration that says what is in force, to be changed and pasted."""
-    lines = ["[analysis]", f"preset = {toml(settings.preset)}"]
-    for name in ANALYSES:
-        chosen = analyses.choose(name, settings)
-        lines += ["", f"[analysis.{name}]", f"mode = {toml(chosen.mode)}"]
-        for key, columns in TABLE[name].items():
-            if key != "mode":
-                lines.append(f"{key} = {toml(type(columns[0])(chosen.numbers[key]))}")
-    return "\n".join(lines) + "\n"
 
 
 # --- By hand ----------------------------------------------------------------------------------------------------------
@@ -412,16 +273,17 @@ def _requests(pages: Pages) -> list[HTTPRouteHandler]:
     async def listing(request: Asked) -> Page:
         await pages.admin(request)
         is_open = request.query_params.get("state") != "closed"
-        found = await reviews.page(is_open, _id(request.query_params.get("after")), SIZE + 1)
+        at = paging.position(request.query_params, paging.row_id)
+        part = paging.cut(await reviews.page(is_open, at, SIZE + 1), at, SIZE, lambda one: str(one.id))
         return pages.page(
             request,
             "rules_reviews.html",
-            rows=[{"review": one, "text": address_text(one.address)} for one in found[:SIZE]],
-            next=found[SIZE - 1].id if len(found) > SIZE else None,
+            rows=[{"review": one, "text": address_text(one.address)} for one in part.rows],
+            part=part,
             is_open=is_open,
             parameters=_kept(request),
             links=links,
-            **await _frame(pages),
+            **await frame(pages),
         )
 
     @post("/rules/reviews/{number:int}/close", status_code=200)

@@ -6,7 +6,9 @@ from litestar import get, post
 from litestar.handlers import HTTPRouteHandler
 
 from sparkle_lite.accounts import now_ms
+from sparkle_lite.analyses.numbers import PRESETS
 from sparkle_lite.db.decisions import Wanted
+from sparkle_lite.db.orders import Position
 from sparkle_lite.errors import SparkleError
 from sparkle_lite.http.problems import STATUS
 from sparkle_lite.http.session import SignedIn, is_https
@@ -24,7 +26,7 @@ from sparkle_lite.http.web.render import (
 )
 from sparkle_lite.net import AddressError, address_bytes, is_public
 from sparkle_lite.runtime import Runtime
-from sparkle_lite.settings import choices
+from sparkle_lite.settings import read
 
 PRESET = "analysis.preset"
 _YEAR_S = 365 * 86_400
@@ -72,7 +74,7 @@ def _who_and_circle(pages: Pages) -> list[HTTPRouteHandler]:
             request,
             "welcome_circle.html",
             step=2,
-            presets=choices()[PRESET],
+            presets=PRESETS,
             chosen=runtime.config.analysis.preset,
             is_given=PRESET in runtime.settings.given,
         )
@@ -81,7 +83,8 @@ def _who_and_circle(pages: Pages) -> list[HTTPRouteHandler]:
     async def save_circle(request: Asked) -> Page:
         me = await pages.admin(request)
         if PRESET not in runtime.settings.given:
-            await runtime.change_setting(PRESET, (await form(request)).get("preset", ""), me.actor)
+            chosen = read(PRESET, (await form(request)).get("preset", ""))
+            await runtime.change_settings({PRESET: chosen}, me.actor)
         return see_other("/welcome/exceptions")
 
     return [who, save_who, circle, save_circle]
@@ -91,7 +94,7 @@ def _exceptions(pages: Pages) -> list[HTTPRouteHandler]:
     runtime = pages.runtime
 
     async def page(request: Asked, me: SignedIn, errors: list[str], left: str) -> Page:
-        allowed, _ = await runtime.decisions.page(Wanted("allow", "active"), None, _SHOWN)
+        allowed, _ = await runtime.decisions.page(Wanted("allow", "active"), Position(), _SHOWN)
         return pages.page(
             request,
             "welcome_exceptions.html",
