@@ -32,6 +32,8 @@ MEMBER_DAYS_MS = 14 * 24 * 3_600_000
 _STATES = ("active", "held", "shadow")
 # Decisions beyond which rendering in this process would be felt; starting another takes a quarter of a second.
 _LONG_LIST = 5_000
+# How long measured distances are good, and of how many addresses they are kept.
+_DISTANCES_S, _DISTANCES = 60.0, 256
 # Between two attempts to publish what can't be.
 _RETRY_S = 5.0
 
@@ -73,6 +75,8 @@ class Runtime:
         self._publish_took, self._published_at = 0.0, 0.0
         self._published_revision = 0
         self._decided: Mapping[tuple[str, str], int] = {}
+        self._measured: dict[bytes, tuple[float, asyncio.Task[Sequence[Distance]]]] = {}
+        self._measuring = asyncio.Semaphore(2)
 
     async def open(self) -> None:
         """Migrate, take up where the last process ended, publish the rules, start the jobs.
@@ -176,6 +180,10 @@ class Runtime:
         """Commit what is queued and close everything; safe after a failed `open`."""
         self.ready = False
         await self.jobs.stop()
+        tasks = [task for _, task in self._measured.values()]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
         if hasattr(self, "search"):
             await self.search.close()
         if hasattr(self, "overview"):
@@ -270,9 +278,27 @@ class Runtime:
         await self.settings.change(key, value, actor)
         self.config = self.settings.over(self._written)
 
-    async def _distances(self, address: bytes) -> Sequence[Distance]:
-        needs = await analyses.distances(self.database, self.config.analysis, address, now_ms())
+    def distances(self, address: bytes) -> "asyncio.Task[Sequence[Distance]]":
+        """How far an address is from each analysis: being measured, or measured within the last minute.
+
+        Whoever asks meanwhile shares it, so it must not be cancelled. It raises as `analyses.distances` does.
+        """
+        now = time.monotonic()
+        for old, (since, task) in list(self._measured.items()):
+            is_over = now - since > _DISTANCES_S or len(self._measured) > _DISTANCES
+            if task.done() and (is_over or task.cancelled() or task.exception() is not None):
+                del self._measured[old]
+        if address not in self._measured:
+            self._measured[address] = now, asyncio.create_task(self._measure_distances(address), name="distances")
+        return self._measured[address][1]
+
+    async def _measure_distances(self, address: bytes) -> Sequence[Distance]:
+        async with self._measuring:
+            needs = await analyses.distances(self.database, self.config.analysis, address, now_ms())
         return [Distance(*need) for need in needs]
+
+    async def _distances(self, address: bytes) -> Sequence[Distance]:
+        return await asyncio.shield(self.distances(address))
 
     async def forget(self) -> None:
         """Let go of the oldest of the log of decisions."""
