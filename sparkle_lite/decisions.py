@@ -466,16 +466,17 @@ class Decisions:
 
     # --- Why ----------------------------------------------------------------------------------------------------------
 
-    async def why(self, network: Network) -> Why:
-        """Everything about an address or a network."""
+    async def why(self, network: Network, *, distances: bool = True) -> Why:
+        """Everything about an address or a network; measuring the distances costs more than all the rest."""
         now = self._clock()
         async with self._database.reader() as reader:
             found = await store.around(reader, network, now - TOLD_MS, TOLD)
             guard = await self._guard(reader, now)
         protection = guard.protection(network)
-        distances = await self._distances(network.address) if network.prefix == network.bits else ()
+        is_asked = distances and network.prefix == network.bits
+        far = await self._distances(network.address) if is_asked else ()
         listed = _is_served(found, now) and not protection
-        return Why(str(network), listed, self._matches(found, now), protection, tuple(distances))
+        return Why(str(network), listed, self._matches(found, now), protection, tuple(far))
 
     async def why_named(self, kind: Literal["client_name", "peer_id"], text: str) -> Why:
         """Everything about what a peer says of itself."""

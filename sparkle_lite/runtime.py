@@ -35,6 +35,8 @@ _STATES = ("active", "held", "shadow")
 _LONG_LIST = 5_000
 # How often to look for changes of another process.
 _NOTICE_S = 0.25
+# How long measured distances are good, and of how many addresses they are kept.
+_DISTANCES_S, _DISTANCES = 60.0, 256
 # Between two attempts to publish what can't be.
 _RETRY_S = 5.0
 
@@ -81,6 +83,8 @@ class Runtime:
         self._decided: Mapping[tuple[str, str], int] = {}
         # The rules as another process takes them, and what they were made of.
         self._pickled: tuple[rulebook.Rules, bytes] | None = None
+        self._measured: dict[bytes, tuple[float, asyncio.Task[Sequence[Distance]]]] = {}
+        self._measuring = asyncio.Semaphore(2)
 
     async def open(self) -> None:
         """Migrate, take up where the last process ended, publish the rules, start the jobs.
@@ -185,6 +189,10 @@ class Runtime:
         self.ready = False
         await self.jobs.stop()
         await self.press.close()
+        tasks = [task for _, task in self._measured.values()]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
         if hasattr(self, "search"):
             await self.search.close()
         if hasattr(self, "overview"):
@@ -279,10 +287,29 @@ class Runtime:
         """Change what a page may change. Raises SparkleError as Settings.change does."""
         await self.settings.change(changes, actor)
         self.config = self.settings.over(self._written)
+        self._measured = {address: one for address, one in self._measured.items() if not one[1].done()}
+
+    def distances(self, address: bytes) -> "asyncio.Task[Sequence[Distance]]":
+        """How far an address is from each analysis: being measured, or measured within the last minute.
+
+        Whoever asks meanwhile shares it, so it must not be cancelled. It raises as `analyses.distances` does.
+        """
+        now = time.monotonic()
+        for old, (since, task) in list(self._measured.items()):
+            is_over = now - since > _DISTANCES_S or len(self._measured) > _DISTANCES
+            if task.done() and (is_over or task.cancelled() or task.exception() is not None):
+                del self._measured[old]
+        if address not in self._measured:
+            self._measured[address] = now, asyncio.create_task(self._measure_distances(address), name="distances")
+        return self._measured[address][1]
+
+    async def _measure_distances(self, address: bytes) -> Sequence[Distance]:
+        async with self._measuring:
+            needs = await analyses.distances(self.database, self.config.analysis, address, now_ms())
+        return [Distance(*need) for need in needs]
 
     async def _distances(self, address: bytes) -> Sequence[Distance]:
-        needs = await analyses.distances(self.database, self.config.analysis, address, now_ms())
-        return [Distance(*need) for need in needs]
+        return await asyncio.shield(self.distances(address))
 
     async def forget(self) -> None:
         """Let go of the oldest of the log of decisions."""

@@ -42,7 +42,7 @@ HOSTILE = [
     ("-/..//-", "/../a//b?c#d%2F"),
     ("=1+1", "=cmd|' /C calc'!A0"),
 ]
-TORRENT = f"{0x1234:064x}"
+TORRENT = f"{0xABCD:064x}"
 DAY = 86_400_000
 LANGUAGES = ("en", "zh")
 _sources = itertools.count(2)
@@ -329,6 +329,14 @@ def test_a_table_as_a_file_holds_the_rows_of_the_filter(member: Visitor) -> None
 def test_torrents_are_found_by_identifier_size_and_info_hash(member: Visitor) -> None:
     page = member.page(f"/explore/torrents?identifier={TORRENT[-4:]}&identifierCompareMethod=CONTAINS&sizeFrom=4GiB")
     assert f"/torrent/{TORRENT}" in page
+    for method, part, is_found in (
+        ("CONTAINS", TORRENT[-5:-1], True),
+        ("CONTAINS", TORRENT[-5:-1].upper(), False),
+        ("STARTS_WITH", TORRENT[:62], True),
+        ("STARTS_WITH", TORRENT[-4:], False),
+    ):
+        page = member.page(f"/explore/torrents?identifier={part}&identifierCompareMethod={method}")
+        assert (f'href="/torrent/{TORRENT}"' in page) == is_found, (method, part)
     assert f"/torrent/{TORRENT}" not in member.page("/explore/torrents?sizeFrom=5GiB")
     assert f"/torrent/{TORRENT}" in member.page("/explore/torrents?privateTorrent=false&pageSize=100")
     url = member.get(f"/torrent?hash={'a' * 40}", 303).headers["location"]
@@ -451,6 +459,31 @@ def test_members_see_the_evidence_and_the_reports(member: Visitor) -> None:
     assert "<i>Module</i>" in html.unescape(page)
     assert page.count("<section") >= 6
     assert 'action="/rules/' not in page
+
+
+def test_distances_are_shown_without_a_script_and_as_a_part_of_the_page(member: Visitor, stranger: Visitor) -> None:
+    whole = member.page("/ip/203.0.113.7?distances=1")
+    assert "How far from being listed" in whole
+    part = member._send("GET", "/ip/203.0.113.7?distances=1", None, {"HX-Request": "true"}).body.decode()
+    assert "<html" not in part
+    assert catalogue("en")["why.no_distance"] in part
+    assert " ".join(part.split()) in " ".join(whole.split())
+    assert "How far from being listed" not in stranger.page("/ip/203.0.113.7?distances=1")
+
+
+def test_in_a_browser_distances_that_take_long_come_later(tmp_path: Path, chromium: Any) -> None:
+    slow = "import time; from sparkle_lite.db import evidence; evidence._be_nice = lambda: time.sleep(0.4)"
+    text = catalogue("en")
+    with start_server(tmp_path / "slow", CONFIG, prelude=slow) as running:
+        _feed(running)
+        token = command(running, "user", "token", "admin").strip()
+        page = Visitor(running, token).page("/ip/203.0.113.8")
+        assert text["why.distance_wait"] in page
+        assert 'href="/ip/203.0.113.8?distances=1"' in page
+        with visiting(chromium, running, token) as visit:
+            visit.go("/ip/203.0.113.7")
+            visit.page.wait_for_selector(f"text={text['why.no_distance']}")
+            assert text["why.distance_wait"] not in visit.page.content()
 
 
 def test_a_listed_address_is_found_understood_and_pardoned(server: RunningServer, admin: Visitor) -> None:

@@ -175,6 +175,19 @@ def _key(column: str) -> str:
     return f"iif(length({column})=4, {column}, substr({column}, 1, 8))"
 
 
+def _range(key: bytes) -> tuple[bytes, bytes]:
+    """The first and the last address of a subject."""
+    return (key, key) if len(key) == 4 else (key + bytes(8), key + b"\xff" * 8)
+
+
+def _near(only: bytes | None) -> tuple[str, dict[str, bytes]]:
+    """The condition that a row `s` is about one subject, in a way that an index can answer, with its values."""
+    if only is None:
+        return "", {}
+    low, high = _range(only)
+    return " AND s.peer_ip BETWEEN :low AND :high", {"low": low, "high": high}
+
+
 def _prefix(key: bytes) -> bytes:
     """The /24 or /56 of a subject."""
     return key[: 3 if len(key) == 4 else 7]
@@ -226,6 +239,9 @@ class Evidence:
 
     def _do(self, sql: str, values: Sequence[Any] | Mapping[str, Any] = ()) -> list[Any]:
         return self._connection.execute(sql, values).fetchall()
+
+    def _has(self, table: str) -> bool:
+        return bool(self._do(f"SELECT 1 FROM {table} LIMIT 1"))
 
     # --- Whose word counts --------------------------------------------------------------------------------------------
 
@@ -402,6 +418,8 @@ class Evidence:
         """
         least = min(numbers["min_people"], numbers["min_people_any"])
         self._reports(modules, numbers["window"], 0 if only else least, only)
+        if not self._has("report"):
+            return []
         if only is None:
             # What can't be listed anyway needs no look at its traffic, which costs most.
             self._keep_candidates(
@@ -425,6 +443,8 @@ class Evidence:
         """
         window = numbers["window"]
         self._reports(modules, window, numbers["member_people"], None, only)
+        if not self._has("report"):
+            return []
         wide = "substr({0}, 1, iif(length({0})=4, 3, 7))"
         least = {"hosts": 0 if only else numbers["min_hosts"], "subnets": 0 if only else numbers["min_subnets"]}
         enough = "HAVING count(*)>=iif(length(max({0}))=4, :hosts, :subnets)"
@@ -554,6 +574,8 @@ class Evidence:
         """
         since = self.now - numbers["window"]
         self._collect_flows(since, only)
+        if not self._has("part"):
+            return []
         self._shares({**numbers, "least": 0 if only else numbers["min_people"]})
         enough = "TRUE" if only else "percent>=:percent AND taken>=:traffic"
         self._do(
@@ -598,16 +620,16 @@ class Evidence:
             " port INTEGER, client INTEGER, taken INTEGER, began INTEGER, at INTEGER)"
         )
         at = "min(sub.received_at, coalesce(s.last_time_seen, sub.received_at))"
-        near = "" if only is None else f" AND {_key('s.peer_ip')}=:only"
+        near, bounds = _near(only)
         for _ in self._segments(("swarm",), since):
             self._do(
                 f"INSERT INTO flow SELECT s.version_key, sub.userapp, {_key('s.peer_ip')}, {_net('sub.address')},"
                 f" s.torrent, s.peer_port, s.client, min(s.to_peer_traffic-max(s.from_peer_traffic, 0), {MOST}),"
-                f" s.first_time_seen, {at} FROM seg.swarm s JOIN seg.submission sub ON sub.id=s.submission"
-                " WHERE s.to_peer_traffic-max(s.from_peer_traffic, 0)>=:floor"
+                f" s.first_time_seen, {at} FROM seg.swarm s {'CROSS' if only else ''} JOIN seg.submission sub"
+                " ON sub.id=s.submission WHERE s.to_peer_traffic-max(s.from_peer_traffic, 0)>=:floor"
                 " AND sub.userapp IN (SELECT userapp FROM reporter)"
                 f" AND sub.received_at BETWEEN :since AND :now AND {at}>=:since{near}",
-                {"floor": TAKEN_FLOOR, "since": since, "now": self.now, "only": only},
+                {"floor": TAKEN_FLOOR, "since": since, "now": self.now, **bounds},
             )
         self._titles("flow")
         self._do(
@@ -663,6 +685,8 @@ class Evidence:
         """
         since = self.now - numbers["window"]
         self._collect_moments(since, only)
+        if not self._has("seen_moment"):
+            return []
         values = {
             "people": 0 if only else numbers["min_people"],
             "torrents": 0 if only else numbers["min_torrents"],
@@ -701,16 +725,16 @@ class Evidence:
             " at INTEGER)"
         )
         said = {"snapshot": "sub.populate_time", "swarm": "s.last_time_seen"}
-        near = "" if only is None else f" AND {_key('s.peer_ip')}=:only"
+        near, bounds = _near(only)
         for kind, _ in self._segments(KINDS, since):
             at = f"min(sub.received_at, coalesce({said[kind]}, sub.received_at))"
             self._do(
                 f"INSERT INTO moment SELECT {_key('s.peer_ip')}, {at}/{BUCKET_MS}, sub.userapp, {_net('sub.address')},"
-                f" s.torrent, {at} FROM seg.{kind} s JOIN seg.submission sub ON sub.id=s.submission"
-                " WHERE s.to_peer_traffic>=:floor AND s.from_peer_traffic<=0 AND coalesce(s.peer_progress, 0)<1"
-                " AND sub.userapp IN (SELECT userapp FROM reporter)"
+                f" s.torrent, {at} FROM seg.{kind} s {'CROSS' if only else ''} JOIN seg.submission sub"
+                " ON sub.id=s.submission WHERE s.to_peer_traffic>=:floor AND s.from_peer_traffic<=0"
+                " AND coalesce(s.peer_progress, 0)<1 AND sub.userapp IN (SELECT userapp FROM reporter)"
                 f" AND sub.received_at BETWEEN :since AND :now AND {at}>=:since{near}",
-                {"floor": DOWNLOAD_FLOOR, "since": since, "now": self.now, "only": only},
+                {"floor": DOWNLOAD_FLOOR, "since": since, "now": self.now, **bounds},
             )
         self._titles("moment")
         self._do(

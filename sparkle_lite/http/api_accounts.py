@@ -13,7 +13,7 @@ from litestar.enums import HttpMethod
 from litestar.handlers import HTTPRouteHandler
 from litestar.openapi import ResponseSpec
 from litestar.openapi.spec import Example
-from litestar.params import Parameter
+from litestar.params import QueryParameter
 
 from sparkle_lite.accounts import LOGIN_LINK_MS, NewSecret, now_ms
 from sparkle_lite.db.accounts import AuditFilter, AuditRow, UserappRow, UserRow
@@ -189,12 +189,12 @@ class NewUser(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 PageNumber = Annotated[
-    int, Parameter(query="page", description="Which page, from 0.", schema_extra={"minimum": 0, "maximum": _INT64})
+    int, QueryParameter(name="page", description="Which page, from 0.", schema_extra={"minimum": 0, "maximum": _INT64})
 ]
 PageSize = Annotated[
     int,
-    Parameter(
-        query="pageSize",
+    QueryParameter(
+        name="pageSize",
         description="Rows in a page.",
         schema_extra={"minimum": 1, "maximum": MAX_PAGE_SIZE},
     ),
@@ -455,8 +455,8 @@ def _torrent_hash() -> HTTPRouteHandler:
     async def torrent_hash(
         info_hash: Annotated[
             str,
-            Parameter(
-                query="hash",
+            QueryParameter(
+                name="hash",
                 description="An info-hash: 40 or 64 hex digits, or 32 base32 characters.",
                 examples=[Example(value="a5b24a285c3533d80ce62181813640ac4a0e6ed7")],
             ),
@@ -585,12 +585,12 @@ def _admin_routes(runtime: Runtime) -> list[HTTPRouteHandler]:
     async def audit(
         request: Asked,
         page_size: PageSize = 100,
-        action: Annotated[str | None, Parameter(description="Such as USER_LOGIN; exact.")] = None,
-        user: Annotated[int | None, Parameter(description="Id of whoever did it.")] = None,
-        success: Annotated[bool | None, Parameter(description="Done, or refused.")] = None,
-        time_from: Annotated[int | None, Parameter(query="timeFrom", description="Not before (ms).")] = None,
-        time_to: Annotated[int | None, Parameter(query="timeTo", description="Not after (ms).")] = None,
-        after: Annotated[int | None, Parameter(description="`next` of the answer before.")] = None,
+        action: Annotated[str | None, QueryParameter(description="Such as USER_LOGIN; exact.")] = None,
+        user: Annotated[int | None, QueryParameter(description="Id of whoever did it.")] = None,
+        success: Annotated[bool | None, QueryParameter(description="Done, or refused.")] = None,
+        time_from: Annotated[int | None, QueryParameter(name="timeFrom", description="Not before (ms).")] = None,
+        time_to: Annotated[int | None, QueryParameter(name="timeTo", description="Not after (ms).")] = None,
+        after: Annotated[int | None, QueryParameter(description="`next` of the answer before.")] = None,
     ) -> Answer[AuditPage]:
         await _admin(request, runtime)
         filters = {"action": action, "user": user, "success": success, "timeFrom": time_from, "timeTo": time_to}

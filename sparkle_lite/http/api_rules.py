@@ -16,7 +16,7 @@ from litestar.datastructures import CacheControlHeader
 from litestar.handlers import HTTPRouteHandler
 from litestar.openapi import ResponseSpec
 from litestar.openapi.spec import Example
-from litestar.params import Parameter
+from litestar.params import QueryParameter
 
 from sparkle_lite.config import Duration, Refused
 from sparkle_lite.db.decisions import Action, Change, Cursor, Decision, State, Wanted
@@ -170,10 +170,12 @@ class Origin(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     origin: Annotated[str, msgspec.Meta(examples=["untrusted_vote"])]
 
 
-Limit = Annotated[int, Parameter(description="Entries in a page.", schema_extra={"minimum": 1, "maximum": MAX_LIMIT})]
+Limit = Annotated[
+    int, QueryParameter(description="Entries in a page.", schema_extra={"minimum": 1, "maximum": MAX_LIMIT})
+]
 # The framework keeps the name `state` for itself.
-Standing = Annotated[State | None, Parameter(query="state", description="Only rules in this state.")]
-After = Annotated[int | None, Parameter(description="`next` of the page before.")]
+Standing = Annotated[State | None, QueryParameter(name="state", description="Only rules in this state.")]
+After = Annotated[int | None, QueryParameter(description="`next` of the page before.")]
 
 _EXAMPLE = Rule(
     id=12,
@@ -283,9 +285,9 @@ def _reading(runtime: Runtime) -> list[HTTPRouteHandler]:
     )
     async def list_changes(
         request: Asked,
-        after: Annotated[str | None, Parameter(description="`next` of the page before.")] = None,
+        after: Annotated[str | None, QueryParameter(description="`next` of the page before.")] = None,
         limit: Limit = 100,
-        form: Annotated[Literal["json", "atom"], Parameter(query="format")] = "json",
+        form: Annotated[Literal["json", "atom"], QueryParameter(name="format")] = "json",
     ) -> Response[Any]:
         me = await signed_in(request, runtime)
         _only(request, after=after, limit=limit, format=form)

@@ -15,7 +15,7 @@ from litestar.datastructures import CacheControlHeader
 from litestar.handlers import HTTPRouteHandler
 from litestar.openapi import ResponseSpec
 from litestar.openapi.spec import Example
-from litestar.params import Body, Parameter
+from litestar.params import Body, QueryParameter
 from litestar.response import Stream
 
 from sparkle_lite.db.conditions import Table
@@ -124,22 +124,25 @@ _RESOURCES = (
 )
 
 PageNumber = Annotated[
-    int | None, Parameter(query="page", description="Which page, from 0.", schema_extra={"minimum": 0})
+    int | None, QueryParameter(name="page", description="Which page, from 0.", schema_extra={"minimum": 0})
 ]
 PageSize = Annotated[
     int | None,
-    Parameter(
-        query="pageSize",
+    QueryParameter(
+        name="pageSize",
         description=f"Rows in a page; {DEFAULT_PAGE_SIZE} if not given.",
         schema_extra={"minimum": 1, "maximum": MAX_PAGE_SIZE},
     ),
 ]
-After = Annotated[str | None, Parameter(query="after", description="The `next` of the page before, instead of `page`.")]
+After = Annotated[
+    str | None, QueryParameter(name="after", description="The `next` of the page before, instead of `page`.")
+]
 Before = Annotated[
-    str | None, Parameter(query="before", description="The `previous` of the page behind, instead of `page`.")
+    str | None, QueryParameter(name="before", description="The `previous` of the page behind, instead of `page`.")
 ]
 Format = Annotated[
-    Literal["csv", "jsonl"], Parameter(query="format", description="CSV with a header line, or a JSON object a line.")
+    Literal["csv", "jsonl"],
+    QueryParameter(name="format", description="CSV with a header line, or a JSON object a line."),
 ]
 
 _CURSOR = "WyJzbmFwc2hvdCIsW10sdHJ1ZSxbXSw2LDQyLHRydWVd"  # of a page that ended with the row 6 of 42

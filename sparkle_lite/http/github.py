@@ -20,7 +20,7 @@ from litestar import MediaType, Request, Response, get
 from litestar.handlers import HTTPRouteHandler
 from litestar.openapi import ResponseSpec
 from litestar.openapi.spec import Example
-from litestar.params import Parameter
+from litestar.params import QueryParameter
 
 import sparkle_lite
 from sparkle_lite.accounts import OAUTH_STATE_MS, Actor, GitHubUser
@@ -247,9 +247,9 @@ def routes(runtime: Runtime, sign_in_page: SignInPage) -> list[HTTPRouteHandler]
     )
     async def callback(
         request: Asked,
-        code: Annotated[str, Parameter(description="GitHub's one-time code.")] = "",
-        login_state: Annotated[str, Parameter(query="state", description="What `login` sent to GitHub.")] = "",
-        refused: Annotated[str, Parameter(query="error", description="Why GitHub refused.")] = "",
+        code: Annotated[str, QueryParameter(description="GitHub's one-time code.")] = "",
+        login_state: Annotated[str, QueryParameter(name="state", description="What `login` sent to GitHub.")] = "",
+        refused: Annotated[str, QueryParameter(name="error", description="Why GitHub refused.")] = "",
     ) -> Response[str]:
         actor = visitor(request, runtime)
         try:
@@ -288,7 +288,7 @@ def _login_link(runtime: Runtime, sign_in_page: SignInPage) -> HTTPRouteHandler:
         },
     )
     async def login(
-        request: Asked, link: Annotated[str, Parameter(query="token", description="The link's token.")] = ""
+        request: Asked, link: Annotated[str, QueryParameter(name="token", description="The link's token.")] = ""
     ) -> Response[Any]:
         actor = visitor(request, runtime)
         in_browser = request.accept.best_match(["application/json", "text/html"]) == "text/html"

@@ -51,7 +51,7 @@ MODULES = ("ProgressCheatBlocker", "PeerIdBlacklist", "ClientNameBlacklist", "Mu
 # --- Filling ----------------------------------------------------------------------------------------------------------
 
 
-def fill_dictionaries(path: Path) -> None:
+def fill_dictionaries(path: Path, now: int = NOW) -> None:
     with sqlite3.connect(path) as connection:
         connection.execute(
             "INSERT INTO user (id, name, name_key, role, registered_by, registered_at)"
@@ -67,7 +67,7 @@ def fill_dictionaries(path: Path) -> None:
         )
         connection.executemany(
             "INSERT OR IGNORE INTO client_identity VALUES (?,?,?,?,1,?,1)",
-            [(n + 1, *load.client(n), NOW - n, NOW) for n in range(load.CLIENTS)],
+            [(n + 1, *load.client(n), now - n, now) for n in range(load.CLIENTS)],
         )
         connection.executemany(
             "INSERT INTO label VALUES (?,?)", enumerate(dict.fromkeys(map(load.flags, range(40))), 1)
@@ -77,9 +77,10 @@ def fill_dictionaries(path: Path) -> None:
 
 
 class Pick:
-    """The columns of made-up rows."""
+    """The columns of made-up rows, of the weeks until `now` (ms)."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, now: int = NOW) -> None:
+        self.now = now
         self.rng = random.Random(load.SEED)
         self.addresses = [net.address_bytes(load.address(rank)) for rank in range(load.ADDRESSES // 4)]
         connection = sqlite3.connect(path)
@@ -113,7 +114,7 @@ class Pick:
         key = load.zipf(rng, KEYS) * 0x9E37_79B9_7F4A_7C15 & 0x7FFF_FFFF_FFFF_FFFF
         to_peer = self.traffic()
         head = (submission, key, 1, address, port, client, torrent, None, 0, 0, to_peer, 0)
-        return (*head, 0, 0, 9, 9, 0.5, 1.0, NOW - WEEK_MS, NOW, 1)
+        return (*head, 0, 0, 9, 9, 0.5, 1.0, self.now - WEEK_MS, self.now, 1)
 
     def ban(self, submission: int, at: int, number: int) -> list[Any]:
         rng = self.rng
@@ -124,9 +125,9 @@ class Pick:
         return [*row, 1, 0, module, rule, text, unique, '{"a": 1, "b": "' + "x" * 150 + '"}', number, 0]
 
 
-async def fill_stream(database: Database, kind: Kind, rows: int, pick: Pick) -> None:
+async def fill_stream(database: Database, kind: Kind, rows: int, pick: Pick, segment_rows: int = SEGMENT_ROWS) -> None:
     stream, make = database.streams()[kind], getattr(pick, kind)
-    await stream.open(database.main, NOW - WEEK_MS)
+    await stream.open(database.main, pick.now - WEEK_MS)
     done = 0
     while done < rows:
         values: list[Any] = []
@@ -135,14 +136,14 @@ async def fill_stream(database: Database, kind: Kind, rows: int, pick: Pick) -> 
             submission = stream.submissions + len(submissions) + 1
             for _ in range(BODY):
                 values.extend(make(submission))
-            at = NOW - WEEK_MS + WEEK_MS * done // rows
+            at = pick.now - WEEK_MS + WEEK_MS * done // rows
             who = pick.rng.randrange(500) + 1
             submissions.append(SubmissionRow(submission, at, who, None, at, pick.rng.randbytes(16), BODY, 0))
             done += BODY
         await stream.append(values, submissions)
         await stream.commit(len(submissions) * BODY, submissions)
-        if stream.rows >= SEGMENT_ROWS:
-            await stream.roll(database.main, NOW)
+        if stream.rows >= segment_rows:
+            await stream.roll(database.main, pick.now)
     await stream.close()
     for segment in await segments.catalogue(database.main, "state='closed'"):
         size = await segments.build_indexes(database.segment_folder, segment, "normal")
@@ -166,7 +167,7 @@ async def fill_bans(database: Database, rows: int, pick: Pick) -> None:
         made, submissions = [], []
         for first in range(start, start + 5_000, BAN_BODY):
             number = first // BAN_BODY + 1
-            at = NOW - 6 * WEEK_MS + 6 * WEEK_MS * first // rows
+            at = pick.now - 6 * WEEK_MS + 6 * WEEK_MS * first // rows
             submissions.append(SubmissionRow(number, at, 1, None, at, pick.rng.randbytes(16), BAN_BODY, 0))
             made += [pick.ban(number, at, first + n) for n in range(BAN_BODY)]
         await database.write(lambda main, made=made, of=submissions: bans.add_bans(main, made, of))

@@ -28,8 +28,8 @@ from sparkle_lite.wire.torrents import parse_info_hash, torrent_identifier
 
 # Rows of one file; more are better taken over the REST API.
 EXPORT_ROWS = 100_000
-# How long the rows of a page of the explorer are counted: a page should come at once, and says "at least" where the
-# REST API would go on counting.
+# How long the rows of a page of the explorer are found and counted: a page should come at once, and says "at least"
+# where the REST API would go on counting.
 PAGE_COUNT_MS = 50
 # Rows of each kind on the page of one client, torrent or address, and how long they are counted.
 RECENT, RECENT_COUNT_MS = 10, 10
@@ -70,7 +70,7 @@ async def find(runtime: Runtime, view: View, asked: Listing, viewer: Viewer, cou
     query = ask(view.table, asked, viewer)
     search = runtime.search
     look = search.discoveries if view.table == "discovery" else search.page
-    found = await look(query, int(limits.query_time), count_ms)
+    found = await look(query, int(limits.query_time), count_ms, hurry=True)
     return Found([shown(row, viewer) for row in found.rows], found.total, found.exact, found.next, found.previous)
 
 
@@ -88,7 +88,9 @@ async def _find_torrents(runtime: Runtime, asked: TorrentQuery, query_ms: int, c
         raise SparkleError("bad_request", "after is not a cursor of this query.", "after 不是此查询的游标。")
     rows = await torrents.page(runtime.database, wanted, at, size + 1, query_ms)
     part = paging.cut(rows, at, size, lambda row: str(row.id))
-    total, exact = await torrents.count(runtime.database, wanted, count_ms)
+    total, exact = len(rows), True
+    if at.key is not None or len(rows) > size:
+        total, exact = await torrents.count(runtime.database, wanted, count_ms)
     return Found([_torrent(row) for row in part.rows], max(total, len(rows)), exact, part.next, part.previous)
 
 

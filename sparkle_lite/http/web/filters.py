@@ -33,7 +33,7 @@ from sparkle_lite.shown import BanHistory, ClientDiscovery, Snapshot, Swarm, Tor
 InputKind = Literal["text", "number", "size", "fraction", "time", "flag", "choice"]
 
 # What a page of the explorer shows when nothing else is asked for.
-PAGE_SIZES = (25, 100, 500, 1000)
+PAGE_SIZES = (25, 100, 250, 500)
 _LISTING = {field.encode_name for field in msgspec.structs.fields(Listing)}
 _METHOD = "CompareMethod"
 _PARTIAL_DAY = re.compile(r"\d{4}-\d\d-\d\d")

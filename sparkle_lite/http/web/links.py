@@ -1,11 +1,16 @@
 """Where the page of an address, a client or a torrent is. Their names are whatever a client sent."""
 
 from collections.abc import Mapping
+from functools import lru_cache
 from urllib.parse import quote, urlencode
 
 from sparkle_lite.net import Network, address_text
 
+# Pages hold thousands of links, many of them to the same.
+_KEPT = 4096
 
+
+@lru_cache(_KEPT)
 def address(text: str) -> str:
     """The page of an address."""
     return f"/ip/{quote(text, safe=':')}"
@@ -16,11 +21,13 @@ def network(target: Network) -> str:
     return address(address_text(target.address))
 
 
+@lru_cache(_KEPT)
 def client(name: str, peer_id: str = "") -> str:
     """The page of a client name, or of that name with one peer id."""
     return _page("/client", "name", name, {"peerId": peer_id} if peer_id else {})
 
 
+@lru_cache(_KEPT)
 def torrent(identifier: str) -> str:
     """The page of a torrent."""
     return _page("/torrent", "identifier", identifier, {})

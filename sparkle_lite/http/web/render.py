@@ -133,11 +133,11 @@ class Texts:
 
     def __init__(self, language: Language) -> None:
         self.language = language
-        self._texts = catalogue(language)
+        self._texts = {key: Markup.escape(text) for key, text in catalogue(language).items()}
 
     def __call__(self, key: str, /, **values: Any) -> Markup:
         """A text with its values filled in, all of them escaped. Raises KeyError for a key that isn't there."""
-        return Markup.escape(self._texts[key]).format(**values) if values else Markup.escape(self._texts[key])
+        return self._texts[key].format(**values) if values else self._texts[key]
 
     def count(self, key: str, number: int, /, **values: Any) -> Markup:
         """A text about a number, which is {n}: `key`.one for 1, `key`.other for the rest."""

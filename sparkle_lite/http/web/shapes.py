@@ -62,14 +62,12 @@ def _time(ms: int | None, attribute: str) -> Markup:
     if ms is None:
         return Markup("–")
     try:
-        instant = datetime.fromtimestamp(ms / 1000, UTC)
+        full = datetime.fromtimestamp(ms / 1000, UTC).isoformat(" ", "seconds")[:19]
     except (OverflowError, ValueError, OSError):
         # Clients may send any number.
         return Markup.escape(str(ms))
-    return Markup('<time datetime="{iso}" data-ms="{ms}"{attribute} title="{full} UTC">{short} UTC</time>').format(
-        iso=instant.strftime("%Y-%m-%dT%H:%M:%SZ"),
-        ms=ms,
-        attribute=Markup(attribute),  # noqa: S704 - one of two constants
-        full=instant.strftime("%Y-%m-%d %H:%M:%S"),
-        short=instant.strftime("%Y-%m-%d %H:%M"),
+    # Digits and signs alone. Pages hold thousands of these, and Markup.format is ten times as slow.
+    day, clock = full[:10], full[11:]
+    return Markup(  # noqa: S704
+        f'<time datetime="{day}T{clock}Z" data-ms="{ms:d}"{attribute} title="{full} UTC">{full[:16]} UTC</time>'
     )

@@ -4,6 +4,7 @@ Ban reasons in clients link to these pages, so whoever is banned can read them w
 told holds nothing about members, and nothing of exceptions: those are often the members' own addresses.
 """
 
+import asyncio
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -29,6 +30,8 @@ _LOOKUPS = 30
 DAYS = 14
 # Sightings that are counted by day; the newest of them are shown.
 _SIGHTINGS = 100
+# How long a page waits for the distances when everything else is there; what takes longer is fetched by a script.
+_PATIENCE_S = 0.03
 # The chart, in its own units.
 _BAR, _HEIGHT = 10, 40
 
@@ -102,11 +105,16 @@ def _looking(pages: Pages) -> list[HTTPRouteHandler]:
             return pages.page(
                 request, "why.html", subject=text, verdict=verdict, why=None, is_own=actor.address == text, links=links
             )
+        if "distances" in request.query_params:
+            measured = await asyncio.shield(runtime.distances(network.address))
+            if render.is_partial(request):
+                return pages.page(request, "distances.html", distances=measured, distance=_amount)
         return await _told(request, me, network, actor.address == text)
 
     async def _told(request: Asked, me: SignedIn, network: Network, is_own: bool) -> Page:
         subject = str(network)
-        found = await runtime.decisions.why(network)
+        measuring = runtime.distances(network.address)
+        found = await runtime.decisions.why(network, distances=False)
         recent = [
             await section(runtime, me, view, {"peerIp": subject}, size)
             for view, size in (("bans", RECENT), ("swarms", _SIGHTINGS), ("snapshots", _SIGHTINGS))
@@ -115,6 +123,7 @@ def _looking(pages: Pages) -> list[HTTPRouteHandler]:
         async with runtime.database.reader() as reader:
             bans = await timeline.ban_days(reader, network.address, now - DAYS * DAY_MS)
         days = _days(bans, recent[1:], now)
+        await asyncio.wait((measuring,), timeout=_PATIENCE_S)
         return pages.page(
             request,
             "why.html",
@@ -128,6 +137,7 @@ def _looking(pages: Pages) -> list[HTTPRouteHandler]:
             days=days,
             bars=_bars(days),
             is_own=is_own,
+            distances=measuring.result() if measuring.done() and measuring.exception() is None else None,
             distance=_amount,
             links=links,
         )
