@@ -17,7 +17,7 @@ import pytest
 
 from sparkle_lite import query
 from sparkle_lite.config import Limits
-from sparkle_lite.db import segments
+from sparkle_lite.db import search, segments
 from sparkle_lite.db.database import Database
 from sparkle_lite.db.search import Search
 from sparkle_lite.errors import SparkleError
@@ -278,10 +278,11 @@ class World:
 
 @contextmanager
 def opened(folder: Path) -> Iterator[World]:
-    """An empty world whose segments hold 50 rows."""
+    """An empty world whose segments hold 50 rows, and in which 8 bans are many."""
     world = World(folder)
     with pytest.MonkeyPatch.context() as patch, world.runner:
         patch.setattr(segments, "SEGMENT_ROWS", 50)
+        patch.setattr(search, "_COMMON", 8)
         world.runner.run(world.open())
         try:
             yield world

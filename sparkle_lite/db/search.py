@@ -31,6 +31,8 @@ __all__ = ["Discoveries", "Filter", "Observed", "ObservedBan", "ObservedSwarm", 
 # Cumulative rows looked at in one step at the most, and what a count of them may remember (64 MB).
 _CHUNK = 5_000
 _COUNTED_PAGES = 16_384
+# Of so many bans that an index finds, the newest are found sooner by looking through all from the newest on.
+_COMMON = 5_000
 # How long a page that took long to find is counted even so.
 _LEAST_COUNT_MS = 5
 # How often a query begins anew when a segment vanishes under it.
@@ -224,6 +226,8 @@ class _Work:
         self._descending = query.descending != backwards
         self._ids_descending = not backwards if self._fields else self._descending
         self._where = Condition("TRUE")
+        # The index by which the newest bans are looked through where an index finds too many to sort.
+        self._walks_by = ""
         self._sources: list[_Source] = []
         self._counts: dict[int, int] = {}
         # By segment and key; None where a segment has nothing of a key.
@@ -245,6 +249,10 @@ class _Work:
         else:
             self._sources = [source for segment in self._chain if (source := self._in_range(segment))]
         self._where = joined(parts, any_of=False)
+        if query.table == "ban" and not query.order and self._where.indexed and len(parts) == 1:
+            sql = f"SELECT count(*) FROM (SELECT 1 FROM m.ban s WHERE {self._where.sql} LIMIT {_COMMON})"
+            if self._reader.main(sql, self._where.values)[0][0] == _COMMON:
+                self._walks_by = " INDEXED BY ban_received"
 
     def _received(self, column: str) -> list[Condition]:
         query = self._query
@@ -417,7 +425,7 @@ class _Work:
             # SQLite would take a range of ids for better than any other index.
             number = "+s.id" if wanted.indexed and source.has_indexes else "s.id"
             where, values = f"({where}) AND {number} BETWEEN ? AND ?", (*values, low, high)
-        text = f" FROM {self._table} s"
+        text = f" FROM {self._table} s{self._walks_by if orders else ''}"
         if any("sub." in part for part in (wanted.sql, *orders)):
             text += f" CROSS JOIN {self._table.removesuffix('ban') if not self._is_chain else ''}submission sub"
             text += " ON sub.id=s.submission"
