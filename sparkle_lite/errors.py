@@ -1,7 +1,7 @@
 """The one error that the program raises on purpose: a code for machines, a sentence for people in two languages."""
 
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 Code = Literal[
     "bad_request",
@@ -32,6 +32,10 @@ class SparkleError(Exception):
         self.message = message
         self.message_zh = message_zh
         self.retry_after = retry_after
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """From one process to another."""
+        return SparkleError, (self.code, self.message, self.message_zh), {"retry_after": self.retry_after}
 
 
 class Problem(NamedTuple):

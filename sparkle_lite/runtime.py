@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 from sparkle_lite import analyses, ip_report, net, rulebook
 from sparkle_lite import config as configuration
 from sparkle_lite.accounts import Accounts, Actor, FirstStart, now_ms
+from sparkle_lite.analyses import apart
 from sparkle_lite.config import Config
 from sparkle_lite.db import accounts as account_rows
 from sparkle_lite.db.conditions import Query, Table
@@ -379,13 +380,13 @@ async def analyse(
 ) -> Plan:
     """Run one analysis and make its findings decisions; `dry`: only tell what would change.
 
-    One that is switched off finds nothing. Raises SparkleError as analyses.run does.
+    One that is switched off finds nothing. Raises SparkleError as analyses.run does, and when its process fails.
     """
     mode = analyses.choose(name, config.analysis, overrides).mode
     findings = []
     at = now_ms()
     if mode != "off":
-        findings = await analyses.run(name, database, config.analysis, at, overrides)
+        findings = await apart.run(name, database, config.analysis, at, overrides)
     act = decisions.plan if dry else decisions.apply
     version = analyses.ANALYSES[name].version
     return await act(name, findings, at, mode="shadow" if mode == "shadow" else "on", formula=version)

@@ -2,7 +2,9 @@
 
 import asyncio
 import itertools
+import os
 import re
+import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,10 +14,12 @@ import pytest
 from reports import CHEAT, DAY, DIALING, GIB, HOUR, MINUTE, NOW, Reporter, World
 
 from sparkle_lite import analyses
+from sparkle_lite.analyses import apart
 from sparkle_lite.analyses.numbers import PRESETS, TABLE
 from sparkle_lite.config import Analysis
 from sparkle_lite.config.keys import keys_of
 from sparkle_lite.errors import SparkleError
+from sparkle_lite.findings import Finding
 from sparkle_lite.net import Network
 from sparkle_lite.reasons import one_line
 from sparkle_lite.wire import matchers
@@ -588,6 +592,48 @@ def test_a_run_that_takes_too_long_or_is_cancelled_ends(world: World) -> None:
         return time.monotonic() - started
 
     assert asyncio.run(cancel()) < 1
+
+
+def test_a_process_of_its_own_finds_and_refuses_the_same(world: World) -> None:
+    report_cheater(world.friends(4))
+    found = asyncio.run(analyses.run("untrusted_vote", world.database, Analysis(), NOW))
+    assert found and asyncio.run(apart.run("untrusted_vote", world.database, Analysis(), NOW)) == found
+    with pytest.raises(SparkleError) as refused:
+        asyncio.run(apart.run("untrusted_vote", world.database, Analysis(), NOW, {"min_people": "many"}))
+    assert (refused.value.code, bool(refused.value.message_zh)) == ("bad_request", True)
+
+
+def test_a_process_of_its_own_that_dies_or_is_not_wanted_any_more_is_told_and_gone(world: World) -> None:
+    report_cheater(world.friends(4))
+
+    def processes() -> list[int]:
+        found = (file.read_text().split() for file in Path("/proc/self/task").glob("*/children"))
+        return [int(number) for numbers in found for number in numbers]
+
+    before = processes()
+
+    async def started() -> asyncio.Task[list[Finding]]:
+        task = asyncio.create_task(apart.run("untrusted_vote", world.database, Analysis(), NOW))
+        while processes() == before:
+            await asyncio.sleep(0.005)
+        return task
+
+    async def dies() -> None:
+        task = await started()
+        for number in set(processes()) - set(before):
+            os.kill(number, signal.SIGKILL)
+        with pytest.raises(SparkleError, match="ended before"):
+            await task
+
+    async def cancelled() -> None:
+        task = await started()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    for story in (dies, cancelled):
+        asyncio.run(story())
+        assert processes() == before
 
 
 def test_a_segment_that_retention_removes_meanwhile_is_no_failure(world: World) -> None:

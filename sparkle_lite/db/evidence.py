@@ -9,13 +9,11 @@ A subject is named by its first bytes: 4 an IPv4 address, 8 an IPv6 /64, 3 a /24
 """
 
 import asyncio
-import os
 import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -44,7 +42,6 @@ _LOOKUPS = 3_000
 # Virtual machine steps between two looks at the clock: some milliseconds, each takes the interpreter lock once.
 _STEPS = 400_000
 _CACHE_KIB = 32_768
-_NICENESS = 10
 
 # A vote's half-life grows with the days of evidence up to so many times.
 LONGEST_RECURRENCE = 4
@@ -830,7 +827,7 @@ def _of_clients(table: str, kind: Kind, indexed: bool) -> str:
 async def gather(
     database: Database, trust: Trust, now_ms: int, work: Callable[[Evidence], T], time_limit_s: float
 ) -> T:
-    """Run some work on its evidence on a thread of its own, at low priority.
+    """Run some work on its evidence on a thread of its own.
 
     Raises SparkleError when it takes longer. A caller that is cancelled waits until the thread has ended.
     """
@@ -853,7 +850,7 @@ async def gather(
                 evidence.close()
 
     loop = asyncio.get_running_loop()
-    executor = ThreadPoolExecutor(1, thread_name_prefix="analysis", initializer=_be_nice)
+    executor = ThreadPoolExecutor(1, thread_name_prefix="analysis")
     future = loop.run_in_executor(executor, run)
     try:
         return await asyncio.shield(future)
@@ -863,12 +860,6 @@ async def gather(
         raise
     finally:
         executor.shutdown(wait=False)
-
-
-def _be_nice() -> None:
-    # On Linux a thread has a priority of its own; submissions come first.
-    with suppress(OSError, AttributeError):
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)
 
 
 def _too_slow(limit_s: float) -> SparkleError:

@@ -1,28 +1,34 @@
 """How long all analyses take, and what submissions feel of it: `python -m tests.bench.analyse [--full]`.
 
-A store of made-up snapshots, swarms and bans is analysed in the process that takes submissions, with nobody about and
-with submissions coming in at a steady pace. Targets: a full run in under a minute on two cores, and the p99 latency of
-submissions within twice its idle value. The cost of the index that votes are counted by is measured beside it.
+A store of made-up snapshots, swarms and bans is analysed in the process that takes submissions: with nobody about, and
+several times over with submissions coming in at a steady pace, which they do between the runs as well. Targets: a full
+run in under a minute on two cores, and the p99 latency of submissions within twice its idle value. The cost of the
+index that votes are counted by is measured when the store is made.
 """
 
 import argparse
 import asyncio
 import contextlib
+import os
 import random
 import resource
+import shutil
 import sqlite3
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 from sparkle_lite import analyses
-from sparkle_lite.config import Analysis, Limits
+from sparkle_lite.analyses import apart
+from sparkle_lite.config import Analysis, Config, Limits
 from sparkle_lite.db import segments
 from sparkle_lite.db.connection import schema, statements
 from sparkle_lite.db.database import Database
 from sparkle_lite.ingest import Ingest
+from sparkle_lite.jobs import Housekeeping, Jobs
 from sparkle_lite.metrics import Metrics
 from sparkle_lite.wire.dialect import detect
 from tests.bench import load
@@ -234,39 +240,72 @@ async def run_all(database: Database, now: int) -> tuple[float, dict[str, tuple[
     whole = time.perf_counter()
     for name in analyses.ANALYSES:
         started = time.perf_counter()
-        findings = await analyses.run(name, database, Analysis(preset="friends"), now)
+        findings = await apart.run(name, database, Analysis(preset="friends"), now)
         found[name] = (time.perf_counter() - started, len(findings))
     return time.perf_counter() - whole, found
 
 
-async def measure(site: Site, now: int, idle_s: float) -> None:
-    """Run everything with nobody about, then beside submissions; print."""
+class Phase(NamedTuple):
+    """Latencies (s) of submissions with nobody about but them, and beside a full run that took so long (s)."""
+
+    idle: list[float]
+    busy: list[float]
+    seconds: float
+
+
+async def measure(site: Site, now: int, rounds: int, idle_s: float) -> None:
+    """Run everything with nobody about, then several times beside submissions, with pauses; print."""
     await site.database.open(serve=True)
     seconds, found = await run_all(site.database, now)
     show("nobody about", seconds, found)
-    ingest = Ingest(site.database, Limits, Metrics(), lambda: time.time_ns() // 1_000_000)
+    metrics = Metrics()
+    ingest = Ingest(site.database, Limits, metrics, lambda: time.time_ns() // 1_000_000)
     await ingest.open()
+    # Segments fill and are indexed meanwhile, as in a server.
+    jobs, closed = Jobs(metrics), asyncio.Event()
+    ingest.on_closed = closed.set
+    house = Housekeeping(site.database, ingest, Config, lambda: time.time_ns() // 1_000_000)
+    jobs.every("index", 300, house.index, first=0, wake=closed)
+    phases: list[Phase] = []
     try:
-        await paced(site, ingest, 3.0)
-        idle = await paced(site, ingest, idle_s)
-        stop = asyncio.Event()
-        submitting = asyncio.create_task(site.submit(ingest, stop))
-        seconds, found = await run_all(site.database, now)
-        stop.set()
-        busy = await submitting
-        again = await paced(site, ingest, idle_s)
+        await paced(site, ingest, 5.0)
+        for _ in range(rounds):
+            idle = await paced(site, ingest, idle_s)
+            stop = asyncio.Event()
+            submitting = asyncio.create_task(site.submit(ingest, stop))
+            seconds, found = await run_all(site.database, now)
+            stop.set()
+            phases.append(Phase(idle, await submitting, seconds))
+            show(f"beside {RATE} x {PEERS} peers/s", seconds, found)
     finally:
+        await jobs.stop()
         await ingest.close()
         await site.database.close()
-    show(f"beside {RATE} x {PEERS} peers/s", seconds, found)
-    quiet = load.percentiles([*idle, *again], 50, 95, 99)
-    loaded = load.percentiles(busy, 50, 95, 99)
-    print(
-        "submissions, p50 / p95 / p99 ms: idle", *(f"{ms:.1f}" for ms in quiet), f"({len(idle) + len(again)}),", end=""
-    )
-    print(" analysing", *(f"{ms:.1f}" for ms in loaded), f"({len(busy)})")
-    line("a full run beside submissions, s", seconds, 60)
-    line("submit p99 while analysing / idle", loaded[2] / quiet[2], 2)
+    report(phases)
+
+
+def report(phases: Sequence[Phase]) -> None:
+    """Print what submissions felt, phase by phase and in all."""
+    for number, phase in enumerate(phases, 1):
+        print(f"round {number}: {latencies('idle', phase.idle)}; {latencies('analysing', phase.busy)}")
+    idle = [one for phase in phases for one in phase.idle]
+    busy = [one for phase in phases for one in phase.busy]
+    print(f"all: {latencies('idle', idle)}; {latencies('analysing', busy)}")
+    ratios = [p99(phase.busy) / p99(phase.idle) for phase in phases]
+    print("p99 while analysing / idle, round by round:", *(f"{ratio:.2f}" for ratio in ratios))
+    line("the slowest full run beside submissions, s", max(phase.seconds for phase in phases), 60)
+    line("submit p99 while analysing / idle, all rounds", p99(busy) / p99(idle), 2)
+
+
+def p99(found: Sequence[float]) -> float:
+    """In ms."""
+    return load.percentiles(found, 99)[0]
+
+
+def latencies(name: str, found: Sequence[float]) -> str:
+    """Percentiles in ms and how many there are."""
+    shown = " / ".join(f"{ms:.1f}" for ms in load.percentiles(found, 50, 95, 99, 100))
+    return f"{name} p50 / p95 / p99 / max ms {shown} ({len(found)})"
 
 
 async def paced(site: Site, ingest: Ingest, seconds: float) -> list[float]:
@@ -279,8 +318,8 @@ async def paced(site: Site, ingest: Ingest, seconds: float) -> list[float]:
 def show(title: str, seconds: float, found: dict[str, tuple[float, int]]) -> None:
     """Print one run."""
     each = ", ".join(f"{name} {took:.1f} s ({count})" for name, (took, count) in found.items())
-    rss = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(f"{title}: {seconds:.1f} s in all; {each}; RSS at most {rss:.0f} MB")
+    rss, child = (resource.getrusage(who).ru_maxrss / 1024 for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    print(f"{title}: {seconds:.1f} s in all; {each}; RSS at most {rss:.0f} MB, of an analysis {child:.0f} MB")
 
 
 def line(name: str, value: float, target: float) -> None:
@@ -307,28 +346,63 @@ async def prepare(site: Site, addresses: Path, rows: int, bans: int, now: int) -
         await site.database.close()
 
 
+def make(folder: Path, rows: int, bans: int) -> int:
+    """Make the store in a folder that is there; the moment (ms) that its rows are old against."""
+    now = time.time_ns() // 1_000_000
+    make_addresses(folder / "addresses")
+    without, with_index = ban_index_cost(folder, folder / "addresses", min(bans, 300_000), now)
+    print(f"bans/s without the index of votes {without:,.0f}, with it {with_index:,.0f}", flush=True)
+    asyncio.run(prepare(Site(folder), folder / "addresses", rows, bans, now))
+    for path in (folder / "addresses", *folder.glob("cost-*")):
+        path.unlink()
+    return now
+
+
+@contextlib.contextmanager
+def store(rows: int, bans: int, where: Path | None, keep: bool) -> Iterator[tuple[Path, int]]:
+    """A folder with the store, and its moment. What is kept stays as it was made: the measuring works on a copy."""
+    with tempfile.TemporaryDirectory(prefix="sparkle-bench-", dir=where) as name:
+        if not keep or where is None:
+            yield Path(name), make(Path(name), rows, bans)
+            return
+        kept = where / f"analyse-{rows}-{bans}"
+        if not kept.exists():
+            now = make(Path(name), rows, bans)
+            (Path(name) / "now").write_text(str(now))
+            shutil.move(name, kept)
+        copy = Path(name) / "copy"
+        # Nobody writes to a segment that has its indexes.
+        shutil.copytree(kept, copy, copy_function=lambda a, b: os.link(a, b) if is_indexed(a) else shutil.copy(a, b))
+        yield copy, int((kept / "now").read_text())
+
+
+def is_indexed(path: str) -> bool:
+    """Whether a file is a segment that nothing is written to any more."""
+    if not Path(path).parent.name.endswith(".segments") or path.endswith(("-wal", "-shm")):
+        return False
+    with contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as segment:
+        return bool(
+            segment.execute("SELECT 1 FROM sqlite_master WHERE type='index' AND tbl_name<>'submission'").fetchone()
+        )
+
+
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(prog="python -m tests.bench.analyse", description=__doc__.splitlines()[0])
     parser.add_argument("--rows", type=int, default=1_000_000, help="snapshots and swarms stored (default 1000000)")
     parser.add_argument("--bans", type=int, default=300_000, help="bans stored (default 300000)")
     parser.add_argument("--full", action="store_true", help="--rows 10000000 --bans 3000000")
-    parser.add_argument(
-        "--idle", type=float, default=10.0, help="seconds of idle latency, before and after (default 10)"
-    )
+    parser.add_argument("--rounds", type=int, default=3, help="full runs beside submissions (default 3)")
+    parser.add_argument("--idle", type=float, default=30.0, help="seconds of idle latency before each (default 30)")
     parser.add_argument("--folder", type=Path, help="where the databases go, on a real disk (default: TMPDIR)")
+    parser.add_argument("--keep", action="store_true", help="make the store in the folder once and use it again")
     options = parser.parse_args()
     rows, bans = (10_000_000, 3_000_000) if options.full else (options.rows, options.bans)
-    now = time.time_ns() // 1_000_000
-    with tempfile.TemporaryDirectory(prefix="sparkle-bench-", dir=options.folder) as name:
-        folder = Path(name)
-        make_addresses(folder / "addresses")
-        without, with_index = ban_index_cost(folder, folder / "addresses", min(bans, 300_000), now)
-        print(f"bans/s without the index of votes {without:,.0f}, with it {with_index:,.0f}", flush=True)
-        site = Site(folder)
-        asyncio.run(prepare(site, folder / "addresses", rows, bans, now))
+    if options.keep and options.folder is None:
+        parser.error("--keep needs a --folder")
+    with store(rows, bans, options.folder, options.keep) as (folder, now):
         print(", ".join(f"{name} {size / 2**20:,.0f} MB" for name, size in sizes(folder)), flush=True)
-        asyncio.run(measure(site, now, options.idle))
+        asyncio.run(measure(Site(folder), now, options.rounds, options.idle))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,106 @@
+"""Work in a process of its own, for what would keep every request waiting: Python that runs long.
+
+The child is a module of this program that calls `serve`; the server speaks with it through a `Child`, in pickle on the
+child's standard streams.
+"""
+
+import asyncio
+import gc
+import pickle
+import subprocess
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+from sparkle_lite.errors import SparkleError
+
+
+class Child:
+    """A process that answers orders one by one: started when it is needed, and anew after a failure."""
+
+    def __init__(self, module: str) -> None:
+        """`module` is the dotted name of one that calls `serve` when it is run."""
+        self._module = module
+        self._process: subprocess.Popen[bytes] | None = None
+
+    async def ask(self, order: object, timeout_s: float) -> Any:
+        """The answer to an order, the only one at this time.
+
+        Raises the SparkleError that the child raised, TimeoutError, and SparkleError("internal") when the child fails.
+        The child is killed when the caller is cancelled or has waited too long.
+        """
+        if self._process is not None and self._process.poll() is not None:
+            await self.close()
+        if self._process is None:
+            self._process = await asyncio.to_thread(_start, self._module)
+        # Tens of megabytes come back: a thread reads them in one go, the event loop would in a thousand pieces.
+        answer = asyncio.create_task(asyncio.to_thread(_ask, self._process, order))
+        try:
+            async with asyncio.timeout(timeout_s):
+                found = await asyncio.shield(answer)
+        except BaseException:
+            self._process.kill()
+            await asyncio.wait([answer])
+            await self.close()
+            raise
+        if isinstance(found, SparkleError):
+            raise found
+        return found
+
+    async def close(self) -> None:
+        """End the process; does nothing without one."""
+        process, self._process = self._process, None
+        if process is not None:
+            await asyncio.to_thread(_end, process)
+
+
+def _start(module: str) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(  # noqa: S603 - this very program
+        [sys.executable, "-m", module],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        # A signal from the terminal is for the server, which ends its children itself.
+        start_new_session=True,
+    )
+
+
+def _ask(process: subprocess.Popen[bytes], order: object) -> Any:
+    assert process.stdin and process.stdout
+    try:
+        pickle.dump(order, process.stdin)
+        process.stdin.flush()
+        return pickle.load(process.stdout)  # noqa: S301 - from the process that we started
+    except (OSError, EOFError, pickle.UnpicklingError) as error:
+        raise SparkleError(
+            "internal",
+            "A process that works for this one ended before it was done; the log may have the reason.",
+            "工作进程在完成之前已退出，原因可能见于日志。",
+        ) from error
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    process.kill()
+    # What could not be written to it is lost with it.
+    with suppress(OSError):
+        process.communicate()
+
+
+def serve(answer: Callable[[Any], object]) -> None:
+    """Answer orders until there are no more. A SparkleError is an answer, any other exception ends the process."""
+    # Hardly anything here is garbage that must be looked for, and looking for it would be a third of the time.
+    gc.disable()
+    while True:
+        try:
+            order = pickle.load(sys.stdin.buffer)  # noqa: S301 - from the server that started us
+        except EOFError:
+            return
+        try:
+            found = answer(order)
+        except SparkleError as error:
+            found = error
+        pickle.dump(found, sys.stdout.buffer, protocol=5)
+        sys.stdout.buffer.flush()
+        del order, found
+        # Of the young objects alone: what is remembered is old by the second time.
+        gc.collect(1)
