@@ -49,6 +49,7 @@ ACTIONS = (
     "RULE_REFUSE",
     "RULE_WITHDRAW",
     "RULE_IMPORT",
+    "REVIEW_CLOSE",
     "SETTING_CHANGE",
     "ADMIN",
 )

@@ -41,8 +41,6 @@ _PARTIAL_DAY = re.compile(r"\d{4}-\d\d-\d\d")
 _FIRST = (
     "peerIp",
     "peerClientName",
-    "peerId",
-    "torrentIdentifier",
     "identifier",
     "module",
     "sizeFrom",
@@ -262,11 +260,11 @@ def form(view: View, parameters: Mapping[str, str]) -> Form:
         )
         for field in fields(view)
     ]
-    first = [one for one in inputs if one.field.name in _FIRST or (one.field.kind == "time" and not one.field.methods)]
+    first = [one for one in inputs if one.field.name in _FIRST]
     others = [one for one in inputs if one not in first]
     size = parameters.get("pageSize", "")
     return Form(
-        sorted(first, key=lambda one: _FIRST.index(one.field.name) if one.field.name in _FIRST else len(_FIRST)),
+        sorted(first, key=lambda one: _FIRST.index(one.field.name)),
         others,
         any(one.value for one in others) or bool(parameters.get("sortBy") or parameters.get("pageSize")),
         parameters.get("orConnector") == "true",

@@ -1,17 +1,29 @@
 """The first page: what this server has seen, decided and stored."""
 
 import re
+from typing import NamedTuple
 
 from litestar import MediaType, Response, get
 from litestar.handlers import HTTPRouteHandler
 
-from sparkle_lite.db.overview import BANS, SPANS
+from sparkle_lite.db.overview import BANS, SPANS, Series
 from sparkle_lite.http.web.render import Asked, Page, Pages, see_other
 from sparkle_lite.http.web.sign_in import wanted_page
 
 _PROGRAM = re.compile(r"([A-Za-z][A-Za-z0-9._ -]{0,39})/v?([0-9][0-9A-Za-z.+_-]{0,23})")
 # Applications that the first page names.
 _CLIENTS = 8
+_DAY_S = 86_400
+
+
+class Period(NamedTuple):
+    """What came in from an instant (ms) on, for a day or a week."""
+
+    at: int
+    snapshots: int
+    histories: int
+    submissions: int
+    bans: int
 
 
 def routes(pages: Pages) -> list[HTTPRouteHandler]:
@@ -37,6 +49,7 @@ def routes(pages: Pages) -> list[HTTPRouteHandler]:
             size=runtime.size,
             state=runtime.readiness(),
             span=_span(request),
+            periods=_periods(await runtime.overview.activity(_span(request))),
             spans=list(SPANS),
             limit=BANS,
         )
@@ -50,6 +63,23 @@ def routes(pages: Pages) -> list[HTTPRouteHandler]:
         return Response(content, media_type=MediaType.JSON, headers={"cache-control": "no-store"})
 
     return [overview, activity]
+
+
+def _periods(series: Series) -> list[Period]:
+    """A series by days, or by its own steps where those are longer; the newest first."""
+    found: dict[int, Period] = {}
+    for index, at in enumerate(series.times):
+        step = at // _DAY_S * _DAY_S
+        before = found.get(step, Period(step * 1000, 0, 0, 0, 0))
+        rows = series.rows
+        found[step] = Period(
+            before.at,
+            before.snapshots + rows["snapshot"][index],
+            before.histories + rows["swarm"][index],
+            before.submissions + series.submissions[index],
+            before.bans + rows["ban"][index],
+        )
+    return list(found.values())[::-1]
 
 
 def _span(request: Asked) -> str:

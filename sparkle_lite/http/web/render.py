@@ -186,6 +186,7 @@ class Pages:
 
     async def me(self, request: Asked) -> SignedIn | None:
         """Who is signed in, if anybody."""
+        request.state.me = None
         if not request.cookies.get(COOKIE) and not request.headers.get("authorization"):
             return None
         try:
@@ -228,6 +229,8 @@ class Pages:
         language = language_of(request)
         context = {
             "me": getattr(request.state, "me", None),
+            # Where a page is refused before anybody asked who is there.
+            "may_be_in": not hasattr(request.state, "me") and bool(request.cookies.get(COOKIE)),
             "path": request.url.path,
             "here": here(request),
             "now": now_ms(),
@@ -281,6 +284,7 @@ def _environment(texts: Texts) -> Environment:
         percent=shapes.percent,
         duration=lambda ms: shapes.duration(int(ms), language),
         time=shapes.time,
+        day=shapes.day,
         ago=shapes.ago,
         segment=lambda value: quote(str(value), safe=""),
     )

@@ -83,8 +83,8 @@ def _reading(pages: Pages) -> list[HTTPRouteHandler]:
         if text := given.get("ip", "").strip():
             try:
                 within = parse_network(text)
-            except AddressError as error:
-                refusal = str(error)
+            except AddressError:
+                refusal = pages.texts(request)("why.no_address", text=text[:128])
         wanted = Wanted(
             cast(Action | None, _one_of(given.get("action"), get_args(Action))),
             cast(State | None, _one_of(given.get("state"), get_args(State))),

@@ -53,6 +53,11 @@ def time(ms: int | None) -> Markup:
     return _time(ms, "")
 
 
+def day(ms: int) -> str:
+    """The day of an instant in UTC."""
+    return datetime.fromtimestamp(ms / 1000, UTC).strftime("%Y-%m-%d")
+
+
 def ago(ms: int | None) -> Markup:
     """An instant, which app.js turns into how long ago that was."""
     return _time(ms, " data-ago")

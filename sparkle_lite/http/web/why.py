@@ -77,8 +77,8 @@ def _looking(pages: Pages) -> list[HTTPRouteHandler]:
     def _look_up(request: Asked, text: str) -> Page:
         try:
             network = parse_network(text[:128])
-        except AddressError as error:
-            refusal = pages.texts(request)("why.no_address", reason=str(error))
+        except AddressError:
+            refusal = pages.texts(request)("why.no_address", text=text[:128])
             return pages.page(request, "why_ask.html", status=400, text=text[:128], refusal=refusal)
         if network.prefix < network.bits:
             return render.see_other(links.explore("bans", peerIp=str(network)))
