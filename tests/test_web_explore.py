@@ -472,7 +472,15 @@ def test_distances_are_shown_without_a_script_and_as_a_part_of_the_page(member: 
 
 
 def test_in_a_browser_distances_that_take_long_come_later(tmp_path: Path, chromium: Any) -> None:
-    slow = "import time; from sparkle_lite.db import evidence; evidence._be_nice = lambda: time.sleep(0.4)"
+    slow = """
+import time
+from sparkle_lite.db.evidence import Evidence
+class Slow(Evidence):
+    def __init__(self, *arguments):
+        time.sleep(0.4)
+        super().__init__(*arguments)
+import sparkle_lite.db.evidence
+sparkle_lite.db.evidence.Evidence = Slow"""
     text = catalogue("en")
     with start_server(tmp_path / "slow", CONFIG, prelude=slow) as running:
         _feed(running)
