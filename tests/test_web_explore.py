@@ -441,6 +441,7 @@ def test_an_address_is_looked_up_however_it_is_written(stranger: Visitor) -> Non
     url = stranger.get("/ip/203.0.113.0/24", 303).headers["location"]
     assert url == "/explore/bans?peerIp=203.0.113.0%2F24"
     assert "is not an IP address" in html.unescape(stranger.page("/ip/%3Cscript%3E", 400))
+    assert "不是 IP 地址" in html.unescape(stranger._replace(language="zh").page("/ip/%3Cscript%3E", 400))
     assert 'name="address"' in stranger.page("/ip")
 
 
