@@ -133,7 +133,7 @@ def test_data_that_arrives_is_seen_on_the_first_page(tmp_path: Path, browser: An
         assert (sum(points["rows"]["snapshot"]), sum(points["rows"]["ban"])) == (120, 24)
         assert sum(points["submissions"]) == 4
         visit.page.click("summary:text-is('As a table')")
-        today = visit.page.locator("section:has(#chart-title) tbody tr").first.inner_text().split()
+        today = visit.page.locator("section:has(#chart-title) details tbody tr").first.inner_text().split()
         assert today[1:] == ["120", "0", "4", "24"]
 
 
