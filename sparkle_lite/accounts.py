@@ -682,6 +682,23 @@ class Accounts:
 
         return await self._write(command)
 
+    async def sessions_of(self, user: int) -> list[SessionRow]:
+        """The sessions of somebody, newest first."""
+        async with self._database.reader() as connection:
+            return await store.sessions(connection, user, self._clock())
+
+    async def log_out_user(self, user: int, actor: Actor) -> None:
+        """End all sessions of somebody and void their login links. Raises SparkleError: forbidden, not_found."""
+        _admins_only(actor)
+
+        async def command(connection: Connection) -> None:
+            row = await _user(connection, user)
+            ended = len(await store.sessions(connection, user, self._clock()))
+            await store.delete_sessions_of(connection, user)
+            await self._audit(connection, "LOGOUT", actor, {"user": user, "name": row.name, "sessions": ended})
+
+        await self._write(command)
+
     async def log_out(self, token: str, actor: Actor) -> None:
         """End a session; one that is over already is fine."""
         claims = await self._claims(token)

@@ -132,6 +132,9 @@ def test_data_that_arrives_is_seen_on_the_first_page(tmp_path: Path, browser: An
         points = visit.page.evaluate("fetch('/overview.json').then((answer) => answer.json())")
         assert (sum(points["rows"]["snapshot"]), sum(points["rows"]["ban"])) == (120, 24)
         assert sum(points["submissions"]) == 4
+        visit.page.click("summary:text-is('As a table')")
+        today = visit.page.locator("section:has(#chart-title) details tbody tr").first.inner_text().split()
+        assert today[1:] == ["120", "0", "4", "24"]
 
 
 def test_the_first_page_is_small(busy: RunningServer, browser: Any) -> None:
@@ -217,6 +220,8 @@ def test_a_user_is_added_and_signs_in_by_the_link_they_are_given(busy: RunningSe
         assert visit.page.url == f"{busy.url}/login?next=%2Fapps"
         visit.go(link.removeprefix(busy.url))
         assert visit.page.url == f"{busy.url}/apps"
+        user = re.findall(r'/admin/users/(\d+)">bob', asked(busy, "/admin/users", token_of(busy)).body.decode())[0]
+        assert "Sign them out everywhere" in asked(busy, f"/admin/users/{user}", token_of(busy)).body.decode()
         visit.go("/admin/users", 403)
         visit.check()
         visit.page.click("details.menu summary")
@@ -224,6 +229,18 @@ def test_a_user_is_added_and_signs_in_by_the_link_they_are_given(busy: RunningSe
         assert visit.page.url == f"{busy.url}/login?done=signed_out"
         visit.go("/")
         assert visit.page.url == f"{busy.url}/login"
+
+
+def test_an_administrator_signs_somebody_out_everywhere(busy: RunningServer) -> None:
+    admin = token_of(busy)
+    page = asked(busy, "/admin/users", admin).body.decode()
+    user = re.findall(r'/admin/users/(\d+)">&lt;script', page)[0]
+    token = token_of(busy, HOSTILE[0])
+    assert asked(busy, "/account", token).status == 200
+    assert asked(busy, f"/admin/users/{user}/sign-out", token, {}).status == 403
+    assert asked(busy, f"/admin/users/{user}/sign-out", admin, {}).status == 303
+    assert asked(busy, "/account", token).status == 303
+    assert "They are signed in nowhere." in asked(busy, f"/admin/users/{user}", admin).body.decode()
 
 
 def test_the_language_is_switched_on_the_page_and_stays(busy: RunningServer, browser: Any) -> None:
@@ -296,6 +313,8 @@ def test_a_refusal_is_a_page_for_a_browser_and_an_envelope_for_a_program(busy: R
     assert "资源未找到" in answer.body.decode()
     assert busy.request("GET", "/nothing").json()["success"] is False
     assert asked(busy, "/api/nothing").json()["success"] is False
+    assert "/login" in asked(busy, "/nothing").body.decode()
+    assert "/login" not in asked(busy, "/nothing", token_of(busy)).body.decode()
     banned = asked(busy, "/admin/users", token_of(busy, HOSTILE[0]))
     assert banned.status == 403
     assert html.escape("<script>") not in banned.body.decode().partition("<main")[2]

@@ -449,6 +449,7 @@ def test_an_address_is_looked_up_however_it_is_written(stranger: Visitor) -> Non
     url = stranger.get("/ip/203.0.113.0/24", 303).headers["location"]
     assert url == "/explore/bans?peerIp=203.0.113.0%2F24"
     assert "is not an IP address" in html.unescape(stranger.page("/ip/%3Cscript%3E", 400))
+    assert "不是 IP 地址" in html.unescape(stranger._replace(language="zh").page("/ip/%3Cscript%3E", 400))
     assert 'name="address"' in stranger.page("/ip")
 
 
@@ -533,6 +534,7 @@ def test_anyone_asks_for_a_look_and_an_administrator_answers(admin: Visitor, str
     fields = {"address": "203.0.113.30", "message": "It's my <b>seedbox</b>\nreally", "contact": "me@example.org"}
     answer = stranger.post("/reviews", **fields)
     assert "An administrator will look" in stranger.page(answer.headers["location"])
+    assert re.search(r'href="/rules/reviews">\d+ (person|people) ask', admin.page("/"))
     page = admin.page("/rules/reviews")
     assert "It&#39;s my &lt;b&gt;seedbox&lt;/b&gt;\nreally" in page
     assert "me@example.org" in page

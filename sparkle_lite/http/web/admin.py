@@ -5,6 +5,7 @@ import json
 import shutil
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from typing import Any
 
 from litestar import get, post
 from litestar.handlers import HTTPRouteHandler
@@ -104,7 +105,9 @@ def _user_routes(pages: Pages) -> list[HTTPRouteHandler]:
 
     async def shown(request: Asked, user: UserRow, link: str = "", until: int = 0) -> Page:
         apps = await runtime.accounts.apps(user.id)
-        return pages.page(request, "user.html", user=user, apps=apps, program=program, link=link, until=until)
+        sessions = await runtime.accounts.sessions_of(user.id)
+        values: dict[str, Any] = {"user": user, "apps": apps, "sessions": sessions, "link": link, "until": until}
+        return pages.page(request, "user.html", program=program, **values)
 
     @get("/admin/users/{user_id:int}")
     async def show_user(request: Asked, user_id: int) -> Page:
@@ -129,6 +132,12 @@ def _user_routes(pages: Pages) -> list[HTTPRouteHandler]:
         await runtime.accounts.unban_user(user_id, me.actor)
         return see_other(f"/admin/users/{user_id}", done="user_unbanned")
 
+    @post("/admin/users/{user_id:int}/sign-out", status_code=303)
+    async def sign_out(request: Asked, user_id: int) -> Page:
+        me = await pages.admin(request)
+        await runtime.accounts.log_out_user(user_id, me.actor)
+        return see_other(f"/admin/users/{user_id}", done="user_signed_out")
+
     @post("/admin/users/{user_id:int}/link", status_code=200)
     async def login_link(request: Asked, user_id: int) -> Page:
         me = await pages.admin(request)
@@ -139,7 +148,7 @@ def _user_routes(pages: Pages) -> list[HTTPRouteHandler]:
         token = await runtime.accounts.login_link(user_id, me.actor)
         return await shown(request, user, f"{url}/login?token={token}", until)
 
-    return [show_user, set_role, ban_user, unban_user, login_link]
+    return [show_user, set_role, ban_user, unban_user, sign_out, login_link]
 
 
 def _role(fields: Mapping[str, str]) -> Role:

@@ -162,7 +162,7 @@ def _connect(pages: Pages) -> list[HTTPRouteHandler]:
             step=4,
             apps=apps,
             error="" if error is None else said(error, language_of(request)),
-            **{"secret": None, **first, **values},
+            **{"secret": None, "seen": None, **first, **values},
         )
 
     @get("/welcome/connect")

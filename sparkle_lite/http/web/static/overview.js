@@ -12,9 +12,22 @@
   const hour = new Intl.DateTimeFormat(language, { hour: "2-digit", minute: "2-digit" });
   const day = new Intl.DateTimeFormat(language, { month: "short", day: "numeric" });
   const HEIGHT = 220;
+  // Steps that a chart shows at least, however young the server is.
+  const LEAST = 12;
 
   function colour(name) {
     return getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+  }
+
+  // What came in since the server began, with a step behind the last one: a step is as wide as the time it stands for.
+  function since(data) {
+    const all = [data.submissions, ...Object.values(data.rows)];
+    const began = data.times.findIndex((_, index) => all.some((values) => values[index]));
+    const start = Math.max(0, Math.min(began < 0 ? Infinity : began - 1, data.times.length - LEAST));
+    const cut = (values) => [...values.slice(start), values.at(-1)];
+    const rows = Object.fromEntries(Object.entries(data.rows).map(([name, values]) => [name, cut(values)]));
+    const times = data.times.slice(start);
+    return { times: [...times, 2 * times.at(-1) - times.at(-2)], submissions: cut(data.submissions), rows };
   }
 
   function draw(place, data) {
@@ -54,7 +67,7 @@
     if (!places.length) return;
     const answer = await fetch(places[0].dataset.chart, { headers: { accept: "application/json" } });
     if (!answer.ok) return;
-    const data = await answer.json();
+    const data = since(await answer.json());
     const drawn = new Map();
     const all = () => places.forEach((place) => { drawn.get(place)?.destroy(); drawn.set(place, draw(place, data)); });
     all();
