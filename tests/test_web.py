@@ -167,7 +167,7 @@ def test_every_page_is_sound_and_shows_hostile_names_as_text(
 ) -> None:
     settings = {"locale": language, "viewport": viewport, "color_scheme": scheme}
     with visiting(browser, busy, token_of(busy), **settings) as visit:
-        for path in PAGES:
+        for path in (*PAGES, f"/apps/{busy.app.app_id}"):
             visit.go(path)
             assert visit.page.get_attribute("html", "lang") == render.HTML_LANGUAGE[language]  # type: ignore[index]
             visit.check()
