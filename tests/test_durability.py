@@ -401,6 +401,44 @@ def test_a_segment_that_was_closed_and_not_indexed_is_indexed_by_the_next_start(
     assert numbers_in(database) == expected(range(1, 60))
 
 
+# Gives up the log as the index builder does last, and dies with the change half written.
+HALF_PLAIN = """
+import os, sqlite3, sys
+connection = sqlite3.connect(sys.argv[1], isolation_level=None)
+connection.execute("PRAGMA journal_mode=DELETE")
+connection.execute("PRAGMA cache_size=1")
+connection.execute("BEGIN IMMEDIATE")
+connection.execute(f"UPDATE {sys.argv[2]} SET peer_port=7")
+connection.execute("PRAGMA cache_spill=1")
+connection.execute("CREATE TABLE filler AS WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i+1 FROM n WHERE i<5000)"
+                   " SELECT randomblob(100) FROM n")
+os._exit(9)
+"""
+
+
+@pytest.mark.usefixtures("few_rows")
+def test_a_death_while_an_indexed_segment_becomes_a_plain_file_is_survived(tmp_path: Path) -> None:
+    async def fill() -> None:
+        async with opened_runtime(tmp_path, jobs=False) as runtime:
+            await submit(runtime, *range(1, 60))
+
+    async def index() -> None:
+        async with opened_runtime(tmp_path) as runtime:
+            await all_indexed(runtime)
+            await submit(runtime, *range(1, 60))
+
+    database = tmp_path / "data" / "sparkle.db"
+    asyncio.run(fill())
+    for kind in segments.KINDS:
+        closed = next(segment for segment in catalogue(database, kind) if segment["state"] == "closed")
+        file = segment_file(database, closed)
+        assert subprocess.run([sys.executable, "-c", HALF_PLAIN, file, kind], check=False).returncode == 9
+        assert file.with_name(f"{file.name}-journal").stat().st_size > 512
+    asyncio.run(index())
+    check_catalogue(database, finished=True)
+    assert numbers_in(database) == expected(range(1, 60))
+
+
 @pytest.mark.usefixtures("few_rows")
 def test_indexed_segments_stay_plain_files_through_a_restart(tmp_path: Path) -> None:
     async def scenario() -> None:

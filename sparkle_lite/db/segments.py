@@ -418,7 +418,8 @@ async def reconcile(main: Connection, folder: Path) -> None:
     """Make catalogue and folder agree.
 
     Files that a crash left behind before the catalogue named them, or after it forgot them, are removed. Segments whose
-    file somebody has taken away are forgotten, so that the rest can be served.
+    file somebody has taken away are forgotten, so that the rest can be served. One that was becoming a plain file is
+    rolled back: who opens it for reading alone can't do that.
     """
     files = await asyncio.to_thread(lambda: sorted(folder.glob("*-????????.db")))
     present = {path.name for path in files}
@@ -433,6 +434,9 @@ async def reconcile(main: Connection, folder: Path) -> None:
         if path.name not in known:
             logger.info("removing a segment file that the catalogue does not name", extra={"file": path.name})
             await asyncio.to_thread(remove_file, path)
+        elif await asyncio.to_thread(path.with_name(path.name + "-journal").exists):
+            connection = await connect(path, create=False)
+            await connection.close()
 
 
 async def recent_digests(
