@@ -375,20 +375,34 @@ def test_full_segments_are_closed_indexed_and_counted(tmp_path: Path) -> None:
         assert ids == list(range(1, len(ids) + 1))
 
 
-@pytest.mark.usefixtures("few_rows")
-def test_a_segment_that_was_closed_and_not_indexed_is_indexed_by_the_next_start(tmp_path: Path) -> None:
+def fill_and_close(folder: Path) -> Path:
+    """A database whose closed segments have no indexes yet."""
+
     async def fill() -> None:
-        async with opened_runtime(tmp_path, jobs=False) as runtime:
+        async with opened_runtime(folder, jobs=False) as runtime:
             await submit(runtime, *range(1, 60))
 
+    asyncio.run(fill())
+    return folder / "data" / "sparkle.db"
+
+
+def check_that_the_next_start_indexes(database: Path) -> None:
+    """A start indexes every closed segment that `fill_and_close` left, and nothing of it is lost or stored twice."""
+
     async def index() -> None:
-        async with opened_runtime(tmp_path) as runtime:
+        async with opened_runtime(database.parent.parent) as runtime:
             await all_indexed(runtime)
             # The same bodies again: what is in closed segments is remembered too.
             await submit(runtime, *range(1, 60))
 
-    database = tmp_path / "data" / "sparkle.db"
-    asyncio.run(fill())
+    asyncio.run(index())
+    check_catalogue(database, finished=True)
+    assert numbers_in(database) == expected(range(1, 60))
+
+
+@pytest.mark.usefixtures("few_rows")
+def test_a_segment_that_was_closed_and_not_indexed_is_indexed_by_the_next_start(tmp_path: Path) -> None:
+    database = fill_and_close(tmp_path)
     closed = [
         segment for kind in segments.KINDS for segment in catalogue(database, kind) if segment["state"] == "closed"
     ]
@@ -396,9 +410,7 @@ def test_a_segment_that_was_closed_and_not_indexed_is_indexed_by_the_next_start(
     # One of them was being indexed when the process died.
     with closing(sqlite3.connect(segment_file(database, closed[0]))) as connection:
         connection.execute(f"CREATE INDEX {closed[0]['kind']}_peer_ip ON {closed[0]['kind']} (peer_ip)")
-    asyncio.run(index())
-    check_catalogue(database, finished=True)
-    assert numbers_in(database) == expected(range(1, 60))
+    check_that_the_next_start_indexes(database)
 
 
 # Gives up the log as the index builder does last, and dies with the change half written.
@@ -418,25 +430,13 @@ os._exit(9)
 
 @pytest.mark.usefixtures("few_rows")
 def test_a_death_while_an_indexed_segment_becomes_a_plain_file_is_survived(tmp_path: Path) -> None:
-    async def fill() -> None:
-        async with opened_runtime(tmp_path, jobs=False) as runtime:
-            await submit(runtime, *range(1, 60))
-
-    async def index() -> None:
-        async with opened_runtime(tmp_path) as runtime:
-            await all_indexed(runtime)
-            await submit(runtime, *range(1, 60))
-
-    database = tmp_path / "data" / "sparkle.db"
-    asyncio.run(fill())
+    database = fill_and_close(tmp_path)
     for kind in segments.KINDS:
         closed = next(segment for segment in catalogue(database, kind) if segment["state"] == "closed")
         file = segment_file(database, closed)
         assert subprocess.run([sys.executable, "-c", HALF_PLAIN, file, kind], check=False).returncode == 9
         assert file.with_name(f"{file.name}-journal").stat().st_size > 512
-    asyncio.run(index())
-    check_catalogue(database, finished=True)
-    assert numbers_in(database) == expected(range(1, 60))
+    check_that_the_next_start_indexes(database)
 
 
 @pytest.mark.usefixtures("few_rows")
