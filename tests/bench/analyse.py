@@ -131,19 +131,18 @@ async def add_segments(database: Database, addresses: Path, rows: int, now: int)
         await stream.open(database.main, now)
         left = rows // 2
         while left > 0:
-            size = min(left, segments.SEGMENT_ROWS)
-            await asyncio.to_thread(
-                fill_segment, stream.path(stream.hot.id), kind, addresses, size, now, left / rows * 2
-            )
+            size, hot = min(left, segments.SEGMENT_ROWS), stream.hot
+            assert hot is not None
+            await asyncio.to_thread(fill_segment, stream.path(hot.id), kind, addresses, size, now, left / rows * 2)
             await stream._count()
             await stream.roll(database.main, now)
             left -= size
         await stream.close()
     for segment in await segments.catalogue(database.main, "state='closed'"):
         started = time.perf_counter()
-        size = await segments.build_indexes(database.segment_folder, segment, "normal")
+        built = await segments.build_indexes(database.segment_folder, segment, "normal")
         indexing += time.perf_counter() - started
-        await database.write(partial(segments.mark_indexed, segment=segment.id, size=size))
+        await database.write(partial(segments.mark_indexed, segment=segment.id, size=built or 0))
     return indexing
 
 

@@ -79,8 +79,8 @@ class Floor:
         self._decode = msgspec.json.Decoder(_Peers).decode
         self._addresses: dict[str, bytes] = {}
         self._torrents: dict[str, int] = {}
-        self._clients: dict[str, dict[str, int]] = {}
-        self._flags: dict[str, int] = {}
+        self._clients: dict[str | None, dict[str | None, int]] = {}
+        self._flags: dict[str | None, int] = {}
         self._submission = 0
         columns = segments.columns("snapshot")
         self._width = len(columns)
@@ -201,7 +201,8 @@ def serve_minimal(port: int) -> None:
     async def healthz() -> dict[str, str]:
         return {"status": "ok"}
 
-    http_server.run(Litestar([healthz], openapi_config=None, logging_config=None), port=port)
+    app: Any = Litestar([healthz], openapi_config=None, logging_config=None)
+    http_server.run(app, port=port)
 
 
 def free_port() -> int:
@@ -361,7 +362,7 @@ async def _add_segments(database: Database, made: Sequence[Body], recent: int, o
         address, digest = b"\x7f\0\0\1", number.to_bytes(16, "big")
         at = now - int(days * DAY_MS)
         row = segments.SubmissionRow(stream.submissions + 1, at, 1, address, at, digest, rows, 0)
-        await stream.append(values, [row])
+        await stream.append(partial(segments.Rows, values, [row]))
         await stream.commit(rows, [row])
         stored, number = stored + rows, number + 1
         if stream.is_full(now) or stored >= old + recent:
@@ -369,7 +370,7 @@ async def _add_segments(database: Database, made: Sequence[Body], recent: int, o
     await stream.close()
     for segment in await segments.catalogue(database.main, "state='closed'"):
         size = await segments.build_indexes(database.segment_folder, segment, "normal")
-        await database.write(partial(segments.mark_indexed, segment=segment.id, size=size))
+        await database.write(partial(segments.mark_indexed, segment=segment.id, size=size or 0))
 
 
 # --- Measuring --------------------------------------------------------------------------------------------------------
@@ -425,7 +426,7 @@ class Bench:
         self.floors: dict[tuple[int, int], list[tuple[float, float]]] = {}
         self.http: dict[int, list[Run]] = {}
         self.found: dict[tuple[int, int, int], list[Run]] = {}
-        self.notes: dict[str, Any] = {}
+        self.notes: dict[Any, Any] = {}
 
     def say(self, text: str) -> None:
         """Progress goes to standard error; the table alone to standard output."""
@@ -475,7 +476,6 @@ class Bench:
 
     def drive(self, server: Process, site: Site, peers: int, connections: int) -> Run:
         """One case, once."""
-        cpu = 0.0
 
         def count_cpu(seconds: float) -> float:
             before = server.cpu()
@@ -483,7 +483,7 @@ class Bench:
             return server.cpu() - before
 
         with Watch(site) as watch:
-            seen, cpu = load.drive(
+            seen, used = load.drive(
                 server.port,
                 self.bodies[peers],
                 site.credentials,
@@ -492,11 +492,13 @@ class Bench:
                 processes=self.clients,
                 meanwhile=count_cpu,
             )
-        rate = seen.answers / seen.seconds
-        cpu = cpu or 0.0
+        rate, cpu = seen.answers / seen.seconds, used or 0.0
+        p50, p95, p99 = seen.percentiles(50, 95, 99)
         return Run(
             rate * peers,
-            *seen.percentiles(50, 95, 99),
+            p50,
+            p95,
+            p99,
             cpu / seen.seconds,
             cpu / max(seen.answers, 1) * 1e6,
             server.memory()[0],

@@ -47,8 +47,8 @@ class Load(NamedTuple):
     seconds: float
     answers: int
     refused: int
-    at: array
-    latency: array
+    at: "array[float]"
+    latency: "array[float]"
 
     def percentiles(self, *which: float) -> list[float]:
         """Latencies in ms."""
@@ -255,7 +255,7 @@ def _ends(made: Sequence[Body], first: int) -> Iterator[bytes]:
 
 def _loop(
     port: int, heads: Sequence[bytes], made: Sequence[Body], number: int, window: tuple[float, float]
-) -> tuple[int, array, array]:
+) -> "tuple[int, array[float], array[float]]":
     clients = {}
     poll = select.epoll()
     ends = _ends(made, number)

@@ -11,10 +11,10 @@ import http.client
 import random
 import shutil
 import sqlite3
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import quote, urlencode
@@ -95,9 +95,9 @@ async def fill(path: Path, rows: int, now: int) -> None:
     await fill_bans(database, 3 * rows // 10, pick)
     new = made_decisions(pick)
     for at, part in ((now - 5 * _HOUR_MS, new[::2]), (now - _HOUR_MS, new[1::2])):
-        numbers = await database.write(lambda main, part=part, at=at: decisions.begin(main, part, at))
+        numbers = await database.write(partial(decisions.begin, new=part, now_ms=at))
         ends: Any = [(number, "withdrawn") for number in numbers[::10]]
-        await database.write(lambda main, ends=ends, at=at: decisions.end(main, ends, at + 60_000))
+        await database.write(partial(decisions.end, ends=ends, now_ms=at + 60_000))
     await database.close()
 
 
@@ -109,6 +109,10 @@ class Kind(NamedTuple):
 
     name: str
     make: Callable[[random.Random], str]
+
+
+def _torrent_page(low: int, high: int, rng: random.Random) -> str:
+    return f"/torrent/{load.torrent(rng.randrange(low, high))[0]}"
 
 
 def _path(path: str, **parameters: object) -> str:
@@ -171,9 +175,7 @@ def kinds(app: str, now: int) -> Iterator[Kind]:
         )
     yield Kind("/client/ that is unknown", lambda rng: f"/client/absent{rng.randrange(1000)}")
     for name, low, high in (("hot", 0, 5), ("mid", 100, 5_000), ("rare", 200_000, 300_000)):
-        yield Kind(
-            f"/torrent/ of a {name} one", lambda rng, a=low, b=high: f"/torrent/{load.torrent(rng.randrange(a, b))[0]}"
-        )  # type: ignore[misc]
+        yield Kind(f"/torrent/ of a {name} one", partial(_torrent_page, low, high))
     yield Kind("/torrent/ that is unknown", lambda rng: f"/torrent/{rng.randbytes(32).hex()}")
     yield from _explorer(now)
 
@@ -294,4 +296,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

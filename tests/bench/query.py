@@ -28,7 +28,7 @@ from sparkle_lite.config import Limits
 from sparkle_lite.db import bans, segments
 from sparkle_lite.db.database import Database
 from sparkle_lite.db.search import Search
-from sparkle_lite.db.segments import SEGMENT_ROWS, Kind, SubmissionRow
+from sparkle_lite.db.segments import SEGMENT_ROWS, Kind, Rows, SubmissionRow
 from sparkle_lite.errors import SparkleError
 from sparkle_lite.ingest import Ingest
 from sparkle_lite.metrics import Metrics
@@ -131,7 +131,7 @@ async def fill_stream(database: Database, kind: Kind, rows: int, pick: Pick, seg
     done = 0
     while done < rows:
         values: list[Any] = []
-        submissions = []
+        submissions: list[SubmissionRow] = []
         for _ in range(200):
             submission = stream.submissions + len(submissions) + 1
             for _ in range(BODY):
@@ -140,14 +140,14 @@ async def fill_stream(database: Database, kind: Kind, rows: int, pick: Pick, seg
             who = pick.rng.randrange(500) + 1
             submissions.append(SubmissionRow(submission, at, who, None, at, pick.rng.randbytes(16), BODY, 0))
             done += BODY
-        await stream.append(values, submissions)
+        await stream.append(partial(Rows, values, submissions))
         await stream.commit(len(submissions) * BODY, submissions)
         if stream.rows >= segment_rows:
             await stream.roll(database.main, pick.now)
     await stream.close()
     for segment in await segments.catalogue(database.main, "state='closed'"):
         size = await segments.build_indexes(database.segment_folder, segment, "normal")
-        await segments.mark_indexed(database.main, segment.id, size)
+        await segments.mark_indexed(database.main, segment.id, size or 0)
 
 
 async def index(database: Database, ingest: Ingest) -> None:
@@ -159,7 +159,7 @@ async def index(database: Database, ingest: Ingest) -> None:
         for segment in closed:
             with suppress(SparkleError):  # somebody reads it; the next turn will do
                 size = await segments.build_indexes(database.segment_folder, segment, "normal")
-                await ingest.writer.write(partial(segments.mark_indexed, segment=segment.id, size=size))
+                await ingest.writer.write(partial(segments.mark_indexed, segment=segment.id, size=size or 0))
 
 
 async def fill_bans(database: Database, rows: int, pick: Pick) -> None:
@@ -170,7 +170,7 @@ async def fill_bans(database: Database, rows: int, pick: Pick) -> None:
             at = pick.now - 6 * WEEK_MS + 6 * WEEK_MS * first // rows
             submissions.append(SubmissionRow(number, at, 1, None, at, pick.rng.randbytes(16), BAN_BODY, 0))
             made += [pick.ban(number, at, first + n) for n in range(BAN_BODY)]
-        await database.write(lambda main, made=made, of=submissions: bans.add_bans(main, made, of))
+        await database.write(partial(bans.add_bans, rows=made, submissions=submissions))
 
 
 # --- Asking -----------------------------------------------------------------------------------------------------------
