@@ -69,7 +69,8 @@ class Field(NamedTuple):
 
     `column` is its expression. Where the value stands in a dictionary, `via` is the row's column that refers to it,
     `dictionary` the table, and `column` is about the entry, whose alias is `d`. `exact` asks for equality in a way that
-    the dictionary's index can answer. An index serves an order only by a column that is not `nullable`.
+    the dictionary's index can answer. An index serves an order only by a column that is not `nullable`. Addresses are
+    ordered by their bytes, all of IPv4 before those of IPv6.
     """
 
     kind: Literal["text", "number", "address"]
@@ -79,13 +80,15 @@ class Field(NamedTuple):
     exact: Callable[[str], Condition] | None = None
     nullable: bool = True
 
-    def order(self, viewer: int | None) -> str:
-        """The expression that rows are ordered by as `viewer` (None: whoever may see all) sees them."""
+    def orders(self, viewer: int | None) -> tuple[str, ...]:
+        """The expressions that rows are ordered by as `viewer` (None: whoever may see all) sees them."""
+        if self.kind == "address":
+            return f"length({self.column})", self.column
         missing = "-9e999" if self.kind == "number" else "''"
         column = self.column.replace("{mine}", "TRUE" if viewer is None else f"a.user={viewer:d}")
         if self.via:
-            return f"ifnull((SELECT {column} FROM m.{self.dictionary} d WHERE d.id=s.{self.via}), {missing})"
-        return f"ifnull({column}, {missing})" if self.nullable else column
+            return (f"ifnull((SELECT {column} FROM m.{self.dictionary} d WHERE d.id=s.{self.via}), {missing})",)
+        return (f"ifnull({column}, {missing})" if self.nullable else column,)
 
 
 class Filter(NamedTuple):
@@ -121,7 +124,7 @@ def _identifier(value: str) -> Condition:
 
 
 _PEER: dict[str, Field] = {
-    "peer_ip": Field("address", "(iif(length(s.peer_ip)=4, '4', '6') || hex(s.peer_ip))"),
+    "peer_ip": Field("address", "s.peer_ip"),
     "peer_port": _number("peer_port"),
     "peer_id": _named("peer_id", "d"),
     "peer_client_name": _named("client_name", "d"),

@@ -14,6 +14,9 @@ MAIN_TABLES: dict[Table, str] = {"ban": "m.ban", "discovery": "m.client_identity
 NEWEST: dict[Table, str] = {"ban": "insert_time", "discovery": "found_at"}
 
 
+# What a cursor holds of a field of each kind: of an address its length and its bytes.
+_KINDS = {"text": ("text",), "number": ("number",), "address": ("number", "bytes")}
+
 K = TypeVar("K")
 T = TypeVar("T")
 
@@ -38,7 +41,10 @@ def in_order(found: list[T], position: Position[Any]) -> list[T]:
 
 
 class Key(NamedTuple):
-    """Where a row stands in the order: what it is sorted by, and its id. `version` is the key of a cumulative row."""
+    """Where a row stands in the order: what it is sorted by, and its id. `version` is the key of a cumulative row.
+
+    Of an address `values` has the length in bytes, and then the bytes.
+    """
 
     values: tuple[Any, ...]
     id: int
@@ -84,7 +90,8 @@ def marks(items: Sequence[object]) -> str:
 
 def cursor(query: Query, mark: Mark) -> str:
     """The cursor of a page that begins or ends at a mark: nothing in it that the page doesn't show."""
-    content = [query.table, query.order, query.descending, mark.key.values, mark.key.id, mark.total, mark.exact]
+    values = [value.hex() if isinstance(value, bytes) else value for value in mark.key.values]
+    content = [query.table, query.order, query.descending, values, mark.key.id, mark.total, mark.exact]
     return base64.urlsafe_b64encode(json.dumps(content, separators=(",", ":")).encode()).decode().rstrip("=")
 
 
@@ -97,12 +104,11 @@ def read_cursor(query: Query) -> Mark:
         table, order, descending, values, last, total, exact = content
         if [table, tuple(order), descending] != [query.table, query.order, query.descending]:
             raise ValueError
-        fields = order_fields(query)
-        if len(values) != len(fields) or not all(map(_is_value, fields, values)):
-            raise ValueError
+        kinds = [kind for field in order_fields(query) for kind in _KINDS[field.kind]]
+        values = tuple(_value(kind, value) for kind, value in zip(kinds, values, strict=True))
         if not (_is_number(last, 1 << 62) and _is_number(total, 1 << 62) and isinstance(exact, bool)):
             raise ValueError
-        return Mark(Key(tuple(values), last), total, exact)
+        return Mark(Key(values, last), total, exact)
     except (ValueError, TypeError, RecursionError):
         raise SparkleError(
             "bad_request",
@@ -111,10 +117,17 @@ def read_cursor(query: Query) -> Mark:
         ) from None
 
 
-def _is_value(field: Field, value: object) -> bool:
-    if field.kind == "number":
-        return isinstance(value, float) or _is_number(value, 1 << 63)
-    return isinstance(value, str) and value.encode() is not None
+def _value(kind: str, value: object) -> object:
+    if kind == "number":
+        if not (isinstance(value, float) or _is_number(value, 1 << 63)):
+            raise ValueError
+    elif not isinstance(value, str):
+        raise ValueError
+    elif kind == "bytes":
+        return bytes.fromhex(value)
+    else:
+        value.encode()
+    return value
 
 
 def _is_number(value: object, limit: int) -> bool:

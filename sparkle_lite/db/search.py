@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 from sparkle_lite.db import segments
 from sparkle_lite.db.conditions import FIELDS, Condition, Filter, Query, Table, condition, joined
-from sparkle_lite.db.connection import refused
+from sparkle_lite.db.connection import Row, refused
 from sparkle_lite.db.database import Database
 from sparkle_lite.db.observed import Discovered, Observed, ObservedBan, ObservedSwarm, discovered, observed
 from sparkle_lite.db.orders import MAIN_TABLES, NEWEST, Key, Mark, behind, cursor, marks, order_fields, read_cursor
@@ -393,17 +393,46 @@ class _Work:
     def _select(self, source: _Source, limit: int, offset: int, last: Key | None, bar: Key | None = None) -> list[Key]:
         """Rows of one source in order: those behind `last`, and none that are worse than `bar`."""
         query = self._query
-        orders = [field.order(query.viewer) for field in self._fields]
-        text, values, attached = self._from(source, orders, last, bar)
+        orders = [order for field in self._fields for order in field.orders(query.viewer)]
         direction, of_ids = ("DESC" if each else "ASC" for each in (self._descending, self._ids_descending))
-        by = "".join(f"{order} {direction}, " for order in orders)
-        version = "s.version_key" if query.table == "swarm" else "0"
-        sql = f"SELECT s.id, {', '.join([version, *orders])}{text} ORDER BY {by}s.id {of_ids} LIMIT ? OFFSET ?"
-        rows = self._reader.fetch(source.segment, sql, (*values, limit, offset), attached=attached)
-        return [Key(row[2:], source.first + row[0] - 1, row[1]) for row in rows]
+        head = ", ".join(["s.id", "s.version_key" if query.table == "swarm" else "0", *orders])
+        by_address = not offset and self._walks_addresses(source)
+        text, values, attached = self._from(source, orders, last, bar, by_address=by_address)
+        by = "".join(f"{order} {direction}, " for order in orders[by_address:])
+        found: list[Row] = []
+        for part in self._families(last, bar) if by_address else (Condition("TRUE"),):
+            sql = f"SELECT {head}{text} AND {part.sql} ORDER BY {by}s.id {of_ids} LIMIT ? OFFSET ?"
+            given = (*values, *part.values, limit - len(found), offset)
+            found += self._reader.fetch(source.segment, sql, given, attached=attached)
+        return [Key(row[2:], source.first + row[0] - 1, row[1]) for row in found]
+
+    def _walks_addresses(self, source: _Source) -> bool:
+        """Whether the order begins with the address and all rows of a source are wanted, so that an index has it."""
+        whole = source.segment is None or (source.timely and source.high - source.low + 1 == source.segment.rows)
+        first = self._fields[0] if self._fields else None
+        is_address = first is not None and first.kind == "address"
+        return is_address and whole and source.has_indexes and self._where.sql == "TRUE"
+
+    def _families(self, last: Key | None, bar: Key | None) -> list[Condition]:
+        """The families of addresses in order, each as a range of the index, between `last` and `bar`."""
+        beyond, within = ("<=", ">=") if self._descending else (">=", "<=")
+        parts = []
+        for size in (16, 4) if self._descending else (4, 16):
+            ends = [(sign, key.values[:2]) for sign, key in ((beyond, last), (within, bar)) if key is not None]
+            if all((size <= there) if sign == "<=" else (size >= there) for sign, (there, _) in ends):
+                ranges = [(f" AND s.peer_ip{sign}?", address) for sign, (there, address) in ends if there == size]
+                sql = f"length(s.peer_ip)={size}" + "".join(text for text, _ in ranges)
+                parts.append(Condition(sql, tuple(address for _, address in ranges)))
+        return parts
 
     def _from(
-        self, source: _Source, orders: Sequence[str] = (), last: Key | None = None, bar: Key | None = None
+        self,
+        source: _Source,
+        orders: Sequence[str] = (),
+        last: Key | None = None,
+        bar: Key | None = None,
+        *,
+        by_address: bool = False,
     ) -> tuple[str, tuple[Any, ...], bool]:
         """FROM and WHERE of one source with their values, and whether the main database has to be attached."""
         descending = self._descending
@@ -423,14 +452,15 @@ class _Work:
         where, values = wanted.sql, wanted.values
         if self._is_chain or (low, high) != (source.low, source.high):
             # SQLite would take a range of ids for better than any other index.
-            number = "+s.id" if wanted.indexed and source.has_indexes else "s.id"
+            number = "+s.id" if by_address or (wanted.indexed and source.has_indexes) else "s.id"
             where, values = f"({where}) AND {number} BETWEEN ? AND ?", (*values, low, high)
-        text = f" FROM {self._table} s{self._walks_by if orders else ''}"
+        index = f" INDEXED BY {self._query.table}_peer_ip" if by_address else self._walks_by if orders else ""
+        text = f" FROM {self._table} s{index}"
         if any("sub." in part for part in (wanted.sql, *orders)):
             text += f" CROSS JOIN {self._table.removesuffix('ban') if not self._is_chain else ''}submission sub"
             text += " ON sub.id=s.submission"
         attached = wanted.attached or any("m." in order for order in orders)
-        return f"{text} WHERE {where}", values, attached
+        return f"{text} WHERE ({where})", values, attached
 
     # --- The total ----------------------------------------------------------------------------------------------------
 
