@@ -113,7 +113,7 @@ class Runtime:
                 now_ms,
                 lambda: self._own_addresses,
                 tellers=(analyses.tell,),
-                distances=self._distances,
+                distances=self.distances,
             )
             await self.decisions.sync(self.rules)
             await self.publish()
@@ -290,11 +290,28 @@ class Runtime:
         self.config = self.settings.over(self._written)
         self._measured = {address: one for address, one in self._measured.items() if not one[1].done()}
 
-    def distances(self, address: bytes) -> "asyncio.Task[Sequence[Distance]]":
-        """How far an address is from each analysis: being measured, or measured within the last minute.
+    async def known_distances(self, address: bytes, patience_s: float) -> Sequence[Distance] | None:
+        """What `distances` gives where it is known or found so soon, else None; what takes longer is given up."""
+        begun = self._measured.get(address)
+        task = self._measuring_of(address)
+        if begun is None or begun[1] is not task:
+            await asyncio.wait((task,), timeout=patience_s)
+            task.cancel()
+        return task.result() if task.done() and not task.cancelled() and task.exception() is None else None
 
-        Whoever asks meanwhile shares it, so it must not be cancelled. It raises as `analyses.distances` does.
+    async def distances(self, address: bytes) -> Sequence[Distance]:
+        """How far an address is from each analysis, as measured within the last minute.
+
+        Raises as `analyses.distances` does.
         """
+        while True:
+            # Others share what is being measured, and who began it may have given it up.
+            task = self._measuring_of(address)
+            await asyncio.wait((task,))
+            if not task.cancelled() or not self.ready:
+                return task.result()
+
+    def _measuring_of(self, address: bytes) -> "asyncio.Task[Sequence[Distance]]":
         now = time.monotonic()
         for old, (since, task) in list(self._measured.items()):
             is_over = now - since > _DISTANCES_S or len(self._measured) > _DISTANCES
@@ -308,9 +325,6 @@ class Runtime:
         async with self._measuring:
             needs = await analyses.distances(self.database, self.config.analysis, address, now_ms())
         return [Distance(*need) for need in needs]
-
-    async def _distances(self, address: bytes) -> Sequence[Distance]:
-        return await asyncio.shield(self.distances(address))
 
     async def forget(self) -> None:
         """Let go of the oldest of the log of decisions."""

@@ -400,8 +400,8 @@ def test_every_text_that_a_page_asks_for_is_there() -> None:
     keys = set(render.catalogue("en"))
     for file in WEB.glob("templates/*.html"):
         text = file.read_text("utf-8")
-        for key in re.findall(r"""\bt\(\s*["']([\w.]+)["']\s*[,)]""", text):
-            assert key in keys, f"{file.name}: {key}"
+        for called, put_in in re.findall(r"""\bt\(\s*["']([\w.]+)["']\s*,|["']([\w.]+)["']\|t\b""", text):
+            assert (called or put_in) in keys, f"{file.name}: {called or put_in}"
         for key in re.findall(r"""\.count\(\s*["']([\w.]+)["']\s*,""", text):
             assert {f"{key}.one", f"{key}.other"} <= keys, f"{file.name}: {key}"
 

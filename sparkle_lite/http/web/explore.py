@@ -148,7 +148,8 @@ def _explorer(pages: Pages) -> list[HTTPRouteHandler]:
             found = await find(runtime, view, filters.read(view, parameters), viewer_of(me), PAGE_COUNT_MS)
         except SparkleError as error:
             return _answer(request, view, given, None, error)
-        return _answer(request, view, parameters, found, None)
+        # Some hundred rows take so long to write that others would wait.
+        return await asyncio.to_thread(_answer, request, view, parameters, found, None)
 
     def _answer(
         request: Asked, view: View, parameters: Mapping[str, str], found: Found | None, refusal: SparkleError | None

@@ -278,6 +278,9 @@ def _environment(texts: Texts) -> Environment:
         query=query,
     )
     environment.filters.update(
+        # A text that stands in a template by its key is put in once, when that is compiled; with values, or
+        # with a key made of data, the function of the same name is called.
+        t=texts,
         number=shapes.number,
         size=shapes.size,
         speed=shapes.speed,

@@ -31,7 +31,7 @@ DAYS = 14
 # Sightings that are counted by day; the newest of them are shown.
 _SIGHTINGS = 100
 # How long a page waits for the distances when everything else is there; what takes longer is fetched by a script.
-_PATIENCE_S = 0.03
+_PATIENCE_S = 0.02
 # The chart, in its own units.
 _BAR, _HEIGHT = 10, 40
 
@@ -106,24 +106,29 @@ def _looking(pages: Pages) -> list[HTTPRouteHandler]:
                 request, "why.html", subject=text, verdict=verdict, why=None, is_own=actor.address == text, links=links
             )
         if "distances" in request.query_params:
-            measured = await asyncio.shield(runtime.distances(network.address))
+            measured = await runtime.distances(network.address)
             if render.is_partial(request):
                 return pages.page(request, "distances.html", distances=measured, distance=_amount)
         return await _told(request, me, network, actor.address == text)
 
+    async def _ban_days(network: Network, now: int) -> Sequence[BanDay]:
+        async with runtime.database.reader() as reader:
+            return await timeline.ban_days(reader, network.address, now - DAYS * DAY_MS)
+
     async def _told(request: Asked, me: SignedIn, network: Network, is_own: bool) -> Page:
         subject = str(network)
-        measuring = runtime.distances(network.address)
-        found = await runtime.decisions.why(network, distances=False)
-        recent = [
-            await section(runtime, me, view, {"peerIp": subject}, size)
-            for view, size in (("bans", RECENT), ("swarms", _SIGHTINGS), ("snapshots", _SIGHTINGS))
-        ]
         now = now_ms()
-        async with runtime.database.reader() as reader:
-            bans = await timeline.ban_days(reader, network.address, now - DAYS * DAY_MS)
+        found, bans, *recent = await asyncio.gather(
+            runtime.decisions.why(network, distances=False),
+            _ban_days(network, now),
+            *(
+                section(runtime, me, view, {"peerIp": subject}, size)
+                for view, size in (("bans", RECENT), ("swarms", _SIGHTINGS), ("snapshots", _SIGHTINGS))
+            ),
+        )
         days = _days(bans, recent[1:], now)
-        await asyncio.wait((measuring,), timeout=_PATIENCE_S)
+        # Begun last: measuring them may take long, and what the page can't do without would wait.
+        distances = await runtime.known_distances(network.address, _PATIENCE_S)
         return pages.page(
             request,
             "why.html",
@@ -137,7 +142,7 @@ def _looking(pages: Pages) -> list[HTTPRouteHandler]:
             days=days,
             bars=_bars(days),
             is_own=is_own,
-            distances=measuring.result() if measuring.done() and measuring.exception() is None else None,
+            distances=distances,
             distance=_amount,
             links=links,
         )
