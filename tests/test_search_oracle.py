@@ -17,7 +17,7 @@ import pytest
 
 from sparkle_lite import query
 from sparkle_lite.config import Limits
-from sparkle_lite.db import search, segments
+from sparkle_lite.db import readers, search, segments
 from sparkle_lite.db.database import Database
 from sparkle_lite.db.search import Search
 from sparkle_lite.errors import SparkleError
@@ -228,7 +228,7 @@ class World:
     async def fill(self, dice: random.Random) -> None:
         bodies = itertools.count()
         # The hot segment of cumulative rows is well filled in the end.
-        while next(bodies) < 200 or self.ingest.streams["swarm"].rows < 42:
+        while (body := next(bodies)) < 200 or self.ingest.streams["swarm"].rows < 42:
             kind = dice.choice(("snapshot", "swarm", "swarm", "ban"))
             stream = self.ingest.streams.get(kind)  # type: ignore[call-overload]
             # Bodies of the same instant, but never in two segments: there they follow each other as they came.
@@ -236,6 +236,9 @@ class World:
                 self.now += dice.choice((1, 1, 1000))
             rows = [PICK[kind](dice) for _ in range(dice.choice((1, 3, 9)))]
             await self.submit(kind, dice.choice((1, 2, 3)), dice.choice((None, self.now - 7, START)), rows)
+            if body % 5 == 0:
+                # What the search remembers of a segment that is still written to has to keep up with it.
+                await self.search.page(query.ask("swarm", query.SwarmQuery(), ADMIN), 20_000, 20_000)
         await self.database.write(self.ingest.dictionaries.write_seen)
         for kind in segments.KINDS:
             closed = await segments.catalogue(self.database.main, "kind=? AND state='closed'", (kind,))
@@ -283,6 +286,7 @@ def opened(folder: Path) -> Iterator[World]:
     with pytest.MonkeyPatch.context() as patch, world.runner:
         patch.setattr(segments, "SEGMENT_ROWS", 50)
         patch.setattr(search, "_COMMON", 8)
+        patch.setattr(readers, "_TAKEN_UP", 7)
         world.runner.run(world.open())
         try:
             yield world
@@ -688,6 +692,15 @@ def test_a_segment_that_retention_unlinks_is_gone_from_pages_and_from_the_disk(t
         world.runner.run(world.search.tidy())
         with pytest.raises(SparkleError, match="changing"):
             world.ids("snapshot", {"sortBy": "peerIp"})
+
+
+def test_versions_that_were_forgotten_are_found_again(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    body = {"sortBy": "firstTimeSeen"}
+    right = expected(world, "swarm", body)
+    assert world.ids("swarm", body) == right
+    monkeypatch.setattr(readers, "_VERSIONS_S", -1)
+    world.runner.run(world.search.tidy())
+    assert world.ids("swarm", body) == right
 
 
 def test_what_retention_unlinks_replaces_nothing_any_more(tmp_path: Path) -> None:

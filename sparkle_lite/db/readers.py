@@ -1,7 +1,8 @@
 """Threads that read for people, each with SQLite connections of its own.
 
 A connection is made, used and closed on its thread. Indexed segments stay open, because opening one costs more than
-most pages; everything else is open only while it is read.
+most pages; everything else is open only while it is read. What another segment has of each key of cumulative rows is
+kept in memory while people ask, and caught up by what came since: it takes a walk through all of the file.
 """
 
 import asyncio
@@ -11,13 +12,14 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 from sparkle_lite import net
 from sparkle_lite.db.conditions import identity_hash
 from sparkle_lite.db.connection import Row
-from sparkle_lite.db.segments import SegmentRow, segment_path
+from sparkle_lite.db.segments import VERSIONS, SegmentRow, segment_path, take_up_versions
 from sparkle_lite.errors import SparkleError
 
 T = TypeVar("T")
@@ -28,6 +30,9 @@ MAX_WAITING = 16
 _OPEN_SEGMENTS = 64
 # Small: there are many connections, and the system caches the files.
 _CACHE_KIB = 512
+# How long versions are kept that nobody asks for, and how many rows are taken up at once (a tenth of a second).
+_VERSIONS_S = 600
+_TAKEN_UP = 100_000
 # Steps of SQLite's machine between two looks at the clock: about a millisecond.
 _STEPS = 20_000
 
@@ -48,6 +53,8 @@ class Reader:
         self._main: sqlite3.Connection | None = None
         self._kept: dict[Path, sqlite3.Connection] = {}
         self._brief: dict[Path, sqlite3.Connection] = {}
+        self._memory: sqlite3.Connection | None = None
+        self._versions: dict[int, _Versions] = {}
         self._deadline = 0.0
 
     async def run(self, function: Callable[["Reader"], T]) -> T:
@@ -76,14 +83,18 @@ class Reader:
     # --- On the thread ------------------------------------------------------------------------------------------------
 
     def _close(self) -> None:
-        for connection in (self._main, *self._kept.values()):
+        for connection in (self._main, self._memory, *self._kept.values()):
             if connection is not None:
                 connection.close()
-        self._main = None
+        self._main = self._memory = None
         self._kept.clear()
 
     def tidy(self) -> None:
-        """Close the segments that retention has unlinked: their space is given back only then."""
+        """Close the segments that retention has unlinked: their space is given back only then. Forget old versions."""
+        late = time.monotonic() - _VERSIONS_S
+        for number in [number for number, one in self._versions.items() if one.asked_at < late]:
+            with self.scratch() as memory:
+                memory.execute(f"DROP TABLE {self._versions.pop(number).table}")
         for path in [path for path in self._kept if not path.exists()]:
             self._kept.pop(path).close()
 
@@ -170,26 +181,57 @@ class Reader:
 
     @contextmanager
     def scratch(self) -> Iterator[sqlite3.Connection]:
-        """A connection with tables of its own in memory, for what goes through several segments."""
-        connection = self._open(":memory:")
+        """A connection for what goes through several segments; its temporary tables are gone afterwards."""
+        if self._memory is None:
+            self._memory = self._open(":memory:")
+            self._memory.execute("PRAGMA temp_store=MEMORY")
         try:
-            yield connection
+            yield self._memory
         finally:
-            connection.close()
+            for (name,) in self._memory.execute("SELECT name FROM sqlite_temp_master WHERE type='table'").fetchall():
+                self._memory.execute(f"DROP TABLE temp.{name}")
 
     @contextmanager
-    def beside(self, connection: sqlite3.Connection, segment: SegmentRow) -> Iterator[None]:
-        """Make a segment and the main database known to a scratch connection, in this order of precedence."""
+    def beside(self, memory: sqlite3.Connection, segment: SegmentRow) -> Iterator[None]:
+        """Make a segment and the main database known to the scratch connection, in this order of precedence."""
         path = segment_path(self._folder, segment.kind, segment.id)
         if not path.exists():
             raise Gone
-        connection.execute("ATTACH ? AS segment", (f"{path.as_uri()}?mode=ro",))
-        self._attach_main(connection)
+        memory.execute("ATTACH ? AS segment", (f"{path.as_uri()}?mode=ro",))
+        self._attach_main(memory)
         try:
             yield
         finally:
-            connection.execute("DETACH m")
-            connection.execute("DETACH segment")
+            memory.execute("DETACH m")
+            memory.execute("DETACH segment")
+
+    def versions(self, memory: sqlite3.Connection, segment: SegmentRow) -> str:
+        """The table of the scratch connection that says what a segment without indexes has of each key.
+
+        What it holds by the deadline stays for the next who asks; nobody may ask for an earlier state of the segment
+        than somebody before.
+        """
+        known = self._versions.get(segment.id)
+        if known is None:
+            known = self._versions[segment.id] = _Versions(f"versions_{segment.id}")
+            memory.execute(f"CREATE TABLE {known.table} {VERSIONS}")
+        known.asked_at = time.monotonic()
+        if known.rows < segment.rows:
+            with self.beside(memory, segment):
+                while known.rows < segment.rows:
+                    until = min(known.rows + _TAKEN_UP, segment.rows)
+                    memory.execute(take_up_versions(known.table), (known.rows + 1, until))
+                    known.rows = until
+        return known.table
+
+
+@dataclass
+class _Versions:
+    """A table of versions, and how many rows of its segment have been taken up; `asked_at` is monotonic (s)."""
+
+    table: str
+    rows: int = 0
+    asked_at: float = 0.0
 
 
 def is_interrupted(error: sqlite3.OperationalError) -> bool:

@@ -376,19 +376,22 @@ class _Work:
         return [key for key in keys if key.version in left and mine[key.version].id == key.id]
 
     def _versions(self, segment: SegmentRow, versions: Collection[int]) -> dict[int, _Version]:
-        """What a segment has of some keys: ready where it is indexed, otherwise by a walk through all of it."""
+        """What a segment has of some keys."""
         known = self._known.setdefault(segment.id, {})
         unknown = [version for version in versions if version not in known]
         if unknown:
-            among = "version_key IN (SELECT value FROM json_each(?))"
-            sql = f"SELECT version_key, row, at, first_time_seen FROM version WHERE {among}"
-            values: tuple[Any, ...] = (json.dumps(unknown),)
-            if segment.state != "indexed":
-                sql, values = segments.versions(f"s.id<=? AND {among}"), (segment.rows, *values)
+            sql = "SELECT version_key, row, at, first_time_seen FROM {}"
+            sql += " WHERE version_key IN (SELECT value FROM json_each(?))"
+            values = (json.dumps(unknown),)
+            if segment.state == "indexed":
+                found = self._reader.fetch(segment, sql.format("version"), values)
+            else:
+                with self._reader.scratch() as memory:
+                    found = memory.execute(sql.format(self._reader.versions(memory, segment)), values).fetchall()
             known |= dict.fromkeys(unknown)
-            for version, row, at, first in self._reader.fetch(segment, sql, values):
+            for version, row, at, first in found:
                 known[version] = _Version(segment.first_row + row - 1, at, first)
-        return {version: found for version in versions if (found := known[version])}
+        return {version: one for version in versions if (one := known[version])}
 
     def _select(self, source: _Source, limit: int, offset: int, last: Key | None, bar: Key | None = None) -> list[Key]:
         """Rows of one source in order: those behind `last`, and none that are worse than `bar`."""
@@ -500,28 +503,24 @@ class _Work:
                 yield from (1 for _ in self._current(source, _CHUNK))
             return
         by_segment = {source.segment: source for source in self._sources}
-        with self._reader.scratch() as connection:
+        with self._reader.scratch() as memory:
             # What newer segments have of the keys, and the rows found that an older segment may yet replace.
-            connection.execute("CREATE TABLE seen (version_key INTEGER PRIMARY KEY, at INTEGER NOT NULL)")
-            connection.execute("CREATE TABLE found (version_key INTEGER PRIMARY KEY, at INTEGER NOT NULL)")
+            memory.execute("CREATE TEMP TABLE seen (version_key INTEGER PRIMARY KEY, at INTEGER NOT NULL)")
+            memory.execute("CREATE TEMP TABLE found (version_key INTEGER PRIMARY KEY, at INTEGER NOT NULL)")
             for place in reversed(range(len(self._chain))):
                 segment = self._chain[place]
-                with self._reader.beside(connection, segment):
-                    self._count_segment(connection, segment, by_segment.get(segment))
+                version = "version" if segment.state == "indexed" else self._reader.versions(memory, segment)
+                with self._reader.beside(memory, segment):
+                    self._count_segment(memory, version, by_segment.get(segment))
                 until = max((older.last_received_at or 0 for older in self._chain[:place]), default=0)
                 sql = "DELETE FROM found WHERE at>=?" if place else "DELETE FROM found"
-                yield connection.execute(sql, (until,) if place else ()).rowcount
-                if connection.execute("PRAGMA main.page_count").fetchone()[0] > _COUNTED_PAGES:
+                yield memory.execute(sql, (until,) if place else ()).rowcount
+                if memory.execute("PRAGMA temp.page_count").fetchone()[0] > _COUNTED_PAGES:
                     raise _TooMany
 
-    def _count_segment(self, connection: sqlite3.Connection, segment: SegmentRow, source: _Source | None) -> None:
-        """Take up in `found` and `seen` what a segment has, which is attached."""
-        version = "version"
-        if segment.state != "indexed":
-            version = "walked"
-            connection.execute("CREATE TABLE walked (version_key INTEGER PRIMARY KEY, row, at, first_time_seen)")
-            connection.execute(f"INSERT INTO walked {segments.versions('s.id<=?')}", (segment.rows,))
-        connection.execute(
+    def _count_segment(self, memory: sqlite3.Connection, version: str, source: _Source | None) -> None:
+        """Take up in `found` and `seen` what a segment has, which is attached; `version` is its table of versions."""
+        memory.execute(
             f"DELETE FROM found WHERE EXISTS"
             f" (SELECT 1 FROM {version} v WHERE v.version_key=found.version_key AND v.at>found.at)"
         )
@@ -530,16 +529,15 @@ class _Work:
             matching = f"v.row IN (SELECT s.id{text})"
             if self._where.sql == "TRUE" and source.timely:
                 matching, values = "TRUE", ()
-            connection.execute(
+            memory.execute(
                 f"INSERT INTO found SELECT v.version_key, v.at FROM {version} v WHERE {matching} AND NOT EXISTS"
                 " (SELECT 1 FROM seen WHERE seen.version_key=v.version_key AND seen.at>=v.at)",
                 values,
             )
-        connection.execute(
+        memory.execute(
             f"INSERT INTO seen SELECT version_key, at FROM {version} WHERE TRUE"
             " ON CONFLICT DO UPDATE SET at=max(at, excluded.at)"
         )
-        connection.execute("DROP TABLE IF EXISTS walked")
 
     # --- The rows -----------------------------------------------------------------------------------------------------
 

@@ -122,20 +122,24 @@ class SegmentRow(NamedTuple):
 _CATALOGUE = f"SELECT {', '.join(SegmentRow._fields)} FROM segment"
 
 
-def versions(condition: str) -> str:
-    """What a segment has of each key of cumulative rows that meet a condition: version_key, row, at, first_time_seen.
+# The columns of a table of versions; those of indexed segments have them too.
+VERSIONS = "(version_key INTEGER PRIMARY KEY, row INTEGER NOT NULL, at INTEGER NOT NULL, first_time_seen INTEGER)"
 
-    `row` is the version that counts: the one with the latest evidence, which is `at`; of equals the one received last.
-    Evidence counts at the earlier of its receipt and the client's own time, whose clock may be wrong. `first_time_seen`
-    is the smallest of all versions.
+
+def take_up_versions(table: str) -> str:
+    """The statement that takes rows of cumulative values, the ones between two numbers, up into a table of versions.
+
+    Such a table has for each version_key the `row` that counts: the version with the latest evidence, since `at`; of
+    equals the one received last. Evidence counts at the earlier of its receipt and the client's own time, whose clock
+    may be wrong. `first_time_seen` is the smallest of all versions. Rows that were taken up before do no harm.
     """
     return (
-        "SELECT version_key, row, at, first_time_seen FROM (SELECT version_key, row, at,"
-        " min(first_time_seen) OVER (PARTITION BY version_key) AS first_time_seen,"
-        " row_number() OVER (PARTITION BY version_key ORDER BY at DESC, row DESC) AS place"
-        " FROM (SELECT s.version_key, s.id AS row, s.first_time_seen,"
-        " min(sub.received_at, coalesce(s.last_time_seen, sub.received_at)) AS at"
-        f" FROM swarm s CROSS JOIN submission sub ON sub.id=s.submission WHERE {condition})) WHERE place=1"
+        f"INSERT INTO {table} AS known SELECT s.version_key, s.id,"
+        " min(sub.received_at, coalesce(s.last_time_seen, sub.received_at)), s.first_time_seen"
+        " FROM swarm s CROSS JOIN submission sub ON sub.id=s.submission WHERE s.id BETWEEN ? AND ?"
+        " ON CONFLICT DO UPDATE SET row=iif(excluded.at>=at, excluded.row, row), at=max(at, excluded.at),"
+        " first_time_seen=coalesce(min(first_time_seen, excluded.first_time_seen),"
+        " first_time_seen, excluded.first_time_seen)"
     )
 
 
@@ -370,7 +374,7 @@ async def build_indexes(folder: Path, segment: SegmentRow, synchronous: Synchron
             for statement in statements(schema(f"{segment.kind}_index.sql")):
                 await connection.execute(statement)
             if segment.kind == "swarm":
-                await connection.execute(f"INSERT OR IGNORE INTO version {versions('TRUE')}")
+                await connection.execute(take_up_versions("version"), (1, segment.rows))
             await fetch_all(connection, "PRAGMA wal_checkpoint(TRUNCATE)")
         await _leave_log(connection)
     finally:
