@@ -362,6 +362,33 @@ def test_a_number_that_the_file_or_the_environment_sets_is_shown_and_locked(tmp_
         assert 'name="untrusted_vote.min_torrents" value="3"' in asked(server, "/rules/analyses", token).body.decode()
 
 
+def test_the_audit_says_what_was_done_in_words(tmp_path: Path) -> None:
+    with start_server(tmp_path) as server:
+        token = token_of(server)
+        asked(server, "/admin/settings/preset", token, {"preset": "friends"})
+        numbers = {"over_download.mode": "shadow", "over_download.min_people": "5"}
+        asked(server, "/rules/analyses/over_download", token, numbers)
+        asked(
+            server, "/rules/analyses/over_download", token, {"over_download.min_people": "", "over_download.mode": "on"}
+        )
+        server.run("user", "add", "bob")
+        said = {}
+        for language in ("en", "zh"):
+            page = asked(server, "/admin/audit", token, Accept_Language=language).body.decode()
+            said[language] = [
+                " ".join(re.sub(r"<[^>]*>", " ", one).split())
+                for one in re.findall(r'<ul class="facts">(.*?)</ul>', page, re.S)
+            ]
+    assert said["en"][0] == "user 2 name bob role Member"
+    assert said["zh"][0] == "用户 2 名称 bob 角色 成员"
+    assert "setting size of the circle value Friends" in said["en"]
+    assert "设置项 圈子大小 值 朋友圈子" in said["zh"]
+    assert "setting Over-download: mode value shadow" in said["en"]
+    assert "设置项 超量下载: 见证人数 值 5" in said["zh"]
+    assert "设置项 超量下载: 见证人数 值 恢复为预设值" in said["zh"]
+    assert "用户 1 名称 admin 来源 命令行" in said["zh"]
+
+
 def test_the_configuration_is_read_again_from_the_page(tmp_path: Path) -> None:
     with start_server(tmp_path / "server", "[auth]\nmax_apps_per_user = 1\n") as server:
         token = token_of(server)

@@ -20,7 +20,7 @@ from sparkle_lite.http.requests import base_url
 from sparkle_lite.http.web.apps import page_number
 from sparkle_lite.http.web.home import program
 from sparkle_lite.http.web.paging import cut, position, row_id
-from sparkle_lite.http.web.render import Asked, Page, Pages, form, language_of, said, see_other
+from sparkle_lite.http.web.render import Asked, Page, Pages, Texts, form, language_of, said, see_other
 from sparkle_lite.http.web.welcome import PRESET
 from sparkle_lite.settings import read
 
@@ -179,7 +179,7 @@ def _audit(pages: Pages) -> HTTPRouteHandler:
             request,
             "audit.html",
             part=part,
-            details={row.id: _details(row) for row in part.rows},
+            details={row.id: _details(row, pages.texts(request)) for row in part.rows},
             by={row.id: json.loads(row.details).get("by", "–") for row in part.rows},
             asked=asked,
             parameters=dict(request.query_params),
@@ -191,9 +191,42 @@ def _audit(pages: Pages) -> HTTPRouteHandler:
     return audit
 
 
-def _details(row: AuditRow) -> dict[str, object]:
-    """What an audit row says beyond its columns."""
-    return {name: value for name, value in json.loads(row.details).items() if value is not None and name != "by"}
+def _details(row: AuditRow, texts: Texts) -> dict[str, str]:
+    """What an audit row says beyond its columns, in words where there are some."""
+    found: dict[str, Any] = json.loads(row.details)
+    setting = str(found.get("key", ""))
+    return {
+        name: _in_words(name, value, setting, texts)
+        for name, value in found.items()
+        if value is not None and name != "by"
+    }
+
+
+def _in_words(name: str, value: object, setting: str, texts: Texts) -> str:
+    if isinstance(value, list):
+        return ", ".join(map(str, value))
+    text = str(value)
+    match name:
+        case "role":
+            return texts.known(f"role.{text}", text)
+        case "origin":
+            session = texts.known(f"origin_of_session.{text.replace(' ', '_')}", text)
+            return texts.known(f"rules.origin.{text}", session)
+        case "kind":
+            return texts.known(f"rules.kind.{text}", text)
+        case "key":
+            _, analysis, number = f"{text}..".split(".", 3)[:3]
+            if not number:
+                return texts.known(f"audit_setting.{analysis}", text)
+            of_all = texts.known(f"rules.number.{number}", texts.known(f"audit_setting.{number}", number))
+            number = texts.known(f"rules.number_of.{analysis}.{number}", of_all)
+            return f"{texts.known(f'rules.origin.{analysis}', analysis)}: {number}"
+        case "value" if setting.endswith(".mode"):
+            return texts.known(f"rules.mode.{text}", text)
+        case "value":
+            return texts.known(f"audit_setting.as_{text}", texts.known(f"preset.{text}.name", text))
+        case _:
+            return text
 
 
 def _day(text: str, more: int) -> int | None:
