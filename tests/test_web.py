@@ -320,6 +320,16 @@ def test_a_refusal_is_a_page_for_a_browser_and_an_envelope_for_a_program(busy: R
     assert html.escape("<script>") not in banned.body.decode().partition("<main")[2]
 
 
+def test_a_fault_of_the_server_is_a_page_that_says_so_and_no_more(tmp_path: Path) -> None:
+    with start_server(tmp_path / "server", prelude="import sparkle_lite.db.torrents as t; t.page = None") as server:
+        answer = asked(server, "/explore/torrents", token_of(server))
+        assert answer.status == 500
+        page = answer.body.decode()
+        assert "The server ran into a fault" in page
+        assert "NoneType" not in page
+    assert "NoneType" in server.stderr
+
+
 def test_a_login_link_that_is_no_good_leads_to_the_sign_in_page(busy: RunningServer) -> None:
     answer = asked(busy, "/login?token=guessed")
     assert answer.status == 403

@@ -29,8 +29,8 @@ from sparkle_lite.wire.torrents import parse_info_hash, torrent_identifier
 # Rows of one file; more are better taken over the REST API.
 EXPORT_ROWS = 100_000
 # How long the rows of a page of the explorer are found and counted: a page should come at once, and says "at least"
-# where the REST API would go on counting.
-PAGE_COUNT_MS = 40
+# where the REST API would go on counting. More rows than so many take their time to be written.
+PAGE_COUNT_MS, PAGE_COUNT_ROWS = 40, 200
 # Rows of each kind on the page of one client, torrent or address, and how long they are counted.
 RECENT, RECENT_COUNT_MS = 10, 10
 _INT64 = (1 << 63) - 1
@@ -145,7 +145,9 @@ def _explorer(pages: Pages) -> list[HTTPRouteHandler]:
             parameters = filters.canonical(view, given)
             if parameters != given:
                 return render.see_other(f"/explore/{name}{filters.query_string(parameters)}")
-            found = await find(runtime, view, filters.read(view, parameters), viewer_of(me), PAGE_COUNT_MS)
+            asked = filters.read(view, parameters)
+            count_ms = PAGE_COUNT_MS * PAGE_COUNT_ROWS // max(asked.page_size or 0, PAGE_COUNT_ROWS)
+            found = await find(runtime, view, asked, viewer_of(me), count_ms)
         except SparkleError as error:
             return _answer(request, view, given, None, error)
         # Some hundred rows take so long to write that others would wait.
