@@ -327,7 +327,7 @@ def test_a_fault_of_the_server_is_a_page_that_says_so_and_no_more(tmp_path: Path
         page = answer.body.decode()
         assert "The server ran into a fault" in page
         assert "NoneType" not in page
-    assert "NoneType" in server.stderr
+        assert "NoneType" in next(line["exception"] for line in server.logged() if "exception" in line)
 
 
 def test_a_login_link_that_is_no_good_leads_to_the_sign_in_page(busy: RunningServer) -> None:
