@@ -213,8 +213,9 @@ class Reader:
         """
         known = self._versions.get(segment.id)
         if known is None:
-            known = self._versions[segment.id] = _Versions(f"versions_{segment.id}")
-            memory.execute(f"CREATE TABLE {known.table} {VERSIONS}")
+            known = _Versions(f"versions_{segment.id}")
+            memory.execute(f"CREATE TABLE IF NOT EXISTS {known.table} {VERSIONS}")
+            self._versions[segment.id] = known
         known.asked_at = time.monotonic()
         if known.rows < segment.rows:
             with self.beside(memory, segment):

@@ -115,16 +115,18 @@ def _looking(pages: Pages) -> list[HTTPRouteHandler]:
         async with runtime.database.reader() as reader:
             return await timeline.ban_days(reader, network.address, now - DAYS * DAY_MS)
 
+    async def _recent(me: SignedIn, subject: str) -> list[Section]:
+        # One after the other: they share a thread, and all at once would take three places in its queue.
+        return [
+            await section(runtime, me, view, {"peerIp": subject}, size)
+            for view, size in (("bans", RECENT), ("swarms", _SIGHTINGS), ("snapshots", _SIGHTINGS))
+        ]
+
     async def _told(request: Asked, me: SignedIn, network: Network, is_own: bool) -> Page:
         subject = str(network)
         now = now_ms()
-        found, bans, *recent = await asyncio.gather(
-            runtime.decisions.why(network, distances=False),
-            _ban_days(network, now),
-            *(
-                section(runtime, me, view, {"peerIp": subject}, size)
-                for view, size in (("bans", RECENT), ("swarms", _SIGHTINGS), ("snapshots", _SIGHTINGS))
-            ),
+        found, bans, recent = await asyncio.gather(
+            runtime.decisions.why(network, distances=False), _ban_days(network, now), _recent(me, subject)
         )
         days = _days(bans, recent[1:], now)
         # Begun last: measuring them may take long, and what the page can't do without would wait.
