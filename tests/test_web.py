@@ -381,7 +381,7 @@ def test_the_audit_says_what_was_done_in_words(tmp_path: Path) -> None:
         asked(
             server, "/rules/analyses/over_download", token, {"over_download.min_people": "", "over_download.mode": "on"}
         )
-        server.run("user", "add", "bob")
+        command(server, "user", "add", "bob")
         said = {}
         for language in ("en", "zh"):
             page = asked(server, "/admin/audit", token, Accept_Language=language).body.decode()
