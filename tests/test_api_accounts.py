@@ -527,7 +527,8 @@ def test_users_are_added_listed_in_pages_and_banned(admin: Person) -> None:
 
     everybody = admin.data("GET", "/api/admin/users")
     assert (everybody["page"], everybody["size"]) == (0, 100)
-    assert everybody["total"] == len(everybody["results"])
+    # In some orders of the tests there are more users than a page holds.
+    assert len(everybody["results"]) == min(everybody["total"], 100)
     second = admin.data("GET", "/api/admin/users?page=1&pageSize=1")
     assert second["results"] == everybody["results"][1:2]
     assert admin.data("GET", "/api/admin/users?page=9223372036854775807")["results"] == []
