@@ -189,8 +189,7 @@ class Query(NamedTuple):
     `any_of` joins the filters with OR instead of AND; `always` and the range of the time of receipt (ms, inclusive)
     hold in any case. `order` names fields or "id", nothing means the time of receipt; rows that tie follow by id, the
     highest first. `after` and `before` are cursors: of the page before, and of the page behind; they exclude each other
-    and `offset`. `viewer` is the user whose own
-    applications may show in an order, None for all.
+    and `offset`. `viewer` is the user whose own applications may show in an order, None for all.
     """
 
     table: Table

@@ -12,8 +12,6 @@ from sparkle_lite.errors import SparkleError
 MAIN_TABLES: dict[Table, str] = {"ban": "m.ban", "discovery": "m.client_identity"}
 # The order by time of receipt. Rows of segments have their ids in that order, so it needs no field there.
 NEWEST: dict[Table, str] = {"ban": "insert_time", "discovery": "found_at"}
-
-
 # What a cursor holds of a field of each kind: of an address its length and its bytes.
 _KINDS = {"text": ("text",), "number": ("number",), "address": ("number", "bytes")}
 
