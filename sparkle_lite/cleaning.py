@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from sparkle_lite import net
 from sparkle_lite.db.dictionaries import ClientIdentity, Dictionaries, Torrent, Wanted
 from sparkle_lite.wire.bodies import Ban, Snapshot, Swarm
-from sparkle_lite.wire.dialect import Family
+from sparkle_lite.wire.dialect import Traits
 
 PEER_ID_LENGTH = 8
 NAME_LENGTH = 250
@@ -33,7 +33,7 @@ class Reporter(NamedTuple):
 
     userapp: int
     at: int
-    family: Family
+    traits: Traits
 
 
 class Cleaner:
@@ -202,7 +202,7 @@ class Cleaner:
             identifier = bytes.fromhex(text)
         if not self._dictionaries.may_add(who.userapp, who.at):
             return None
-        entry = Torrent(identifier, max(size, 0), _PRIVATE[private], int(who.family is Family.QBCB))
+        entry = Torrent(identifier, max(size, 0), _PRIVATE[private], int(who.traits.identifiers_big_endian))
         return self._wanted.torrents.add(raw, entry, who.userapp, who.at)
 
     def _client(self, raw: tuple[str | None, str | None], who: Reporter) -> int | None:
@@ -274,7 +274,6 @@ def _version_key(who: Reporter, row: Swarm, address: bytes) -> int:
     """What makes two cumulative rows versions of the same one; the one with the latest evidence wins on reading."""
     if row.origin == "swarm":
         return _number(who.userapp, "swarm", row.downloader, row.torrent_identifier, address, row.peer_port)
-    if who.family is Family.QBCB:
-        # Its first_time_seen is always now.
+    if who.traits.first_seen_is_now:
         return _number(who.userapp, "qbcb", address, row.peer_port, row.torrent_identifier)
     return _number(who.userapp, "history", address, row.torrent_identifier, row.first_time_seen)

@@ -25,7 +25,7 @@ from sparkle_lite.db.segments import NO_ROWS, Kind, Rows, Stream, SubmissionRow
 from sparkle_lite.errors import SparkleError
 from sparkle_lite.metrics import Metrics
 from sparkle_lite.wire.bodies import Batch, decode, inflate
-from sparkle_lite.wire.dialect import Dialect, Family
+from sparkle_lite.wire.dialect import Dialect, Shape
 
 # Bodies whose digest is kept in memory: a day of 5,000 clients, about 40 MB.
 DIGESTS = 500_000
@@ -320,9 +320,9 @@ class Ingest:
             try:
                 data, digest = self._inflated(job)
                 inflated += len(data)
-                batch = decode(data, limits.max_rows_per_request, offsets_add=job.dialect.family is Family.RUST)
+                batch = decode(data, limits.max_rows_per_request, offsets_add=job.dialect.traits.offsets_add)
                 del data
-                if not job.dialect.knows_its_progress:
+                if not job.dialect.traits.knows_its_progress:
                     for row in (*batch.snapshots, *batch.bans):
                         row.downloader_progress = None
                 self._clean(group, number, job, batch, digest)
@@ -334,7 +334,7 @@ class Ingest:
 
     def _clean(self, group: _Group, number: int, job: Submission, batch: Batch, digest: bytes) -> None:
         rejected: Counter[str] = Counter(batch.rejected)
-        who = Reporter(job.userapp, job.received_at, job.dialect.family)
+        who = Reporter(job.userapp, job.received_at, job.dialect.traits)
 
         def submission(number: int, kept: int, sent: int) -> SubmissionRow:
             return SubmissionRow(
@@ -442,7 +442,7 @@ class Ingest:
             job.outcome.set_result(Outcome(group.accepted[number], rejected.total() if rejected else 0))
 
     async def _write(self, group: _Group) -> None:
-        first = self.streams["swarm" if group.waiting[0].dialect.reports_swarms else "snapshot"]
+        first = self.streams["swarm" if group.waiting[0].dialect.traits.shape is Shape.MODERN else "snapshot"]
         begun = [first]
         try:
             await first.append(partial(self._make, group, first.kind))

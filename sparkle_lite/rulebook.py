@@ -15,8 +15,8 @@ from sparkle_lite.config import Config, RuleEntry
 from sparkle_lite.errors import Problem, SparkleError
 from sparkle_lite.net import AddressError, Network, collapse, parse_network
 from sparkle_lite.wire import documents
-from sparkle_lite.wire.dialect import Dialect
-from sparkle_lite.wire.documents import AddressLine, Content, Document, Exempt, Kind, Listed, Variant, address_lines
+from sparkle_lite.wire.dialect import READINGS, Dialect
+from sparkle_lite.wire.documents import AddressLine, Content, Document, Exempt, Kind, Listed, address_lines
 from sparkle_lite.wire.matchers import Matcher, MatcherError, parse
 
 # --- Understanding ----------------------------------------------------------------------------------------------------
@@ -351,9 +351,12 @@ class Listing(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """Every document, rendered; `held` is for review, `next_expiry_ms` is when to publish anew (None: never)."""
+    """Every document, rendered, by kind and variant.
 
-    documents: Mapping[tuple[Kind, Variant], Document]
+    `held` is for review, `next_expiry_ms` is when to publish anew (None: never).
+    """
+
+    documents: Mapping[tuple[Kind, str], Document]
     ip_denylist: Document
     ip_allowlist: Document
     held: tuple[Held, ...]
@@ -365,15 +368,15 @@ class Published:
 
     def rules(self, dialect: Dialect) -> Document:
         """The rules as this client reads them."""
-        return self.documents["rules", documents.variant_of(dialect)]
+        return self.documents["rules", dialect.traits.reads.variant]
 
     def exception(self, dialect: Dialect) -> Document:
         """The exceptions as this client reads them."""
-        return self.documents["exception", documents.variant_of(dialect)]
+        return self.documents["exception", dialect.traits.reads.variant]
 
     def rule_peer_identity(self, dialect: Dialect) -> Document:
         """The rules without addresses as this client reads them: protocol 20 has lists of their own for those."""
-        return self.documents["rule_peer_identity", documents.variant_of(dialect)]
+        return self.documents["rule_peer_identity", dialect.traits.reads.variant]
 
     def touches(self, address: bytes) -> bool:
         """Whether an address (4 or 16 bytes) is banned by these documents; a member's address must not be."""
@@ -556,16 +559,16 @@ def _matchers(rules: Sequence[Rule], listings: Sequence[Listing], kind: str) -> 
     return joined
 
 
-def _render(rules: Content, exceptions: Content) -> dict[tuple[Kind, Variant], Document]:
+def _render(rules: Content, exceptions: Content) -> dict[tuple[Kind, str], Document]:
     exempt = Exempt(
         peer_id=[matcher for matchers in exceptions.peer_id.values() for matcher in matchers],
         client_name=[matcher for matchers in exceptions.client_name.values() for matcher in matchers],
     )
-    rendered: dict[tuple[Kind, Variant], Document] = {}
-    for variant in Variant:
-        rendered["rules", variant] = documents.rules_json("rules", variant, rules, exempt)
-        rendered["exception", variant] = documents.rules_json("exception", variant, exceptions)
-        rendered["rule_peer_identity", variant] = documents.rules_json("rule_peer_identity", variant, rules, exempt)
+    rendered: dict[tuple[Kind, str], Document] = {}
+    for reads in READINGS:
+        rendered["rules", reads.variant] = documents.rules_json("rules", reads, rules, exempt)
+        rendered["exception", reads.variant] = documents.rules_json("exception", reads, exceptions)
+        rendered["rule_peer_identity", reads.variant] = documents.rules_json("rule_peer_identity", reads, rules, exempt)
     return rendered
 
 

@@ -73,7 +73,6 @@ _PBH_ABILITIES = (
     ("submit_swarm", 11, 999, ("between", "modern")),
     ("rules", 3, 13, ("legacy", "between")),
     ("rules", 20, 999, ("legacy",)),
-    ("exception", 8, 13, ("legacy", "between")),
     ("rule_peer_identity", 20, 999, ("modern",)),
     ("ip_denylist", 20, 999, ("modern",)),
     ("ip_allowlist", 20, 999, ("modern",)),
@@ -99,6 +98,10 @@ def pbh_config(body: bytes, protocol: int) -> Configured:
         _url(_gson_string(document["proof_of_work_captcha"], "endpoint"))
     offered = document.get("ability")
     need(isinstance(offered, dict), "no ability object")
+    if "exception" in offered and 8 <= protocol <= 13:
+        # 7.0.0 to 9.1.5 build the class of `reconfigure` from it under the other's name.
+        _gson_string(offered["exception"], "version")
+        raise ClientRejects("every check of a peer throws ClassCastException: no rule applies")
     taken = {
         name: _pbh_ability(name, offered[name])
         for name, first, last, shapes in _PBH_ABILITIES
@@ -142,6 +145,11 @@ def qbcb_config(body: bytes) -> Configured:
         _uint32(node, "random_initial_delay")
         need(isinstance(node.get("version", ""), str), f"version of {name} is no string")
         _url(node.get("endpoint", ""))
+    rules, exception = (document["ability"].get(name) for name in ("rules", "exception"))
+    if rules and exception:
+        # Each draws its own delay, and what rules ban before the exceptions have come stays banned for a day.
+        timings = {(node["interval"], node["random_initial_delay"]) for node in (rules, exception)}
+        need(timings == {(rules["interval"], 1)}, f"rules and exceptions come apart: {timings}")
     return Configured("legacy", document["ability"])
 
 
@@ -162,6 +170,27 @@ def rust_config(body: bytes) -> Configured:
         _url(node.get("endpoint", ""))
     names = set(document["ability"])
     need(not {"rules", "rule_peer_identity"} <= names, "two rule lists share one rev")
+    return Configured("modern", document["ability"])
+
+
+def libretorrent_config(body: bytes, protocol: int = 20) -> Configured:
+    """LibreTorrentEE: its number must lie between the two, and then it uses what it knows."""
+    document = load(body)
+    minimum, maximum = document["min_protocol_version"], document["max_protocol_version"]
+    need(minimum <= protocol <= maximum, f"{minimum}..{maximum} is not for {protocol}")
+    known = {
+        "submit_bans",
+        "submit_swarm",
+        "ip_denylist",
+        "ip_allowlist",
+        "rule_peer_identity",
+        "heartbeat",
+        "ip_query",
+    }
+    need(set(document["ability"]) <= known, f"offered in vain: {set(document['ability']) - known}")
+    for name, node in document["ability"].items():
+        need(node["interval"] > 0 and node["random_initial_delay"] > 0, f"{name} without a pause")
+        _url(node["endpoint"])
     return Configured("modern", document["ability"])
 
 
@@ -214,16 +243,19 @@ def _version_of(document: Mapping[str, Any]) -> str:
     return str(version)
 
 
-def pbh_rules(body: bytes, *, script: bool = True, lowers_rule: bool = True) -> Ruleset:
-    """PeerBanHelper; `lowers_rule` False is a release before 3.3.6, `script` False an exception document."""
+def pbh_rules(body: bytes, *, lowers_rule: bool = True, before_7: bool = False) -> Ruleset:
+    """PeerBanHelper; `lowers_rule` False is a release before 3.3.6."""
     document = load(body)
-    for name in ("peer_id", "client_name", "ip", "port", *(("script",) if script else ())):
+    for name in ("peer_id", "client_name", "ip", "port", "script"):
         need(isinstance(document.get(name), dict), f"forEach on {name}={document.get(name)!r}")
     texts = {
         name: {c: [_pbh_rule(_gson_element(text)) for text in rules] for c, rules in document[name].items()}
         for name in ("peer_id", "client_name")
     }
     ports = {c: [int(str(port)) for port in found] for c, found in document["port"].items()}
+    # 3.2.0 to 6.4.8 hand the peer's id to the matcher of ports, and the client's name to that of peer ids.
+    need(not (before_7 and ports), "checkPortRule: NumberFormatException, and no rule applies")
+    need(not (before_7 and texts["peer_id"]), "checkPeerIdRule looks at the client's name")
     return Ruleset(
         _version_of(document),
         texts["peer_id"],
@@ -317,9 +349,38 @@ def _qbcb_match(raw: str, text: str) -> bool:
     content = rule["content"]
     method = rule["method"].upper()
     if method == "REGEX":
-        return re.search(content, text, re.IGNORECASE) is not None
+        return _expression_found(content, text)
     plain = {"EQUALS": text == content, "STARTS_WITH": text.startswith(content), "ENDS_WITH": text.endswith(content)}
     return bool(plain.get(method, method == "CONTAINS" and content in text))
+
+
+def _expression_found(content: str, text: str) -> bool:
+    """Any part, in any case; .NET's end of a text is spelled otherwise here, its classes are Unicode's as here."""
+    return re.search(content.replace(r"\z", r"\Z"), text, re.IGNORECASE) is not None
+
+
+def method_rules(body: bytes) -> Ruleset:
+    """LibreTorrentEE, and whoever else reads nothing but method and content of a rule."""
+    document = load(body)
+    for name in ("peer_id", "client_name"):
+        for rules in document[name].values():
+            for text in rules:
+                rule = json.loads(text)
+                need(isinstance(rule.get("content"), str), f"no content in {text}")
+    return Ruleset(
+        _version_of(document),
+        document["peer_id"],
+        document["client_name"],
+        {category: [_pbh_address(line) for line in lines] for category, lines in document["ip"].items()},
+        document["port"],
+        matches=lambda rules, text: any(_method_match(json.loads(rule), text) for rule in rules),
+    )
+
+
+def _method_match(rule: Mapping[str, str], text: str) -> bool:
+    if rule["method"] == "REGEX":
+        return _expression_found(rule["content"], text)
+    return _pbh_match({"method": rule["method"], "content": rule["content"]}, text, True) == "TRUE"
 
 
 def rust_rules(body: bytes) -> Ruleset:

@@ -460,13 +460,15 @@ class LegacyPeerBanHelper(PeerBanHelper):
     def do_rules(self) -> None:
         """The rules, kept in a file with their version."""
         if answer := self.fetch("rules", "initial"):
-            self.rules = clients.pbh_rules(answer.body)
+            self.rules = clients.pbh_rules(answer.body, before_7=self.protocol < 8)
             self.revs["rules"] = self.rules.version
 
-    def do_exception(self) -> None:
-        """The exceptions, likewise."""
-        if answer := self.fetch("exception", "initial"):
-            self.revs["exception"] = clients.pbh_rules(answer.body, script=False).version
+
+class OldPeerBanHelper(LegacyPeerBanHelper):
+    """PeerBanHelper 6.4.8: no histories, and one port rule switches off all of its rules."""
+
+    agent = "PeerBanHelper/6.4.8 BTN-Protocol/0.0.1"
+    protocol = 7
 
 
 _OKHTTP = ("Connection: Keep-Alive", "Accept-Encoding: gzip")
@@ -661,6 +663,17 @@ class GrowingPeerBanHelper(ModernPeerBanHelper):
     by_time = True
 
 
+class PeerBanHelperRS(ModernPeerBanHelper):
+    """PeerBanHelper-RS: as PeerBanHelper, but it solves nothing."""
+
+    agent = "PeerBanHelper-RS"
+
+    def parse(self, body: bytes) -> clients.Configured:
+        taken = super().parse(body)
+        need(not any("pow_captcha" in ability for ability in taken.abilities.values()), "it never solves a proof")
+        return taken
+
+
 def _heartbeat(client: Client, address: str) -> None:
     body = json.dumps({"ifaddr": address}, separators=(",", ":")).encode()
     lines = ("Content-Type: application/json; charset=utf-8", f"Content-Length: {len(body)}")
@@ -755,6 +768,25 @@ class Rust(_Pages):
     def do_heartbeat(self) -> None:
         """One, of no particular address."""
         _heartbeat(self, "default")
+
+
+class LibreTorrent(ModernPeerBanHelper):
+    """LibreTorrentEE: protocol 20 on a phone, of a rule only method and content, totals in two parts."""
+
+    agent = "LibreTorrent/4.1.1 BTN-Protocol/v2.0.1 BTN-Protocol-Version/20"
+
+    def parse(self, body: bytes) -> clients.Configured:
+        super().parse(body)
+        return clients.libretorrent_config(body, self.protocol)
+
+    def swarm(self, peer: Seen) -> Document:
+        return super().swarm(peer) | {"to_peer_traffic": peer.up - peer.earlier}
+
+    def do_rule_peer_identity(self) -> None:
+        """The rules without addresses."""
+        if answer := self.fetch("rule_peer_identity", "initial"):
+            self.rules = clients.method_rules(answer.body)
+            self.revs["rule_peer_identity"] = self.rules.version
 
 
 class ClientBlocker(Client):
@@ -887,11 +919,14 @@ class BitComet(Client):
 
 
 FAMILIES: tuple[type[Client], ...] = (
+    OldPeerBanHelper,
     LegacyPeerBanHelper,
     OkHttpPeerBanHelper,
     ModernPeerBanHelper,
     GrowingPeerBanHelper,
     ClientBlocker,
     Rust,
+    PeerBanHelperRS,
+    LibreTorrent,
     BitComet,
 )

@@ -28,11 +28,11 @@ from sparkle_lite.net import Network, address_bytes, collapse, network_of, parse
 from sparkle_lite.plan import GROWTH_FLOOR, Plan
 from sparkle_lite.reasons import Reason
 from sparkle_lite.rulebook import Published, Rules, compile_rules, single
-from sparkle_lite.wire.dialect import Dialect, Family
+from sparkle_lite.wire.dialect import detect
 
 NOW = 1_800_000_000_000
 HOUR, DAY = 3_600_000, 86_400_000
-PBH = Dialect(Family.PEERBANHELPER, 20)
+PBH = detect("PeerBanHelper/9.5.0")
 VOTE = "untrusted_vote"
 
 

@@ -15,9 +15,9 @@ NAMES = (
 OFFERS = {name: AbilityOffer(900_000, 300_000) for name in NAMES}
 BASE = "https://btn.example/sub"
 
-EARLY = {"submit_peers", "submit_bans", "rules", "reconfigure"}
-MIDDLE = EARLY | {"submit_histories", "exception"}
-LATE = EARLY | {"submit_histories"}
+FIVE = {"submit_peers", "submit_bans", "rules"}
+EARLY = FIVE | {"reconfigure"}
+MIDDLE = EARLY | {"submit_histories"}
 SCRIPT = {"submit_peers", "rules", "reconfigure"}
 ROUTES_20 = {"heartbeat", "ip_query"}
 LISTS_20 = {"submit_bans", "submit_swarm", "rule_peer_identity", "ip_denylist", "ip_allowlist"}
@@ -28,9 +28,14 @@ class Row(NamedTuple):
     """A range of releases: user agents at both ends, who that is, its limits, and the abilities it is offered."""
 
     agents: tuple[str, ...]
-    dialect: Dialect
+    family: Family
+    protocol: int
     limits: tuple[int, int]
     abilities: set[str]
+
+    @property
+    def dialect(self) -> Dialect:
+        return detect(self.agents[0])
 
 
 def pbh(*releases: str, tail: str) -> tuple[str, ...]:
@@ -39,55 +44,69 @@ def pbh(*releases: str, tail: str) -> tuple[str, ...]:
 
 SYSTEM = "(docker; Linux,6.1.0-13-amd64,Debian GNU/Linux 12 (bookworm) build 1)"
 PBH = Family.PEERBANHELPER
+PBH_9_1, PBH_9_5 = detect("PeerBanHelper/9.1.5"), detect("PeerBanHelper/9.5.0")
 ROWS = (
-    Row(pbh("3.2.0", "4.0.2", tail="BTN-Protocol/0.0.0-dev"), Dialect(PBH, 3), (3, 3), EARLY),
-    Row(pbh("4.0.3", "4.0.5", tail="BTN-Protocol/0.0.0-dev"), Dialect(PBH, 4), (3, 3), EARLY),
-    Row(pbh("4.0.6", "4.4.2", "5.0.5", tail="BTN-Protocol/0.0.0-dev"), Dialect(PBH, 5), (3, 3), EARLY),
-    Row(pbh("5.0.6", "5.1.0", tail="BTN-Protocol/0.0.0-dev"), Dialect(PBH, 6), (3, 3), EARLY),
-    Row(pbh("6.0.0-RC1", "6.4.8", tail="BTN-Protocol/0.0.1"), Dialect(PBH, 7), (3, 99), EARLY),
-    Row(pbh("7.0.0-beta1", "7.1.5", tail="BTN-Protocol/0.0.2"), Dialect(PBH, 8), (3, 99), MIDDLE),
+    Row(pbh("3.2.0", "4.0.2", tail="BTN-Protocol/0.0.0-dev"), PBH, 3, (3, 3), EARLY),
+    Row(pbh("4.0.3", "4.0.5", tail="BTN-Protocol/0.0.0-dev"), PBH, 4, (3, 3), EARLY),
+    Row(pbh("4.0.6", "4.4.2", tail="BTN-Protocol/0.0.0-dev"), PBH, 5, (3, 3), EARLY),
+    Row(pbh("5.0.0", "5.0.5", tail="BTN-Protocol/0.0.0-dev"), PBH, 5, (3, 3), FIVE),
+    Row(pbh("5.0.6", "5.1.0", tail="BTN-Protocol/0.0.0-dev"), PBH, 6, (3, 3), FIVE),
+    Row(pbh("6.0.0-RC1", "6.4.8", tail="BTN-Protocol/0.0.1"), PBH, 7, (3, 99), EARLY),
+    Row(pbh("7.0.0-beta1", "7.1.5", tail="BTN-Protocol/0.0.2"), PBH, 8, (3, 99), MIDDLE),
     Row(
         pbh("7.2.0", "7.3.2", tail=f"{SYSTEM} BTN-Protocol/0.0.3 BTN-Protocol-Version/8"),
-        Dialect(PBH, 8), (3, 99), MIDDLE,
+        PBH, 8, (3, 99), MIDDLE,
     ),
     Row(
         pbh("7.3.3", "7.4.15", tail=f"{SYSTEM} BTN-Protocol/0.0.3 BTN-Protocol-Version/10"),
-        Dialect(PBH, 10), (3, 99), MIDDLE,
+        PBH, 10, (3, 99), MIDDLE,
     ),
     Row(
         pbh("8.0.0-beta1", "8.0.7", tail=f"{SYSTEM} BTN-Protocol/0.1.0 BTN-Protocol-Version/11"),
-        Dialect(PBH, 11), (3, 99), MIDDLE,
+        PBH, 11, (3, 99), MIDDLE,
     ),
     Row(
         pbh("8.0.8", "9.0.10", tail=f"{SYSTEM} BTN-Protocol/2.0.0 BTN-Protocol-Version/12"),
-        Dialect(PBH, 12), (3, 99), MIDDLE,
+        PBH, 12, (3, 99), MIDDLE,
     ),
     Row(
         pbh("9.1.0", "9.1.5", tail=f"{SYSTEM} BTN-Protocol/2.0.1 BTN-Protocol-Version/13"),
-        Dialect(PBH, 13), (3, 99), MIDDLE,
+        PBH, 13, (3, 99), MIDDLE,
     ),
     Row(
         pbh("9.2.0-beta1", "9.5.0", "0.0.0-undefined", tail=f"{SYSTEM} BTN-Protocol/2.0.1 BTN-Protocol-Version/20"),
-        Dialect(PBH, 20), (20, 20), MODERN,
+        PBH, 20, (20, 20), MODERN,
     ),
     Row(
         pbh("10.0.0", tail=f"{SYSTEM} BTN-Protocol/3.0.0 BTN-Protocol-Version/120"),
-        Dialect(PBH, 120), (20, 120), MODERN,
+        PBH, 120, (20, 120), MODERN,
     ),
     Row(
         ("qBittorrent-ClientBlocker/3.8 (linux, amd64) BTN-Protocol/0.0.0-dev",),
-        Dialect(Family.QBCB, 3), (3, 3), MIDDLE,
+        Family.QBCB, 3, (3, 3), MIDDLE | {"exception"},
     ),
     Row(
         ("PeerBanHelper-Rust/0.1.4/BTN-Protocol/2.0.1/20",),
-        Dialect(Family.RUST, 20), (20, 20), LISTS_20 | {"heartbeat"},
+        Family.RUST, 20, (20, 20), LISTS_20 | {"heartbeat"},
     ),
+    Row(("PeerBanHelper-RS", "PeerBanHelper-RS/2.0"), Family.RS, 20, (20, 20), MODERN),
+    Row(
+        ("LibreTorrent/4.1.1 BTN-Protocol/v2.0.1 BTN-Protocol-Version/20", "LibreTorrent/4.2.0"),
+        Family.LIBRETORRENT, 20, (20, 20), LISTS_20 | ROUTES_20,
+    ),
+    Row(
+        ("LibreTorrent/5.0.0 BTN-Protocol/v3.0.0 BTN-Protocol-Version/21",),
+        Family.LIBRETORRENT, 21, (20, 21), LISTS_20 | ROUTES_20,
+    ),
+    Row(("Novel/1.0 BTN-Protocol-Version/20",), Family.UNKNOWN, 20, (20, 20), MODERN),
+    Row(("Novel/2.0 BTN-Protocol-Version/22",), Family.UNKNOWN, 22, (20, 22), MODERN),
+    Row(("Novel/0.1 BTN-Protocol-Version/12",), Family.UNKNOWN, 12, (3, 99), MIDDLE),
     Row(
         tuple(
             f"WindowsPowerShell/5.1.19041.4648 BTNScriptBC/v0.0.1 BTN-Protocol/{version}"
             for version in ("0.0.1", "0.0.0-dev", "7.0.0")
         ),
-        Dialect(Family.BITCOMET, 3), (3, 3), SCRIPT,
+        Family.BITCOMET, 3, (3, 3), SCRIPT,
     ),
 )  # fmt: skip
 
@@ -99,17 +118,65 @@ def take(dialect: Dialect, body: bytes) -> clients.Configured:
         return clients.rust_config(body)
     if dialect.family is Family.BITCOMET:
         return clients.bitcomet_config(body)
+    if dialect.family is Family.LIBRETORRENT:
+        return clients.libretorrent_config(body, dialect.protocol)
     return clients.pbh_config(body, dialect.protocol)
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.agents[0][:30])
 def test_every_release_is_told_by_its_user_agent(row: Row) -> None:
-    assert {detect(agent)[:2] for agent in row.agents} == {row.dialect[:2]}
+    assert {(detect(agent).family, detect(agent).protocol) for agent in row.agents} == {(row.family, row.protocol)}
+    assert len({detect(agent).traits for agent in row.agents}) == 1 or "4.0.2" in row.agents[-1]
 
 
 @pytest.mark.parametrize(("release", "known"), [("4.0.1", True), ("4.0.2", False), ("4.0.5", False), ("4.0.6", True)])
 def test_four_releases_send_the_peers_progress_as_their_own(release: str, known: bool) -> None:
-    assert detect(f"PeerBanHelper/{release} BTN-Protocol/0.0.0-dev").knows_its_progress is known
+    assert detect(f"PeerBanHelper/{release} BTN-Protocol/0.0.0-dev").traits.knows_its_progress is known
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.agents[0][:30])
+def test_exceptions_are_offered_to_qbittorrent_clientblocker_alone(row: Row) -> None:
+    for prefer_legacy in (False, True):
+        names = offered(row.dialect, NAMES, prefer_legacy)
+        assert ("exception" in names) is (row.family is Family.QBCB)
+
+
+def test_offering_exceptions_to_peerbanhelper_switches_it_off() -> None:
+    document = json.loads(config_document(detect("PeerBanHelper/9.1.5"), OFFERS, BASE).body)
+    document["ability"]["exception"] = dict(document["ability"]["rules"])
+    with pytest.raises(clients.ClientRejects, match="version"):
+        clients.pbh_config(json.dumps(document).encode(), 13)
+    document["ability"]["exception"]["version"] = "12345678"
+    with pytest.raises(clients.ClientRejects, match="ClassCastException"):
+        clients.pbh_config(json.dumps(document).encode(), 13)
+
+
+def test_qbittorrent_clientblocker_fetches_rules_and_exceptions_in_one_pass() -> None:
+    dialect = detect("qBittorrent-ClientBlocker/3.8")
+    apart = OFFERS | {"rules": AbilityOffer(900_000, 300_000), "exception": AbilityOffer(600_000, 100_000)}
+    for offers in (apart, apart | {"rules": apart["exception"], "exception": apart["rules"]}):
+        abilities = json.loads(config_document(dialect, offers, BASE).body)["ability"]
+        for name in ("rules", "exception"):
+            assert (abilities[name]["interval"], abilities[name]["random_initial_delay"]) == (600_000, 1)
+        assert abilities["submit_bans"]["random_initial_delay"] == 300_000
+    alone = {name: offer for name, offer in apart.items() if name != "exception"}
+    assert json.loads(config_document(dialect, alone, BASE).body)["ability"]["rules"]["interval"] == 900_000
+
+
+@pytest.mark.parametrize(("operator", "offer"), [(900_000, 180_000), (120_000, 60_000), (30_000, 30_000)])
+def test_the_rust_client_reports_five_times_as_often_as_it_sends_one_page_a_turn(operator: int, offer: int) -> None:
+    offers = OFFERS | dict.fromkeys(("submit_bans", "submit_swarm", "ip_denylist"), AbilityOffer(operator, 1))
+    abilities = json.loads(config_document(detect("PeerBanHelper-Rust/0.1.4"), offers, BASE).body)["ability"]
+    assert [abilities[name]["interval"] for name in ("submit_bans", "submit_swarm", "ip_denylist")] == [
+        offer, offer, operator,
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.agents[0][:30])
+def test_work_is_asked_only_of_who_can_do_it(row: Row) -> None:
+    document = json.loads(config_document(row.dialect, OFFERS, BASE, proof_of_work=["submit_bans"]).body)
+    can = row.family in (PBH, Family.LIBRETORRENT) and row.protocol >= 20
+    assert ("proof_of_work_captcha" in document) is can
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.agents[0][:30])
@@ -117,7 +184,7 @@ def test_every_release_takes_its_document_and_all_of_its_abilities(row: Row) -> 
     document = config_document(row.dialect, OFFERS, BASE)
     taken = take(row.dialect, document.body)
     assert set(taken.abilities) == row.abilities == set(json.loads(document.body)["ability"])
-    assert taken.shape == ("modern" if row.dialect.protocol >= 20 else "legacy")
+    assert taken.shape == ("modern" if row.limits[0] == 20 else "legacy")
     assert versions(row.dialect) == row.limits
 
 
@@ -126,21 +193,21 @@ def test_an_operator_who_prefers_legacy_gets_legacy_shapes_from_peerbanhelper(ro
     document = config_document(row.dialect, OFFERS, BASE, prefer_legacy=True)
     taken = take(row.dialect, document.body)
     is_pbh_20 = row.dialect.family is PBH and row.dialect.protocol >= 20
-    # The Rust client knows no other shapes.
-    assert taken.shape == ("modern" if row.dialect.family is Family.RUST else "legacy")
-    assert set(taken.abilities) == (LATE | ROUTES_20 if is_pbh_20 else row.abilities)
+    # The others of protocol 20 know no other shapes.
+    assert taken.shape == ("modern" if row.limits[0] == 20 and not is_pbh_20 else "legacy")
+    assert set(taken.abilities) == (MIDDLE | ROUTES_20 if is_pbh_20 else row.abilities)
 
 
 @pytest.mark.parametrize("release", ["3.0", "3.0.0", "3.1.4", "2.5.1"])
 def test_peerbanhelper_before_3_2_is_outdated(release: str) -> None:
     dialect = detect(f"PeerBanHelper/{release} BTN-Protocol/0.0.0-dev")
-    assert dialect == Dialect(Family.PEERBANHELPER, 0)
-    assert dialect.outdated
+    assert (dialect.family, dialect.protocol) == (Family.PEERBANHELPER, 0)
+    assert dialect.traits.outdated
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.agents[0][:30])
 def test_no_other_client_is_outdated(row: Row) -> None:
-    assert not row.dialect.outdated
+    assert not row.dialect.traits.outdated
 
 
 @pytest.mark.parametrize(
@@ -149,8 +216,8 @@ def test_no_other_client_is_outdated(row: Row) -> None:
 )
 def test_anybody_else_is_spoken_to_in_the_legacy_shape(agent: str | None) -> None:
     dialect = detect(agent)
-    assert dialect == Dialect(Family.UNKNOWN, 3)
-    assert not dialect.outdated
+    assert (dialect.family, dialect.protocol) == (Family.UNKNOWN, 3)
+    assert not dialect.traits.outdated
     assert versions(dialect) == (3, 99)
     assert set(json.loads(config_document(dialect, OFFERS, BASE).body)["ability"]) == MIDDLE
 
@@ -161,9 +228,13 @@ def test_a_shortened_user_agent_still_tells_the_release(release: str, protocol: 
 
 
 def test_the_restated_version_checks_refuse_the_documents_of_other_releases() -> None:
-    middle = config_document(Dialect(PBH, 13), OFFERS, BASE).body
-    modern = config_document(Dialect(PBH, 20), OFFERS, BASE).body
-    for body, protocol in ((middle, 6), (modern, 13), (config_document(Dialect(PBH, 3), OFFERS, BASE).body, 7)):
+    middle = config_document(PBH_9_1, OFFERS, BASE).body
+    modern = config_document(PBH_9_5, OFFERS, BASE).body
+    for body, protocol in (
+        (middle, 6),
+        (modern, 13),
+        (config_document(detect("PeerBanHelper/3.2.0"), OFFERS, BASE).body, 7),
+    ):
         with pytest.raises(clients.ClientRejects, match="is not for"):
             clients.pbh_config(body, protocol)
     with pytest.raises(clients.ClientRejects, match="mismatch"):
@@ -171,19 +242,18 @@ def test_the_restated_version_checks_refuse_the_documents_of_other_releases() ->
 
 
 def test_endpoints_are_absolute_and_end_in_the_fixed_paths() -> None:
-    body = config_document(Dialect(PBH, 13), OFFERS, BASE + "/").body
+    body = config_document(PBH_9_1, OFFERS, BASE + "/").body
     assert {name: node["endpoint"] for name, node in json.loads(body)["ability"].items()} == {
         "submit_peers": f"{BASE}/ping/peers/submit",
         "submit_bans": f"{BASE}/ping/bans/submit",
         "submit_histories": f"{BASE}/ping/histories/submit",
         "rules": f"{BASE}/ping/rules/retrieve",
-        "exception": f"{BASE}/ping/exception",
         "reconfigure": f"{BASE}/ping/reconfigure",
     }
 
 
 def test_protocol_20_endpoints_are_the_fixed_paths() -> None:
-    abilities = json.loads(config_document(Dialect(PBH, 20), OFFERS, BASE).body)["ability"]
+    abilities = json.loads(config_document(PBH_9_5, OFFERS, BASE).body)["ability"]
     assert {name: node["endpoint"].removeprefix(f"{BASE}/ping/") for name, node in abilities.items()} == {
         "submit_bans": "syncBanHistory",
         "submit_swarm": "syncSwarm",
@@ -199,10 +269,10 @@ def test_protocol_20_endpoints_are_the_fixed_paths() -> None:
 
 
 def test_an_ability_that_is_switched_off_is_not_offered() -> None:
-    some = {name: offer for name, offer in OFFERS.items() if name not in ("exception", "reconfigure")}
-    document = config_document(Dialect(PBH, 13), some, BASE)
-    assert set(take(Dialect(PBH, 13), document.body).abilities) == MIDDLE - {"exception", "reconfigure"}
-    assert offered(Dialect(PBH, 13), some) == ("submit_peers", "submit_bans", "submit_histories", "rules")
+    some = {name: offer for name, offer in OFFERS.items() if name not in ("rules", "reconfigure")}
+    document = config_document(PBH_9_1, some, BASE)
+    assert set(take(PBH_9_1, document.body).abilities) == MIDDLE - {"rules", "reconfigure"}
+    assert offered(PBH_9_1, some) == ("submit_peers", "submit_bans", "submit_histories")
 
 
 def test_with_nothing_switched_on_the_document_is_still_one_that_clients_take() -> None:
@@ -211,7 +281,7 @@ def test_with_nothing_switched_on_the_document_is_still_one_that_clients_take() 
 
 
 def test_btnscriptbc_keeps_the_three_abilities_that_it_can_not_do_without() -> None:
-    dialect = Dialect(Family.BITCOMET, 3)
+    dialect = detect("WindowsPowerShell/5.1 BTNScriptBC/v0.0.1")
     document = config_document(dialect, {"rules": OFFERS["rules"]}, BASE)
     taken = take(dialect, document.body)
     assert taken.abilities["rules"]["interval"] == 900_000
@@ -226,7 +296,7 @@ def test_a_time_that_some_client_could_not_bear_is_brought_into_bounds(value: in
 
 
 def test_the_version_changes_exactly_when_the_document_does() -> None:
-    dialect = Dialect(PBH, 13)
+    dialect = PBH_9_1
     first = config_document(dialect, OFFERS, BASE)
     assert config_document(dialect, dict(reversed(OFFERS.items())), BASE + "/") == first
     assert json.loads(first.body)["ability"]["reconfigure"]["version"] == first.version
@@ -234,12 +304,12 @@ def test_the_version_changes_exactly_when_the_document_does() -> None:
         config_document(dialect, OFFERS | {"rules": AbilityOffer(900_001, 300_000)}, BASE),
         config_document(dialect, OFFERS | {"rules": AbilityOffer(900_000, 300_001)}, BASE),
         config_document(dialect, OFFERS, "https://other.example"),
-        config_document(Dialect(PBH, 20), OFFERS, BASE),
-        config_document(Dialect(PBH, 20), OFFERS, BASE, prefer_legacy=True),
-        config_document(Dialect(PBH, 20), OFFERS, BASE, proof_of_work=["heartbeat"]),
+        config_document(PBH_9_5, OFFERS, BASE),
+        config_document(PBH_9_5, OFFERS, BASE, prefer_legacy=True),
+        config_document(PBH_9_5, OFFERS, BASE, proof_of_work=["heartbeat"]),
     ]
     assert len({first.version, *(document.version for document in others)}) == 7
 
 
 def test_the_version_is_the_same_on_every_machine() -> None:
-    assert config_document(Dialect(PBH, 13), OFFERS, BASE).version == "ab270a0419242c36"
+    assert config_document(PBH_9_1, OFFERS, BASE).version == "e118d53eab5301f0"

@@ -18,6 +18,7 @@ JDK_AGENT = "PeerBanHelper/{} BTN-Protocol/0.0.0-dev"
 NEW_AGENT = "PeerBanHelper/{} (docker; Linux,6.8.0-45-generic,bookworm unknown) BTN-Protocol/{} BTN-Protocol-Version/{}"
 QBCB = "qBittorrent-ClientBlocker/3.8b8 (linux, amd64) BTN-Protocol/0.0.0-dev"
 RUST = "PeerBanHelper-Rust/0.1.4/BTN-Protocol/2.0.1/20"
+LIBRETORRENT = "LibreTorrent/4.1.1 BTN-Protocol/v2.0.1 BTN-Protocol-Version/20"
 BITCOMET = "WindowsPowerShell/5.1.19041.4780 BTNScriptBC/0.1.7 BTN-Protocol/0.0.1"
 PBH_AGENTS = [
     (JDK_AGENT.format("3.2.0"), 3),
@@ -93,7 +94,12 @@ def test_peerbanhelper_can_work_with_its_configuration(server: RunningServer, ag
 
 @pytest.mark.parametrize(
     ("agent", "parse"),
-    [(QBCB, clients.qbcb_config), (RUST, clients.rust_config), (BITCOMET, clients.bitcomet_config)],
+    [
+        (QBCB, clients.qbcb_config),
+        (RUST, clients.rust_config),
+        (BITCOMET, clients.bitcomet_config),
+        (LIBRETORRENT, clients.libretorrent_config),
+    ],
 )
 def test_every_other_client_can_work_with_its_configuration(
     server: RunningServer, agent: str, parse: Callable[[bytes], clients.Configured]
@@ -252,14 +258,21 @@ def test_the_clients_address_is_what_the_trusted_proxy_saw(
 def test_peerbanhelper_can_work_with_the_rules(server: RunningServer, agent: str, protocol: int) -> None:
     answer = server.get("/ping/rules/retrieve?rev=initial", agent=agent)
     assert (answer.status, answer.headers["content-type"]) == (200, "application/json; charset=utf-8")
-    rules = clients.pbh_rules(answer.body, lowers_rule=protocol > 3)
+    rules = clients.pbh_rules(answer.body, lowers_rule=protocol > 3, before_7=protocol < 8)
     assert rules.bans_address("60.220.182.1")
     assert not rules.bans_address("60.220.182.7")
-    assert rules.bans_peer_id("-XL0012-")
     assert rules.bans_name("xunlei 1.0")
-    assert rules.ports == {"odd": [65000]}
-    exempt = clients.pbh_rules(server.get("/ping/exception?rev=initial", agent=agent).body, script=False)
-    assert exempt.bans_address("60.220.182.7")
+    if protocol >= 8:
+        assert rules.bans_peer_id("-XL0012-")
+        assert rules.ports == {"odd": [65000]}
+
+
+def test_a_document_from_before_the_cure_is_replaced_at_the_next_request(server: RunningServer) -> None:
+    old, new = "PeerBanHelper/6.4.8 BTN-Protocol/0.0.1", "PeerBanHelper/7.1.5 BTN-Protocol/0.0.2"
+    cached = server.get("/ping/rules/retrieve?rev=initial", agent=new).json()["version"]
+    answer = server.get(f"/ping/rules/retrieve?rev={cached}", agent=old)
+    assert answer.status == 200
+    assert answer.json()["port"] == {}
 
 
 @pytest.mark.parametrize(

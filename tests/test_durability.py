@@ -24,7 +24,7 @@ from server import RunningServer, catalogue, count, opened, rows, segment_file, 
 from sparkle_lite import config
 from sparkle_lite.db import segments
 from sparkle_lite.runtime import Runtime
-from sparkle_lite.wire.dialect import Dialect, Family
+from sparkle_lite.wire.dialect import detect
 
 TORRENT = "52fa13494a4571a951b46b1a04be19ab9d8089c3d3761956c99f5435e6f2c8ad"
 # Segments that a short test fills, so that everything below also happens while they are rolled and indexed.
@@ -330,7 +330,7 @@ async def opened_runtime(folder: Path, *, jobs: bool = True) -> AsyncIterator[Ru
 
 
 async def submit(runtime: Runtime, *numbers: int) -> None:
-    dialect = Dialect(Family.PEERBANHELPER, 20)
+    dialect = detect("PeerBanHelper/9.5.0")
     bodies = [json.dumps(body_of(number)).encode() for number in numbers]
     await asyncio.gather(*(runtime.ingest.submit(1, b"\1\2\3\4", body, "", dialect) for body in bodies))
 

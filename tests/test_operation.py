@@ -22,11 +22,11 @@ import sparkle_lite.runtime
 from sparkle_lite import config
 from sparkle_lite.db import segments
 from sparkle_lite.runtime import Runtime
-from sparkle_lite.wire.dialect import Dialect, Family
+from sparkle_lite.wire.dialect import detect
 
 TORRENT = "52fa13494a4571a951b46b1a04be19ab9d8089c3d3761956c99f5435e6f2c8ad"
 DAY = 86_400_000
-PBH = Dialect(Family.PEERBANHELPER, 20)
+PBH = detect("PeerBanHelper/9.5.0")
 
 
 def peers(at: int, *addresses: str, torrent: str = TORRENT, **more: Any) -> dict[str, Any]:

@@ -15,18 +15,22 @@ from sparkle_lite.config import RuleEntry
 from sparkle_lite.errors import Problem
 from sparkle_lite.net import Network, address_bytes, network_of, parse_network
 from sparkle_lite.rulebook import BadRulesError, Guard, Listing, Published, Rules, compile_rules, publish
-from sparkle_lite.wire.dialect import Dialect, Family
+from sparkle_lite.wire.dialect import Dialect, Family, detect
 from sparkle_lite.wire.documents import Listed, address_lines, deny_text
 from sparkle_lite.wire.matchers import Matcher, MatcherError, category_matches, parse
 
-PBH = Dialect(Family.PEERBANHELPER, 13)
-PBH_3 = Dialect(Family.PEERBANHELPER, 3)
-PBH_20 = Dialect(Family.PEERBANHELPER, 20)
-QBCB = Dialect(Family.QBCB, 3)
-RUST = Dialect(Family.RUST, 20)
-BITCOMET = Dialect(Family.BITCOMET, 3)
-UNKNOWN = Dialect(Family.UNKNOWN, 3)
-EVERYBODY = (PBH, PBH_3, PBH_20, QBCB, RUST, BITCOMET, UNKNOWN)
+PBH = detect("PeerBanHelper/9.1.5")
+PBH_3 = detect("PeerBanHelper/3.2.0")
+PBH_6 = detect("PeerBanHelper/6.4.8")
+PBH_20 = detect("PeerBanHelper/9.5.0")
+QBCB = detect("qBittorrent-ClientBlocker/3.8")
+RUST = detect("PeerBanHelper-Rust/0.1.4")
+RS = detect("PeerBanHelper-RS")
+LIBRETORRENT = detect("LibreTorrent/4.1.1 BTN-Protocol/v2.0.1 BTN-Protocol-Version/20")
+BITCOMET = detect("WindowsPowerShell/5.1 BTNScriptBC/v0.0.1")
+UNKNOWN = detect(None)
+EVERYBODY = (PBH, PBH_3, PBH_6, PBH_20, QBCB, RUST, RS, LIBRETORRENT, BITCOMET, UNKNOWN)
+OLD = (PBH_3, PBH_6)
 NOW = 1_800_000_000_000
 
 
@@ -47,7 +51,9 @@ def read(dialect: Dialect, body: bytes) -> clients.Ruleset:
         return clients.rust_rules(body)
     if dialect.family is Family.BITCOMET:
         return clients.bitcomet_rules(body)
-    return clients.pbh_rules(body, lowers_rule=dialect.protocol != 3 or dialect.family is Family.UNKNOWN)
+    if dialect.family in (Family.LIBRETORRENT, Family.UNKNOWN):
+        return clients.method_rules(body)
+    return clients.pbh_rules(body, lowers_rule=dialect is not PBH_3, before_7=dialect in OLD)
 
 
 def rules_of(document: Published, dialect: Dialect) -> clients.Ruleset:
@@ -87,8 +93,10 @@ def test_every_client_parses_the_rules_and_bans_what_they_say(dialect: Dialect) 
     assert not rules.bans_address("203.0.112.255")
     if dialect.family is Family.BITCOMET:
         return
-    assert rules.ports == {"bad-port": ["6881", "12345"] if dialect.family is Family.QBCB else [6881, 12345]}
-    assert rules.bans_peer_id("-hp0001-")
+    if dialect not in OLD:
+        assert rules.bans_peer_id("-hp0001-")
+    if dialect is not LIBRETORRENT and dialect not in OLD:
+        assert rules.ports == {"bad-port": ["6881", "12345"] if dialect.family is Family.QBCB else [6881, 12345]}
     assert rules.bans_name("XM/Torrent 3")
     assert rules.bans_name("a xunlei thing")
     assert not rules.bans_name("qBittorrent/4.6.0")
@@ -106,15 +114,86 @@ def test_every_client_parses_documents_without_any_rule(dialect: Dialect) -> Non
     rules_of(nothing, dialect)
     if dialect.family is not Family.BITCOMET:
         assert read(dialect, nothing.rule_peer_identity(dialect).body).networks == {}
-    if dialect.family in (Family.PEERBANHELPER, Family.UNKNOWN):
-        clients.pbh_rules(nothing.exception(dialect).body, script=False)
-    elif dialect.family is Family.QBCB:
+    if dialect.family is Family.QBCB:
         clients.qbcb_rules(nothing.exception(dialect).body)
 
 
 def test_btnscriptbc_is_given_an_address_of_nobody_when_there_is_none() -> None:
     assert json.loads(published().rules(BITCOMET).body)["ip"] == {"none": ["192.0.2.1"]}
     assert json.loads(published().rules(PBH).body)["ip"] == {}
+
+
+@pytest.mark.parametrize("dialect", OLD)
+def test_peerbanhelper_before_7_is_given_no_port_and_no_peer_id_and_a_version_of_its_own(dialect: Dialect) -> None:
+    document = published(entry("port", 6881), entry("peer_id", "-XL"), entry("client_name", "xunlei"))
+    served = json.loads(document.rules(dialect).body)
+    assert (served["port"], served["peer_id"]) == ({}, {})
+    assert rules_of(document, dialect).bans_name("Xunlei")
+    # What it has cached from a server that knew no better is replaced, whether or not there is such a rule.
+    for rules in (document, published(entry("client_name", "xunlei"))):
+        assert rules.rules(dialect).version not in {rules.rules(other).version for other in (PBH, QBCB, UNKNOWN)}
+    assert rules_of(document, PBH).ports == {"test": [6881]}
+
+
+def test_what_libretorrent_reads_bans_none_whom_an_exception_names() -> None:
+    document = published(
+        entry("client_name", "thunder", {"method": "REGEX", "content": "Evil.*"}),
+        entry("peer_id", "-XL"),
+        exceptions=(entry("client_name", {"method": "STARTS_WITH", "content": "Thunderbird"}),),
+    )
+    for dialect in (LIBRETORRENT, UNKNOWN, detect("Novel/1 BTN-Protocol-Version/20")):
+        body = document.rule_peer_identity(dialect).body
+        rules = read(dialect, body)
+        assert not rules.bans_name("Thunderbird 3")
+        assert rules.bans_peer_id("-XL0001-")
+        assert not any(word in body for word in (b"hit", b"miss", b'\\"if'))
+    rules = read(
+        LIBRETORRENT, published(entry("client_name", {"method": "REGEX", "content": "Evil.*"})).rules(UNKNOWN).body
+    )
+    assert (rules.bans_name("Evil 3"), rules.bans_name("evil 3"), rules.bans_name("not Evil 3")) == (True, False, False)
+
+
+# What Java's expressions mean in ASCII, .NET takes for Unicode, and its end of a text for the end of a line.
+@pytest.mark.parametrize(
+    ("pattern", "banned", "spared"),
+    [
+        (r"\w+", "abc_9", "abcé"),
+        (r"\d\D", "1x", "٣x"),
+        (r"a\sb", "a\tb", "a\u2003b"),
+        (r"a\Sb", "a\u2003b", "a b"),
+        (r"[\w.]+", "a.b", "é.b"),
+        (r"[\d-]+", "1-2", "٣-2"),
+        (r"[^\s]+", "a\u2003b", "a b"),
+        (r"a.b", "a-b", "a\rb"),
+        (r"x\b.+", "xé", "xy"),
+        (r"abc$", "abc", "abcd"),
+    ],
+)
+@pytest.mark.parametrize("dialect", [QBCB, LIBRETORRENT])
+def test_an_expression_means_the_same_in_another_dialect(
+    dialect: Dialect, pattern: str, banned: str, spared: str
+) -> None:
+    rules = rules_of(published(entry("client_name", {"method": "REGEX", "content": pattern})), dialect)
+    assert rules.bans_name(banned)
+    assert not rules.bans_name(spared)
+    assert not rules.bans_name(banned + "\n")
+
+
+@settings(deadline=None)
+@given(
+    st.from_regex(r"(\\[dws]|\[\^?[a\\dw.-]{1,4}\]|[ab.1]|\(a\|b\)){1,4}[*+?]?", fullmatch=True),
+    st.lists(st.text("aAb1_- é٣\r\n", max_size=5), min_size=8, max_size=8),
+)
+def test_an_expression_that_is_told_at_all_matches_what_java_matches(pattern: str, names: list[str]) -> None:
+    try:
+        matcher = parse({"method": "REGEX", "content": pattern})
+    except MatcherError:
+        return
+    written = matcher.expression()
+    if written is not None:
+        rules = read(QBCB, published(entry("client_name", {"method": "REGEX", "content": pattern})).rules(QBCB).body)
+        for name in names:
+            assert rules.bans_name(name) is bool(matcher.matches(name)), (pattern, written, name)
 
 
 def test_categories_that_differ_in_case_only_are_one_for_btnscriptbc() -> None:
@@ -128,9 +207,9 @@ def test_categories_that_differ_in_case_only_are_one_for_btnscriptbc() -> None:
 def test_scripts_go_to_peerbanhelper_alone() -> None:
     document = published(entry("script", "one()", "two()", category="s"))
     assert rules_of(document, PBH).scripts == {"s": "one()", "s 2": "two()"}
-    for dialect in (QBCB, RUST, BITCOMET):
+    for dialect in (QBCB, RUST, LIBRETORRENT, BITCOMET, UNKNOWN):
         assert json.loads(document.rules(dialect).body)["script"] == {}
-    assert "script" not in json.loads(document.exception(PBH).body)
+    assert "script" not in json.loads(document.exception(QBCB).body)
 
 
 def test_the_clients_differ_so_much_that_none_takes_the_documents_of_another() -> None:
@@ -188,10 +267,11 @@ def test_rules_of_one_category_are_joined_and_addresses_collapsed() -> None:
 
 
 def test_old_peerbanhelper_gets_its_rules_in_lower_case() -> None:
-    document = published(entry("client_name", "XunLei"), entry("peer_id", {"method": "REGEX", "content": "-[A-Z]L.*"}))
+    document = published(entry("client_name", "XunLei", {"method": "REGEX", "content": "[A-Z]L.*"}))
     old = rules_of(document, PBH_3)
     assert old.bans_name("Xunlei 7")
-    assert old.bans_peer_id("-XL0012-")
+    assert old.bans_name("XL 0012")
+    assert not old.bans_name("xl 0012")
     assert b"XunLei" in document.rules(PBH).body
 
 
@@ -251,8 +331,7 @@ def test_an_excepted_network_is_cut_out_and_not_held() -> None:
     )
     assert json.loads(document.rules(PBH).body)["ip"] == {"test": ["6.6.6.6", "203.0.113.0/25"]}
     assert document.held == ()
-    exceptions = clients.pbh_rules(document.exception(PBH).body, script=False)
-    assert exceptions.bans_address("203.0.113.200")
+    assert clients.qbcb_rules(document.exception(QBCB).body).bans_address("203.0.113.200")
 
 
 def test_it_is_known_whether_an_address_is_banned() -> None:
@@ -284,11 +363,11 @@ def test_an_excepted_name_is_banned_by_nobody(dialect: Dialect) -> None:
         "Thunderbird 3"
     )
     assert excepted or not rules.bans_name("Thunderbird 3")
-    if dialect.family is Family.RUST:
+    if dialect in (RUST, LIBRETORRENT, UNKNOWN):
         assert rules.client_name == {}
-    elif dialect.family is not Family.BITCOMET:
+    elif dialect is not BITCOMET:
         assert rules.bans_name("evil thunder")
-    if dialect.family is not Family.BITCOMET:
+    if dialect is not BITCOMET and dialect not in OLD:
         assert rules.bans_peer_id("-XL0012-")
 
 
@@ -618,10 +697,10 @@ def test_any_expression_is_either_refused_or_can_be_used(pattern: str) -> None:
         ({"method": "REGEX", "content": "a*+b"}, None),
         ({"method": "REGEX", "content": "[a[b]]"}, None),
         ({"method": "REGEX", "content": r"\p{Alpha}"}, None),
-        ({"method": "REGEX", "content": "a|b"}, "^(?-i:a|b)$"),
+        ({"method": "REGEX", "content": "a|b"}, r"^(?-i:a|b)\z"),
         ({"method": "STARTS_WITH", "content": "a.b/c-d(["}, r"^a\.b/c-d\(\["),
-        ({"method": "ENDS_WITH", "content": "x"}, "x$"),
-        ({"method": "EQUALS", "content": ""}, "^$"),
+        ({"method": "ENDS_WITH", "content": "x"}, r"x\z"),
+        ({"method": "EQUALS", "content": ""}, r"^\z"),
         ({"method": "LENGTH", "min": 1, "max": 2}, None),
         ({"method": "CONTAINS", "content": "x", "hit": "FALSE"}, None),
         ({"method": "CONTAINS", "content": "x", "miss": "TRUE"}, None),
@@ -630,7 +709,7 @@ def test_any_expression_is_either_refused_or_can_be_used(pattern: str) -> None:
     ids=str,
 )
 def test_qbcb_gets_an_anchored_expression_or_nothing(rule: dict[str, Any], text: str | None) -> None:
-    written = parse(rule).qbcb()
+    written = parse(rule).expression()
     assert (written and json.loads(written)) == (text and {"method": "REGEX", "content": text})
 
 
@@ -646,7 +725,7 @@ def test_qbcb_gets_an_anchored_expression_or_nothing(rule: dict[str, Any], text:
     ids=str,
 )
 def test_the_rust_client_gets_a_substring_or_nothing(rule: dict[str, Any], text: str | None) -> None:
-    assert parse(rule).rust() == text
+    assert parse(rule).substring() == text
 
 
 # --- Decisions beside the configuration -------------------------------------------------------------------------------
@@ -682,7 +761,7 @@ def test_decisions_are_published_beside_the_configuration_each_with_its_own_reas
         ("9.9.9.8/32", "[votes] a"),
         ("9.9.9.9/32", "[votes] b"),
     ]
-    assert document.ip_allowlist.body == b"# [admin] pardoned\n8.8.8.8\n"
+    assert document.ip_allowlist.body == b"#[admin] pardoned\n8.8.8.8\n"
     assert document.listed(address_bytes("1.2.3.0")) == ("test", "votes")
     assert document.excepted(address_bytes("8.8.8.8")) == ("admin",)
 

@@ -33,7 +33,7 @@ from sparkle_lite.http.requests import (
 from sparkle_lite.runtime import Runtime
 from sparkle_lite.wire import answers
 from sparkle_lite.wire.credentials import present
-from sparkle_lite.wire.dialect import AbilityOffer, ConfigDocument, Dialect, config_document, detect, solves
+from sparkle_lite.wire.dialect import AbilityOffer, ConfigDocument, Dialect, config_document, detect
 from sparkle_lite.wire.documents import Document
 
 # Documents kept ready: one for each dialect and each URL under which the server is reached.
@@ -159,7 +159,7 @@ class Btn:
 
     def _require_proof(self, scope: Scope, caller: Caller, ability: str) -> None:
         btn = self._runtime.config.btn
-        if ability in btn.proof_of_work.abilities and solves(caller.dialect, btn.prefer_legacy):
+        if ability in btn.proof_of_work.abilities and caller.dialect.spoken(btn.prefer_legacy).solves:
             number, solution = header(scope, b"x-btn-powid"), header(scope, b"x-btn-powsolution")
             self._runtime.proof_of_work.verify(caller.userapp.id, ability, number, solution)
 
@@ -180,7 +180,7 @@ class Btn:
 
     def _config_document(self, scope: Scope, dialect: Dialect) -> ConfigDocument:
         config = self._runtime.config
-        if dialect.outdated:
+        if dialect.traits.outdated:
             raise SparkleError(
                 "forbidden",
                 "This PeerBanHelper is too old for this server; please update to version 3.2 or later.",

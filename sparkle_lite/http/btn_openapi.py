@@ -124,7 +124,7 @@ _IDENTITIES = {
     "script": {},
 }
 _RULES = {**_IDENTITIES, "version": _REV, "ip": {"untrusted_vote": ["203.0.113.57", "2001:db8::/64"]}}
-_LIST = "# [untrusted_vote] 4 people saw it cheat about its progress on 3 torrents\n203.0.113.57\n"
+_LIST = "#[untrusted_vote] 4 people saw it cheat about its progress on 3 torrents\n203.0.113.57\n"
 _IP_QUERY = {
     "color": "gray",
     "labels": ["Seen / 有记录"],

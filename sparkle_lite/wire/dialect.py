@@ -1,6 +1,7 @@
 """Who asks, told from the User-Agent, and the configuration document that this client understands.
 
-The table `_ABILITIES` is the whole offer: one line per ability and address. A client's parser fails on anything
+One table says all that differs between the client programs: a row for each (`_FAMILIES` and the constants before it),
+from which offers, rule documents and the meaning of what is submitted are derived. A client's parser fails on anything
 unexpected (PeerBanHelper drops the whole configuration over one missing or null sub-field, qBittorrent-ClientBlocker
 over one value that is no uint32), so every ability carries interval, endpoint and random_initial_delay, numbers are
 plain positive integers, and nothing is ever null.
@@ -9,8 +10,10 @@ plain positive integers, and nothing is ever null.
 import hashlib
 import re
 from collections.abc import Collection, Mapping
-from enum import Flag, StrEnum, auto
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
 from functools import lru_cache
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import msgspec
@@ -22,56 +25,293 @@ class Family(StrEnum):
     PEERBANHELPER = "peerbanhelper"
     QBCB = "qbittorrent-clientblocker"
     RUST = "peerbanhelper-rust"
+    RS = "peerbanhelper-rs"
+    LIBRETORRENT = "libretorrentee"
     BITCOMET = "btnscriptbc"
     UNKNOWN = "unknown"
+
+
+class Shape(StrEnum):
+    """Which of two sets of abilities and bodies a client uses; `min_protocol_version` chooses for PeerBanHelper."""
+
+    LEGACY = "legacy"
+    MODERN = "modern"
+
+
+class Texts(StrEnum):
+    """How a client reads the texts of peer id and client name rules."""
+
+    # PeerBanHelper's grammar: hit, miss and if; expressions match the whole text.
+    OBJECTS = "objects"
+    # The same; releases before 3.3.6 lower-case only the peer's side of a comparison.
+    OBJECTS_LOWER = "objects, lower case"
+    # Objects whose hit, miss and if are not read, compared case-sensitively; only an expression ignores case, and it
+    # matches any part.
+    EXPRESSIONS = "expressions"
+    # Objects of which only method and content are read; an expression matches any part in any case.
+    METHODS = "methods"
+    # The whole text is one substring.
+    SUBSTRINGS = "substrings"
+    UNREAD = "unread"
+
+
+class Exceptions(StrEnum):
+    """How a client is kept from banning a peer that an exception names by its peer id or client name.
+
+    Addresses need no telling: they are holes in the networks of every client's rules.
+    """
+
+    # It reads the exception document.
+    DOCUMENT = "document"
+    # An exclusion stands in front of every category.
+    EXCLUSIONS = "exclusions"
+    # It can't be told, so it gets no rules of that kind while there is an exception.
+    UNTOLD = "untold"
+
+
+class Ports(StrEnum):
+    """How a client reads port rules; what is of the other type rejects a document."""
+
+    NUMBERS = "numbers"
+    STRINGS = "strings"
+    UNREAD = "unread"
+
+
+class Addresses(StrEnum):
+    """How a client reads the addresses of a JSON document."""
+
+    PLAIN = "plain"
+    # A single IPv6 address is compared as text, which a peer may spell differently: it needs a prefix length.
+    PREFIXED = "prefixed"
+    # The list may not be empty, nor two categories differ by their case only.
+    NEVER_EMPTY = "never empty"
+
+
+class Reading(NamedTuple):
+    """How a client reads rule documents: all who read alike share one document, told apart by `variant`."""
+
+    variant: str
+    texts: Texts = Texts.OBJECTS
+    peer_ids: bool = True
+    ports: Ports = Ports.NUMBERS
+    addresses: Addresses = Addresses.PLAIN
+    exceptions: Exceptions = Exceptions.EXCLUSIONS
+    scripts: bool = False
+
+
+_LEGACY = frozenset({"submit_peers", "submit_bans", "submit_histories", "rules", "reconfigure"})
+_LISTS = frozenset({"submit_bans", "submit_swarm", "rule_peer_identity", "ip_denylist", "ip_allowlist"})
+_QUERIES = frozenset({"heartbeat", "ip_query"})
+_READS_PBH = Reading("pbh", scripts=True)
+# PeerBanHelper before 7.0.0 hands the peer's id to the matcher of ports, which throws, and then no rule applies at all;
+# its rules by peer id look at the client's name.
+_READS_PBH_OLD = _READS_PBH._replace(variant="pbh-before-7", peer_ids=False, ports=Ports.UNREAD)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True, slots=True)
+class Traits:
+    """One row of the table: what a client program can be told, and what that which it sends means.
+
+    `limits` are min_protocol_version and max_protocol_version. `intervals` divides the operator's interval of an
+    ability, `at_once` names the abilities that are offered without a random delay and with the smallest of their
+    intervals. `needs` can't be switched off. `legacy` is the row for an operator who prefers the old shapes.
+
+    Of what is sent: `offsets_add` says that a swarm's total is traffic plus offset; with everybody else the traffic
+    already is the total. `knows_its_progress` is False where `downloader_progress` is the peer's.
+    `unchanged_rows_are_sightings` is False where a list of peers is never emptied: a row like the one before says
+    nothing. `ban_time_is_last_sight`: `ban_at` moves for as long as the banned peer keeps coming.
+    `first_seen_is_now`: a history's `first_time_seen` is the time of sending. `identifiers_big_endian`: a torrent's
+    identifier has its salt's bytes turned round.
+    """
+
+    family: Family
+    name: str
+    shape: Shape
+    limits: tuple[int, int]
+    abilities: frozenset[str]
+    reads: Reading
+    solves: bool = False
+    intervals: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
+    at_once: frozenset[str] = frozenset()
+    needs: frozenset[str] = frozenset()
+    legacy: "Traits | None" = None
+    outdated: bool = False
+    offsets_add: bool = False
+    knows_its_progress: bool = True
+    unchanged_rows_are_sightings: bool = True
+    ban_time_is_last_sight: bool = False
+    first_seen_is_now: bool = False
+    identifiers_big_endian: bool = False
+
+
+# --- The table --------------------------------------------------------------------------------------------------------
+
+# No PeerBanHelper is ever offered `exception`: from 7.0.0 to 9.1.5 it builds another ability from it and switches all
+# of BTN off, the others don't know it. An exception reaches it as an exclusion and as holes in the addresses.
+_PBH_7 = Traits(
+    family=Family.PEERBANHELPER,
+    name="PeerBanHelper 7.0.0 to 9.1.5",
+    shape=Shape.LEGACY,
+    limits=(3, 99),
+    abilities=_LEGACY,
+    reads=_READS_PBH,
+)
+_PBH_6 = replace(
+    _PBH_7, name="PeerBanHelper 6.0.0 to 6.4.8", abilities=_LEGACY - {"submit_histories"}, reads=_READS_PBH_OLD
+)
+# Up to 5.1.0 the maximum is checked the wrong way round: it may be no larger than the client's own number.
+_PBH_4 = replace(_PBH_6, name="PeerBanHelper 4.0.6 to 4.4.2", limits=(3, 3))
+# Each change of the version makes these start all their tasks once more and stop none.
+_PBH_5 = replace(_PBH_4, name="PeerBanHelper 5.0.0 to 5.1.0", abilities=_PBH_4.abilities - {"reconfigure"})
+_PBH_4_0_3 = replace(_PBH_4, name="PeerBanHelper 4.0.3 to 4.0.5", knows_its_progress=False)
+_PBH_3 = replace(
+    _PBH_4,
+    name="PeerBanHelper 3.2.0 to 4.0.1",
+    reads=_READS_PBH_OLD._replace(variant="pbh-before-4.0.3", texts=Texts.OBJECTS_LOWER),
+)
+_PBH_4_0_2 = replace(_PBH_3, name="PeerBanHelper 4.0.2", knows_its_progress=False)
+_PBH_2 = replace(_PBH_3, name="PeerBanHelper before 3.2.0", outdated=True)
+_PBH_9_2 = replace(
+    _PBH_7,
+    name="PeerBanHelper 9.2.0 or newer",
+    shape=Shape.MODERN,
+    limits=(20, 20),
+    abilities=_LISTS | _QUERIES | {"reconfigure"},
+    solves=True,
+    legacy=replace(_PBH_7, name="PeerBanHelper 9.2.0 or newer", abilities=_LEGACY | _QUERIES),
+)
+_QBCB = Traits(
+    family=Family.QBCB,
+    name="qBittorrent-ClientBlocker",
+    shape=Shape.LEGACY,
+    limits=(3, 3),
+    abilities=_LEGACY | {"exception"},
+    reads=Reading(
+        "qbcb",
+        texts=Texts.EXPRESSIONS,
+        ports=Ports.STRINGS,
+        addresses=Addresses.PREFIXED,
+        exceptions=Exceptions.DOCUMENT,
+    ),
+    # A peer that rules ban before the exceptions have come stays banned for a day.
+    at_once=frozenset({"rules", "exception"}),
+    unchanged_rows_are_sightings=False,
+    ban_time_is_last_sight=True,
+    first_seen_is_now=True,
+    identifiers_big_endian=True,
+)
+_RUST = Traits(
+    family=Family.RUST,
+    name="PeerBanHelper-Rust",
+    shape=Shape.MODERN,
+    limits=(20, 20),
+    abilities=_LISTS | {"heartbeat"},
+    reads=Reading("rust", texts=Texts.SUBSTRINGS, exceptions=Exceptions.UNTOLD),
+    # It sends one page at each interval, and has its whole history to send.
+    intervals=MappingProxyType({"submit_bans": 5, "submit_swarm": 5}),
+    offsets_add=True,
+)
+_RS = replace(_PBH_9_2, family=Family.RS, name="PeerBanHelper-RS", solves=False, legacy=None)
+_CAUTIOUS = Reading("plain", texts=Texts.METHODS, exceptions=Exceptions.UNTOLD)
+_LIBRETORRENT = Traits(
+    family=Family.LIBRETORRENT,
+    name="LibreTorrentEE",
+    shape=Shape.MODERN,
+    limits=(20, 20),
+    abilities=_LISTS | _QUERIES,
+    reads=_CAUTIOUS._replace(variant="libretorrent", ports=Ports.UNREAD),
+    solves=True,
+    offsets_add=True,
+)
+_BITCOMET = Traits(
+    family=Family.BITCOMET,
+    name="BTNScriptBC",
+    shape=Shape.LEGACY,
+    limits=(3, 3),
+    abilities=frozenset({"submit_peers", "rules", "reconfigure"}),
+    reads=Reading(
+        "bc",
+        texts=Texts.UNREAD,
+        ports=Ports.UNREAD,
+        addresses=Addresses.NEVER_EMPTY,
+        exceptions=Exceptions.UNTOLD,
+    ),
+    # It reads these without looking whether they are there.
+    needs=frozenset({"submit_peers", "rules", "reconfigure"}),
+)
+# A program that nobody knows gets texts that can't be misread into banning whom an exclusion protects.
+_UNKNOWN = Traits(
+    family=Family.UNKNOWN,
+    name="other programs",
+    shape=Shape.LEGACY,
+    limits=(3, 99),
+    abilities=_LEGACY,
+    reads=_CAUTIOUS,
+)
+_UNKNOWN_20 = replace(_UNKNOWN, shape=Shape.MODERN, limits=(20, 20), abilities=_LISTS | _QUERIES | {"reconfigure"})
+
+FAMILIES = (
+    *(_PBH_9_2, _PBH_7, _PBH_6, _PBH_5, _PBH_4, _PBH_4_0_3, _PBH_4_0_2, _PBH_3),
+    *(_QBCB, _RUST, _RS, _LIBRETORRENT, _BITCOMET, _UNKNOWN_20, _UNKNOWN),
+)
+"""Every row of clients that are served, newest PeerBanHelper first."""
+
+READINGS = tuple(dict.fromkeys(row.reads for row in FAMILIES))
+"""Every way in which rule documents are read."""
 
 
 class Dialect(NamedTuple):
     """A client program and the protocol implementation number it speaks.
 
-    `protocol` is 3..20 and up for PeerBanHelper, 0 for its releases 3.0 and 3.1, fixed for the other programs.
-    `knows_its_progress` is False for PeerBanHelper 4.0.2 to 4.0.5: their `downloader_progress` is the peer's.
+    `protocol` is 3..20 and up for PeerBanHelper, 0 for its releases 3.0 and 3.1; what the others say or are known for.
     """
 
-    family: Family
+    traits: Traits
     protocol: int
-    knows_its_progress: bool = True
 
     @property
-    def outdated(self) -> bool:
-        """PeerBanHelper before 3.2: another protocol altogether, best answered with 403 and "please update"."""
-        return self.family is Family.PEERBANHELPER and self.protocol < 3
+    def family(self) -> Family:
+        """The program."""
+        return self.traits.family
 
-    @property
-    def reports_swarms(self) -> bool:
-        """Whether most of what it sends are swarms; older clients send snapshots."""
-        return self.protocol >= 20
+    def spoken(self, prefer_legacy: bool) -> Traits:
+        """The row that counts where the operator does or doesn't prefer the old shapes."""
+        return (self.traits.legacy or self.traits) if prefer_legacy else self.traits
 
 
-_FIXED = (
-    (re.compile(r"PeerBanHelper-Rust/"), Dialect(Family.RUST, 20)),
-    (re.compile(r".*BTNScriptBC/", re.DOTALL), Dialect(Family.BITCOMET, 3)),
-    (re.compile(r"qBittorrent-ClientBlocker/"), Dialect(Family.QBCB, 3)),
-)
-_UNKNOWN = Dialect(Family.UNKNOWN, 3)
+# --- Telling who it is ------------------------------------------------------------------------------------------------
+
 _PROTOCOL = re.compile(r"BTN-Protocol-Version/(\d{1,6})(?!\d)")
 _RELEASE = re.compile(r"PeerBanHelper/(\d{1,6})\.(\d{1,6})(?:\.(\d{1,6}))?")
-# PeerBanHelper's first release with each protocol number. Releases from 7.2 on say the number themselves; their rows
-# serve user agents that a proxy cut short.
-_RELEASES = (
-    ((9, 2, 0), 20),
-    ((9, 1, 0), 13),
-    ((8, 0, 8), 12),
-    ((8, 0, 0), 11),
-    ((7, 3, 3), 10),
-    ((7, 0, 0), 8),
-    ((6, 0, 0), 7),
-    ((5, 0, 6), 6),
-    ((4, 0, 6), 5),
-    ((4, 0, 3), 4),
-    ((3, 2, 0), 3),
-    ((0, 0, 1), 0),
+_PBH_AGENT = re.compile(r"PeerBanHelper/")
+# In this order; the number is what a program speaks that says none.
+_NAMED = (
+    (re.compile(r"PeerBanHelper-Rust/"), _RUST, 20),
+    (re.compile(r"PeerBanHelper-RS\b"), _RS, 20),
+    (re.compile(r".*BTNScriptBC/", re.DOTALL), _BITCOMET, 3),
+    (re.compile(r"qBittorrent-ClientBlocker/"), _QBCB, 3),
 )
+_LIBRETORRENT_AGENT = re.compile(r"LibreTorrent/")
+# PeerBanHelper's first release with each protocol number or trait. Releases from 7.2 on say the number themselves;
+# their rows serve user agents that a proxy cut short.
+_RELEASES = (
+    ((9, 2, 0), 20, _PBH_9_2),
+    ((9, 1, 0), 13, _PBH_7),
+    ((8, 0, 8), 12, _PBH_7),
+    ((8, 0, 0), 11, _PBH_7),
+    ((7, 3, 3), 10, _PBH_7),
+    ((7, 0, 0), 8, _PBH_7),
+    ((6, 0, 0), 7, _PBH_6),
+    ((5, 0, 6), 6, _PBH_5),
+    ((5, 0, 0), 5, _PBH_5),
+    ((4, 0, 6), 5, _PBH_4),
+    ((4, 0, 3), 4, _PBH_4_0_3),
+    ((4, 0, 2), 3, _PBH_4_0_2),
+    ((3, 2, 0), 3, _PBH_3),
+    ((0, 0, 1), 0, _PBH_2),
+)
+# Those that say their number, by the smallest of each row.
+_NUMBERS = ((20, _PBH_9_2), (8, _PBH_7), (7, _PBH_6), (6, _PBH_5), (4, _PBH_4), (3, _PBH_3), (0, _PBH_2))
 # The protocol number stands at the end of PeerBanHelper's user agent, behind the name of the operating system.
 _LONGEST_AGENT = 512
 
@@ -79,25 +319,39 @@ _LONGEST_AGENT = 512
 def detect(user_agent: str | None) -> Dialect:
     """The dialect of whoever sent this User-Agent.
 
-    The number in "BTN-Protocol/2.0.1" is decoration and never read. A program nobody knows, or a PeerBanHelper without
-    a release number ("0.0.0-undefined"), counts as unknown and is spoken to in the legacy shape.
+    The number in "BTN-Protocol/2.0.1" is decoration and never read. A program that nobody knows is spoken to by the
+    protocol number that it names, in the legacy shape where it names none of 20 or more; so is a PeerBanHelper without
+    a release number ("0.0.0-undefined") that names none.
     """
     return _detect((user_agent or "")[:_LONGEST_AGENT])
 
 
 @lru_cache(maxsize=1024)
 def _detect(agent: str) -> Dialect:
-    for pattern, dialect in _FIXED:
+    for pattern, traits, protocol in _NAMED:
         if pattern.match(agent):
-            return dialect
-    if number := _PROTOCOL.search(agent):
-        return Dialect(Family.PEERBANHELPER, int(number[1]))
+            return Dialect(traits, protocol)
+    named = _PROTOCOL.search(agent)
+    if _LIBRETORRENT_AGENT.match(agent):
+        return Dialect(_LIBRETORRENT, int(named[1]) if named else 20)
+    if _PBH_AGENT.match(agent):
+        return _peerbanhelper(agent, int(named[1]) if named else None)
+    number = int(named[1]) if named else 3
+    return Dialect(_UNKNOWN_20 if number >= 20 else _UNKNOWN, number)
+
+
+def _peerbanhelper(agent: str, named: int | None) -> Dialect:
+    if named is not None:
+        return next(Dialect(traits, named) for first, traits in _NUMBERS if named >= first)
     if release := _RELEASE.match(agent):
         version = (int(release[1]), int(release[2]), int(release[3] or 0))
-        for first, protocol in _RELEASES:
-            if version >= first:
-                return Dialect(Family.PEERBANHELPER, protocol, not (4, 0, 2) <= version <= (4, 0, 5))
-    return _UNKNOWN
+        for since, protocol, traits in _RELEASES:
+            if version >= since:
+                return Dialect(traits, protocol)
+    return Dialect(_UNKNOWN, 3)
+
+
+# --- What it is offered -----------------------------------------------------------------------------------------------
 
 
 class AbilityOffer(NamedTuple):
@@ -114,80 +368,42 @@ class ConfigDocument(NamedTuple):
     version: str
 
 
-class _Document(Flag):
-    """Which kind of configuration document a client gets; an ability lists the kinds it belongs in."""
-
-    LEGACY = auto()
-    MODERN = auto()
-    ANY = LEGACY | MODERN
-
-
 class _Ability(NamedTuple):
-    """One ability at one address.
-
-    PeerBanHelper knows it from protocol `first` to `last`; `others` are the other programs that do. Text in `extra`
-    is a path below the base URL.
-    """
+    """One ability: its path in either shape, and more sub-fields; text among them is a path below the base URL."""
 
     name: str
-    path: str
-    documents: _Document
-    first: int
-    last: int
-    others: frozenset[Family] = frozenset()
+    legacy: str
+    modern: str = ""
     extra: tuple[tuple[str, bool | str], ...] = ()
 
 
-_ALWAYS = 1 << 30
-_OLD, _NEW, _ANY = _Document.LEGACY, _Document.MODERN, _Document.ANY
-_RUST = frozenset({Family.RUST})
-_SCRIPT = frozenset({Family.BITCOMET})
-_OTHERS = frozenset({Family.QBCB, Family.UNKNOWN})
 # Without multi_if PeerBanHelper sends no credentials and then fails on the answer.
 _MULTI_IF = (("multi_if", True),)
 _WIDGET = (("iframe_endpoint", "/ping/queryIp/widget"),)
 
-# Left out on purpose: submit_hitrate (nobody needs it), `exceptions` (read by nobody), heartbeat for PeerBanHelper
-# before protocol 20 (it sends no credentials there), submit_histories in protocol 20 documents (the same transfers come
-# as submit_swarm), rules for the Rust client beside rule_peer_identity (both share one `rev`).
+# In the order of the document. Left out on purpose: submit_hitrate (nobody needs it), heartbeat for PeerBanHelper
+# before protocol 20 (it sends no credentials there), submit_histories in the modern shape (the same transfers come as
+# submit_swarm), rules for the Rust client beside rule_peer_identity (both share one `rev`).
 _ABILITIES = (
-    _Ability("submit_peers", "/ping/peers/submit", _OLD, 3, _ALWAYS, _OTHERS | _SCRIPT),
-    _Ability("submit_bans", "/ping/bans/submit", _OLD, 3, _ALWAYS, _OTHERS),
-    _Ability("submit_bans", "/ping/syncBanHistory", _NEW, 20, _ALWAYS, _RUST),
-    _Ability("submit_histories", "/ping/histories/submit", _OLD, 8, _ALWAYS, _OTHERS),
-    _Ability("submit_swarm", "/ping/syncSwarm", _NEW, 20, _ALWAYS, _RUST),
-    _Ability("rules", "/ping/rules/retrieve", _OLD, 3, _ALWAYS, _OTHERS | _SCRIPT),
-    _Ability("exception", "/ping/exception", _OLD, 8, 19, _OTHERS),
-    _Ability("rule_peer_identity", "/ping/rulePeerIdentity", _NEW, 20, _ALWAYS, _RUST),
-    _Ability("ip_denylist", "/ping/ruleIpDenylist", _NEW, 20, _ALWAYS, _RUST),
-    _Ability("ip_allowlist", "/ping/ruleIpAllowlist", _NEW, 20, _ALWAYS, _RUST),
-    _Ability("heartbeat", "/ping/heartbeat", _ANY, 20, _ALWAYS, _RUST, _MULTI_IF),
-    _Ability("ip_query", "/ping/queryIp", _ANY, 20, _ALWAYS, extra=_WIDGET),
-    _Ability("reconfigure", "/ping/reconfigure", _ANY, 3, _ALWAYS, _OTHERS | _SCRIPT),
+    _Ability("submit_peers", "/ping/peers/submit"),
+    _Ability("submit_bans", "/ping/bans/submit", "/ping/syncBanHistory"),
+    _Ability("submit_histories", "/ping/histories/submit"),
+    _Ability("submit_swarm", "/ping/syncSwarm"),
+    _Ability("rules", "/ping/rules/retrieve"),
+    _Ability("exception", "/ping/exception"),
+    _Ability("rule_peer_identity", "/ping/rulePeerIdentity"),
+    _Ability("ip_denylist", "/ping/ruleIpDenylist"),
+    _Ability("ip_allowlist", "/ping/ruleIpAllowlist"),
+    _Ability("heartbeat", "/ping/heartbeat", extra=_MULTI_IF),
+    _Ability("ip_query", "/ping/queryIp", extra=_WIDGET),
+    _Ability("reconfigure", "/ping/reconfigure"),
 )
 
-# BTNScriptBC reads these three without looking whether they are there, so it gets them even when the operator switched
-# one off, then once a day.
-_BITCOMET_NEEDS = ("submit_peers", "rules", "reconfigure")
+# What a client needs although the operator switched it off comes once a day.
 _ONCE_A_DAY = AbilityOffer(86_400_000, 300_000)
+_SHORTEST_SHARE_MS = 60_000
 # 24 days: the largest int that every client's number type holds.
 _LONGEST_WAIT = (1 << 31) - 1
-
-
-def _document(dialect: Dialect, prefer_legacy: bool) -> _Document:
-    willing = dialect.family is Family.PEERBANHELPER and dialect.protocol >= 20 and not prefer_legacy
-    # The Rust client uses the shapes of protocol 20 whatever it is told.
-    return _Document.MODERN if willing or dialect.family is Family.RUST else _Document.LEGACY
-
-
-def _known(dialect: Dialect, document: _Document) -> list[_Ability]:
-    is_pbh = dialect.family is Family.PEERBANHELPER
-    return [
-        ability
-        for ability in _ABILITIES
-        if document in ability.documents
-        and (ability.first <= dialect.protocol <= ability.last if is_pbh else dialect.family in ability.others)
-    ]
 
 
 def offered(dialect: Dialect, enabled: Collection[str], prefer_legacy: bool = False) -> tuple[str, ...]:
@@ -196,9 +412,12 @@ def offered(dialect: Dialect, enabled: Collection[str], prefer_legacy: bool = Fa
     `enabled` are the abilities that the operator switched on, `prefer_legacy` says that PeerBanHelper 9.2+ shall use
     the old shapes.
     """
-    needed = _BITCOMET_NEEDS if dialect.family is Family.BITCOMET else ()
-    known = _known(dialect, _document(dialect, prefer_legacy))
-    return tuple(ability.name for ability in known if ability.name in enabled or ability.name in needed)
+    spoken = dialect.spoken(prefer_legacy)
+    return tuple(
+        ability.name
+        for ability in _ABILITIES
+        if ability.name in spoken.abilities and (ability.name in enabled or ability.name in spoken.needs)
+    )
 
 
 def versions(dialect: Dialect, prefer_legacy: bool = False) -> tuple[int, int]:
@@ -207,14 +426,8 @@ def versions(dialect: Dialect, prefer_legacy: bool = False) -> tuple[int, int]:
     PeerBanHelper 3.2 to 5.1 checks the maximum the wrong way round and needs it no larger than its own number; newer
     releases need it no smaller. From protocol 11 on the minimum also chooses the shapes: up to 10 means legacy.
     """
-    family, protocol = dialect.family, dialect.protocol
-    if family in (Family.QBCB, Family.BITCOMET) or (family is Family.PEERBANHELPER and protocol < 7):
-        return 3, 3
-    if family is Family.RUST:
-        return 20, 20
-    if _document(dialect, prefer_legacy) is _Document.MODERN:
-        return 20, max(20, protocol)
-    return 3, max(99, protocol)
+    least, most = dialect.spoken(prefer_legacy).limits
+    return least, max(most, dialect.protocol) if dialect.protocol > 20 else most
 
 
 def config_document(
@@ -233,16 +446,16 @@ def config_document(
     and after every restart, and changes when anything in the document does.
     """
     base = base_url.rstrip("/")
+    spoken = dialect.spoken(prefer_legacy)
     names = offered(dialect, abilities, prefer_legacy)
-    known = _known(dialect, _document(dialect, prefer_legacy))
     offers = {
-        ability.name: _render(ability, abilities.get(ability.name, _ONCE_A_DAY), base)
-        for ability in known
+        ability.name: _render(ability, _offer(ability.name, spoken, abilities), spoken.shape, base)
+        for ability in _ABILITIES
         if ability.name in names
     }
     minimum, maximum = versions(dialect, prefer_legacy)
     document: dict[str, Any] = {"min_protocol_version": minimum, "max_protocol_version": maximum, "ability": offers}
-    asked = [name for name in offers if name in proof_of_work and solves(dialect, prefer_legacy)]
+    asked = [name for name in offers if name in proof_of_work and spoken.solves]
     for name in asked:
         offers[name]["pow_captcha"] = True
     if asked:
@@ -254,16 +467,23 @@ def config_document(
     return ConfigDocument(msgspec.json.encode(document), version)
 
 
-def solves(dialect: Dialect, prefer_legacy: bool = False) -> bool:
-    """Whether this client can do a proof of work: PeerBanHelper 9.2+ in the shapes of protocol 20."""
-    return _document(dialect, prefer_legacy) is _Document.MODERN and dialect.family is Family.PEERBANHELPER
+def _offer(name: str, spoken: Traits, abilities: Mapping[str, AbilityOffer]) -> AbilityOffer:
+    """How often this client shall use an ability, of what the operator wrote."""
+    offer = abilities.get(name, _ONCE_A_DAY)
+    if name in spoken.at_once:
+        together = [abilities[other].interval_ms for other in spoken.at_once if other in abilities]
+        return AbilityOffer(min(together, default=offer.interval_ms), 1)
+    if share := spoken.intervals.get(name):
+        return offer._replace(interval_ms=min(offer.interval_ms, max(offer.interval_ms // share, _SHORTEST_SHARE_MS)))
+    return offer
 
 
-def _render(ability: _Ability, offer: AbilityOffer, base: str) -> dict[str, int | str | bool]:
+def _render(ability: _Ability, offer: AbilityOffer, shape: Shape, base: str) -> dict[str, int | str | bool]:
     extra = {name: base + value if isinstance(value, str) else value for name, value in ability.extra}
+    path = (shape is Shape.MODERN and ability.modern) or ability.legacy
     return {
         "interval": _wait(offer.interval_ms),
-        "endpoint": base + ability.path,
+        "endpoint": base + path,
         # 0 makes PeerBanHelper's random number generator throw: the ability would silently never run.
         "random_initial_delay": _wait(offer.random_initial_delay_ms),
         **extra,

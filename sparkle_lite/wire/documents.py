@@ -8,38 +8,17 @@ so it is the same on every machine, and no two kinds or variants share one (Peer
 import gzip
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
-from enum import StrEnum
 from functools import lru_cache
 from typing import Any, Literal, NamedTuple, NewType
 
 import msgspec
 
 from sparkle_lite.net import Network, address_bytes, parse_network
-from sparkle_lite.wire.dialect import Dialect, Family
+from sparkle_lite.wire.dialect import Addresses, Exceptions, Ports, Reading, Texts
 from sparkle_lite.wire.matchers import Matcher, without_exclusions
 
 Kind = Literal["rules", "exception", "rule_peer_identity", "ip_denylist", "ip_allowlist"]
 AddressLine = NewType("AddressLine", str)
-
-
-class Variant(StrEnum):
-    """Clients whose parsers want the same JSON."""
-
-    PEERBANHELPER = "pbh"
-    # Releases before 3.3.6 lower-case only the peer's side of a comparison.
-    PEERBANHELPER_3 = "pbh3"
-    QBCB = "qbcb"
-    RUST = "rust"
-    BITCOMET = "bc"
-
-
-_VARIANTS = {Family.QBCB: Variant.QBCB, Family.RUST: Variant.RUST, Family.BITCOMET: Variant.BITCOMET}
-
-
-def variant_of(dialect: Dialect) -> Variant:
-    """The variant that a client reads; an unknown program gets PeerBanHelper's."""
-    is_old = dialect.family is Family.PEERBANHELPER and dialect.protocol <= 3
-    return _VARIANTS.get(dialect.family, Variant.PEERBANHELPER_3 if is_old else Variant.PEERBANHELPER)
 
 
 class Document(NamedTuple):
@@ -88,71 +67,89 @@ def _line(network: Network) -> AddressLine:
 
 # --- JSON -------------------------------------------------------------------------------------------------------------
 
-# BTNScriptBC needs one address at least. This one (TEST-NET-1, RFC 5737) belongs to nobody.
+# For clients that need one address at least. This one (TEST-NET-1, RFC 5737) belongs to nobody.
 _NOBODY = {"none": ("192.0.2.1",)}
 
 
-def rules_json(kind: Kind, variant: Variant, content: Content, exempt: Exempt | None = None) -> Document:
-    """A document of the kinds rules, rule_peer_identity (no addresses in it) or exception, for one variant.
+def rules_json(kind: Kind, reads: Reading, content: Content, exempt: Exempt | None = None) -> Document:
+    """A document of the kinds rules, rule_peer_identity (no addresses in it) or exception, for all who read so.
 
     All maps are there even when empty: PeerBanHelper fails on a missing one. `exempt` is worked into the rules as each
     client can understand it; give none for an exception document.
     """
     exempt = exempt or Exempt()
     maps: dict[str, Mapping[str, Any]] = {
-        "peer_id": _texts(variant, content.peer_id, exempt.peer_id),
-        "client_name": _texts(variant, content.client_name, exempt.client_name),
-        "ip": {} if kind == "rule_peer_identity" else _addresses(variant, content.ip),
-        "port": _ports(variant, content.port),
+        "peer_id": _texts(reads, content.peer_id, exempt.peer_id) if reads.peer_ids else {},
+        "client_name": _texts(reads, content.client_name, exempt.client_name),
+        "ip": {} if kind == "rule_peer_identity" else _addresses(reads.addresses, content.ip),
+        "port": _ports(reads.ports, content.port),
     }
     if kind != "exception":
-        is_pbh = variant in (Variant.PEERBANHELPER, Variant.PEERBANHELPER_3)
-        maps["script"] = content.script if is_pbh else {}
+        maps["script"] = content.script if reads.scripts else {}
     body = msgspec.json.encode(maps)
-    version = _version(kind, variant, body)
+    version = _version(kind, reads.variant, body)
     return _finish(version, b'{"version":"' + version.encode() + b'",' + body[1:])
 
 
+def _spell(texts: Texts, matcher: Matcher) -> str | None:
+    """A rule as a client reads it that knows no exclusions, or None when it can't be told."""
+    match texts:
+        case Texts.EXPRESSIONS:
+            return matcher.expression()
+        case Texts.METHODS:
+            return matcher.method_alone()
+        case Texts.SUBSTRINGS:
+            return matcher.substring()
+        case _:
+            return None
+
+
 def _texts(
-    variant: Variant, categories: Mapping[str, Sequence[Matcher]], exempt: Sequence[Matcher]
+    reads: Reading, categories: Mapping[str, Sequence[Matcher]], exempt: Sequence[Matcher]
 ) -> dict[str, list[str]]:
-    if variant in (Variant.PEERBANHELPER, Variant.PEERBANHELPER_3):
-        lower = variant is Variant.PEERBANHELPER_3
-        # Releases from 9.2 on read no exception list: there an exception is an exclusion in every category.
+    if reads.exceptions is Exceptions.EXCLUSIONS:
+        lower = reads.texts is Texts.OBJECTS_LOWER
         front = [matcher.negated().pbh(lower_case=lower) for matcher in exempt]
         return {name: front + [m.pbh(lower_case=lower) for m in ms] for name, ms in categories.items()}
-    if variant is Variant.QBCB and all(matcher.qbcb() is not None for matcher in exempt):
-        # It reads the exception list itself; only what can't be written there must be kept from being banned here.
-        texts = {name: without_exclusions(matchers, Matcher.qbcb) for name, matchers in categories.items()}
-    elif variant is Variant.RUST and not exempt:
-        texts = {name: without_exclusions(matchers, Matcher.rust) for name, matchers in categories.items()}
-    else:
-        # BTNScriptBC reads addresses only; the others could ban what an exception protects.
-        texts = {}
+    if not all(_is_told(reads, matcher) for matcher in exempt):
+        # What an exception protects could be banned here.
+        return {}
+    texts = {
+        name: without_exclusions(matchers, lambda matcher: _spell(reads.texts, matcher))
+        for name, matchers in categories.items()
+    }
     return {name: rules for name, rules in texts.items() if rules}
 
 
-def _addresses(variant: Variant, categories: Mapping[str, Sequence[AddressLine]]) -> Mapping[str, Sequence[str]]:
-    if variant is Variant.QBCB:
-        # It reads CIDR, else compares with the peer's text, which may spell an IPv6 address differently.
-        return {
-            name: [f"{line}/128" if ":" in line and "/" not in line else line for line in lines]
-            for name, lines in categories.items()
-        }
-    if variant is Variant.BITCOMET:
-        # PowerShell's JSON reader refuses keys that differ in case only.
-        merged: dict[str, list[str]] = {}
-        for name, lines in categories.items():
-            merged.setdefault(name.lower(), []).extend(lines)
-        return merged if any(merged.values()) else _NOBODY
-    return categories
+def _is_told(reads: Reading, exempt: Matcher) -> bool:
+    """Whether a client that reads no exclusions can be told an exception by name."""
+    return reads.exceptions is Exceptions.DOCUMENT and _spell(reads.texts, exempt) is not None
 
 
-def _ports(variant: Variant, categories: Mapping[str, Sequence[int]]) -> Mapping[str, Sequence[int | str]]:
-    if variant is Variant.QBCB:
-        # Its list is of strings, and a number rejects the document; the Rust client the other way round.
-        return {name: [str(port) for port in ports] for name, ports in categories.items()}
-    return {} if variant is Variant.BITCOMET else categories
+def _addresses(spelling: Addresses, categories: Mapping[str, Sequence[AddressLine]]) -> Mapping[str, Sequence[str]]:
+    match spelling:
+        case Addresses.PREFIXED:
+            return {
+                name: [f"{line}/128" if ":" in line and "/" not in line else line for line in lines]
+                for name, lines in categories.items()
+            }
+        case Addresses.NEVER_EMPTY:
+            merged: dict[str, list[str]] = {}
+            for name, lines in categories.items():
+                merged.setdefault(name.lower(), []).extend(lines)
+            return merged if any(merged.values()) else _NOBODY
+        case Addresses.PLAIN:
+            return categories
+
+
+def _ports(spelling: Ports, categories: Mapping[str, Sequence[int]]) -> Mapping[str, Sequence[int | str]]:
+    match spelling:
+        case Ports.STRINGS:
+            return {name: [str(port) for port in ports] for name, ports in categories.items()}
+        case Ports.UNREAD:
+            return {}
+        case Ports.NUMBERS:
+            return categories
 
 
 # --- Text -------------------------------------------------------------------------------------------------------------
@@ -167,7 +164,10 @@ class Listed(NamedTuple):
 
 
 def deny_text(entries: Iterable[Listed]) -> Document:
-    """The list of addresses to ban, each below a comment of its own: an entry uses up the comment above it."""
+    """The list of addresses to ban, each below a comment of its own: an entry uses up the comment above it.
+
+    No blank stands behind the sign, because PeerBanHelper cuts the sign alone and shows the rest.
+    """
     return _text("ip_denylist", entries)
 
 
@@ -178,9 +178,9 @@ def allow_text(entries: Iterable[Listed]) -> Document:
 
 def _text(kind: Kind, entries: Iterable[Listed]) -> Document:
     body = "".join(
-        [f"# [{_one_line(category)}] {_one_line(reason)}\n{line}\n" for line, category, reason in entries]
+        [f"#[{_one_line(category)}] {_one_line(reason)}\n{line}\n" for line, category, reason in entries]
     ).encode()
-    return _finish(_version(kind, None, body), body)
+    return _finish(_version(kind, "", body), body)
 
 
 def _one_line(text: str) -> str:
@@ -191,9 +191,9 @@ def _one_line(text: str) -> str:
 # --- Both -------------------------------------------------------------------------------------------------------------
 
 
-def _version(kind: Kind, variant: Variant | None, body: bytes) -> str:
+def _version(kind: Kind, variant: str, body: bytes) -> str:
     # Eight digits: BTNScriptBC takes every run of eight out of its saved file.
-    return hashlib.sha256(f"{kind}\n{variant or ''}\n".encode() + body).hexdigest()[:8]
+    return hashlib.sha256(f"{kind}\n{variant}\n".encode() + body).hexdigest()[:8]
 
 
 def _finish(version: str, body: bytes) -> Document:

@@ -44,7 +44,7 @@ class Verdict(StrEnum):
 
 
 _MEANING = {Verdict.TRUE: True, Verdict.FALSE: False, Verdict.DEFAULT: None}
-# A prefix shorter than this, read as a substring (the Rust client knows nothing else), would match half the world.
+# A prefix shorter than this, read as a substring, would match half the world.
 _SHORTEST_SUBSTRING = 3
 _LONGEST_CONTENT = 4096
 _DEEPEST_IF = 8
@@ -120,33 +120,45 @@ class Matcher:
             fields["if"] = self.condition._as_json(lower_case)
         return fields
 
-    def qbcb(self) -> str | None:
-        """The rule as qBittorrent-ClientBlocker reads it, or None when it can't express it.
+    def expression(self) -> str | None:
+        """The rule for a client that compares content case-sensitively and reads neither hit, miss nor if.
 
-        It compares content case-sensitively and ignores hit, miss and if; only its REGEX ignores case (and matches any
-        part of the text), so every rule becomes an anchored REGEX.
+        Only an expression ignores case there (and matches any part of the text), so every rule becomes an anchored
+        one in .NET's dialect. None when it can't be said so.
+        """
+        pattern = self._anchored() if self._tells_matches_apart() else None
+        return None if pattern is None else _object("REGEX", pattern)
+
+    def method_alone(self) -> str | None:
+        """The rule for a client that reads nothing of it but method and content, or None when that isn't all of it.
+
+        An expression matches any part of the text in any case there, so it is anchored.
         """
         if not self._tells_matches_apart():
             return None
-        pattern = self._dotnet_pattern()
-        return None if pattern is None else msgspec.json.encode({"method": "REGEX", "content": pattern}).decode()
+        content = self._anchored() if self.method is Method.REGEX else self.content
+        return None if content is None or self.method is Method.LENGTH else _object(self.method.value, content)
 
-    def _dotnet_pattern(self) -> str | None:
+    def _anchored(self) -> str | None:
+        """An expression that means the same where it is looked for anywhere in the text, in any case."""
         literal = _DOTNET_SPECIAL.sub(r"\\\g<0>", self.content)
-        if self.method is Method.STARTS_WITH:
-            return f"^{literal}"
-        if self.method is Method.ENDS_WITH:
-            return f"{literal}$"
-        if self.method is Method.EQUALS:
-            return f"^{literal}$"
-        if self.method is Method.CONTAINS:
-            return literal
-        if self.method is Method.REGEX and _java_pattern(self.content).portable:
-            return f"^(?-i:{self.content})$"
-        return None
+        match self.method:
+            case Method.STARTS_WITH:
+                return f"^{literal}"
+            # Not $, which also matches before a last line break.
+            case Method.ENDS_WITH:
+                return rf"{literal}\z"
+            case Method.EQUALS:
+                return rf"^{literal}\z"
+            case Method.CONTAINS:
+                return literal
+            case Method.REGEX if _java_pattern(self.content).portable:
+                return rf"^(?-i:{_ascii_classes(self.content)})\z"
+            case _:
+                return None
 
-    def rust(self) -> str | None:
-        """The rule as the Rust client reads it, a substring in any case, or None when that would say something else.
+    def substring(self) -> str | None:
+        """The rule for a client that takes it for a substring in any case, or None when that would say something else.
 
         A prefix is let through although the substring may then stand anywhere, unless it is very short.
         """
@@ -159,6 +171,10 @@ class Matcher:
 
     def _tells_matches_apart(self) -> bool:
         return self.hit is Verdict.TRUE and self.miss is not Verdict.TRUE and self.condition is None
+
+
+def _object(method: str, content: str) -> str:
+    return msgspec.json.encode({"method": method, "content": content}).decode()
 
 
 _DOTNET_SPECIAL = re.compile(r"[\\*+?|{\[()^$.#]")
@@ -358,6 +374,38 @@ _FLAGS = re.compile(r"\(\?([idmsuxU]*)(?:-([idmsuxU]*))?([:)])")
 _QUANTIFIER = re.compile(r"(?:[*+?]|\{\d+(?:,\d*)?\})([+?]?)")
 
 
+# Java's are ASCII; .NET's are Unicode, and its dot stops at one line break only.
+_ASCII = {"d": "0-9", "w": "A-Za-z0-9_", "s": r" \t\n\x0b\f\r"}
+_WORD = f"[{_ASCII['w']}]"
+_OUTSIDE = {
+    **{letter: f"[{body}]" for letter, body in _ASCII.items()},
+    **{letter.upper(): f"[^{body}]" for letter, body in _ASCII.items()},
+    "b": f"(?:(?<={_WORD})(?!{_WORD})|(?<!{_WORD})(?={_WORD}))",
+    "B": f"(?:(?<={_WORD})(?={_WORD})|(?<!{_WORD})(?!{_WORD}))",
+    "Z": r"(?=\n?\z)",
+}
+_DOT = r"[^\n\r\x85\u2028\u2029]"
+_SIGN = re.compile(r"\\.|.", re.DOTALL)
+_DOTALL = re.compile(r"\(\?[a-z]*s")
+
+
+def _ascii_classes(text: str) -> str:
+    """A portable Java expression with its classes written out, so that .NET takes them for Java's."""
+    written: list[str] = []
+    in_brackets = follows_class = False
+    any_sign = _DOTALL.search(text) is not None
+    for sign in _SIGN.findall(text):
+        letter = sign[1:]
+        if in_brackets:
+            # Behind a class a dash is only a dash.
+            written.append(r"\-" if sign == "-" and follows_class else _ASCII.get(letter, sign))
+        else:
+            written.append(_DOT if sign == "." and not any_sign else _OUTSIDE.get(letter, sign))
+        follows_class = in_brackets and letter in _ASCII
+        in_brackets = sign == "[" or (in_brackets and sign != "]")
+    return "".join(written)
+
+
 class _JavaTranslation:
     """One pass over a Java expression that writes Python's spelling of it.
 
@@ -540,6 +588,8 @@ class _JavaTranslation:
         elif (character := self._character()) is not None:
             plain.append(re.escape(character))
         elif (body := self._class_body()) is not None:
+            # The complement of ASCII's class can't be written out between others.
+            self.portable &= not (body.startswith("\\") and body[1] in "DWS")
             (nested if body.startswith("[") else plain).append(body)
             # A dash behind a set is only a dash.
             if re.match(r"-(?!\])", self.text[self.at :]) and body.startswith("\\"):
