@@ -416,6 +416,8 @@ class _JavaTranslation:
         self.text = text
         self.at = 0
         self.portable = True
+        # Java's dot stops at every line break, unless a flag says otherwise.
+        self.dot = "." if _DOTALL.search(text) else _DOT
         # Per open group: the inline flags (`(?i)`) in force up to its end.
         self.flags: list[list[str]] = [[]]
 
@@ -447,7 +449,9 @@ class _JavaTranslation:
             return ")" * (len(closed) + 1)
         if sign == "|":
             return ")" * len(self.flags[-1]) + "|" + "".join(self.flags[-1])
-        return sign if sign in ".^$" or sign.isalnum() else re.escape(sign)
+        if sign == ".":
+            return self.dot
+        return sign if sign in "^$" or sign.isalnum() else re.escape(sign)
 
     def _quantifier(self) -> str:
         match = self._take(_QUANTIFIER)
