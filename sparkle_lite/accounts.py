@@ -15,9 +15,9 @@ import secrets
 import time
 import unicodedata
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Hashable
+from collections.abc import AsyncIterator, Callable, Hashable
 from contextlib import asynccontextmanager
-from typing import Literal, NamedTuple, Protocol, TypeVar
+from typing import Literal, NamedTuple, TypeVar
 
 import jwt
 
@@ -46,12 +46,6 @@ ANONYMOUS = "anonymous"
 # No secret has this hash: what an unknown id is compared with, so that it takes as long as a known one.
 _NOBODY = bytes(32)
 _UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
-
-
-class Write(Protocol):
-    """Runs a command in a transaction of its own: Database.write, or Writer.write in a server."""
-
-    def __call__(self, command: Command[T], /) -> Awaitable[T]: ...
 
 
 class Userapp(NamedTuple):
@@ -154,11 +148,8 @@ def peerbanhelper_lines(base_url: str, app_id: str, secret: str) -> str:
 class Accounts:
     """The accounts of one server or one command."""
 
-    def __init__(
-        self, database: Database, write: Write, auth: Callable[[], Auth], clock: Callable[[], int] = now_ms
-    ) -> None:
+    def __init__(self, database: Database, auth: Callable[[], Auth], clock: Callable[[], int] = now_ms) -> None:
         self._database = database
-        self._write = write
         self._auth = auth
         self._clock = clock
         self._entries: dict[str, tuple[CredentialRow, Userapp]] = {}
@@ -205,7 +196,7 @@ class Accounts:
             self._generation += 1
 
     async def _change(self, command: Command[T]) -> T:
-        result = await self._write(command)
+        result = await self._database.write(command)
         if self._version is not None:
             await self.refresh()
         return result
@@ -284,7 +275,7 @@ class Accounts:
                 await store.add_userapp(connection, presented.app_id, secret_hash, user, comment, self._clock())
             return await store.credential(connection, presented.app_id)
 
-        return await self._write(command)
+        return await self._database.write(command)
 
     async def note_refusal(
         self, action: str, presented: Presented, address: str, user_agent: str, error: SparkleError
@@ -301,7 +292,7 @@ class Accounts:
         if self._notes.take(place(actor.address or ""), now) or self._all_notes.take("all", now):
             return
         details["error"] = error.message
-        await self._write(lambda connection: self._audit(connection, action, actor, details, success=False))
+        await self._database.write(lambda connection: self._audit(connection, action, actor, details, success=False))
 
     @asynccontextmanager
     async def _noting(self, action: str, actor: Actor, **details: object) -> AsyncIterator[None]:
@@ -345,7 +336,7 @@ class Accounts:
             await store.set_users_seen(connection, seen.items())
 
         try:
-            await self._write(command)
+            await self._database.write(command)
         except BaseException:
             self._seen_users = seen | self._seen_users
             for userapp, addresses in visits.items():
@@ -447,7 +438,7 @@ class Accounts:
             await store.set_nickname(connection, user, shown or None)
             await self._audit(connection, "USER_RENAME", actor, {"user": row.id, "name": row.name, "nickname": shown})
 
-        await self._write(command)
+        await self._database.write(command)
 
     async def ban_user(self, user: int, reason: str, actor: Actor) -> None:
         """Lock a user out everywhere: sessions end, login links and applications are void until `unban_user`."""
@@ -626,7 +617,7 @@ class Accounts:
         forbidden.
         """
         key = await self._key()
-        claims = await self._write(lambda connection: self._begin(connection, user.id, origin, actor))
+        claims = await self._database.write(lambda connection: self._begin(connection, user.id, origin, actor))
         return jwt.encode(claims, key, algorithm="HS256")
 
     async def _begin(self, connection: Connection, user: int, origin: str, actor: Actor | None) -> dict[str, str | int]:
@@ -680,7 +671,7 @@ class Accounts:
             await self._audit(connection, "LOGOUT", actor, {"user": user, "name": row.name, "others": ended})
             return ended
 
-        return await self._write(command)
+        return await self._database.write(command)
 
     async def sessions_of(self, user: int) -> list[SessionRow]:
         """The sessions of somebody, newest first."""
@@ -697,7 +688,7 @@ class Accounts:
             await store.delete_sessions_of(connection, user)
             await self._audit(connection, "LOGOUT", actor, {"user": user, "name": row.name, "sessions": ended})
 
-        await self._write(command)
+        await self._database.write(command)
 
     async def log_out(self, token: str, actor: Actor) -> None:
         """End a session; one that is over already is fine."""
@@ -712,7 +703,7 @@ class Accounts:
             if row is not None:
                 await self._audit(connection, "LOGOUT", actor._replace(user=row.id), {"user": row.id, "name": row.name})
 
-        await self._write(command)
+        await self._database.write(command)
 
     async def _claims(self, token: str) -> dict[str, str] | None:
         """The claims of a token that we signed. Its end is the session row's business, so that one clock decides."""
@@ -733,7 +724,8 @@ class Accounts:
             return configured
         if not self._made_key:
             made = new_secret()
-            self._made_key = str(await self._write(lambda connection: store.keep_setting(connection, "jwt_key", made)))
+            kept = await self._database.write(lambda connection: store.keep_setting(connection, "jwt_key", made))
+            self._made_key = str(kept)
         return self._made_key
 
     async def login_link(self, user: int, actor: Actor = COMMAND_LINE) -> str:
@@ -746,7 +738,7 @@ class Accounts:
             await store.add_login_link(connection, hash_secret(token), user, self._clock() + LOGIN_LINK_MS)
             await self._audit(connection, "LOGIN_LINK_CREATE", actor, {"user": row.id, "name": row.name})
 
-        await self._write(command)
+        await self._database.write(command)
         return token
 
     async def use_login_link(self, token: str) -> UserRow:
@@ -756,7 +748,7 @@ class Accounts:
             user = await store.take_login_link(connection, hash_secret(_storable(token)), self._clock())
             return None if user is None else await _user(connection, user)
 
-        row = await self._write(command)
+        row = await self._database.write(command)
         if row is None:
             raise _used_up()
         return _let_in(row)
@@ -775,14 +767,14 @@ class Accounts:
         """
         state, verifier = new_secret(), new_secret()
         digest, now = hash_secret(verifier), self._clock()
-        await self._write(
+        await self._database.write(
             lambda connection: store.add_oauth_state(connection, hash_secret(state), digest, now + OAUTH_STATE_MS, now)
         )
         return OAuthStart(state, verifier, base64.urlsafe_b64encode(digest).rstrip(b"=").decode())
 
     async def finish_oauth(self, state: str, verifier: str) -> None:
         """Use up a login's state. Raises SparkleError (forbidden) unless this browser began it, and not long ago."""
-        digest = await self._write(
+        digest = await self._database.write(
             lambda connection: store.take_oauth_state(connection, hash_secret(_storable(state)), self._clock())
         )
         right = hmac.compare_digest(hash_secret(_storable(verifier)), digest or _NOBODY)
@@ -806,7 +798,7 @@ class Accounts:
             await store.set_users_seen(connection, [(user, self._clock())])
             return await self._begin(connection, user, "GitHub", actor._replace(user=user))
 
-        return jwt.encode(await self._write(command), key, algorithm="HS256")
+        return jwt.encode(await self._database.write(command), key, algorithm="HS256")
 
     async def _register(self, connection: Connection, github: GitHubUser, actor: Actor) -> int:
         name = await _free_name(connection, _clean(github.login) or "github")

@@ -380,7 +380,7 @@ def _run(args: argparse.Namespace, command: "Callable[[Accounts, Actor], Awaitab
         database = Database(path, config.database.synchronous)
         await database.open()
         try:
-            return await command(Accounts(database, database.write, lambda: config.auth), COMMAND_LINE)
+            return await command(Accounts(database, lambda: config.auth), COMMAND_LINE)
         finally:
             await database.close()
 

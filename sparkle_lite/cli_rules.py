@@ -518,7 +518,7 @@ def _run(
         own = await asyncio.to_thread(runtime.own_addresses, written)
         await database.open()
         try:
-            settings = Settings(database, database.write, now_ms, given)
+            settings = Settings(database, now_ms, given)
             await settings.load()
             config = settings.over(written)
 
@@ -526,9 +526,7 @@ def _run(
                 needs = await analyses.distances(database, config.analysis, address, now_ms())
                 return [Distance(*need) for need in needs]
 
-            decisions = Decisions(
-                database, database.write, now_ms, lambda: own, tellers=(analyses.tell,), distances=distances
-            )
+            decisions = Decisions(database, now_ms, lambda: own, tellers=(analyses.tell,), distances=distances)
             place = _Place(config, database, decisions, own)
             done.append((place, await command(place)))
         finally:

@@ -16,7 +16,7 @@ import msgspec
 
 from sparkle_lite import plan as planning
 from sparkle_lite import rulebook
-from sparkle_lite.accounts import Actor, Write
+from sparkle_lite.accounts import Actor
 from sparkle_lite.db import accounts as account_rows
 from sparkle_lite.db import decisions as store
 from sparkle_lite.db.connection import Connection
@@ -109,7 +109,6 @@ class Decisions:
     def __init__(
         self,
         database: Database,
-        write: Write,
         clock: Callable[[], int],
         own: Callable[[], Collection[bytes]],
         *,
@@ -117,7 +116,6 @@ class Decisions:
         distances: Distances = _no_distances,
     ) -> None:
         self._database = database
-        self._write = write
         self._clock = clock
         self._own = own
         self.tellers = tuple(tellers)
@@ -138,7 +136,7 @@ class Decisions:
             await store.end(connection, [(number, "withdrawn") for number in end], now)
             await store.begin(connection, begin, now)
 
-        await self._write(command)
+        await self._database.write(command)
 
     # --- Runs ---------------------------------------------------------------------------------------------------------
 
@@ -186,7 +184,7 @@ class Decisions:
             details = {"list": name, "networks": len(networks), "began": len(done.begin), "ended": len(done.end)}
             await self._audit(connection, "RULE_IMPORT", actor, details)
 
-        await self._write(note)
+        await self._database.write(note)
         return done
 
     async def _apply(self, origin: str, findings: Sequence[Finding], now_ms: int, **how: Any) -> Plan:
@@ -195,7 +193,7 @@ class Decisions:
                 plan = await self._plan(reader, origin, findings, now_ms, **how)
             if not plan.begin and not plan.end:
                 return plan
-            if await self._write(lambda connection, plan=plan: _commit(connection, plan, now_ms)):  # type: ignore[misc]
+            if await self._database.write(lambda connection, plan=plan: _commit(connection, plan, now_ms)):  # type: ignore[misc]
                 return plan
 
         async def command(connection: Connection) -> Plan:
@@ -203,7 +201,7 @@ class Decisions:
             await _commit(connection, plan, now_ms)
             return plan
 
-        return await self._write(command)
+        return await self._database.write(command)
 
     async def _plan(
         self, connection: Connection, origin: str, findings: Sequence[Finding], now_ms: int, **how: Any
@@ -264,7 +262,7 @@ class Decisions:
             new = _by_hand(target, kind, "deny", "admin", held_for, line, _until(now, lifetime_ms))
             return await self._supersede(connection, "RULE_DENY", new, now, actor)
 
-        return await self._write(command)
+        return await self._database.write(command)
 
     async def allow(self, kind: TargetKind, text: str, note: str, lifetime_ms: int | None, actor: Actor) -> Decision:
         """Except a target from every rule for so long (None: for ever). Raises SparkleError: bad_request, forbidden."""
@@ -277,7 +275,7 @@ class Decisions:
             new = _by_hand(target, kind, "allow", "exception", None, line, _until(now, lifetime_ms))
             return await self._supersede(connection, "RULE_ALLOW", new, now, actor)
 
-        return await self._write(command)
+        return await self._database.write(command)
 
     async def pardon(self, text: str, note: str, actor: Actor, lifetime_ms: int = PARDON_MS) -> Pardoned:
         """End every decision that lists an address or network, and except it for a while.
@@ -303,7 +301,7 @@ class Decisions:
             exception = await self._supersede(connection, "RULE_PARDON", new, now, actor, ended=ids[:100])
             return Pardoned(exception, tuple(ended), tuple(standing))
 
-        return await self._write(command)
+        return await self._database.write(command)
 
     async def _supersede(
         self, connection: Connection, action: str, new: New, now: int, actor: Actor, **details: object
@@ -343,7 +341,7 @@ class Decisions:
             await self._audit(connection, "RULE_APPROVE", actor, {"decision": number, "new": approved})
             return await _decision(connection, approved)
 
-        return await self._write(command)
+        return await self._database.write(command)
 
     async def approve_held(self, origin: str, actor: Actor) -> int:
         """Put everything of one origin that waits for review in force, except what must never be; how many."""
@@ -361,7 +359,7 @@ class Decisions:
             await self._audit(connection, "RULE_APPROVE", actor, {"origin": origin, "decisions": len(held)})
             return len(held)
 
-        return await self._write(command)
+        return await self._database.write(command)
 
     async def _approve(self, connection: Connection, held: Sequence[Decision], now: int) -> list[int]:
         await store.end(connection, [(one.id, "superseded") for one in held], now)
@@ -385,7 +383,7 @@ class Decisions:
             await self._audit(connection, "RULE_REFUSE", actor, {"origin": origin, "decisions": len(held)})
             return len(held)
 
-        return await self._write(command)
+        return await self._database.write(command)
 
     async def withdraw(self, number: int, actor: Actor) -> Decision:
         """End a decision, whatever its state; an analysis doesn't propose the target again for 30 days.
@@ -407,7 +405,7 @@ class Decisions:
             await self._audit(connection, action, actor, {"decision": number})
             return await _decision(connection, number)
 
-        return await self._write(command)
+        return await self._database.write(command)
 
     async def _audit(self, connection: Connection, action: str, actor: Actor, details: dict[str, object]) -> None:
         if actor.by:
@@ -462,7 +460,7 @@ class Decisions:
 
     async def forget(self, limit: int) -> int:
         """Let go of some of the log that is older than two years; how many."""
-        return await self._write(lambda main: store.delete_old(main, self._clock() - HISTORY_MS, limit))
+        return await self._database.write(lambda main: store.delete_old(main, self._clock() - HISTORY_MS, limit))
 
     # --- Why ----------------------------------------------------------------------------------------------------------
 

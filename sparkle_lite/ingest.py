@@ -19,7 +19,7 @@ from sparkle_lite.cleaning import Cleaner, Reporter
 from sparkle_lite.config import Limits
 from sparkle_lite.db import bans, segments
 from sparkle_lite.db.connection import transaction
-from sparkle_lite.db.database import Database, Writer
+from sparkle_lite.db.database import Database
 from sparkle_lite.db.dictionaries import Dictionaries, Resolved, Wanted
 from sparkle_lite.db.segments import NO_ROWS, Kind, Rows, Stream, SubmissionRow
 from sparkle_lite.errors import SparkleError
@@ -229,7 +229,6 @@ class Ingest:
         self._last_receipt = 0
         self.dictionaries = Dictionaries()
         self.streams = database.streams()
-        self.writer: Writer[Submission] = Writer(database.main, self._store, lambda job: len(job.body))
         self.room = Room(limits().queue_size)
         self.on_closed: Callable[[], None] = lambda: None
 
@@ -247,12 +246,11 @@ class Ingest:
         for at, digest in await bans.recent_digests(database.main, now - _DAY_MS, DIGESTS):
             self._seen["ban"].add(digest, at)
         self._last_ban_submission = await bans.last_submission(database.main)
-        self.writer.start()
+        database.start_writing(self._store, lambda job: len(job.body))
 
     async def close(self) -> None:
         """Commit what is queued, then close the streams."""
-        if self.writer.running:
-            await self.writer.stop()
+        await self._database.stop_writing()
         for stream in self.streams.values():
             await stream.close()
         self._inflater.shutdown()
@@ -268,12 +266,13 @@ class Ingest:
         # Never backwards, whatever the clock does: what stands later in a segment was received later.
         self._last_receipt = max(self._last_receipt, self._clock())
         job = Submission(userapp, address, self._last_receipt, body, encoding, dialect, outcome)
-        if self.writer.busy and len(body) >= WORTH_AHEAD:
+        writer = self._database.writer
+        if writer.busy and len(body) >= WORTH_AHEAD:
             job.ahead = self._inflater.submit(self._inflate_ahead, job)
-        elif not self.writer.busy:
+        elif not writer.busy:
             # Nothing waits, so nothing is held, whatever became of what was.
             self._taken_ahead = self._found_ahead
-        self.writer.submit(job)
+        writer.submit(job)
         return await outcome
 
     # --- Beside the group before: inflating ahead ---------------------------------------------------------------------

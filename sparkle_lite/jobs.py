@@ -115,7 +115,7 @@ class Housekeeping:
                     self._ingest.on_closed()
 
         if any(stream.is_full(self._clock()) for stream in self._ingest.streams.values()):
-            await self._ingest.writer.write(command, alone=True)
+            await self._database.write(command, alone=True)
 
     async def index(self) -> None:
         """Index the closed segments, oldest first."""
@@ -124,7 +124,7 @@ class Housekeeping:
         for segment in closed:
             size = await segments.build_indexes(self._database.segment_folder, segment, self._database.synchronous)
             if size is not None:
-                await self._ingest.writer.write(partial(segments.mark_indexed, segment=segment.id, size=size))
+                await self._database.write(partial(segments.mark_indexed, segment=segment.id, size=size))
 
     async def let_go(self) -> None:
         """Retention: what is older than configured, then what is more than the configured size."""
@@ -142,7 +142,7 @@ class Housekeeping:
 
     async def _unlink(self, old: list[segments.SegmentRow]) -> None:
         if old:
-            await self._ingest.writer.write(lambda main: segments.forget(main, old))
+            await self._database.write(lambda main: segments.forget(main, old))
             await asyncio.to_thread(segments.unlink, self._database.segment_folder, old)
             logger.info("removed %d old segments with %d rows", len(old), sum(segment.rows for segment in old))
 
@@ -151,12 +151,12 @@ class Housekeeping:
             gone = await step(main)
             return gone >= CHUNK
 
-        while await self._ingest.writer.write(command):
+        while await self._database.write(command):
             # Let the submissions that came meanwhile have their turn.
             await asyncio.sleep(PAUSE_S)
 
     async def _give_back_space(self) -> None:
-        while await self._ingest.writer.write(partial(bans.give_back_space, pages=CHUNK), alone=True):
+        while await self._database.write(partial(bans.give_back_space, pages=CHUNK), alone=True):
             await asyncio.sleep(PAUSE_S)
 
     async def _shrink(self, limit: int) -> None:
@@ -179,7 +179,7 @@ class Housekeeping:
 
     async def collect(self) -> None:
         """Delete dictionary entries that no segment and no ban refers to any more."""
-        dictionaries, writer = self._ingest.dictionaries, self._ingest.writer
+        dictionaries, database = self._ingest.dictionaries, self._database
 
         async def begin(_: Connection) -> None:
             dictionaries.begin_collection()
@@ -190,13 +190,13 @@ class Housekeeping:
         async def end(_: Connection) -> None:
             dictionaries.end_collection()
 
-        await writer.write(begin, alone=True)
+        await database.write(begin, alone=True)
         try:
             unused = await retention.unreferenced(self._database.path, self._database.segment_folder)
             for table, ids in unused.items():
                 for start in range(0, len(ids), CHUNK):
-                    await writer.write(partial(delete, table=table, ids=ids[start : start + CHUNK]))
+                    await database.write(partial(delete, table=table, ids=ids[start : start + CHUNK]))
                     await asyncio.sleep(PAUSE_S)
             logger.info("collected dictionary entries", extra={t: len(ids) for t, ids in unused.items()})
         finally:
-            await writer.write(end, alone=True)
+            await database.write(end, alone=True)

@@ -4,7 +4,7 @@ import unicodedata
 from collections.abc import Callable
 from typing import NamedTuple
 
-from sparkle_lite.accounts import Actor, Write
+from sparkle_lite.accounts import Actor
 from sparkle_lite.buckets import Buckets, place
 from sparkle_lite.db import accounts as account_rows
 from sparkle_lite.db import reviews as store
@@ -35,9 +35,8 @@ class Request(NamedTuple):
 class Reviews:
     """The review list of one server."""
 
-    def __init__(self, database: Database, write: Write, clock: Callable[[], int]) -> None:
+    def __init__(self, database: Database, clock: Callable[[], int]) -> None:
         self._database = database
-        self._write = write
         self._clock = clock
         self._asked = Buckets(burst=ASKED_PER_HOUR, per_minute=ASKED_PER_HOUR / 60)
 
@@ -69,7 +68,7 @@ class Reviews:
                 raise _too_many(3600)
             await store.add(connection, asked)
 
-        await self._write(command)
+        await self._database.write(command)
 
     async def count_open(self) -> int:
         """How many requests wait."""
@@ -98,7 +97,7 @@ class Reviews:
                 connection, now, "REVIEW_CLOSE", True, actor.user, actor.address, agent, details
             )
 
-        await self._write(command)
+        await self._database.write(command)
 
 
 def _too_many(wait: int) -> SparkleError:

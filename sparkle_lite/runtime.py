@@ -98,18 +98,17 @@ class Runtime:
             await self.ingest.open()
             self.ingest.on_closed = self._closed_segment.set
             self.search = Search(self.database, self.ingest.streams)
-            self.overview = Overview(self.database, self.ingest.streams, self.ingest.writer.write, now_ms)
-            self.settings = Settings(self.database, self.ingest.writer.write, now_ms, self._given)
+            self.overview = Overview(self.database, self.ingest.streams, now_ms)
+            self.settings = Settings(self.database, now_ms, self._given)
             await self.settings.load()
             self.config = self.settings.over(self._written)
-            self.accounts = Accounts(self.database, self.ingest.writer.write, lambda: self.config.auth, now_ms)
+            self.accounts = Accounts(self.database, lambda: self.config.auth, now_ms)
             await self.accounts.open()
             self.first_start = await self.accounts.first_start()
             self.housekeeping = Housekeeping(self.database, self.ingest, lambda: self.config, now_ms)
             self._own_addresses = await asyncio.to_thread(own_addresses, self.config)
             self.decisions = Decisions(
                 self.database,
-                self.ingest.writer.write,
                 now_ms,
                 lambda: self._own_addresses,
                 tellers=(analyses.tell,),
@@ -128,7 +127,7 @@ class Runtime:
         jobs, house = self.jobs, self.housekeeping
         jobs.every("notice", _NOTICE_S, self.accounts.poll)
         jobs.every("access", 60, self.accounts.flush)
-        jobs.every("seen", 300, lambda: self.ingest.writer.write(self.ingest.dictionaries.write_seen))
+        jobs.every("seen", 300, lambda: self.database.write(self.ingest.dictionaries.write_seen))
         jobs.every("roll", 60, house.roll)
         jobs.every("index", 300, house.index, first=0, wake=self._closed_segment)
         jobs.every("retention", 600, house.let_go, first=20)
@@ -143,7 +142,7 @@ class Runtime:
     def _watch(self) -> None:
         metrics, ingest = self.metrics, self.ingest
         metrics.watch(
-            "sparkle_queue_submissions", "Submissions that wait for their group.", lambda: ingest.writer.waiting
+            "sparkle_queue_submissions", "Submissions that wait for their group.", lambda: self.database.writer.waiting
         )
         metrics.watch("sparkle_queue_bytes", "Bytes of bodies being read or waiting.", lambda: ingest.room.used)
         metrics.watch("sparkle_database_bytes", "Bytes of the main database and all segments.", lambda: self._size)
@@ -199,10 +198,10 @@ class Runtime:
         if hasattr(self, "overview"):
             await self.overview.close()
         if hasattr(self, "ingest"):
-            if self.ingest.writer.running and hasattr(self, "accounts"):
+            if self.database.is_writing and hasattr(self, "accounts"):
                 with suppress(Exception):
                     await self.accounts.flush(now=True)
-                    await self.ingest.writer.write(self.ingest.dictionaries.write_seen)
+                    await self.database.write(self.ingest.dictionaries.write_seen)
             await self.ingest.close()
         await self.database.close()
 
@@ -373,8 +372,8 @@ class Runtime:
     def readiness(self) -> dict[str, object]:
         """What /readyz says: whether each part is up, and what is wrong."""
         return {
-            "ready": self.ready and self.ingest.writer.running,
-            "writer": self.ready and self.ingest.writer.running,
+            "ready": self.ready and self.database.is_writing,
+            "writer": self.ready and self.database.is_writing,
             "rules_published": hasattr(self, "published"),
             "rules_held": len(self.published.held) if hasattr(self, "published") else 0,
             "rules_failure": self.publish_failure,

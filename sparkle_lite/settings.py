@@ -7,7 +7,7 @@ from typing import Any, Literal, NamedTuple, TypeVar
 
 import msgspec
 
-from sparkle_lite.accounts import Actor, Write
+from sparkle_lite.accounts import Actor
 from sparkle_lite.config import Analysis, Config, Duration, Refused, Size, parse
 from sparkle_lite.config.keys import is_struct, keys_of, split_hint
 from sparkle_lite.config.values import Bounds
@@ -98,12 +98,10 @@ class Settings:
     def __init__(
         self,
         database: Database,
-        write: Write,
         clock: Callable[[], int],
         given: Mapping[str, str],
     ) -> None:
         self._database = database
-        self._write = write
         self._clock = clock
         self.given = given
         self.values: dict[str, Any] = {}
@@ -164,7 +162,7 @@ class Settings:
                 )
 
         if changed:
-            await self._write(command)
+            await self._database.write(command)
             self.values = {key: value for key, value in {**self.values, **changed}.items() if value is not None}
 
     async def is_welcomed(self) -> bool:
@@ -176,7 +174,7 @@ class Settings:
 
     async def note_welcomed(self) -> None:
         """Don't lead to the guide any more."""
-        await self._write(lambda connection: store.keep_setting(connection, WELCOMED, 1))
+        await self._database.write(lambda connection: store.keep_setting(connection, WELCOMED, 1))
 
 
 def _with(struct: S, path: tuple[str, ...], value: Any) -> S:

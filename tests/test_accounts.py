@@ -53,7 +53,7 @@ async def opened(folder: Path, auth: Auth | None = None, clock: Clock | None = N
     await database.open()
     try:
         clock = clock or Clock()
-        place = Place(database, database.write, lambda: auth or Auth(), clock)
+        place = Place(database, lambda: auth or Auth(), clock)
         place.database, place.clock = database, clock
         await place.open()
         yield place

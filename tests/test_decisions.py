@@ -44,9 +44,7 @@ class Place:
         self.own: set[bytes] = set()
         self.rules = Rules()
         self.database = Database(folder / "s.db")
-        self.decisions = Decisions(
-            self.database, self.database.write, lambda: self.now, lambda: self.own, tellers=(tell,), distances=far
-        )
+        self.decisions = Decisions(self.database, lambda: self.now, lambda: self.own, tellers=(tell,), distances=far)
 
     async def listed(self) -> dict[str, str]:
         """The deny list as a client reads it: network and reason."""
@@ -72,7 +70,7 @@ class Place:
 
     async def member(self, *texts: str, name: str = "member") -> None:
         """People whose client came from these addresses just now."""
-        accounts = Accounts(self.database, self.database.write, Auth, lambda: self.now)
+        accounts = Accounts(self.database, Auth, lambda: self.now)
         user = await accounts.add_user(name, "user", COMMAND_LINE)
         app = (await accounts.add_app(user.id, "x", COMMAND_LINE)).userapp.id
         visits = [Visit(app, self.now, address_bytes(text), "x") for text in texts]
@@ -290,7 +288,7 @@ def test_a_run_that_was_overtaken_starts_again_from_what_is_true_now(tmp_path: P
                 await write(lambda c: store.begin(c, [], place.now))
             return await write(command)
 
-        place.decisions._write = slow
+        place.database.write = slow  # type: ignore[method-assign]
         await place.run(found("1.2.3.4"))
         assert list(await place.listed()) == ["1.2.3.4/32"]
         assert overtaken == 4

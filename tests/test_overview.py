@@ -26,7 +26,7 @@ async def opened(world: World, work: Any, now: int = NOW) -> Any:
     streams = database.streams()
     for stream in streams.values():
         await stream.open(database.main, now)
-    overview = Overview(database, streams, database.write, lambda: now)
+    overview = Overview(database, streams, lambda: now)
     try:
         return await work(overview)
     finally:

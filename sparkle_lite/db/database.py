@@ -2,13 +2,14 @@
 
 import asyncio
 import fcntl
+import functools
 import logging
 import os
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar
 
 from sparkle_lite.db import segments
 from sparkle_lite.db.connection import (
@@ -26,6 +27,7 @@ from sparkle_lite.errors import SparkleError
 
 T = TypeVar("T")
 S = TypeVar("S")
+P = ParamSpec("P")
 Command = Callable[[Connection], Awaitable[T]]
 
 # Three connections let a slow page of the REST API leave two for everyone else.
@@ -40,8 +42,8 @@ logger = logging.getLogger("sparkle.database")
 class Database:
     """The main database: `write` runs a command in a transaction, `read` runs a query.
 
-    A command-line process writes directly; a server replaces `write` by its writer's queue, so that exactly one task
-    owns the connection.
+    A command-line process writes directly. In a server `start_writing` makes one task the owner of the connection, and
+    every command waits for its turn there.
     """
 
     def __init__(self, path: Path, synchronous: Synchronous = "full") -> None:
@@ -52,6 +54,7 @@ class Database:
         self._readers: asyncio.LifoQueue[Connection] = asyncio.LifoQueue()
         self._lock = asyncio.Lock()
         self._lock_file: int | None = None
+        self._writer: Writer[Any] | None = None
 
     @property
     def main(self) -> Connection:
@@ -113,14 +116,70 @@ class Database:
         async with self.reader() as connection:
             return await fetch_all(connection, sql, parameters)
 
-    async def write(self, command: Command[T]) -> T:
-        """Run a command in one transaction of its own."""
-        async with self._lock, transaction(self.main) as connection:
-            return await command(connection)
+    def start_writing(self, store: Callable[[list[S]], Awaitable[list[S]]], weigh: Callable[[S], int]) -> None:
+        """Let one task do all writing from now on; see Writer for `store` and `weigh`."""
+        self._writer = Writer(self.main, store, weigh)
+        self._writer.start()
+
+    async def stop_writing(self) -> None:
+        """Write what is queued, then end that task."""
+        if self._writer is not None:
+            await self._writer.stop()
+            self._writer = None
+
+    @property
+    def writer(self) -> "Writer[Any]":
+        """The task that writes submissions."""
+        if self._writer is None:
+            raise RuntimeError("no task writes submissions here")
+        return self._writer
+
+    @property
+    def is_writing(self) -> bool:
+        """Whether submissions can be written."""
+        return self._writer is not None and self._writer.running
+
+    async def write(self, command: Command[T], *, alone: bool = False) -> T:
+        """Run a command in one transaction, and wait for its commit; `alone`: outside of one, it makes its own.
+
+        Where a writer runs, it is that which runs the command, whatever becomes of who asked for it.
+        """
+        if self._writer is not None:
+            return await self._writer.write(command, alone=alone)
+        async with self._lock:
+            if alone:
+                return await command(self.main)
+            async with transaction(self.main) as connection:
+                return await command(connection)
 
     def streams(self) -> dict[segments.Kind, segments.Stream]:
         """The chains of segments, not yet opened."""
         return {kind: segments.Stream(self.segment_folder, kind, self.synchronous) for kind in segments.KINDS}
+
+
+class _Stored(Protocol):
+    """Whoever has a database."""
+
+    @property
+    def database(self) -> Database: ...
+
+
+Owner = TypeVar("Owner", bound=_Stored)
+
+
+def transacted(
+    method: Callable[Concatenate[Owner, Connection, P], Awaitable[T]],
+) -> Callable[Concatenate[Owner, P], Coroutine[Any, Any, T]]:
+    """A method that is one transaction of its object's `database`: called without the connection, it runs with it.
+
+    It runs where the database writes, not in its caller's task: a caller that goes away interrupts nothing.
+    """
+
+    @functools.wraps(method)
+    async def call(self: Owner, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        return await self.database.write(lambda connection: method(self, connection, *args, **kwargs))
+
+    return call
 
 
 class Writer(Generic[S]):

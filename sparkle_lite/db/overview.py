@@ -6,14 +6,14 @@ It is read on a thread of its own and kept for half a minute: nobody waits for i
 import asyncio
 import time
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
-from typing import Any, Literal, NamedTuple, Protocol, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
 from sparkle_lite import net
 from sparkle_lite.db import segments
 from sparkle_lite.db.connection import Connection, fetch_all, fetch_one, refused
-from sparkle_lite.db.database import Command, Database
+from sparkle_lite.db.database import Database
 from sparkle_lite.db.readers import Gone, Reader
 from sparkle_lite.db.segments import Kind, SegmentRow, Stream
 from sparkle_lite.db.torrents import DIFFERENT_SQL
@@ -35,12 +35,6 @@ _ATTEMPTS = 3
 
 # How wide the steps of a chart are (hours), and how many there are: few enough to tell apart on a phone.
 SPANS: Mapping[str, tuple[int, int]] = {"week": (2, 84), "month": (12, 60), "year": (168, 53)}
-
-
-class Write(Protocol):
-    """Runs a command in a transaction of its own."""
-
-    def __call__(self, command: Command[T], /) -> Awaitable[T]: ...
 
 
 class Share(NamedTuple):
@@ -113,12 +107,9 @@ _Hours = dict[tuple[int, Activity], tuple[int, int]]
 class Overview:
     """The reads of the first page, and the table of activity that they need."""
 
-    def __init__(
-        self, database: Database, streams: Mapping[Kind, Stream], write: Write, clock: Callable[[], int]
-    ) -> None:
+    def __init__(self, database: Database, streams: Mapping[Kind, Stream], clock: Callable[[], int]) -> None:
         self._database = database
         self._streams = streams
-        self._write = write
         self._clock = clock
         self._reader = Reader("overview", database.path, database.segment_folder)
         self._figures: tuple[float, Figures] | None = None
@@ -214,7 +205,7 @@ class Overview:
             await connection.execute("DELETE FROM activity WHERE hour<?", (until // HOUR_MS - 2 * 366 * 24,))
 
         if hours:
-            await self._write(command)
+            await self._database.write(command)
             self._tail = None
         await self.figures()
 

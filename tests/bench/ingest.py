@@ -325,7 +325,7 @@ def _fill(path: Path, made: Sequence[Body], recent: int, old: int) -> list[tuple
         database = Database(path)
         await database.open()
         try:
-            accounts = Accounts(database, database.write, lambda: Auth(max_apps_per_user=APPS))
+            accounts = Accounts(database, lambda: Auth(max_apps_per_user=APPS))
             user = await accounts.add_user("bench", "user", COMMAND_LINE)
             apps = [await accounts.add_app(user.id, f"client {number}", COMMAND_LINE) for number in range(APPS)]
             await database.write(_add_dictionaries)

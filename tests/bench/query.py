@@ -159,7 +159,7 @@ async def index(database: Database, ingest: Ingest) -> None:
         for segment in closed:
             with suppress(SparkleError):  # somebody reads it; the next turn will do
                 size = await segments.build_indexes(database.segment_folder, segment, "normal")
-                await ingest.writer.write(partial(segments.mark_indexed, segment=segment.id, size=size or 0))
+                await database.write(partial(segments.mark_indexed, segment=segment.id, size=size or 0))
 
 
 async def fill_bans(database: Database, rows: int, pick: Pick) -> None:

@@ -61,7 +61,7 @@ def routes(pages: Pages) -> list[HTTPRouteHandler]:
 def reviews_of(pages: Pages) -> Reviews:
     """The server's review list."""
     runtime = pages.runtime
-    return Reviews(runtime.database, lambda command: runtime.ingest.writer.write(command), now_ms)
+    return Reviews(runtime.database, now_ms)
 
 
 def _looking(pages: Pages) -> list[HTTPRouteHandler]:
