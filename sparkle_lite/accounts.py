@@ -22,7 +22,7 @@ from typing import Literal, NamedTuple, TypeVar
 import jwt
 
 from sparkle_lite.buckets import Buckets, place
-from sparkle_lite.config import Auth
+from sparkle_lite.config import AuthSection
 from sparkle_lite.db import accounts as store
 from sparkle_lite.db.accounts import AuditFilter, AuditRow, CredentialRow, SessionRow, UserappRow, UserRow, Visit
 from sparkle_lite.db.connection import Connection
@@ -148,7 +148,7 @@ def peerbanhelper_lines(base_url: str, app_id: str, secret: str) -> str:
 class Accounts:
     """The accounts of one server or one command."""
 
-    def __init__(self, database: Database, auth: Callable[[], Auth], clock: Callable[[], int] = now_ms) -> None:
+    def __init__(self, database: Database, auth: Callable[[], AuthSection], clock: Callable[[], int] = now_ms) -> None:
         self._database = database
         self._auth = auth
         self._clock = clock

@@ -25,12 +25,12 @@ from sparkle_lite.http.btn import Btn
 from sparkle_lite.http.observe import Observe
 from sparkle_lite.http.problems import internal, known, problem
 from sparkle_lite.http.web.render import Pages, is_for_person
-from sparkle_lite.runtime import Runtime
+from sparkle_lite.runtime import Server
 
 logger = logging.getLogger("sparkle.app")
 
 
-def create_app(runtime: Runtime) -> Litestar:
+def create_app(runtime: Server) -> Litestar:
     """The application of one runtime; its lifespan opens and closes the runtime."""
     pages = Pages(runtime)
 
@@ -95,7 +95,7 @@ def serve(config: Config, *, config_path: Callable[[], Path | None], host: str |
     """
     logs.setup(config.server.log_format)
     _tune()
-    runtime = Runtime(config, configuration.given(config_path(), os.environ))
+    runtime = Server(config, configuration.given(config_path(), os.environ))
 
     def on_ready(url: str) -> None:
         logger.info("listening", extra={"url": url, "version": sparkle_lite.__version__})

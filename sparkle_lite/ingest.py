@@ -16,7 +16,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from sparkle_lite.cleaning import Cleaner, Reporter
-from sparkle_lite.config import Limits
+from sparkle_lite.config import LimitsSection
 from sparkle_lite.db import bans, segments
 from sparkle_lite.db.connection import transaction
 from sparkle_lite.db.database import Database
@@ -215,7 +215,7 @@ class Ingest:
     """Takes submissions and commits them. One for a server."""
 
     def __init__(
-        self, database: Database, limits: Callable[[], Limits], metrics: Metrics, clock: Callable[[], int]
+        self, database: Database, limits: Callable[[], LimitsSection], metrics: Metrics, clock: Callable[[], int]
     ) -> None:
         self._database = database
         self._limits = limits

@@ -44,7 +44,7 @@ _RETRY_S = 5.0
 logger = logging.getLogger("sparkle.runtime")
 
 
-class Runtime:
+class Server:
     """The parts of one server. `open` before use, `close` after; everything in between is on one event loop."""
 
     def __init__(self, config: Config, given: Mapping[str, str] | None = None) -> None:

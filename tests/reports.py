@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from sparkle_lite import analyses, net
-from sparkle_lite.config import Analysis
+from sparkle_lite.config import AnalysisSection
 from sparkle_lite.db import segments
 from sparkle_lite.db.bans import BAN_COLUMNS
 from sparkle_lite.db.database import Database
@@ -139,9 +139,11 @@ class World:
 
     # --- Questions ---
 
-    def find(self, name: str, settings: Analysis | None = None, now: int = NOW, **numbers: Any) -> dict[str, Finding]:
+    def find(
+        self, name: str, settings: AnalysisSection | None = None, now: int = NOW, **numbers: Any
+    ) -> dict[str, Finding]:
         """Target as text -> finding."""
-        given = settings or Analysis(preset="friends")
+        given = settings or AnalysisSection(preset="friends")
         findings = asyncio.run(analyses.run(name, self.database, given, now, numbers or None))
         assert len({finding.target for finding in findings}) == len(findings)
         return {
@@ -149,9 +151,11 @@ class World:
             for finding in findings
         }
 
-    def distances(self, address: str, settings: Analysis | None = None) -> dict[tuple[str, str], tuple[int, int]]:
+    def distances(
+        self, address: str, settings: AnalysisSection | None = None
+    ) -> dict[tuple[str, str], tuple[int, int]]:
         """(analysis, number) -> (have, need)."""
-        given = settings or Analysis(preset="friends")
+        given = settings or AnalysisSection(preset="friends")
         needs = asyncio.run(analyses.distances(self.database, given, net.address_bytes(address), NOW))
         return {(need.analysis, need.number): (need.have, need.need) for need in needs}
 

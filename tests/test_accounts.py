@@ -19,7 +19,7 @@ from sparkle_lite.accounts import (
     new_secret,
     peerbanhelper_lines,
 )
-from sparkle_lite.config import Auth, Duration, Secret
+from sparkle_lite.config import AuthSection, Duration, Secret
 from sparkle_lite.db import accounts as store
 from sparkle_lite.db.database import Database
 from sparkle_lite.errors import SparkleError
@@ -47,13 +47,13 @@ class Place(Accounts):
 
 
 @asynccontextmanager
-async def opened(folder: Path, auth: Auth | None = None, clock: Clock | None = None) -> AsyncIterator[Place]:
+async def opened(folder: Path, auth: AuthSection | None = None, clock: Clock | None = None) -> AsyncIterator[Place]:
     """The accounts of one process; two on the same folder behave as two processes do."""
     database = Database(folder / "s.db")
     await database.open()
     try:
         clock = clock or Clock()
-        place = Place(database, lambda: auth or Auth(), clock)
+        place = Place(database, lambda: auth or AuthSection(), clock)
         place.database, place.clock = database, clock
         await place.open()
         yield place
@@ -197,7 +197,7 @@ def test_guessing_is_slowed_down_by_address_but_never_the_known(tmp_path: Path) 
 
 def test_clients_without_credentials_get_one_application_each_where_they_are_welcome(tmp_path: Path) -> None:
     async def main() -> None:
-        async with opened(tmp_path, Auth(anonymous_apps=True)) as place:
+        async with opened(tmp_path, AuthSection(anonymous_apps=True)) as place:
             presented = Presented(installation_id="0f8fad5b-d9cb", placeholder=True)
             first, second, third = await asyncio.gather(*(place.authenticate(presented, "192.0.2.1") for _ in range(3)))
             assert first == second == third == place.known(presented)
@@ -221,7 +221,7 @@ def test_clients_without_credentials_get_one_application_each_where_they_are_wel
 
 def test_an_anonymous_client_that_was_deleted_stays_out(tmp_path: Path) -> None:
     async def main() -> None:
-        async with opened(tmp_path, Auth(anonymous_apps=True)) as place:
+        async with opened(tmp_path, AuthSection(anonymous_apps=True)) as place:
             presented = Presented(installation_id="i-1")
             userapp = await place.authenticate(presented, "192.0.2.1")
             await place.delete_app(userapp.app_id, COMMAND_LINE)
@@ -361,7 +361,7 @@ def test_names_are_unique_whatever_their_case(tmp_path: Path, name: str, same: s
 
 def test_two_processes_cannot_exceed_the_limit_together(tmp_path: Path) -> None:
     async def main() -> None:
-        auth = Auth(max_apps_per_user=3)
+        auth = AuthSection(max_apps_per_user=3)
         async with AsyncExitStack() as stack:
             places = [await stack.enter_async_context(opened(tmp_path, auth)) for _ in range(2)]
             user, _ = await one_app(places[0])
@@ -508,7 +508,7 @@ def test_a_session_lives_until_log_out_and_across_processes(tmp_path: Path) -> N
 
 def test_a_session_ends_with_its_lifetime(tmp_path: Path) -> None:
     async def main() -> None:
-        async with opened(tmp_path, Auth(session_lifetime=Duration.parse("1h"))) as place:
+        async with opened(tmp_path, AuthSection(session_lifetime=Duration.parse("1h"))) as place:
             bob = await place.add_user("bob", "user", COMMAND_LINE)
             token = await place.session_token(bob, "github")
             place.clock.now += 3_599_000
@@ -564,7 +564,7 @@ def test_tokens_that_we_did_not_sign_are_refused(tmp_path: Path) -> None:
 def test_a_configured_key_signs_the_sessions(tmp_path: Path) -> None:
     async def main() -> None:
         key = "k" * 32
-        async with opened(tmp_path, Auth(jwt_secret=Secret(key))) as place:
+        async with opened(tmp_path, AuthSection(jwt_secret=Secret(key))) as place:
             bob = await place.add_user("bob", "user", COMMAND_LINE)
             token = await place.session_token(bob, "github")
             claims = jwt.decode(token, key, algorithms=["HS256"], options={"verify_iat": False})

@@ -16,7 +16,7 @@ from reports import CHEAT, DAY, DIALING, GIB, HOUR, MINUTE, NOW, Reporter, World
 from sparkle_lite import analyses
 from sparkle_lite.analyses import apart
 from sparkle_lite.analyses.numbers import PRESETS, TABLE
-from sparkle_lite.config import Analysis
+from sparkle_lite.config import AnalysisSection
 from sparkle_lite.config.keys import keys_of
 from sparkle_lite.errors import SparkleError
 from sparkle_lite.findings import Finding
@@ -79,13 +79,13 @@ def test_one_torrent_on_several_days_is_enough(world: World) -> None:
 
 def test_a_person_alone_decides_for_themselves(world: World) -> None:
     report_cheater(world.friends(1))
-    assert list(world.find("untrusted_vote", Analysis(preset="solo"))) == [CHEATER]
+    assert list(world.find("untrusted_vote", AnalysisSection(preset="solo"))) == [CHEATER]
 
 
 def test_a_public_server_wants_more_people_and_more_than_a_day(world: World) -> None:
     friends = world.friends(5)
     report_cheater(friends)
-    public = Analysis(preset="public")
+    public = AnalysisSection(preset="public")
     assert world.find("untrusted_vote", public) == {}
     report_cheater(friends, ago=2 * DAY)
     assert list(world.find("untrusted_vote", public)) == [CHEATER]
@@ -496,7 +496,7 @@ def test_three_qualifying_64_are_their_56(world: World) -> None:
 
 @pytest.mark.parametrize("name", TABLE)
 def test_every_number_of_an_analysis_has_a_key_in_the_same_order(name: str) -> None:
-    assert tuple(TABLE[name]) == tuple(keys_of(type(getattr(Analysis(), name))))
+    assert tuple(TABLE[name]) == tuple(keys_of(type(getattr(AnalysisSection(), name))))
     assert name in analyses.ANALYSES and analyses.ANALYSES[name].version >= 1
 
 
@@ -510,10 +510,10 @@ def test_the_example_tells_the_presets(name: str) -> None:
 
 
 def test_what_is_set_by_hand_wins_over_the_preset_and_what_is_tried_wins_over_both() -> None:
-    settings = Analysis(preset="solo")
+    settings = AnalysisSection(preset="solo")
     assert analyses.choose("untrusted_vote", settings).numbers["min_people"] == 1
     section = settings.untrusted_vote
-    settings = Analysis(preset="solo", untrusted_vote=type(section)(min_people=7, mode="shadow"))
+    settings = AnalysisSection(preset="solo", untrusted_vote=type(section)(min_people=7, mode="shadow"))
     chosen = analyses.choose("untrusted_vote", settings)
     assert (chosen.mode, chosen.numbers["min_people"], chosen.numbers["min_torrents"]) == ("shadow", 7, 2)
     tried = analyses.choose("untrusted_vote", settings, {"min_people": "9", "window": "2d", "mode": "on"})
@@ -533,7 +533,7 @@ def test_what_is_set_by_hand_wins_over_the_preset_and_what_is_tried_wins_over_bo
 )
 def test_numbers_that_make_no_sense_are_refused(name: str, overrides: dict[str, str | int]) -> None:
     with pytest.raises(SparkleError):
-        analyses.choose(name, Analysis(), overrides)
+        analyses.choose(name, AnalysisSection(), overrides)
 
 
 def test_strict_circles_ask_for_no_less_than_loose_ones() -> None:
@@ -580,10 +580,10 @@ def test_a_run_that_takes_too_long_or_is_cancelled_ends(world: World) -> None:
     for _ in range(14):
         hot.execute(f"INSERT INTO swarm ({columns}) SELECT {columns} FROM swarm")
     with pytest.raises(SparkleError, match="longer than"):
-        asyncio.run(analyses.run("over_download", world.database, Analysis(), NOW, time_limit_s=0.0))
+        asyncio.run(analyses.run("over_download", world.database, AnalysisSection(), NOW, time_limit_s=0.0))
 
     async def cancel() -> float:
-        task = asyncio.create_task(analyses.run("over_download", world.database, Analysis(), NOW))
+        task = asyncio.create_task(analyses.run("over_download", world.database, AnalysisSection(), NOW))
         await asyncio.sleep(0.05)
         task.cancel()
         started = time.monotonic()
@@ -596,10 +596,10 @@ def test_a_run_that_takes_too_long_or_is_cancelled_ends(world: World) -> None:
 
 def test_a_process_of_its_own_finds_and_refuses_the_same(world: World) -> None:
     report_cheater(world.friends(4))
-    found = asyncio.run(analyses.run("untrusted_vote", world.database, Analysis(), NOW))
-    assert found and asyncio.run(apart.run("untrusted_vote", world.database, Analysis(), NOW)) == found
+    found = asyncio.run(analyses.run("untrusted_vote", world.database, AnalysisSection(), NOW))
+    assert found and asyncio.run(apart.run("untrusted_vote", world.database, AnalysisSection(), NOW)) == found
     with pytest.raises(SparkleError) as refused:
-        asyncio.run(apart.run("untrusted_vote", world.database, Analysis(), NOW, {"min_people": "many"}))
+        asyncio.run(apart.run("untrusted_vote", world.database, AnalysisSection(), NOW, {"min_people": "many"}))
     assert (refused.value.code, bool(refused.value.message_zh)) == ("bad_request", True)
 
 
@@ -613,7 +613,7 @@ def test_a_process_of_its_own_that_dies_or_is_not_wanted_any_more_is_told_and_go
     before = processes()
 
     async def started() -> asyncio.Task[list[Finding]]:
-        task = asyncio.create_task(apart.run("untrusted_vote", world.database, Analysis(), NOW))
+        task = asyncio.create_task(apart.run("untrusted_vote", world.database, AnalysisSection(), NOW))
         while processes() == before:
             await asyncio.sleep(0.005)
         return task

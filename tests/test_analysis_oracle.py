@@ -13,7 +13,7 @@ from reports import CHEAT, DAY, DIALING, GIB, HOUR, NOW, Reporter, World
 
 from sparkle_lite import analyses, net
 from sparkle_lite.analyses.numbers import Numbers
-from sparkle_lite.config import Analysis
+from sparkle_lite.config import AnalysisSection
 from sparkle_lite.net import Network, network_of
 
 MIB = 1 << 20
@@ -429,7 +429,7 @@ def test_an_analysis_finds_what_the_naive_rule_finds(world: World, name: str, se
         told.traffic(40 if votes else 150, giving=0.01 if name == "concurrent_download" else 0.3)
         if seed % 2:
             world.close_segments()
-    numbers = analyses.choose(name, Analysis(preset="friends"), weak).numbers
+    numbers = analyses.choose(name, AnalysisSection(preset="friends"), weak).numbers
     found = world.find(name, **weak)
     expected = naive(told, numbers)
     short = {

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from sparkle_lite import rulebook
 from sparkle_lite.accounts import COMMAND_LINE, Accounts, Actor
-from sparkle_lite.config import Auth, RuleEntry
+from sparkle_lite.config import AuthSection, RuleEntry
 from sparkle_lite.db import accounts as account_rows
 from sparkle_lite.db import decisions as store
 from sparkle_lite.db.accounts import Visit
@@ -70,7 +70,7 @@ class Place:
 
     async def member(self, *texts: str, name: str = "member") -> None:
         """People whose client came from these addresses just now."""
-        accounts = Accounts(self.database, Auth, lambda: self.now)
+        accounts = Accounts(self.database, AuthSection, lambda: self.now)
         user = await accounts.add_user(name, "user", COMMAND_LINE)
         app = (await accounts.add_app(user.id, "x", COMMAND_LINE)).userapp.id
         visits = [Visit(app, self.now, address_bytes(text), "x") for text in texts]

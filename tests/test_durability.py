@@ -23,7 +23,7 @@ from server import RunningServer, catalogue, count, opened, rows, segment_file, 
 
 from sparkle_lite import config
 from sparkle_lite.db import segments
-from sparkle_lite.runtime import Runtime
+from sparkle_lite.runtime import Server
 from sparkle_lite.wire.dialect import detect
 
 TORRENT = "52fa13494a4571a951b46b1a04be19ab9d8089c3d3761956c99f5435e6f2c8ad"
@@ -312,13 +312,13 @@ def test_a_database_locked_by_another_program_delays_bans_and_loses_none(start: 
 # --- Segments ---------------------------------------------------------------------------------------------------------
 
 
-def small_runtime(folder: Path) -> Runtime:
+def small_runtime(folder: Path) -> Server:
     (folder / "config.toml").touch()
-    return Runtime(config.load(folder / "config.toml", {}))
+    return Server(config.load(folder / "config.toml", {}))
 
 
 @asynccontextmanager
-async def opened_runtime(folder: Path, *, jobs: bool = True) -> AsyncIterator[Runtime]:
+async def opened_runtime(folder: Path, *, jobs: bool = True) -> AsyncIterator[Server]:
     runtime = small_runtime(folder)
     await runtime.open()
     if not jobs:
@@ -329,13 +329,13 @@ async def opened_runtime(folder: Path, *, jobs: bool = True) -> AsyncIterator[Ru
         await runtime.close()
 
 
-async def submit(runtime: Runtime, *numbers: int) -> None:
+async def submit(runtime: Server, *numbers: int) -> None:
     dialect = detect("PeerBanHelper/9.5.0")
     bodies = [json.dumps(body_of(number)).encode() for number in numbers]
     await asyncio.gather(*(runtime.ingest.submit(1, b"\1\2\3\4", body, "", dialect) for body in bodies))
 
 
-async def all_indexed(runtime: Runtime) -> None:
+async def all_indexed(runtime: Server) -> None:
     """Wait until the job in the background has indexed every closed segment."""
     async with asyncio.timeout(10):
         while any(s["state"] == "closed" for k in segments.KINDS for s in catalogue(runtime.database.path, k)):

@@ -16,7 +16,7 @@ from server import Answer, RunningServer, read_answer
 
 from sparkle_lite import config
 from sparkle_lite.app import create_app
-from sparkle_lite.runtime import Runtime
+from sparkle_lite.runtime import Server
 
 Json = dict[str, Any]
 
@@ -61,7 +61,7 @@ def contents(operation: Json) -> Iterator[tuple[str, Json]]:
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_everything_that_the_server_answers_to_is_documented(document: Json) -> None:
-    routes = create_app(Runtime(config.load(None, {}))).routes
+    routes = create_app(Server(config.load(None, {}))).routes
     served = {re.sub(r":\w+}", "}", route.path) for route in routes}
     api = {path for path in served if path.startswith(("/api/", "/ping/", "/auth/"))}
     assert api <= set(document["paths"]) <= served

@@ -21,7 +21,7 @@ from server import App, RunningServer, catalogue, count, opened, wait_for
 import sparkle_lite.runtime
 from sparkle_lite import config
 from sparkle_lite.db import segments
-from sparkle_lite.runtime import Runtime
+from sparkle_lite.runtime import Server
 from sparkle_lite.wire.dialect import detect
 
 TORRENT = "52fa13494a4571a951b46b1a04be19ab9d8089c3d3761956c99f5435e6f2c8ad"
@@ -368,9 +368,9 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 
 @asynccontextmanager
-async def opened_runtime(folder: Path, config_text: str = "") -> AsyncIterator[Runtime]:
+async def opened_runtime(folder: Path, config_text: str = "") -> AsyncIterator[Server]:
     (folder / "config.toml").write_text(config_text)
-    runtime = Runtime(config.load(folder / "config.toml", {}))
+    runtime = Server(config.load(folder / "config.toml", {}))
     await runtime.open()
     await runtime.jobs.stop()
     try:
@@ -379,7 +379,7 @@ async def opened_runtime(folder: Path, config_text: str = "") -> AsyncIterator[R
         await runtime.close()
 
 
-async def submit(runtime: Runtime, *bodies: dict[str, Any]) -> None:
+async def submit(runtime: Server, *bodies: dict[str, Any]) -> None:
     texts = [json.dumps(body).encode() for body in bodies]
     await asyncio.gather(*(runtime.ingest.submit(1, None, text, "", PBH) for text in texts))
 
@@ -389,7 +389,7 @@ def ban(number: int, at: int = 1) -> dict[str, Any]:
     return {"peer_ip": address, "torrent_identifier": TORRENT, "module": "m", "ban_at": at, "description": "d" * 500}
 
 
-def states(runtime: Runtime, kind: str) -> list[str]:
+def states(runtime: Server, kind: str) -> list[str]:
     return [segment["state"] for segment in catalogue(runtime.database.path, kind)]
 
 
@@ -516,7 +516,7 @@ def test_a_body_is_no_duplicate_of_one_that_came_days_ago(tmp_path: Path, clock:
     asyncio.run(scenario())
 
 
-def rows_of(runtime: Runtime) -> int:
+def rows_of(runtime: Server) -> int:
     with opened(runtime.database.path) as reader:
         app_id = reader.execute("SELECT app_id FROM userapp").fetchone()[0]
     return len(servers.rows(runtime.database.path, "snapshot", app_id))
@@ -540,7 +540,7 @@ def test_a_ban_without_an_id_counts_again_after_a_day(tmp_path: Path, clock: Clo
 # --- Dictionaries -----------------------------------------------------------------------------------------------------
 
 
-def entries(runtime: Runtime) -> tuple[set[str], set[str], set[str]]:
+def entries(runtime: Server) -> tuple[set[str], set[str], set[str]]:
     """The torrents, client names and labels that are in the dictionaries."""
     with opened(runtime.database.path) as reader:
         torrents = {row[0] for row in reader.execute("SELECT identifier FROM torrent")}

@@ -16,7 +16,7 @@ import msgspec
 import pytest
 
 from sparkle_lite import query
-from sparkle_lite.config import Limits
+from sparkle_lite.config import LimitsSection
 from sparkle_lite.db import readers, search, segments
 from sparkle_lite.db.database import Database
 from sparkle_lite.db.search import Search
@@ -181,7 +181,7 @@ class World:
     async def start(self) -> None:
         self.database = Database(self.path, "normal")
         await self.database.open()
-        self.ingest = Ingest(self.database, Limits, Metrics(), lambda: self.now)
+        self.ingest = Ingest(self.database, LimitsSection, Metrics(), lambda: self.now)
         await self.ingest.open()
         self.search = Search(self.database, self.ingest.streams)
 

@@ -22,7 +22,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sparkle_lite.errors import SparkleError
-from sparkle_lite.http.server import Protocol, Server, bind
+from sparkle_lite.http.server import HttpServer, Protocol, bind
 
 # What java.net.http adds to every request over plain http.
 JDK = "Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAEAAEAAAAIAAAAAAAMAAAAAAAQBAAAA\r\n"
@@ -39,7 +39,7 @@ class Small(Protocol):
 
 
 class Running(NamedTuple):
-    server: Server
+    server: HttpServer
     address: tuple[str, int]
     seen: dict[str, Any]
 
@@ -89,7 +89,7 @@ def echo(seen: dict[str, Any]) -> Any:
 def serving(protocol: type[Protocol] = Protocol, host: str = "127.0.0.1") -> Iterator[Running]:
     seen: dict[str, Any] = {}
     ready = threading.Event()
-    server = Server(echo(seen), host=host, port=0, on_ready=lambda url: ready.set(), protocol=protocol)
+    server = HttpServer(echo(seen), host=host, port=0, on_ready=lambda url: ready.set(), protocol=protocol)
     thread = threading.Thread(target=server.run)
     thread.start()
     assert ready.wait(10)
@@ -578,6 +578,6 @@ def test_what_stops_the_start_up_is_raised_and_nothing_listens() -> None:
     (sock,) = bind("127.0.0.1", 0)
     address = sock.getsockname()
     with pytest.raises(SparkleError, match="database"):
-        Server(app, sockets=[sock]).run()
+        HttpServer(app, sockets=[sock]).run()
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(address, timeout=2)

@@ -11,7 +11,7 @@ from sparkle_lite.analyses import client_identity, concurrent_download, multi_di
 from sparkle_lite.analyses.analysis import Analysis, Examined, Need
 from sparkle_lite.analyses.numbers import TABLE, Chosen, Mode, choose
 from sparkle_lite.analyses.sentences import SENTENCES, tell
-from sparkle_lite.config import Analysis as Settings
+from sparkle_lite.config import AnalysisSection
 from sparkle_lite.db.accounts import name_key
 from sparkle_lite.db.database import Database
 from sparkle_lite.db.evidence import Evidence, Trust, gather
@@ -32,7 +32,7 @@ WHY_LIMIT_S = 10.0
 async def run(
     name: str,
     database: Database,
-    settings: Settings,
+    settings: AnalysisSection,
     now_ms: int,
     overrides: Mapping[str, str | int] | None = None,
     *,
@@ -53,7 +53,7 @@ async def run(
 
 
 async def distances(
-    database: Database, settings: Settings, address: bytes, now_ms: int, *, time_limit_s: float = WHY_LIMIT_S
+    database: Database, settings: AnalysisSection, address: bytes, now_ms: int, *, time_limit_s: float = WHY_LIMIT_S
 ) -> list[Need]:
     """How far an address (4 or 16 bytes) is from each analysis that isn't off: what it has and what is needed.
 
@@ -82,5 +82,5 @@ def _missing(examined: Examined) -> float:
     return sum(max(1 - need.have / need.need, 0) for need in examined.needs if need.need)
 
 
-def _trust(settings: Settings) -> Trust:
+def _trust(settings: AnalysisSection) -> Trust:
     return Trust(settings.account_age, settings.active_days, name_key(ANONYMOUS))

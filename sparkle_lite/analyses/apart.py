@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from sparkle_lite import analyses
 from sparkle_lite.child import Child, serve
-from sparkle_lite.config import Analysis as Settings
+from sparkle_lite.config import AnalysisSection
 from sparkle_lite.db.database import Database
 from sparkle_lite.findings import Finding
 
@@ -25,13 +25,17 @@ class Order(NamedTuple):
 
     name: str
     path: Path
-    settings: Settings
+    settings: AnalysisSection
     now_ms: int
     overrides: Mapping[str, str | int] | None
 
 
 async def run(
-    name: str, database: Database, settings: Settings, now_ms: int, overrides: Mapping[str, str | int] | None = None
+    name: str,
+    database: Database,
+    settings: AnalysisSection,
+    now_ms: int,
+    overrides: Mapping[str, str | int] | None = None,
 ) -> list[Finding]:
     """What `analyses.run` does, in a child process. Raises as that and as Child.ask do."""
     child = Child(__name__)

@@ -4,8 +4,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Literal, NamedTuple, get_args
 
-from sparkle_lite.config import Analysis as Settings
-from sparkle_lite.config import Duration, Refused, Size, parse
+from sparkle_lite.config import AnalysisSection, Duration, Refused, Size, parse
 from sparkle_lite.config.keys import keys_of
 from sparkle_lite.errors import SparkleError
 
@@ -79,7 +78,7 @@ class Chosen(NamedTuple):
     numbers: Numbers
 
 
-def choose(name: str, settings: Settings, overrides: Mapping[str, str | int] | None = None) -> Chosen:
+def choose(name: str, settings: AnalysisSection, overrides: Mapping[str, str | int] | None = None) -> Chosen:
     """The numbers of one analysis: the preset's, over them the configuration's, over them some for one run.
 
     Overrides are written as in the configuration ("7d", "4GiB", 3, mode "on") or in ms and bytes; 0 changes nothing.

@@ -45,7 +45,7 @@ Age = Annotated[Duration, between(_SECOND)]
 Bytes = Annotated[Size, between(Size(1024))]
 
 
-class Server(msgspec.Struct, frozen=True, kw_only=True):
+class ServerSection(msgspec.Struct, frozen=True, kw_only=True):
     """Where the server listens and how it is reached."""
 
     host: Annotated[str, host_name] = "127.0.0.1"
@@ -55,7 +55,7 @@ class Server(msgspec.Struct, frozen=True, kw_only=True):
     log_format: Literal["auto", "text", "json"] = "auto"
 
 
-class Database(msgspec.Struct, frozen=True, kw_only=True):
+class DatabaseSection(msgspec.Struct, frozen=True, kw_only=True):
     """The main database file; `folder` is no key but the folder that a relative `path` starts from."""
 
     path: Annotated[str, file_name] = "data/sparkle.db"
@@ -68,7 +68,7 @@ class Database(msgspec.Struct, frozen=True, kw_only=True):
         return (self.folder / self.path).resolve()
 
 
-class GitHub(msgspec.Struct, frozen=True, kw_only=True):
+class GitHubSection(msgspec.Struct, frozen=True, kw_only=True):
     """Login with GitHub; on when both credentials are set."""
 
     client_id: str = ""
@@ -78,14 +78,14 @@ class GitHub(msgspec.Struct, frozen=True, kw_only=True):
     api_url: Annotated[str, url] = "https://api.github.com"
 
 
-class Auth(msgspec.Struct, frozen=True, kw_only=True):
+class AuthSection(msgspec.Struct, frozen=True, kw_only=True):
     """Sessions, applications and login; an empty `jwt_secret` is made on first start and kept in the database."""
 
     session_lifetime: Annotated[Duration, between(Duration(60_000), Duration(3650 * _DAY))] = Duration.parse("30d")
     max_apps_per_user: Annotated[int, between(0, 1_000_000)] = 10
     anonymous_apps: bool = False
     jwt_secret: Annotated[Secret, key_length] = Secret()
-    github: GitHub = GitHub()
+    github: GitHubSection = GitHubSection()
 
 
 class Ability(msgspec.Struct, frozen=True, kw_only=True):
@@ -118,7 +118,7 @@ ProvableAbility = Literal[
 ]
 
 
-class ProofOfWork(msgspec.Struct, frozen=True, kw_only=True):
+class ProofOfWorkSection(msgspec.Struct, frozen=True, kw_only=True):
     """Work that PeerBanHelper 9.2+ must do before a request; other clients can't, and are never asked."""
 
     abilities: tuple[ProvableAbility, ...] = ()
@@ -126,11 +126,11 @@ class ProofOfWork(msgspec.Struct, frozen=True, kw_only=True):
     lifetime: Annotated[Duration, between(Duration(10_000), Duration(3_600_000))] = Duration.parse("10m")
 
 
-class Btn(msgspec.Struct, frozen=True, kw_only=True):
+class BtnSection(msgspec.Struct, frozen=True, kw_only=True):
     """What clients are offered; `prefer_legacy` keeps modern PeerBanHelper on the legacy shapes."""
 
     prefer_legacy: bool = False
-    proof_of_work: ProofOfWork = ProofOfWork()
+    proof_of_work: ProofOfWorkSection = ProofOfWorkSection()
     abilities: Abilities = Abilities()
 
 
@@ -154,7 +154,7 @@ Span = Annotated[Duration, between(Duration(60_000), Duration(366 * _DAY), or_ze
 Amount = Annotated[Size, between(Size(1), or_zero=True)]
 
 
-class UntrustedVote(msgspec.Struct, frozen=True, kw_only=True):
+class UntrustedVoteSection(msgspec.Struct, frozen=True, kw_only=True):
     """Addresses that people's clients banned for what they did."""
 
     mode: Mode = "preset"
@@ -167,7 +167,7 @@ class UntrustedVote(msgspec.Struct, frozen=True, kw_only=True):
     half_life: Span = Duration(0)
 
 
-class OverDownload(msgspec.Struct, frozen=True, kw_only=True):
+class OverDownloadSection(msgspec.Struct, frozen=True, kw_only=True):
     """Addresses that took a torrent several times over."""
 
     mode: Mode = "preset"
@@ -181,7 +181,7 @@ class OverDownload(msgspec.Struct, frozen=True, kw_only=True):
     lifetime: Span = Duration(0)
 
 
-class ConcurrentDownload(msgspec.Struct, frozen=True, kw_only=True):
+class ConcurrentDownloadSection(msgspec.Struct, frozen=True, kw_only=True):
     """Addresses that download very many torrents at once."""
 
     mode: Mode = "preset"
@@ -191,7 +191,7 @@ class ConcurrentDownload(msgspec.Struct, frozen=True, kw_only=True):
     lifetime: Span = Duration(0)
 
 
-class ClientIdentity(msgspec.Struct, frozen=True, kw_only=True):
+class ClientIdentitySection(msgspec.Struct, frozen=True, kw_only=True):
     """Clients that pass for others."""
 
     mode: Mode = "preset"
@@ -203,7 +203,7 @@ class ClientIdentity(msgspec.Struct, frozen=True, kw_only=True):
     lifetime: Span = Duration(0)
 
 
-class MultiDial(msgspec.Struct, frozen=True, kw_only=True):
+class MultiDialSection(msgspec.Struct, frozen=True, kw_only=True):
     """Prefixes that one cheater has many addresses of."""
 
     mode: Mode = "preset"
@@ -218,20 +218,20 @@ class MultiDial(msgspec.Struct, frozen=True, kw_only=True):
     half_life: Span = Duration(0)
 
 
-class Analysis(msgspec.Struct, frozen=True, kw_only=True):
+class AnalysisSection(msgspec.Struct, frozen=True, kw_only=True):
     """Thresholds for the size of the circle, whose word counts, and a table for each analysis by its name."""
 
     preset: Literal["solo", "friends", "tracker", "public"] = "friends"
     account_age: Annotated[Duration, between(Duration(0), Duration(3650 * _DAY))] = Duration.parse("7d")
     active_days: Annotated[int, between(0, 365)] = 3
-    untrusted_vote: UntrustedVote = UntrustedVote()
-    over_download: OverDownload = OverDownload()
-    concurrent_download: ConcurrentDownload = ConcurrentDownload()
-    client_identity: ClientIdentity = ClientIdentity()
-    multi_dial: MultiDial = MultiDial()
+    untrusted_vote: UntrustedVoteSection = UntrustedVoteSection()
+    over_download: OverDownloadSection = OverDownloadSection()
+    concurrent_download: ConcurrentDownloadSection = ConcurrentDownloadSection()
+    client_identity: ClientIdentitySection = ClientIdentitySection()
+    multi_dial: MultiDialSection = MultiDialSection()
 
 
-class Retention(msgspec.Struct, frozen=True, kw_only=True):
+class RetentionSection(msgspec.Struct, frozen=True, kw_only=True):
     """How long things are kept after their receipt."""
 
     snapshots: Age = Duration.parse("7d")
@@ -242,7 +242,7 @@ class Retention(msgspec.Struct, frozen=True, kw_only=True):
     max_database_size: Annotated[Size, between(Size(1 << 20), or_zero=True)] = Size(0)
 
 
-class Limits(msgspec.Struct, frozen=True, kw_only=True):
+class LimitsSection(msgspec.Struct, frozen=True, kw_only=True):
     """What one request, one application and all of them together may cost."""
 
     max_body_size: Bytes = Size.parse("16MiB")
@@ -255,7 +255,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     queue_size: Bytes = Size.parse("64MiB")
 
 
-class Metrics(msgspec.Struct, frozen=True, kw_only=True):
+class MetricsSection(msgspec.Struct, frozen=True, kw_only=True):
     """Who may read /metrics; nobody when empty."""
 
     allow: tuple[Network, ...] = (parse_network("127.0.0.0/8"), parse_network("::1"))
@@ -264,16 +264,16 @@ class Metrics(msgspec.Struct, frozen=True, kw_only=True):
 class Config(msgspec.Struct, frozen=True, kw_only=True):
     """Everything that can be configured."""
 
-    server: Server = Server()
-    database: Database = Database()
-    auth: Auth = Auth()
-    btn: Btn = Btn()
+    server: ServerSection = ServerSection()
+    database: DatabaseSection = DatabaseSection()
+    auth: AuthSection = AuthSection()
+    btn: BtnSection = BtnSection()
     rules: tuple[RuleEntry, ...] = ()
     exceptions: tuple[RuleEntry, ...] = ()
-    analysis: Analysis = Analysis()
-    retention: Retention = Retention()
-    limits: Limits = Limits()
-    metrics: Metrics = Metrics()
+    analysis: AnalysisSection = AnalysisSection()
+    retention: RetentionSection = RetentionSection()
+    limits: LimitsSection = LimitsSection()
+    metrics: MetricsSection = MetricsSection()
 
 
 # Dotted keys and tables that a running server takes over, and what below them it can't.

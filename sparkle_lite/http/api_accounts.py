@@ -30,7 +30,7 @@ from sparkle_lite.http.session import (
     token_of,
     visitor,
 )
-from sparkle_lite.runtime import Runtime
+from sparkle_lite.runtime import Server
 from sparkle_lite.wire.torrents import parse_info_hash, torrent_identifier
 
 T = TypeVar("T")
@@ -246,7 +246,7 @@ def _documented(shape: Any, text: str, data: object, /, **refusals: str) -> dict
 # --- The operations ---------------------------------------------------------------------------------------------------
 
 
-def routes(runtime: Runtime) -> list[Router]:
+def routes(runtime: Server) -> list[Router]:
     """The handlers of one server."""
     handlers = [*_app_routes(runtime), *_user_routes(runtime), *_admin_routes(runtime), *_admin_app_routes(runtime)]
     return [
@@ -259,7 +259,7 @@ def routes(runtime: Runtime) -> list[Router]:
     ]
 
 
-def _app_routes(runtime: Runtime) -> list[HTTPRouteHandler]:
+def _app_routes(runtime: Server) -> list[HTTPRouteHandler]:
     tags = ["user application"]
 
     @get(
@@ -355,7 +355,7 @@ def _app_routes(runtime: Runtime) -> list[HTTPRouteHandler]:
     return [list_apps, get_app, reset_app, edit_app, create_app, delete_app]
 
 
-def _user_routes(runtime: Runtime) -> list[HTTPRouteHandler]:
+def _user_routes(runtime: Server) -> list[HTTPRouteHandler]:
     tags = ["user"]
 
     @get(
@@ -467,7 +467,7 @@ def _torrent_hash() -> HTTPRouteHandler:
     return torrent_hash
 
 
-def _admin_routes(runtime: Runtime) -> list[HTTPRouteHandler]:
+def _admin_routes(runtime: Server) -> list[HTTPRouteHandler]:
     tags = ["administration"]
     last_one = "That is the last administrator."
 
@@ -607,7 +607,7 @@ def _admin_routes(runtime: Runtime) -> list[HTTPRouteHandler]:
     return [list_users, create_user, ban_user, unban_user, set_role, login_link, audit]
 
 
-async def _admin(request: Asked, runtime: Runtime) -> SignedIn:
+async def _admin(request: Asked, runtime: Server) -> SignedIn:
     me = await signed_in(request, runtime)
     try:
         require_admin(me)
@@ -619,7 +619,7 @@ async def _admin(request: Asked, runtime: Runtime) -> SignedIn:
     return me
 
 
-def _admin_app_routes(runtime: Runtime) -> list[HTTPRouteHandler]:
+def _admin_app_routes(runtime: Server) -> list[HTTPRouteHandler]:
     tags = ["administration"]
 
     @get(
@@ -717,15 +717,15 @@ def _app(row: UserappRow, owner: UserRow) -> UserApplication:
     )
 
 
-async def _owner(runtime: Runtime, row: UserappRow, me: SignedIn) -> UserRow:
+async def _owner(runtime: Server, row: UserappRow, me: SignedIn) -> UserRow:
     return me.user if row.user == me.user.id else await runtime.accounts.user(row.user)
 
 
-async def _owned(runtime: Runtime, row: UserappRow, me: SignedIn) -> UserApplication:
+async def _owned(runtime: Server, row: UserappRow, me: SignedIn) -> UserApplication:
     return _app(row, await _owner(runtime, row, me))
 
 
-async def _with_secret(runtime: Runtime, new: NewSecret, me: SignedIn) -> UserApplicationVerbose:
+async def _with_secret(runtime: Server, new: NewSecret, me: SignedIn) -> UserApplicationVerbose:
     row = new.userapp
     owner = _user(await _owner(runtime, row, me))
     return UserApplicationVerbose(row.id, row.app_id, new.secret, row.comment, row.created_at, owner)

@@ -29,7 +29,7 @@ from sparkle_lite.http.requests import base_url, only
 from sparkle_lite.http.session import SignedIn, require_admin, signed_in
 from sparkle_lite.net import AddressError, Network, parse_network
 from sparkle_lite.reasons import Reason
-from sparkle_lite.runtime import Runtime
+from sparkle_lite.runtime import Server
 
 Asked = Request[Any, Any, Any]
 
@@ -214,7 +214,7 @@ def _documented(shape: Any, text: str, data: object, /, **refusals: str) -> dict
 # --- The operations ---------------------------------------------------------------------------------------------------
 
 
-def routes(runtime: Runtime) -> list[Router]:
+def routes(runtime: Server) -> list[Router]:
     """The handlers of one server."""
     return [
         Router(
@@ -227,7 +227,7 @@ def routes(runtime: Runtime) -> list[Router]:
     ]
 
 
-def _reading(runtime: Runtime) -> list[HTTPRouteHandler]:
+def _reading(runtime: Server) -> list[HTTPRouteHandler]:
     @get(
         "/rules",
         summary="The rules in force, waiting for review, or in shadow",
@@ -304,7 +304,7 @@ def _reading(runtime: Runtime) -> list[HTTPRouteHandler]:
     return [list_rules, list_rules_at, list_changes]
 
 
-def _why(runtime: Runtime) -> list[HTTPRouteHandler]:
+def _why(runtime: Server) -> list[HTTPRouteHandler]:
     @get(
         "/why",
         summary="Why an address, client name or peer id is listed, or how far it is from that",
@@ -333,7 +333,7 @@ def _why(runtime: Runtime) -> list[HTTPRouteHandler]:
     return [why]
 
 
-def _deciding(runtime: Runtime) -> list[HTTPRouteHandler]:
+def _deciding(runtime: Server) -> list[HTTPRouteHandler]:
     documented = _documented(Answer[Rule], "The decision.", _EXAMPLE, r400=_INVALID, r409=_CONFLICT)
 
     async def decide(request: Asked, data: Decide, act: Callable[..., Awaitable[Decision]]) -> Answer[Rule]:
@@ -392,7 +392,7 @@ def _deciding(runtime: Runtime) -> list[HTTPRouteHandler]:
     return [deny, allow, pardon]
 
 
-def _reviewing(runtime: Runtime) -> list[HTTPRouteHandler]:
+def _reviewing(runtime: Server) -> list[HTTPRouteHandler]:
     documented = _documented(Answer[Rule], "The decision.", _EXAMPLE, r404=_UNKNOWN, r409=_CONFLICT)
     counted = _documented(Answer[Reviewed], "How many.", Reviewed(40), r400=_INVALID)
 
@@ -503,7 +503,7 @@ def _explained(why: Why, me: SignedIn) -> Explanation:
 
 
 async def _page(
-    runtime: Runtime, me: SignedIn, wanted: Wanted, after: int | None, limit: int, at: int | None
+    runtime: Server, me: SignedIn, wanted: Wanted, after: int | None, limit: int, at: int | None
 ) -> RulePage:
     _check_limit(limit)
     if after is not None and not 0 <= after <= _INT64:
@@ -568,7 +568,7 @@ def _moment(at_ms: int) -> str:
 # --- Requests ---------------------------------------------------------------------------------------------------------
 
 
-async def _admin(request: Asked, runtime: Runtime) -> SignedIn:
+async def _admin(request: Asked, runtime: Server) -> SignedIn:
     me = await signed_in(request, runtime)
     require_admin(me)
     return me

@@ -35,7 +35,7 @@ from sparkle_lite.query import (
     SwarmQuery,
     ask,
 )
-from sparkle_lite.runtime import Runtime
+from sparkle_lite.runtime import Server
 from sparkle_lite.shown import (
     BanHistory,
     ClientDiscovery,
@@ -219,7 +219,7 @@ _REFUSALS = {
 }
 
 
-def routes(runtime: Runtime) -> list[Router]:
+def routes(runtime: Server) -> list[Router]:
     """The handlers of one server."""
     handlers = [handler for resource in _RESOURCES for handler in _handlers(runtime, resource)]
     return [
@@ -232,7 +232,7 @@ def routes(runtime: Runtime) -> list[Router]:
     ]
 
 
-def _handlers(runtime: Runtime, resource: _Resource) -> list[HTTPRouteHandler]:
+def _handlers(runtime: Server, resource: _Resource) -> list[HTTPRouteHandler]:
     """The three operations on one kind of rows."""
 
     async def recent(
@@ -350,7 +350,7 @@ def _refusals() -> dict[int, ResponseSpec]:
     }
 
 
-async def _viewer(request: Asked, runtime: Runtime) -> Viewer:
+async def _viewer(request: Asked, runtime: Server) -> Viewer:
     me = await signed_in(request, runtime)
     return Viewer(me.user.id, me.is_admin)
 
@@ -365,13 +365,13 @@ def _strictly(body: bytes, shape: type[Listing]) -> Listing:
         raise SparkleError("bad_request", f"The request is not valid: {where}: {why}.", f"无效参数: {where}") from None
 
 
-async def _page(runtime: Runtime, resource: _Resource, asked: Listing, viewer: Viewer) -> Page | Discoveries:
+async def _page(runtime: Server, resource: _Resource, asked: Listing, viewer: Viewer) -> Page | Discoveries:
     limits, query = runtime.config.limits, ask(resource.table, asked, viewer)
     find = runtime.search.discoveries if resource.table == "discovery" else runtime.search.page
     return await find(query, limits.query_time, limits.count_time)
 
 
-async def _answer(runtime: Runtime, resource: _Resource, asked: Listing, viewer: Viewer) -> Response[bytes]:
+async def _answer(runtime: Server, resource: _Resource, asked: Listing, viewer: Viewer) -> Response[bytes]:
     found = await _page(runtime, resource, asked, viewer)
 
     def encode() -> bytes:
@@ -394,7 +394,7 @@ async def _answer(runtime: Runtime, resource: _Resource, asked: Listing, viewer:
 
 
 async def _export(
-    runtime: Runtime, resource: _Resource, asked: Listing, viewer: Viewer, kind: Literal["csv", "jsonl"]
+    runtime: Server, resource: _Resource, asked: Listing, viewer: Viewer, kind: Literal["csv", "jsonl"]
 ) -> AsyncIterator[bytes]:
     """The file in pieces, each a page of its own: between two of them others have their turn."""
     columns = csv_columns(resource.row) if kind == "csv" else []

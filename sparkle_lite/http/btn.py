@@ -30,7 +30,7 @@ from sparkle_lite.http.requests import (
     refuse,
     takes_gzip,
 )
-from sparkle_lite.runtime import Runtime
+from sparkle_lite.runtime import Server
 from sparkle_lite.wire import answers
 from sparkle_lite.wire.credentials import present
 from sparkle_lite.wire.dialect import AbilityOffer, ConfigDocument, Dialect, config_document, detect
@@ -64,7 +64,7 @@ Handler = Callable[[Scope, Receive, Send, Caller], Awaitable[None]]
 class Btn:
     """The handlers of one server."""
 
-    def __init__(self, runtime: Runtime) -> None:
+    def __init__(self, runtime: Server) -> None:
         self._runtime = runtime
         self._documents: dict[tuple[Dialect, str], ConfigDocument] = {}
         self._documents_of: object = None

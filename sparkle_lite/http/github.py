@@ -24,12 +24,12 @@ from litestar.params import QueryParameter
 
 import sparkle_lite
 from sparkle_lite.accounts import OAUTH_STATE_MS, Actor, GitHubUser
-from sparkle_lite.config import GitHub
+from sparkle_lite.config import GitHubSection
 from sparkle_lite.errors import SparkleError
 from sparkle_lite.http.problems import STATUS, Envelope
 from sparkle_lite.http.requests import base_url
 from sparkle_lite.http.session import COOKIE, is_https, set_session_cookie, visitor
-from sparkle_lite.runtime import Runtime
+from sparkle_lite.runtime import Server
 
 if TYPE_CHECKING:
     import httpx
@@ -95,7 +95,7 @@ def verified_email(emails: list[_Email]) -> str | None:
 class _Exchange:
     """The three questions to GitHub of one login, by one client that keeps no cookies and follows no redirects."""
 
-    def __init__(self, client: "httpx.AsyncClient", github: GitHub) -> None:
+    def __init__(self, client: "httpx.AsyncClient", github: GitHubSection) -> None:
         self._client = client
         self._github = github
 
@@ -198,7 +198,7 @@ async def _client() -> AsyncIterator["httpx.AsyncClient"]:
 # --- The routes -------------------------------------------------------------------------------------------------------
 
 
-def routes(runtime: Runtime, sign_in_page: SignInPage) -> list[HTTPRouteHandler]:
+def routes(runtime: Server, sign_in_page: SignInPage) -> list[HTTPRouteHandler]:
     """The handlers of one server; `sign_in_page` is what a browser gets that has no usable login link."""
     page = ResponseSpec(
         str, generate_examples=False, media_type=MediaType.HTML, description="Refused; a page says why."
@@ -268,7 +268,7 @@ def routes(runtime: Runtime, sign_in_page: SignInPage) -> list[HTTPRouteHandler]
     return [login, callback, _login_link(runtime, sign_in_page)]
 
 
-def _login_link(runtime: Runtime, sign_in_page: SignInPage) -> HTTPRouteHandler:
+def _login_link(runtime: Server, sign_in_page: SignInPage) -> HTTPRouteHandler:
     @get(
         "/login",
         tags=["session"],
@@ -318,12 +318,12 @@ def _login_link(runtime: Runtime, sign_in_page: SignInPage) -> HTTPRouteHandler:
     return login
 
 
-def is_configured(github: GitHub) -> bool:
+def is_configured(github: GitHubSection) -> bool:
     """Whether this server offers login with GitHub."""
     return bool(github.client_id and github.client_secret)
 
 
-async def _finish(request: Asked, runtime: Runtime, actor: Actor, code: str, state: str, refused: str) -> str:
+async def _finish(request: Asked, runtime: Server, actor: Actor, code: str, state: str, refused: str) -> str:
     github = runtime.config.auth.github
     if not is_configured(github):
         raise _not_configured()
@@ -342,7 +342,7 @@ async def _finish(request: Asked, runtime: Runtime, actor: Actor, code: str, sta
     return await runtime.accounts.sign_in_github(who, actor)
 
 
-async def _signed_in(token: str, actor: Actor, request: Asked, runtime: Runtime) -> Response[str]:
+async def _signed_in(token: str, actor: Actor, request: Asked, runtime: Server) -> Response[str]:
     """To the first page with a session of its own; the one that the browser had ends."""
     before = request.cookies.get(COOKIE, "")
     if before:
@@ -357,12 +357,12 @@ def _redirect(url: str) -> Response[str]:
     return Response("", status_code=302, headers=headers, media_type=MediaType.TEXT)
 
 
-def _callback_url(request: Asked, runtime: Runtime) -> str:
+def _callback_url(request: Asked, runtime: Server) -> str:
     server = runtime.config.server
     return base_url(request.scope, server.public_url, server.trusted_proxies) + _CALLBACK
 
 
-def _set_verifier(response: Response[str], verifier: str, request: Asked, runtime: Runtime) -> None:
+def _set_verifier(response: Response[str], verifier: str, request: Asked, runtime: Server) -> None:
     response.set_cookie(
         VERIFIER_COOKIE,
         verifier,

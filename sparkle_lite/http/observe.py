@@ -5,13 +5,13 @@ from typing import Any
 
 from sparkle_lite import logs
 from sparkle_lite.http.requests import Receive, Scope, Send, client_address
-from sparkle_lite.runtime import Runtime
+from sparkle_lite.runtime import Server
 
 
 class Observe:
     """An ASGI application that watches another one."""
 
-    def __init__(self, app: Any, runtime: Runtime) -> None:
+    def __init__(self, app: Any, runtime: Server) -> None:
         self._app = app
         self._runtime = runtime
         # Looking a label up costs more than counting.

@@ -13,14 +13,14 @@ from sparkle_lite.errors import SparkleError
 from sparkle_lite.http.problems import Envelope
 from sparkle_lite.http.requests import client_address, is_from_proxy
 from sparkle_lite.net import Network
-from sparkle_lite.runtime import Runtime
+from sparkle_lite.runtime import Server
 
 # The framework adds the charset.
 _TEXT = CONTENT_TYPE_LATEST.partition("; charset")[0]
 NO_STORE = {"cache-control": "no-store"}
 
 
-def routes(runtime: Runtime) -> list[HTTPRouteHandler]:
+def routes(runtime: Server) -> list[HTTPRouteHandler]:
     """The handlers of one server."""
 
     @get(

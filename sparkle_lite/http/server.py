@@ -1,7 +1,7 @@
 """The HTTP server: uvicorn with a protocol that old PeerBanHelper, slow senders and floods can't upset.
 
-`app` and `cli` call `run`, tests use `Server`. Nothing here knows a route: whatever reaches the ASGI application is a
-plain HTTP/1.x request whose body is whole.
+`app` and `cli` call `run`, tests use `HttpServer`. Nothing here knows a route: whatever reaches the ASGI application is
+a plain HTTP/1.x request whose body is whole.
 """
 
 import asyncio
@@ -345,7 +345,7 @@ class _Lifespan(LifespanOn):
             await self.send(message)
 
 
-class Server(uvicorn.Server):
+class HttpServer(uvicorn.Server):
     """One listening server, from binding its sockets to the last commit.
 
     `port` 0 takes any free port. `on_ready` gets the URL once requests are accepted. `on_hup` (sync or async) runs on
@@ -479,8 +479,8 @@ def run(
     on_ready: Callable[[str], None] | None = None,
     on_hup: Callable[[], Awaitable[None] | None] | None = None,
 ) -> None:
-    """Serve `app` in the foreground until SIGTERM or SIGINT; see Server."""
-    Server(
+    """Serve `app` in the foreground until SIGTERM or SIGINT; see HttpServer."""
+    HttpServer(
         app,
         host=host,
         port=port,

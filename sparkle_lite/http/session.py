@@ -9,7 +9,7 @@ from sparkle_lite.accounts import Actor
 from sparkle_lite.db.accounts import UserRow
 from sparkle_lite.errors import SparkleError
 from sparkle_lite.http.requests import base_url, client_address
-from sparkle_lite.runtime import Runtime
+from sparkle_lite.runtime import Server
 
 COOKIE = "X-BTN-Token"
 _SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
@@ -40,7 +40,7 @@ def token_of(request: Request[Any, Any, Any]) -> tuple[str, bool]:
     return request.cookies.get(COOKIE, ""), True
 
 
-async def signed_in(request: Request[Any, Any, Any], runtime: Runtime) -> SignedIn:
+async def signed_in(request: Request[Any, Any, Any], runtime: Server) -> SignedIn:
     """The session of a request.
 
     Raises SparkleError("forbidden") without one, for a banned user, and for a change that another site's page asked
@@ -53,17 +53,17 @@ async def signed_in(request: Request[Any, Any, Any], runtime: Runtime) -> Signed
     return SignedIn(user, token, Actor.of(user, *_whence(request, runtime)))
 
 
-def visitor(request: Request[Any, Any, Any], runtime: Runtime) -> Actor:
+def visitor(request: Request[Any, Any, Any], runtime: Server) -> Actor:
     """Whoever asks, when nobody is signed in or it doesn't matter."""
     return Actor(None, False, *_whence(request, runtime))
 
 
-def _whence(request: Request[Any, Any, Any], runtime: Runtime) -> tuple[str, str | None]:
+def _whence(request: Request[Any, Any, Any], runtime: Server) -> tuple[str, str | None]:
     address = client_address(request.scope, runtime.config.server.trusted_proxies)
     return address, request.headers.get("user-agent")
 
 
-def require_same_origin(request: Request[Any, Any, Any], runtime: Runtime) -> None:
+def require_same_origin(request: Request[Any, Any, Any], runtime: Server) -> None:
     """Refuse what another site's page asks a browser to do.
 
     Browsers say so themselves in Sec-Fetch-Site, which no page can forge; over plain http to another machine they
@@ -79,7 +79,7 @@ def require_same_origin(request: Request[Any, Any, Any], runtime: Runtime) -> No
         )
 
 
-def _is_ours(origin: str, request: Request[Any, Any, Any], runtime: Runtime) -> bool:
+def _is_ours(origin: str, request: Request[Any, Any, Any], runtime: Server) -> bool:
     """Whether an origin is this server, by its public URL or by the name that this request calls it."""
     server = runtime.config.server
     urls = {base_url(request.scope, public, server.trusted_proxies) for public in (server.public_url, "")}
@@ -94,7 +94,7 @@ def _place(url: SplitResult) -> tuple[str, str | None, int | None]:
     return url.scheme, url.hostname, url.port or _PORTS.get(url.scheme)
 
 
-def set_session_cookie(response: Response[Any], token: str, request: Request[Any, Any, Any], runtime: Runtime) -> None:
+def set_session_cookie(response: Response[Any], token: str, request: Request[Any, Any, Any], runtime: Server) -> None:
     """Give the browser a session's token, out of reach of scripts; no token ends what it has."""
     response.set_cookie(
         COOKIE,
@@ -107,7 +107,7 @@ def set_session_cookie(response: Response[Any], token: str, request: Request[Any
     )
 
 
-def is_https(request: Request[Any, Any, Any], runtime: Runtime) -> bool:
+def is_https(request: Request[Any, Any, Any], runtime: Server) -> bool:
     """Whether the client reaches this server by https, so that cookies may be bound to it."""
     server = runtime.config.server
     return base_url(request.scope, server.public_url, server.trusted_proxies).startswith("https://")

@@ -23,7 +23,7 @@ from typing import NamedTuple
 
 from sparkle_lite import analyses
 from sparkle_lite.analyses import apart
-from sparkle_lite.config import Analysis, Config, Limits
+from sparkle_lite.config import AnalysisSection, Config, LimitsSection
 from sparkle_lite.db import segments
 from sparkle_lite.db.connection import schema, statements
 from sparkle_lite.db.database import Database
@@ -239,7 +239,7 @@ async def run_all(database: Database, now: int) -> tuple[float, dict[str, tuple[
     whole = time.perf_counter()
     for name in analyses.ANALYSES:
         started = time.perf_counter()
-        findings = await apart.run(name, database, Analysis(preset="friends"), now)
+        findings = await apart.run(name, database, AnalysisSection(preset="friends"), now)
         found[name] = (time.perf_counter() - started, len(findings))
     return time.perf_counter() - whole, found
 
@@ -258,7 +258,7 @@ async def measure(site: Site, now: int, rounds: int, idle_s: float) -> None:
     seconds, found = await run_all(site.database, now)
     show("nobody about", seconds, found)
     metrics = Metrics()
-    ingest = Ingest(site.database, Limits, metrics, lambda: time.time_ns() // 1_000_000)
+    ingest = Ingest(site.database, LimitsSection, metrics, lambda: time.time_ns() // 1_000_000)
     await ingest.open()
     # Segments fill and are indexed meanwhile, as in a server.
     jobs, closed = Jobs(metrics), asyncio.Event()

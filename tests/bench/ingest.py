@@ -32,7 +32,7 @@ import msgspec
 
 from sparkle_lite import net
 from sparkle_lite.accounts import COMMAND_LINE, Accounts
-from sparkle_lite.config import Auth
+from sparkle_lite.config import AuthSection
 from sparkle_lite.db import segments
 from sparkle_lite.db.connection import schema, statements
 from sparkle_lite.db.database import Database
@@ -325,7 +325,7 @@ def _fill(path: Path, made: Sequence[Body], recent: int, old: int) -> list[tuple
         database = Database(path)
         await database.open()
         try:
-            accounts = Accounts(database, lambda: Auth(max_apps_per_user=APPS))
+            accounts = Accounts(database, lambda: AuthSection(max_apps_per_user=APPS))
             user = await accounts.add_user("bench", "user", COMMAND_LINE)
             apps = [await accounts.add_app(user.id, f"client {number}", COMMAND_LINE) for number in range(APPS)]
             await database.write(_add_dictionaries)

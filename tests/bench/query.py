@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from sparkle_lite import net, query
-from sparkle_lite.config import Limits
+from sparkle_lite.config import LimitsSection
 from sparkle_lite.db import bans, segments
 from sparkle_lite.db.database import Database
 from sparkle_lite.db.search import Search
@@ -293,7 +293,7 @@ BODY_TYPES = {
 async def page(search: Search, table: Any, body: dict[str, Any]) -> Any:
     asked = msgspec.convert(body, type=BODY_TYPES[table])
     find: Any = search.discoveries if table == "discovery" else search.page
-    limits = Limits()
+    limits = LimitsSection()
     return await find(query.ask(table, asked, ADMIN), limits.query_time, limits.count_time)
 
 
@@ -410,7 +410,7 @@ async def run(millions: float, folder: Path) -> None:
     rows = int(millions * 1_000_000)
     database = Database(folder / "sparkle.db", "normal")
     await database.open(serve=True)
-    ingest = Ingest(database, Limits, Metrics(), lambda: NOW + time.monotonic_ns() // 1_000_000)
+    ingest = Ingest(database, LimitsSection, Metrics(), lambda: NOW + time.monotonic_ns() // 1_000_000)
     search = Search(database, ingest.streams)
     head = f"{'p50':>9}{'p95':>9}{'p99':>9}{'rows':>8}"
     try:

@@ -11,7 +11,7 @@ from litestar.handlers import HTTPRouteHandler
 from sparkle_lite import analyses, runtime
 from sparkle_lite.analyses import ANALYSES
 from sparkle_lite.analyses.numbers import PRESETS, TABLE
-from sparkle_lite.config import Analysis, Config
+from sparkle_lite.config import AnalysisSection, Config
 from sparkle_lite.config.values import toml
 from sparkle_lite.errors import SparkleError
 from sparkle_lite.http.web import links, render
@@ -109,12 +109,12 @@ def routes(pages: Pages) -> list[HTTPRouteHandler]:
 # --- Cards ------------------------------------------------------------------------------------------------------------
 
 
-def _cards(server: runtime.Runtime, counts: Mapping[tuple[str, str], int], answers: Answers = _NOTHING) -> list[Card]:
+def _cards(server: runtime.Server, counts: Mapping[tuple[str, str], int], answers: Answers = _NOTHING) -> list[Card]:
     return [_card(name, server, counts, answers) for name in ANALYSES]
 
 
 def _card(
-    name: str, server: runtime.Runtime, counts: Mapping[tuple[str, str], int], answers: Answers = _NOTHING
+    name: str, server: runtime.Server, counts: Mapping[tuple[str, str], int], answers: Answers = _NOTHING
 ) -> Card:
     settings = server.config.analysis
     chosen = analyses.choose(name, settings)
@@ -128,8 +128,8 @@ def _card(
     return Card(name, mode, tuple(numbers), mine)
 
 
-def _voters(server: runtime.Runtime, answers: Answers = _NOTHING) -> Card:
-    usual, settings = Analysis(), server.config.analysis
+def _voters(server: runtime.Server, answers: Answers = _NOTHING) -> Card:
+    usual, settings = AnalysisSection(), server.config.analysis
     numbers = tuple(
         _number(server.settings, key, getattr(usual, key), getattr(settings, key), {}, answers)
         for key in ("account_age", "active_days")
@@ -166,7 +166,7 @@ def _written(kind: type, value: str | int) -> str:
     return str(kind(value))
 
 
-def _lines(settings: Analysis) -> str:
+def _lines(settings: AnalysisSection) -> str:
     """The configuration that says what is in force, to be changed and pasted."""
     lines = ["[analysis]", f"preset = {toml(settings.preset)}"]
     lines += [f"account_age = {toml(settings.account_age)}", f"active_days = {toml(settings.active_days)}"]

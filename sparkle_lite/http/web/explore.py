@@ -22,7 +22,7 @@ from sparkle_lite.http.web import filters, links, paging, render
 from sparkle_lite.http.web.filters import VIEWS, TorrentQuery, View
 from sparkle_lite.http.web.render import HEADERS, Asked, Page, Pages
 from sparkle_lite.query import DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE, Listing, ask
-from sparkle_lite.runtime import Runtime
+from sparkle_lite.runtime import Server
 from sparkle_lite.shown import Torrent, Viewer, csv_cells, csv_columns, shown
 from sparkle_lite.wire.torrents import parse_info_hash, torrent_identifier
 
@@ -60,7 +60,7 @@ def viewer_of(me: SignedIn) -> Viewer:
     return Viewer(me.user.id, me.is_admin)
 
 
-async def find(runtime: Runtime, view: View, asked: Listing, viewer: Viewer, count_ms: int) -> Found:
+async def find(runtime: Server, view: View, asked: Listing, viewer: Viewer, count_ms: int) -> Found:
     """The rows that are asked for. Raises SparkleError as the REST API does."""
     limits = runtime.config.limits
     count_ms = min(count_ms, int(limits.count_time))
@@ -74,7 +74,7 @@ async def find(runtime: Runtime, view: View, asked: Listing, viewer: Viewer, cou
     return Found([shown(row, viewer) for row in found.rows], found.total, found.exact, found.next, found.previous)
 
 
-async def _find_torrents(runtime: Runtime, asked: TorrentQuery, query_ms: int, count_ms: int) -> Found:
+async def _find_torrents(runtime: Server, asked: TorrentQuery, query_ms: int, count_ms: int) -> Found:
     wanted = WantedTorrents(
         asked.identifier,
         asked.identifier_compare_method or "EQUALS",
@@ -100,7 +100,7 @@ def _torrent(row: TorrentRow) -> Torrent:
 
 
 async def section(
-    runtime: Runtime, me: SignedIn, name: str, parameters: Mapping[str, str], size: int = RECENT
+    runtime: Server, me: SignedIn, name: str, parameters: Mapping[str, str], size: int = RECENT
 ) -> Section:
     """The newest rows of a view under some filters."""
     view = VIEWS[name]
@@ -190,7 +190,7 @@ def _explorer(pages: Pages) -> list[HTTPRouteHandler]:
     return [first, explore, export]
 
 
-async def _lines(runtime: Runtime, view: View, asked: Listing, viewer: Viewer, found: Found) -> AsyncIterator[bytes]:
+async def _lines(runtime: Server, view: View, asked: Listing, viewer: Viewer, found: Found) -> AsyncIterator[bytes]:
     """A table as CSV, a page of rows at a time."""
     columns = csv_columns(view.shape)
     # Spreadsheets take a file for Latin-1 unless it begins with this mark.

@@ -26,7 +26,7 @@ from sparkle_lite.errors import SparkleError
 from sparkle_lite.http.problems import STATUS
 from sparkle_lite.http.session import COOKIE, SignedIn, require_admin, signed_in
 from sparkle_lite.http.web import shapes
-from sparkle_lite.runtime import Runtime
+from sparkle_lite.runtime import Server
 
 Asked = Request[Any, Any, Any]
 Page = Response[bytes]
@@ -179,7 +179,7 @@ def _preferred(header: str) -> Language:
 class Pages:
     """Everything that a page module needs of the server."""
 
-    def __init__(self, runtime: Runtime) -> None:
+    def __init__(self, runtime: Server) -> None:
         self.runtime = runtime
         self._texts = {language: Texts(language) for language in LANGUAGES}
         self._environments = {language: _environment(texts) for language, texts in self._texts.items()}

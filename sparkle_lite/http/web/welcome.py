@@ -25,7 +25,7 @@ from sparkle_lite.http.web.render import (
     see_other,
 )
 from sparkle_lite.net import AddressError, address_bytes, is_public
-from sparkle_lite.runtime import Runtime
+from sparkle_lite.runtime import Server
 from sparkle_lite.settings import read
 
 PRESET = "analysis.preset"
@@ -132,7 +132,7 @@ def _public(address: str | None) -> str:
 
 
 async def _allow(
-    runtime: Runtime, request: Asked, me: SignedIn, lines: list[str], note: str
+    runtime: Server, request: Asked, me: SignedIn, lines: list[str], note: str
 ) -> tuple[list[str], list[str]]:
     """Make each line ("address  # note") an exception; why some could not be, and those lines."""
     errors, left = [], []
