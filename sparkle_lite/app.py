@@ -1,11 +1,11 @@
-"""The wiring: one Litestar application over one runtime, served by one process."""
+"""The wiring: one Litestar application over one server, in one process."""
 
 import gc
 import logging
 import os
 import sys
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,14 +24,15 @@ from sparkle_lite.http import api_accounts, api_rules, api_search, docs, github,
 from sparkle_lite.http.btn import Btn
 from sparkle_lite.http.observe import Observe
 from sparkle_lite.http.problems import internal, known, problem
+from sparkle_lite.http.requests import Receive, Scope, Send
 from sparkle_lite.http.web.render import Pages, is_for_person
-from sparkle_lite.runtime import Server
+from sparkle_lite.runtime import Server, running
 
 logger = logging.getLogger("sparkle.app")
 
 
 def create_app(runtime: Server) -> Litestar:
-    """The application of one runtime; its lifespan opens and closes the runtime."""
+    """The application that answers for one server."""
     pages = Pages(runtime)
 
     def on_exception(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
@@ -40,14 +41,6 @@ def create_app(runtime: Server) -> Litestar:
             logger.error("a request failed", exc_info=error)
             shown = internal()
         return pages.refusal(request, shown) if is_for_person(request) else _refusal(shown)
-
-    @asynccontextmanager
-    async def lifespan(_: Litestar) -> AsyncIterator[None]:
-        await runtime.open()
-        try:
-            yield
-        finally:
-            await runtime.close()
 
     documented: list[HTTPRouteHandler | Router] = [
         *operation.routes(runtime),
@@ -58,7 +51,6 @@ def create_app(runtime: Server) -> Litestar:
     ]
     return Litestar(
         [*Btn(runtime).routes(), *documented, *web.routes(pages), *openapi.routes(documented), *docs.routes()],
-        lifespan=[lifespan],
         before_request=_options,
         exception_handlers={Exception: on_exception},
         openapi_config=None,
@@ -66,6 +58,34 @@ def create_app(runtime: Server) -> Litestar:
         debug=False,
         pdb_on_exception=False,
     )
+
+
+class Application:
+    """What one process serves: a server that comes up and goes down with it, and what answers for it meanwhile."""
+
+    def __init__(self, start: Callable[[], AbstractAsyncContextManager[Server]]) -> None:
+        self._start = start
+        self._answer: Any = _not_up
+        self.server: Server | None = None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request, or come up and go down as the ASGI lifespan says; what stops a start is raised."""
+        if scope["type"] == "lifespan":
+            await self._live(receive, send)
+        else:
+            await self._answer(scope, receive, send)
+
+    async def _live(self, receive: Receive, send: Send) -> None:
+        await receive()
+        async with self._start() as self.server:
+            self._answer = Observe(create_app(self.server), self.server)
+            await send({"type": "lifespan.startup.complete"})
+            await receive()
+        await send({"type": "lifespan.shutdown.complete"})
+
+
+async def _not_up(scope: Scope, receive: Receive, send: Send) -> None:
+    raise RuntimeError("a request came before the server was up")
 
 
 def _options(request: Request[Any, Any, Any]) -> Response[None] | None:
@@ -95,24 +115,27 @@ def serve(config: Config, *, config_path: Callable[[], Path | None], host: str |
     """
     logs.setup(config.server.log_format)
     _tune()
-    runtime = Server(config, configuration.given(config_path(), os.environ))
+    application = Application(lambda: running(config, configuration.given(config_path(), os.environ)))
 
     def on_ready(url: str) -> None:
         logger.info("listening", extra={"url": url, "version": sparkle_lite.__version__})
-        if runtime.first_start is not None:
-            print(_welcome(config.server.public_url or url, runtime.first_start), file=sys.stdout, flush=True)
-            runtime.first_start = None
+        parts = application.server
+        assert parts is not None
+        parts.reread = reread
+        if parts.first_start is not None:
+            print(_welcome(config.server.public_url or url, parts.first_start), file=sys.stdout, flush=True)
+            parts.first_start = None
 
     async def reread() -> list[str]:
         """Read the file again; the keys that need a restart. Raises ConfigError."""
+        parts = application.server
+        assert parts is not None
         fresh = configuration.load(config_path(), os.environ, check=rulebook.check)
-        stay = await runtime.reload(fresh, configuration.given(config_path(), os.environ))
+        stay = await parts.reload(fresh, configuration.given(config_path(), os.environ))
         for key in stay:
             logger.warning("%s has changed, which needs a restart", key)
         logger.info("the configuration was reloaded")
         return stay
-
-    runtime.reread = reread
 
     async def on_hup() -> None:
         try:
@@ -121,20 +144,13 @@ def serve(config: Config, *, config_path: Callable[[], Path | None], host: str |
             for line in error.lines:
                 logger.error("the configuration was not reloaded: %s", line)
 
-    try:
-        server.run(
-            Observe(create_app(runtime), runtime),
-            host=config.server.host if host is None else host,
-            port=config.server.port if port is None else port,
-            on_ready=on_ready,
-            on_hup=on_hup,
-        )
-    except ExceptionGroup as group:
-        # The framework's start-up wraps what stopped it.
-        refusals, others = group.split(SparkleError)
-        if refusals is None or others is not None:
-            raise
-        raise _first(refusals) from None
+    server.run(
+        application,
+        host=config.server.host if host is None else host,
+        port=config.server.port if port is None else port,
+        on_ready=on_ready,
+        on_hup=on_hup,
+    )
 
 
 def _tune() -> None:
@@ -145,10 +161,6 @@ def _tune() -> None:
     gc.freeze()
     gc.set_threshold(50_000, 20, 20)
     sys.setswitchinterval(0.001)
-
-
-def _first(group: BaseException) -> BaseException:
-    return _first(group.exceptions[0]) if isinstance(group, BaseExceptionGroup) else group
 
 
 def _welcome(url: str, first: FirstStart) -> str:

@@ -9,20 +9,23 @@ import json
 import os
 import sys
 import tempfile
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
 
 from sparkle_lite import cli
 from sparkle_lite.errors import SparkleError
 
 if TYPE_CHECKING:
+    from sparkle_lite.analyses import Need
     from sparkle_lite.config import Config
     from sparkle_lite.db.database import Database
     from sparkle_lite.db.decisions import Decision, New
     from sparkle_lite.decisions import Decisions, Match, Why
+    from sparkle_lite.net import Network
     from sparkle_lite.plan import Plan
+    from sparkle_lite.protected import Protected
 
 T = TypeVar("T")
 
@@ -171,15 +174,17 @@ def _why(args: argparse.Namespace) -> None:
     if len(given) != 1:
         raise _wrong("Name one address or network, or one --client-name or --peer-id.")
 
-    async def command(place: "_Place") -> "Why":
+    async def command(place: "_Place") -> "tuple[Why, list[Need]]":
         if args.address_or_network is None:
-            return await place.decisions.why_named("peer_id" if args.client_name is None else "client_name", given[0])
+            kind: Literal["peer_id", "client_name"] = "peer_id" if args.client_name is None else "client_name"
+            return await place.decisions.why_named(kind, given[0]), []
         try:
-            return await place.decisions.why(parse_network(given[0]))
+            network = parse_network(given[0])
         except AddressError as error:
             raise _wrong(f"{error}.") from None
+        return await place.decisions.why(network), await place.distances(network)
 
-    place, why = _run(args, command)
+    place, (why, distances) = _run(args, command)
     if args.json:
         cli._print_json(
             {
@@ -187,7 +192,7 @@ def _why(args: argparse.Namespace) -> None:
                 "listed": why.listed,
                 "protectedBy": list(why.protection),
                 "rules": [_shown(match.decision, match.state, place) for match in why.matches],
-                "distances": [distance._asdict() for distance in why.distances],
+                "distances": [distance._asdict() for distance in distances],
             }
         )
         return
@@ -196,7 +201,7 @@ def _why(args: argparse.Namespace) -> None:
         print(f"  {_told(match)}")
     for name in why.protection:
         print(f"  {_PROTECTION[name]}")
-    for distance in why.distances:
+    for distance in distances:
         print(f"  {distance.analysis}: {distance.number} is {distance.have} of {distance.need}")
 
 
@@ -400,17 +405,15 @@ def _analyse(args: argparse.Namespace) -> None:
     async def command(place: "_Place") -> "dict[str, Plan]":
         import msgspec
 
-        from sparkle_lite import analyses, runtime
+        from sparkle_lite import analyses
+        from sparkle_lite.analyses.runs import Runs
 
-        config = place.config
+        settings = place.config.analysis
         if args.preset:
-            settings = msgspec.structs.replace(config.analysis, preset=args.preset)
-            config = msgspec.structs.replace(config, analysis=settings)
+            settings = msgspec.structs.replace(settings, preset=args.preset)
+        runs = Runs(place.database, place.decisions, lambda: settings)
         names = list(analyses.ANALYSES) if args.name is None else [args.name]
-        return {
-            name: await runtime.analyse(place.database, place.decisions, config, name, overrides, dry=args.dry_run)
-            for name in names
-        }
+        return {name: await runs.run(name, overrides, dry=args.dry_run) for name in names}
 
     place, plans = _run(args, command)
     if args.json:
@@ -472,22 +475,29 @@ class _Place(NamedTuple):
     config: "Config"
     database: "Database"
     decisions: "Decisions"
-    own: "set[bytes]"
+    protected: "Protected"
+
+    async def distances(self, network: "Network") -> "list[Need]":
+        """How far an address is from each analysis; of a network nothing is measured."""
+        from sparkle_lite.accounts import now_ms
+        from sparkle_lite.analyses.distances import measure
+
+        if network.prefix != network.bits:
+            return []
+        return await measure(self.database, self.config.analysis, network.address, now_ms())
 
     async def deny_list(self) -> bytes:
         """The deny list as clients get it."""
         from sparkle_lite import rulebook
         from sparkle_lite.accounts import now_ms
-        from sparkle_lite.db import accounts as account_rows
-        from sparkle_lite.decisions import MEMBER_MS
         from sparkle_lite.rulebook import single
 
         async with self.database.reader() as reader:
-            members = await account_rows.member_addresses(reader, now_ms() - MEMBER_MS)
+            addresses = await self.protected.addresses(reader, now_ms())
         denied, allowed = await self.decisions.in_force()
         rules = rulebook.compile_rules(self.config.rules, self.config.exceptions)
-        protected = {single(address) for address in (*members, *self.own)}
-        return rulebook.publish(rules, protected, now_ms(), denied, allowed).ip_denylist.body
+        protected = {single(address) for address in addresses}
+        return rulebook.publish(rules, protected, now_ms(), denied=denied, allowed=allowed).ip_denylist.body
 
 
 def _run(
@@ -498,11 +508,12 @@ def _run(
     rules: bool = False,
 ) -> "tuple[_Place, T]":
     """Run a command on the decisions; where, and its result. Raises SparkleError if there is no database."""
-    from sparkle_lite import analyses, runtime
     from sparkle_lite import config as configuration
     from sparkle_lite.accounts import now_ms
+    from sparkle_lite.analyses.sentences import tell
     from sparkle_lite.db.database import Database
-    from sparkle_lite.decisions import Decisions, Distance
+    from sparkle_lite.decisions import Decisions
+    from sparkle_lite.protected import Protected
     from sparkle_lite.settings import Settings
 
     written = cli._load(args, rules=rules)
@@ -515,19 +526,14 @@ def _run(
 
     async def run() -> None:
         database = Database(path, written.database.synchronous)
-        own = await asyncio.to_thread(runtime.own_addresses, written)
+        protected = Protected(set())
+        await protected.look_up(written)
         await database.open()
         try:
-            settings = Settings(database, now_ms, given)
+            settings = Settings(database, now_ms, written, given)
             await settings.load()
-            config = settings.over(written)
-
-            async def distances(address: bytes) -> Sequence[Distance]:
-                needs = await analyses.distances(database, config.analysis, address, now_ms())
-                return [Distance(*need) for need in needs]
-
-            decisions = Decisions(database, now_ms, lambda: own, tellers=(analyses.tell,), distances=distances)
-            place = _Place(config, database, decisions, own)
+            decisions = Decisions(database, now_ms, protected, tellers=(tell,))
+            place = _Place(settings.config, database, decisions, protected)
             done.append((place, await command(place)))
         finally:
             await database.close()

@@ -8,7 +8,7 @@ person makes it.
 import asyncio
 import re
 import unicodedata
-from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 from typing import Any, Literal, NamedTuple
 
@@ -27,6 +27,7 @@ from sparkle_lite.errors import SparkleError
 from sparkle_lite.findings import Finding
 from sparkle_lite.net import Network, network_of
 from sparkle_lite.plan import Mode, Plan, Situation
+from sparkle_lite.protected import MEMBER_MS, Protected
 from sparkle_lite.reasons import Reason, Tell, date, reason
 from sparkle_lite.rulebook import Guard, Listing, Obstacle, Rules, single
 from sparkle_lite.wire.matchers import Matcher, category_matches, parse
@@ -34,7 +35,6 @@ from sparkle_lite.wire.matchers import Matcher, category_matches, parse
 TargetKind = Literal["ip", "peer_id", "client_name"]
 
 DAY_MS = planning.DAY_MS
-MEMBER_MS = 14 * DAY_MS
 # How long what an administrator decides holds unless they say otherwise, and a pardon.
 BY_HAND_MS, PARDON_MS = 30 * DAY_MS, 7 * DAY_MS
 # What is told of a target reaches back so far, and at most so many decisions.
@@ -44,18 +44,8 @@ HISTORY_MS = 730 * DAY_MS
 _LIST_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,39}")
 # Plans that were overtaken by another change before they are made within the transaction.
 _TRIES = 3
-
-
-class Distance(NamedTuple):
-    """How far an address is from being listed by one analysis: one of its numbers, what there is and what it takes."""
-
-    analysis: str
-    number: str
-    have: int
-    need: int
-
-
-Distances = Callable[[bytes], Awaitable[Sequence[Distance]]]
+# Rows that one transaction deletes of the log, and how long others then have their turn.
+_CHUNK, _PAUSE_S = 1000, 0.02
 
 
 class Match(NamedTuple):
@@ -76,7 +66,6 @@ class Why(NamedTuple):
     listed: bool
     matches: tuple[Match, ...]
     protection: tuple[Obstacle, ...]
-    distances: tuple[Distance, ...] = ()
 
 
 class Verdict(NamedTuple):
@@ -95,31 +84,21 @@ class Pardoned(NamedTuple):
     standing: tuple[Decision, ...]
 
 
-async def _no_distances(_: bytes) -> Sequence[Distance]:
-    return ()
-
-
 class Decisions:
-    """The decisions of one server or one command.
-
-    `own` are this machine's addresses; `tellers` know the sentences of the analyses' codes; `distances` asks the
-    analyses about one network.
-    """
+    """The decisions of one server or one command; `tellers` know the sentences of the analyses' codes."""
 
     def __init__(
         self,
         database: Database,
         clock: Callable[[], int],
-        own: Callable[[], Collection[bytes]],
+        protected: Protected,
         *,
         tellers: Sequence[Tell] = (),
-        distances: Distances = _no_distances,
     ) -> None:
         self._database = database
         self._clock = clock
-        self._own = own
+        self._protected = protected
         self.tellers = tuple(tellers)
-        self._distances = distances
 
     # --- The configuration --------------------------------------------------------------------------------------------
 
@@ -232,10 +211,9 @@ class Decisions:
 
     async def _guard(self, connection: Connection, now_ms: int) -> Guard:
         allowed = await store.allowed(connection, now_ms)
-        members = await account_rows.member_addresses(connection, now_ms - MEMBER_MS)
         return Guard(
-            self._own(),
-            members,
+            self._protected.own,
+            await self._protected.members(connection, now_ms),
             [one.network for one in allowed if one.network is not None],
             {(one.kind, one.text) for one in allowed if one.text is not None},
         )
@@ -458,23 +436,23 @@ class Decisions:
         async with self._database.reader() as reader:
             return await store.count_by_state(reader, self._clock())
 
-    async def forget(self, limit: int) -> int:
-        """Let go of some of the log that is older than two years; how many."""
-        return await self._database.write(lambda main: store.delete_old(main, self._clock() - HISTORY_MS, limit))
+    async def forget_oldest(self) -> None:
+        """Let go of the log that is older than two years, a little at a time."""
+        before = self._clock() - HISTORY_MS
+        while await self._database.write(lambda main: store.delete_old(main, before, _CHUNK)) == _CHUNK:
+            await asyncio.sleep(_PAUSE_S)
 
     # --- Why ----------------------------------------------------------------------------------------------------------
 
-    async def why(self, network: Network, *, distances: bool = True) -> Why:
-        """Everything about an address or a network; measuring the distances costs more than all the rest."""
+    async def why(self, network: Network) -> Why:
+        """Everything about an address or a network."""
         now = self._clock()
         async with self._database.reader() as reader:
             found = await store.around(reader, network, now - TOLD_MS, TOLD)
             guard = await self._guard(reader, now)
         protection = guard.protection(network)
-        is_asked = distances and network.prefix == network.bits
-        far = await self._distances(network.address) if is_asked else ()
         listed = _is_served(found, now) and not protection
-        return Why(str(network), listed, self._matches(found, now), protection, tuple(far))
+        return Why(str(network), listed, self._matches(found, now), protection)
 
     async def why_named(self, kind: Literal["client_name", "peer_id"], text: str) -> Why:
         """Everything about what a peer says of itself."""

@@ -10,10 +10,12 @@ from typing import Any
 import msgspec
 
 from sparkle_lite import net
-from sparkle_lite.db.conditions import Filter
+from sparkle_lite.config import LimitsSection
+from sparkle_lite.db.conditions import Filter, Query, Table
 from sparkle_lite.db.observed import Observed, ObservedBan, ObservedSwarm
-from sparkle_lite.db.search import Page
+from sparkle_lite.db.search import Page, Search
 from sparkle_lite.db.torrents import UNKNOWN_TORRENTS, different
+from sparkle_lite.decisions import Decisions
 from sparkle_lite.net import Network
 from sparkle_lite.reasons import Reason
 from sparkle_lite.wire import answers
@@ -22,6 +24,24 @@ from sparkle_lite.wire import answers
 RECORDS = 500
 WINDOW_MS = 7 * 24 * 3_600_000
 _CONCURRENT_MS = 3_600_000
+
+
+async def look_up(
+    address: bytes, decisions: Decisions, search: Search, limits: LimitsSection, now_ms: int
+) -> answers.IpQuery:
+    """What this network knows of one address. Raises SparkleError when the look-up takes too long."""
+    verdict = await decisions.verdict(address)
+    tables: tuple[Table, ...] = ("ban", "swarm")
+    bans, swarms = [
+        await search.page(
+            Query(table, filters(address), time_from=now_ms - WINDOW_MS, limit=RECORDS),
+            int(limits.query_time),
+            int(limits.count_time),
+        )
+        for table in tables
+    ]
+    listed = [(match.decision.category, match.reason) for match in verdict.matches]
+    return report(listed, verdict.excepted, bans, swarms, now_ms)
 
 
 def filters(address: bytes) -> tuple[Filter, ...]:

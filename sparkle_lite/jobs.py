@@ -95,7 +95,7 @@ class Jobs:
 
 
 class Housekeeping:
-    """The jobs of the store."""
+    """The jobs of the store; `measured` are the bytes stored, a minute ago at the latest."""
 
     def __init__(
         self, database: Database, ingest: Ingest, config: Callable[[], Config], clock: Callable[[], int]
@@ -104,6 +104,7 @@ class Housekeeping:
         self._ingest = ingest
         self._config = config
         self._clock = clock
+        self.measured = 0
 
     async def roll(self) -> None:
         """Close hot segments that have become old without becoming full."""
@@ -126,7 +127,7 @@ class Housekeeping:
             if size is not None:
                 await self._database.write(partial(segments.mark_indexed, segment=segment.id, size=size))
 
-    async def let_go(self) -> None:
+    async def apply_retention(self) -> None:
         """Retention: what is older than configured, then what is more than the configured size."""
         keep, now = self._config().retention, self._clock()
         ages: dict[segments.Kind, int] = {"snapshot": keep.snapshots, "swarm": keep.swarms}
@@ -167,6 +168,21 @@ class Housekeeping:
                 logger.warning("the database is larger than retention.max_database_size and has no segment to let go")
                 return
             await self._unlink(oldest)
+
+    async def measure(self) -> None:
+        """Note how much is stored."""
+        self.measured = await self.size()
+
+    def wal_sizes(self) -> dict[str, float]:
+        """Bytes of the write-ahead log of the main database and of each hot segment."""
+        paths = {"main": self._database.path}
+        paths |= {stream.kind: stream.path(stream.hot.id) for stream in self._ingest.streams.values() if stream.hot}
+        sizes = {}
+        for name, path in paths.items():
+            sizes[name] = 0.0
+            with suppress(FileNotFoundError):
+                sizes[name] = float(path.with_name(path.name + "-wal").stat().st_size)
+        return sizes
 
     async def size(self) -> int:
         """Bytes of the main database and all segments."""

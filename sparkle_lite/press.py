@@ -87,7 +87,7 @@ class _Renderer:
         denied, allowed = asyncio.run(_read(order, self._in_force))
         rules = pickle.loads(order.rules)  # noqa: S301 - from the server that started us
         protected = [single(address) for address in order.protected]
-        return publish(rules, protected, order.now_ms, denied, allowed, link=order.link)
+        return publish(rules, protected, order.now_ms, denied=denied, allowed=allowed, link=order.link)
 
 
 if __name__ == "__main__":

@@ -403,9 +403,9 @@ def publish(
     rules: Rules,
     protected: Collection[Network],
     now_ms: int,
+    *,
     denied: Sequence[Listing] = (),
     allowed: Sequence[Listing] = (),
-    *,
     link: str = "",
 ) -> Published:
     """Render the rules that are in force at this time (epoch ms).

@@ -93,18 +93,17 @@ def _mend(setting: Setting) -> tuple[str, str]:
 
 
 class Settings:
-    """The settings of one server; `given` are the dotted keys that a file or variable sets, with its name."""
+    """The settings of one server, and the configuration in effect with them.
 
-    def __init__(
-        self,
-        database: Database,
-        clock: Callable[[], int],
-        given: Mapping[str, str],
-    ) -> None:
+    `written` is what the file and the environment say, `given` the dotted keys that either sets, with its name.
+    """
+
+    def __init__(self, database: Database, clock: Callable[[], int], written: Config, given: Mapping[str, str]) -> None:
         self._database = database
         self._clock = clock
-        self.given = given
+        self.written, self.given = written, given
         self.values: dict[str, Any] = {}
+        self.config = written
 
     async def load(self) -> None:
         """Read what was set."""
@@ -119,13 +118,20 @@ class Settings:
                 continue
             if value is not None:
                 self.values[key] = value
+        self._settle()
 
-    def over(self, config: Config) -> Config:
-        """A configuration with what was set on pages, where neither the file nor the environment says otherwise."""
+    def rewrite(self, written: Config, given: Mapping[str, str]) -> None:
+        """The file or the environment says something else now."""
+        self.written, self.given = written, given
+        self._settle()
+
+    def _settle(self) -> None:
+        """What was set on pages counts where neither the file nor the environment says otherwise."""
+        config = self.written
         for key, value in self.values.items():
             if key not in self.given:
                 config = _with(config, tuple(key.split(".")), value)
-        return config
+        self.config = config
 
     async def change(self, changes: Mapping[str, Any], actor: Actor) -> None:
         """Set keys to values as `read` gives them, all or none; None takes back what was set.
@@ -164,6 +170,7 @@ class Settings:
         if changed:
             await self._database.write(command)
             self.values = {key: value for key, value in {**self.values, **changed}.items() if value is not None}
+            self._settle()
 
     async def is_welcomed(self) -> bool:
         """Whether the guide for a new server was done, or is not needed because clients come already."""

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from sparkle_lite import analyses, net
+from sparkle_lite.analyses.distances import measure
 from sparkle_lite.config import AnalysisSection
 from sparkle_lite.db import segments
 from sparkle_lite.db.bans import BAN_COLUMNS
@@ -156,7 +157,7 @@ class World:
     ) -> dict[tuple[str, str], tuple[int, int]]:
         """(analysis, number) -> (have, need)."""
         given = settings or AnalysisSection(preset="friends")
-        needs = asyncio.run(analyses.distances(self.database, given, net.address_bytes(address), NOW))
+        needs = asyncio.run(measure(self.database, given, net.address_bytes(address), NOW))
         return {(need.analysis, need.number): (need.have, need.need) for need in needs}
 
 

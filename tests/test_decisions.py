@@ -21,11 +21,12 @@ from sparkle_lite.db.accounts import Visit
 from sparkle_lite.db.database import Database
 from sparkle_lite.db.decisions import Decision, Wanted
 from sparkle_lite.db.orders import Position
-from sparkle_lite.decisions import PARDON_MS, Decisions, Distance
+from sparkle_lite.decisions import PARDON_MS, Decisions
 from sparkle_lite.errors import SparkleError
 from sparkle_lite.findings import Finding, Identity
 from sparkle_lite.net import Network, address_bytes, collapse, network_of, parse_network
 from sparkle_lite.plan import GROWTH_FLOOR, Plan
+from sparkle_lite.protected import Protected
 from sparkle_lite.reasons import Reason
 from sparkle_lite.rulebook import Published, Rules, compile_rules, single
 from sparkle_lite.wire.dialect import detect
@@ -41,10 +42,10 @@ class Place:
 
     def __init__(self, folder: Path) -> None:
         self.now = NOW
-        self.own: set[bytes] = set()
+        self.protected = Protected(set())
         self.rules = Rules()
         self.database = Database(folder / "s.db")
-        self.decisions = Decisions(self.database, lambda: self.now, lambda: self.own, tellers=(tell,), distances=far)
+        self.decisions = Decisions(self.database, lambda: self.now, self.protected, tellers=(tell,))
 
     async def listed(self) -> dict[str, str]:
         """The deny list as a client reads it: network and reason."""
@@ -53,10 +54,9 @@ class Place:
 
     async def published(self) -> Published:
         async with self.database.reader() as reader:
-            members = await account_rows.member_addresses(reader, self.now - 14 * DAY)
+            protected = await self.protected.addresses(reader, self.now)
         denied, allowed = await self.decisions.in_force()
-        protected = [single(address) for address in {*members, *self.own}]
-        return rulebook.publish(self.rules, protected, self.now, denied, allowed)
+        return rulebook.publish(self.rules, [*map(single, protected)], self.now, denied=denied, allowed=allowed)
 
     async def configure(self, *rules: RuleEntry, exceptions: tuple[RuleEntry, ...] = ()) -> None:
         self.rules = compile_rules(rules, exceptions)
@@ -79,10 +79,6 @@ class Place:
 
 def tell(code: str, numbers: Any) -> Reason | None:
     return Reason(f"{numbers['people']} people saw it", f"{numbers['people']} 人") if code == "seen" else None
-
-
-async def far(_: bytes) -> Sequence[Distance]:
-    return [Distance(VOTE, "min_people", 2, 3)]
 
 
 @asynccontextmanager
@@ -310,7 +306,7 @@ def test_only_analyses_are_applied(tmp_path: Path) -> None:
 
 def test_what_must_never_be_listed_is_left_out_of_a_run(tmp_path: Path) -> None:
     async def story(place: Place) -> None:
-        place.own = {address_bytes("8.8.8.8"), address_bytes("2001:db8:1::5")}
+        place.protected.own = {address_bytes("8.8.8.8"), address_bytes("2001:db8:1::5")}
         await place.configure(exceptions=(rule("5.5.0.0/16"), rule("xx", kind="client_name")))
         name = found("1.1.1.1")._replace(target=Identity("client_name", '{"method":"CONTAINS","content":"xx"}'))
         plan = await place.run(
@@ -528,7 +524,7 @@ def test_a_reason_is_one_line(tmp_path: Path) -> None:
 
 def test_listing_an_own_address_is_refused_and_a_members_held(tmp_path: Path) -> None:
     async def story(place: Place) -> None:
-        place.own = {address_bytes("8.8.8.8")}
+        place.protected.own = {address_bytes("8.8.8.8")}
         await place.member("9.9.9.9")
         assert (await refusal(place.decisions.deny("ip", "8.8.8.8", "", None, COMMAND_LINE))).code == "conflict"
         assert (await place.decisions.deny("ip", "9.9.9.9", "", None, COMMAND_LINE)).held_for == "member"
@@ -710,10 +706,9 @@ def test_why_tells_every_decision_with_its_evidence_and_what_protects(tmp_path: 
             "first_seen": NOW - DAY,
             "last_seen": NOW,
         }
-        assert (why.protection, why.distances) == ((), (Distance(VOTE, "min_people", 2, 3),))
+        assert why.protection == ()
         inside = await place.decisions.why(parse_network("1.2.3.0/24"))
         assert len(inside.matches) == 4
-        assert inside.distances == ()
         await place.decisions.allow("ip", "1.2.3.4", "", None, COMMAND_LINE)
         excepted = await place.decisions.why(parse_network("1.2.3.4"))
         assert (excepted.listed, excepted.protection) == (False, ("excepted",))
@@ -912,7 +907,7 @@ def test_whatever_happens_nothing_protected_is_listed_and_every_line_reads_back(
 ) -> None:
     async def main(folder: Path) -> None:
         async with opened(folder) as place:
-            place.own = {address_bytes("5.0.0.7"), address_bytes("2001:db8:0:0:4000::")}
+            place.protected.own = {address_bytes("5.0.0.7"), address_bytes("2001:db8:0:0:4000::")}
             for what, networks, number in story:
                 try:
                     await step(place, what, networks, number)
@@ -925,7 +920,7 @@ def test_whatever_happens_nothing_protected_is_listed_and_every_line_reads_back(
             members = await account_rows.member_addresses(reader, place.now - 14 * DAY)
             allowed = [one.network for one in await store.allowed(reader, place.now) if one.network]
         listed = [parse_network(text) for text in await place.listed()]
-        for protected in (*allowed, *map(single, members), *map(single, place.own)):
+        for protected in (*allowed, *map(single, members), *map(single, place.protected.own)):
             assert not any(one.contains(protected) or protected.contains(one) for one in listed)
         # The operator's neighbours are published as one network.
         denied = collapse(one.network for one in await place.standing(action="deny", state="active") if one.network)

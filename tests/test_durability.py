@@ -23,7 +23,7 @@ from server import RunningServer, catalogue, count, opened, rows, segment_file, 
 
 from sparkle_lite import config
 from sparkle_lite.db import segments
-from sparkle_lite.runtime import Server
+from sparkle_lite.runtime import Server, running
 from sparkle_lite.wire.dialect import detect
 
 TORRENT = "52fa13494a4571a951b46b1a04be19ab9d8089c3d3761956c99f5435e6f2c8ad"
@@ -312,21 +312,13 @@ def test_a_database_locked_by_another_program_delays_bans_and_loses_none(start: 
 # --- Segments ---------------------------------------------------------------------------------------------------------
 
 
-def small_runtime(folder: Path) -> Server:
-    (folder / "config.toml").touch()
-    return Server(config.load(folder / "config.toml", {}))
-
-
 @asynccontextmanager
 async def opened_runtime(folder: Path, *, jobs: bool = True) -> AsyncIterator[Server]:
-    runtime = small_runtime(folder)
-    await runtime.open()
-    if not jobs:
-        await runtime.jobs.stop()
-    try:
+    (folder / "config.toml").touch()
+    async with running(config.load(folder / "config.toml", {})) as runtime:
+        if not jobs:
+            await runtime.jobs.stop()
         yield runtime
-    finally:
-        await runtime.close()
 
 
 async def submit(runtime: Server, *numbers: int) -> None:

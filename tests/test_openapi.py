@@ -1,5 +1,6 @@
 """The OpenAPI document is true, its page needs nobody else, and no input however bad is a fault of the server's own."""
 
+import asyncio
 import gzip
 import json
 import os
@@ -16,7 +17,7 @@ from server import Answer, RunningServer, read_answer
 
 from sparkle_lite import config
 from sparkle_lite.app import create_app
-from sparkle_lite.runtime import Server
+from sparkle_lite.runtime import running
 
 Json = dict[str, Any]
 
@@ -60,9 +61,13 @@ def contents(operation: Json) -> Iterator[tuple[str, Json]]:
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_everything_that_the_server_answers_to_is_documented(document: Json) -> None:
-    routes = create_app(Server(config.load(None, {}))).routes
-    served = {re.sub(r":\w+}", "}", route.path) for route in routes}
+def test_everything_that_the_server_answers_to_is_documented(document: Json, tmp_path: Path) -> None:
+    async def paths() -> list[str]:
+        (tmp_path / "config.toml").touch()
+        async with running(config.load(tmp_path / "config.toml", {})) as server:
+            return [route.path for route in create_app(server).routes]
+
+    served = {re.sub(r":\w+}", "}", path) for path in asyncio.run(paths())}
     api = {path for path in served if path.startswith(("/api/", "/ping/", "/auth/"))}
     assert api <= set(document["paths"]) <= served
     assert {"/healthz", "/readyz", "/metrics", "/login"} <= set(document["paths"])

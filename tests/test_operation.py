@@ -21,7 +21,7 @@ from server import App, RunningServer, catalogue, count, opened, wait_for
 import sparkle_lite.runtime
 from sparkle_lite import config
 from sparkle_lite.db import segments
-from sparkle_lite.runtime import Server
+from sparkle_lite.runtime import Server, running
 from sparkle_lite.wire.dialect import detect
 
 TORRENT = "52fa13494a4571a951b46b1a04be19ab9d8089c3d3761956c99f5435e6f2c8ad"
@@ -370,13 +370,9 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 @asynccontextmanager
 async def opened_runtime(folder: Path, config_text: str = "") -> AsyncIterator[Server]:
     (folder / "config.toml").write_text(config_text)
-    runtime = Server(config.load(folder / "config.toml", {}))
-    await runtime.open()
-    await runtime.jobs.stop()
-    try:
+    async with running(config.load(folder / "config.toml", {})) as runtime:
+        await runtime.jobs.stop()
         yield runtime
-    finally:
-        await runtime.close()
 
 
 async def submit(runtime: Server, *bodies: dict[str, Any]) -> None:
@@ -404,11 +400,11 @@ def test_segments_go_as_a_whole_when_their_newest_row_is_too_old(tmp_path: Path,
             assert (states(runtime, "snapshot"), states(runtime, "swarm")) == (["closed", "hot"], ["closed", "hot"])
             await submit(runtime, peers(2, "203.0.113.2"))
             clock.ms += 6 * DAY
-            await house.let_go()
+            await house.apply_retention()
             # To the millisecond: what was received exactly seven days ago stays.
             assert states(runtime, "snapshot") == ["closed", "hot"]
             clock.ms += 1
-            await house.let_go()
+            await house.apply_retention()
             assert (states(runtime, "snapshot"), states(runtime, "swarm")) == (["hot"], ["closed", "hot"])
             assert sorted(file.name for file in folder.glob("snapshot-*")) == [
                 f"snapshot-{catalogue(runtime.database.path, 'snapshot')[0]['id']:08d}.db{suffix}"
@@ -416,7 +412,7 @@ def test_segments_go_as_a_whole_when_their_newest_row_is_too_old(tmp_path: Path,
             ]
             clock.ms += 30 * DAY
             await house.roll()
-            await house.let_go()
+            await house.apply_retention()
             assert (states(runtime, "snapshot"), states(runtime, "swarm")) == (["hot"], ["hot"])
             # An old hot segment without a row is kept: there is nothing to let go.
             await submit(runtime, peers(3, "203.0.113.3"))
@@ -436,7 +432,7 @@ def test_bans_go_in_chunks_with_their_bodies_and_the_space_is_given_back(tmp_pat
                 pages = reader.execute("PRAGMA page_count").fetchone()[0]
             clock.ms += 5 * DAY + 1
             # While it deletes, submissions get their turn.
-            work = asyncio.create_task(runtime.housekeeping.let_go())
+            work = asyncio.create_task(runtime.housekeeping.apply_retention())
             for number in range(5):
                 await submit(runtime, peers(number, "203.0.113.1"))
             # Thousands of pages are given back together: one at a time each would cost a commit of its own.
@@ -459,7 +455,7 @@ def test_the_bodies_of_bans_that_were_known_already_go_too(tmp_path: Path, clock
             path = runtime.database.path
             assert (count(path, "ban"), count(path, "submission")) == (1, 2500)
             clock.ms += 11 * DAY
-            await runtime.housekeeping.let_go()
+            await runtime.housekeeping.apply_retention()
             assert (count(path, "ban"), count(path, "submission")) == (0, 0)
 
     asyncio.run(scenario())
@@ -470,10 +466,10 @@ def test_the_audit_is_kept_as_long_as_configured(tmp_path: Path, clock: Clock) -
         async with opened_runtime(tmp_path, '[retention]\naudit = "3d"') as runtime:
             assert count(runtime.database.path, "audit") >= 2
             clock.ms += 3 * DAY
-            await runtime.housekeeping.let_go()
+            await runtime.housekeeping.apply_retention()
             assert count(runtime.database.path, "audit") >= 2
             clock.ms += 1
-            await runtime.housekeeping.let_go()
+            await runtime.housekeeping.apply_retention()
             assert (count(runtime.database.path, "audit"), count(runtime.database.path, "login_link")) == (0, 0)
 
     asyncio.run(scenario())
@@ -492,7 +488,7 @@ def test_beyond_the_largest_size_the_oldest_segments_go(
                 clock.ms += 1000
             before = catalogue(runtime.database.path, "snapshot")
             assert await runtime.housekeeping.size() > 2 << 20
-            await runtime.housekeeping.let_go()
+            await runtime.housekeeping.apply_retention()
             after = catalogue(runtime.database.path, "snapshot")
             assert await runtime.housekeeping.size() <= 2 << 20
             assert 2 <= len(after) < len(before)
@@ -566,7 +562,7 @@ def test_only_entries_that_nothing_refers_to_are_collected(tmp_path: Path, clock
             clock.ms += 6 * DAY
             await submit(runtime, named(5, "kept"), named(6, "hot"))
             clock.ms += DAY
-            await house.let_go()
+            await house.apply_retention()
             await submit(runtime, named(7, "used meanwhile"))
             await house.collect()
             assert entries(runtime) == (
@@ -595,7 +591,7 @@ def test_entries_that_come_into_use_during_a_collection_survive_it(tmp_path: Pat
             clock.ms += DAY
             await runtime.housekeeping.roll()
             clock.ms += 8 * DAY
-            await runtime.housekeeping.let_go()
+            await runtime.housekeeping.apply_retention()
             work = asyncio.create_task(runtime.housekeeping.collect())
             used = []
             while not work.done():
@@ -625,7 +621,7 @@ def test_a_collection_beside_a_roll_and_retention_breaks_nothing(
                 await submit(runtime, named(number, f"n{number}"))
             clock.ms += 2000
             await asyncio.gather(
-                house.collect(), house.let_go(), house.index(), house.collect(), return_exceptions=True
+                house.collect(), house.apply_retention(), house.index(), house.collect(), return_exceptions=True
             )
             await house.index()
             await house.collect()

@@ -740,13 +740,13 @@ def test_decisions_are_published_beside_the_configuration_each_with_its_own_reas
         compile_rules([entry("ip", "1.2.3.0/31")], []),
         [],
         NOW,
-        [
+        denied=[
             listing("9.9.9.9", reason="b"),
             listing("9.9.9.8", reason="a"),
             listing("7.7.7.7", "also"),
             listing("1.2.3.0"),
         ],
-        [Listing("ip", parse_network("8.8.8.8"), "admin", "pardoned", None)],
+        allowed=[Listing("ip", parse_network("8.8.8.8"), "admin", "pardoned", None)],
     )
     assert json.loads(document.rules(PBH).body)["ip"] == {
         "test": ["1.2.3.0/31"],
@@ -774,22 +774,24 @@ def test_the_order_in_which_decisions_were_made_does_not_show() -> None:
         Listing("peer_id", parse("b"), "votes", "x", None),
         Listing("peer_id", parse("a"), "votes", "x", None),
     ]
-    assert publish(Rules(), [], NOW, decided).documents == publish(Rules(), [], NOW, decided[::-1]).documents
+    assert (
+        publish(Rules(), [], NOW, denied=decided).documents == publish(Rules(), [], NOW, denied=decided[::-1]).documents
+    )
 
 
 def test_an_address_within_a_listed_network_of_its_category_is_no_line_of_its_own() -> None:
-    document = publish(Rules(), [], NOW, [listing("1.2.3.4"), listing("1.2.3.0/24"), listing("1.2.4.0")])
+    document = publish(Rules(), [], NOW, denied=[listing("1.2.3.4"), listing("1.2.3.0/24"), listing("1.2.4.0")])
     assert json.loads(document.rules(PBH).body)["ip"] == {"votes": ["1.2.3.0/24", "1.2.4.0"]}
 
 
 def test_neighbours_of_a_list_do_not_grow_into_a_wider_network() -> None:
-    document = publish(Rules(), [], NOW, [listing("1.2.2.0/24"), listing("1.2.3.0/24")])
+    document = publish(Rules(), [], NOW, denied=[listing("1.2.2.0/24"), listing("1.2.3.0/24")])
     assert json.loads(document.rules(PBH).body)["ip"] == {"votes": ["1.2.2.0/24", "1.2.3.0/24"]}
 
 
 def test_reasons_link_to_the_page_of_the_address() -> None:
     rules = compile_rules([entry("ip", "1.2.3.0/31")], [])
-    document = publish(rules, [], NOW, [listing("2001:db8::/64")], link="https://btn.example/ip/")
+    document = publish(rules, [], NOW, denied=[listing("2001:db8::/64")], link="https://btn.example/ip/")
     assert [reason for _, reason in clients.address_list(document.ip_denylist.body)] == [
         "[test] listed by the operator of this server https://btn.example/ip/1.2.3.0",
         "[votes] 4 people saw it https://btn.example/ip/2001:db8::",
@@ -798,8 +800,11 @@ def test_reasons_link_to_the_page_of_the_address() -> None:
 
 def test_the_next_expiry_is_the_earliest_of_everything() -> None:
     decided = [listing("1.2.3.4", expires=NOW + 9), listing("1.2.3.5", expires=NOW + 5), listing("1.2.3.6")]
-    assert publish(Rules(), [], NOW, decided).next_expiry_ms == NOW + 5
-    assert publish(Rules(), [], NOW, decided, [listing("1.2.3.9", expires=NOW + 2)]).next_expiry_ms == NOW + 2
+    assert publish(Rules(), [], NOW, denied=decided).next_expiry_ms == NOW + 5
+    assert (
+        publish(Rules(), [], NOW, denied=decided, allowed=[listing("1.2.3.9", expires=NOW + 2)]).next_expiry_ms
+        == NOW + 2
+    )
 
 
 @pytest.mark.parametrize(
@@ -837,6 +842,6 @@ def test_one_judge_says_what_must_not_be_listed(text: str, obstacle: str | None)
 @settings(deadline=None)
 @given(networks=st.lists(networks_v4 | networks_v6, max_size=30), asked=networks_v4 | networks_v6)
 def test_a_set_of_networks_finds_what_overlaps(networks: list[Network], asked: Network) -> None:
-    document = publish(Rules(), [], NOW, [listing(str(one)) for one in networks])
+    document = publish(Rules(), [], NOW, denied=[listing(str(one)) for one in networks])
     expected = any(one.contains(network_of(asked.address, asked.bits)) for one in networks)
     assert document.touches(asked.address) == expected

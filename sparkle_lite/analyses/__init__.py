@@ -1,14 +1,13 @@
 """What the stored reports say about peers: each analysis is one query, some numbers and a sentence.
 
-`run` gives the findings of one analysis; what becomes of them is the rulebook's business. `distances` tells how far an
-address is from being found.
+`run` gives the findings of one analysis; what becomes of them is the rulebook's business.
 """
 
 from collections.abc import Mapping
 
 from sparkle_lite.accounts import ANONYMOUS
 from sparkle_lite.analyses import client_identity, concurrent_download, multi_dial, over_download, untrusted_vote
-from sparkle_lite.analyses.analysis import Analysis, Examined, Need
+from sparkle_lite.analyses.analysis import Analysis, Need
 from sparkle_lite.analyses.numbers import TABLE, Chosen, Mode, choose
 from sparkle_lite.analyses.sentences import SENTENCES, tell
 from sparkle_lite.config import AnalysisSection
@@ -17,7 +16,7 @@ from sparkle_lite.db.database import Database
 from sparkle_lite.db.evidence import Evidence, Trust, gather
 from sparkle_lite.findings import Finding
 
-__all__ = ["ANALYSES", "SENTENCES", "TABLE", "Analysis", "Chosen", "Mode", "Need", "choose", "distances", "run", "tell"]
+__all__ = ["ANALYSES", "SENTENCES", "TABLE", "Analysis", "Chosen", "Mode", "Need", "choose", "run", "tell"]
 
 ANALYSES: Mapping[str, Analysis] = {
     module.ANALYSIS.name: module.ANALYSIS
@@ -26,7 +25,6 @@ ANALYSES: Mapping[str, Analysis] = {
 
 # An analysis of 10 million rows takes some ten seconds; beside everything else on a slow machine some minutes.
 TIME_LIMIT_S = 900.0
-WHY_LIMIT_S = 10.0
 
 
 async def run(
@@ -49,38 +47,9 @@ async def run(
         examined = ANALYSES[name].examine(evidence, numbers, None)
         return [one.finding for one in examined if one.is_listed(now_ms)]
 
-    return await gather(database, _trust(settings), now_ms, work, time_limit_s)
+    return await gather(database, trust(settings), now_ms, work, time_limit_s)
 
 
-async def distances(
-    database: Database, settings: AnalysisSection, address: bytes, now_ms: int, *, time_limit_s: float = WHY_LIMIT_S
-) -> list[Need]:
-    """How far an address (4 or 16 bytes) is from each analysis that isn't off: what it has and what is needed.
-
-    An analysis that has nothing at all about it is left out. Raises as `run` does.
-    """
-    key = address if len(address) == 4 else address[:8]
-    needs: list[Need] = []
-    for name, analysis in ANALYSES.items():
-        chosen = choose(name, settings)
-        if chosen.mode == "off" or not analysis.of_addresses:
-            continue
-        numbers = chosen.numbers
-
-        def work(
-            evidence: Evidence, analysis: Analysis = analysis, numbers: Mapping[str, int] = numbers
-        ) -> list[Examined]:
-            return analysis.examine(evidence, numbers, key)
-
-        examined = await gather(database, _trust(settings), now_ms, work, time_limit_s)
-        if examined:
-            needs += min(examined, key=_missing).needs
-    return needs
-
-
-def _missing(examined: Examined) -> float:
-    return sum(max(1 - need.have / need.need, 0) for need in examined.needs if need.need)
-
-
-def _trust(settings: AnalysisSection) -> Trust:
+def trust(settings: AnalysisSection) -> Trust:
+    """Whose word counts."""
     return Trust(settings.account_age, settings.active_days, name_key(ANONYMOUS))

@@ -5,7 +5,7 @@ address it is.
 """
 
 import base64
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 from xml.sax.saxutils import escape
@@ -18,6 +18,7 @@ from litestar.openapi import ResponseSpec
 from litestar.openapi.spec import Example
 from litestar.params import QueryParameter
 
+from sparkle_lite.analyses import Need
 from sparkle_lite.config import Duration, Refused
 from sparkle_lite.db.decisions import Action, Change, Cursor, Decision, State, Wanted
 from sparkle_lite.db.orders import Position
@@ -325,7 +326,9 @@ def _why(runtime: Server) -> list[HTTPRouteHandler]:
         if sum(value is not None for value in (ip, client_name, peer_id)) != 1:
             raise _bad("Give one of ip, client_name and peer_id.")
         if ip is not None:
-            return _ok(_explained(await runtime.decisions.why(_network(ip)), me))
+            network = _network(ip)
+            distances = await runtime.distances.of(network.address) if network.prefix == network.bits else ()
+            return _ok(_explained(await runtime.decisions.why(network), me, distances))
         kind: Literal["client_name", "peer_id"] = "peer_id" if client_name is None else "client_name"
         text = (client_name or peer_id or "")[:512]
         return _ok(_explained(await runtime.decisions.why_named(kind, text), me))
@@ -340,7 +343,7 @@ def _deciding(runtime: Server) -> list[HTTPRouteHandler]:
         me = await _admin(request, runtime)
         lifetime = BY_HAND_MS if data.expires is msgspec.UNSET else _lifetime(data.expires)
         decision = await act(data.kind, data.target, data.reason, lifetime, me.actor)
-        await runtime.publish()
+        await runtime.publisher.publish()
         return _ok(_rule(Match(decision, decision.state, runtime.decisions.reason(decision)), me))
 
     @post(
@@ -376,7 +379,7 @@ def _deciding(runtime: Server) -> list[HTTPRouteHandler]:
     async def pardon(request: Asked, data: PardonRequest) -> Answer[Pardon]:
         me = await _admin(request, runtime)
         done = await runtime.decisions.pardon(data.target, data.reason, me.actor, _lifetime(data.expires) or PARDON_MS)
-        await runtime.publish()
+        await runtime.publisher.publish()
 
         def shown(one: Decision, state: str) -> Rule:
             return _rule(Match(one, state, runtime.decisions.reason(one)), me)
@@ -401,7 +404,7 @@ def _reviewing(runtime: Server) -> list[HTTPRouteHandler]:
         if not 0 < number <= _INT64:
             raise SparkleError("not_found", f"There is no decision {number}.", "没有此决定。")
         decision = await act(number, me.actor)
-        await runtime.publish()
+        await runtime.publisher.publish()
         state = decision.end_reason or decision.state
         return _ok(_rule(Match(decision, state, runtime.decisions.reason(decision)), me))
 
@@ -440,7 +443,7 @@ def _reviewing(runtime: Server) -> list[HTTPRouteHandler]:
     async def review_all(request: Asked, origin: str, act: Callable[..., Awaitable[int]]) -> Answer[Reviewed]:
         me = await _admin(request, runtime)
         count = await act(origin, me.actor)
-        await runtime.publish()
+        await runtime.publisher.publish()
         return _ok(Reviewed(count))
 
     @post(
@@ -496,10 +499,15 @@ def _rule(match: Match, me: SignedIn) -> Rule:
     )
 
 
-def _explained(why: Why, me: SignedIn) -> Explanation:
+def _explained(why: Why, me: SignedIn, distances: Sequence[Need] = ()) -> Explanation:
     protection = [name for name in why.protection if name != "member" or me.is_admin]
-    distances = [DistanceEntry(*distance) for distance in why.distances]
-    return Explanation(why.subject, why.listed, list(protection), [_rule(m, me) for m in why.matches], distances)
+    return Explanation(
+        why.subject,
+        why.listed,
+        list(protection),
+        [_rule(m, me) for m in why.matches],
+        [DistanceEntry(*need) for need in distances],
+    )
 
 
 async def _page(

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import msgspec
 from litestar.handlers import ASGIRouteHandler, asgi
 
-from sparkle_lite import net
+from sparkle_lite import ip_report, net
 from sparkle_lite.accounts import Userapp, now_ms
 from sparkle_lite.buckets import Buckets, place
 from sparkle_lite.config import Abilities
@@ -141,7 +141,7 @@ class Btn:
         except net.AddressError:
             return Caller(userapp, None, dialect)
         if runtime.accounts.saw(userapp, address, agent):
-            await runtime.saw_address(address)
+            await runtime.publisher.spare(address)
         return Caller(userapp, address, dialect)
 
     def _limit(self, userapp: Userapp, address: str) -> None:
@@ -215,23 +215,23 @@ class Btn:
 
     async def rules(self, scope: Scope, _: Receive, send: Send, caller: Caller) -> None:
         """The rules, or 204 when the client has them."""
-        await self._document(scope, send, self._runtime.published.rules(caller.dialect))
+        await self._document(scope, send, self._runtime.publisher.published.rules(caller.dialect))
 
     async def exception(self, scope: Scope, _: Receive, send: Send, caller: Caller) -> None:
         """The exceptions, or 204 when the client has them."""
-        await self._document(scope, send, self._runtime.published.exception(caller.dialect))
+        await self._document(scope, send, self._runtime.publisher.published.exception(caller.dialect))
 
     async def identities(self, scope: Scope, _: Receive, send: Send, caller: Caller) -> None:
         """The rules by peer id, client name and port, or 204 when the client has them."""
-        await self._document(scope, send, self._runtime.published.rule_peer_identity(caller.dialect))
+        await self._document(scope, send, self._runtime.publisher.published.rule_peer_identity(caller.dialect))
 
     async def denylist(self, scope: Scope, _: Receive, send: Send, _caller: Caller) -> None:
         """The banned networks as text, each with its reason, or 204 when the client has them."""
-        await self._document(scope, send, self._runtime.published.ip_denylist, _TEXT)
+        await self._document(scope, send, self._runtime.publisher.published.ip_denylist, _TEXT)
 
     async def allowlist(self, scope: Scope, _: Receive, send: Send, _caller: Caller) -> None:
         """The excepted networks as text, or 204 when the client has them."""
-        await self._document(scope, send, self._runtime.published.ip_allowlist, _TEXT)
+        await self._document(scope, send, self._runtime.publisher.published.ip_allowlist, _TEXT)
 
     async def _document(self, scope: Scope, send: Send, document: Document, kind: Header = _JSON) -> None:
         version = (b"x-btn-contentversion", document.version.encode())
@@ -279,7 +279,8 @@ class Btn:
             address = net.address_bytes(query_value(scope, "ip"))
         except net.AddressError as error:
             raise SparkleError("bad_request", f"'ip' must be one address: {error}.", "ip 必须是单个地址。") from None
-        return await self._runtime.ip_report(address)
+        runtime = self._runtime
+        return await ip_report.look_up(address, runtime.decisions, runtime.search, runtime.config.limits, now_ms())
 
     async def _json(self, scope: Scope, send: Send, body: object) -> None:
         await answer(send, 200, msgspec.json.encode(body), [_JSON, _NO_STORE], head=scope["method"] == "HEAD")

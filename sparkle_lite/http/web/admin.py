@@ -257,7 +257,7 @@ def _settings(pages: Pages) -> list[HTTPRouteHandler]:
             stay=stay,
             can_reload=runtime.reread is not None,
             storage=await runtime.overview.storage(),
-            size=runtime.size,
+            size=runtime.housekeeping.measured,
             free=(await asyncio.to_thread(shutil.disk_usage, runtime.database.path.parent)).free,
             jobs=sorted(runtime.jobs.periods.items()),
             runs=runtime.jobs.runs,

@@ -8,9 +8,10 @@ import msgspec
 from litestar import get, post
 from litestar.handlers import HTTPRouteHandler
 
-from sparkle_lite import analyses, runtime
+from sparkle_lite import analyses
 from sparkle_lite.analyses import ANALYSES
 from sparkle_lite.analyses.numbers import PRESETS, TABLE
+from sparkle_lite.analyses.runs import Runs
 from sparkle_lite.config import AnalysisSection, Config
 from sparkle_lite.config.values import toml
 from sparkle_lite.errors import SparkleError
@@ -19,6 +20,7 @@ from sparkle_lite.http.web.render import Asked, Page, Pages
 from sparkle_lite.http.web.rules import Told, frame
 from sparkle_lite.http.web.welcome import PRESET
 from sparkle_lite.plan import Plan, key_of
+from sparkle_lite.runtime import Server
 from sparkle_lite.settings import Setting, Settings, known, read
 
 # Entries of each side of a dry run that are shown.
@@ -109,13 +111,11 @@ def routes(pages: Pages) -> list[HTTPRouteHandler]:
 # --- Cards ------------------------------------------------------------------------------------------------------------
 
 
-def _cards(server: runtime.Server, counts: Mapping[tuple[str, str], int], answers: Answers = _NOTHING) -> list[Card]:
+def _cards(server: Server, counts: Mapping[tuple[str, str], int], answers: Answers = _NOTHING) -> list[Card]:
     return [_card(name, server, counts, answers) for name in ANALYSES]
 
 
-def _card(
-    name: str, server: runtime.Server, counts: Mapping[tuple[str, str], int], answers: Answers = _NOTHING
-) -> Card:
+def _card(name: str, server: Server, counts: Mapping[tuple[str, str], int], answers: Answers = _NOTHING) -> Card:
     settings = server.config.analysis
     chosen = analyses.choose(name, settings)
     values = {"mode": chosen.mode, **chosen.numbers}
@@ -128,7 +128,7 @@ def _card(
     return Card(name, mode, tuple(numbers), mine)
 
 
-def _voters(server: runtime.Server, answers: Answers = _NOTHING) -> Card:
+def _voters(server: Server, answers: Answers = _NOTHING) -> Card:
     usual, settings = AnalysisSection(), server.config.analysis
     numbers = tuple(
         _number(server.settings, key, getattr(usual, key), getattr(settings, key), {}, answers)
@@ -294,7 +294,8 @@ def _dry_run(pages: Pages) -> HTTPRouteHandler:
             return [await _dry_one(config, name, _overrides(name, given)) for name in names]
 
     async def _dry_one(config: Config, name: str, overrides: Mapping[str, str]) -> Run:
-        plan = await runtime.analyse(server.database, server.decisions, config, name, overrides, dry=True)
+        trial = Runs(server.database, server.decisions, lambda: config.analysis)
+        plan = await trial.run(name, overrides, dry=True)
         reason = server.decisions.reason
         before = {(key_of(old), old.state) for old, _ in plan.end}
         come = [Told(new, new.state, reason(new)) for new in plan.begin if (key_of(new), new.state) not in before]

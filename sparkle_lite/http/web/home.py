@@ -48,7 +48,7 @@ def routes(pages: Pages) -> list[HTTPRouteHandler]:
             seen=seen[:_CLIENTS],
             asked_to_look=await reviews_of(pages).count_open() if me.is_admin else 0,
             program=program,
-            size=runtime.size,
+            size=runtime.housekeeping.measured,
             state=runtime.readiness(),
             span=_span(request),
             periods=_periods(await runtime.overview.activity(_span(request))),

@@ -144,7 +144,7 @@ async def _allow(
             errors.append(f"{line}: {said(error, language_of(request))}")
             left.append(line)
     if len(errors) < len(lines):
-        await runtime.publish()
+        await runtime.publisher.publish()
     return errors, left
 
 

@@ -106,7 +106,7 @@ def _looking(pages: Pages) -> list[HTTPRouteHandler]:
                 request, "why.html", subject=text, verdict=verdict, why=None, is_own=actor.address == text, links=links
             )
         if "distances" in request.query_params:
-            measured = await runtime.distances(network.address)
+            measured = await runtime.distances.of(network.address)
             if render.is_partial(request):
                 return pages.page(request, "distances.html", distances=measured, distance=_amount)
         return await _told(request, me, network, actor.address == text)
@@ -126,11 +126,11 @@ def _looking(pages: Pages) -> list[HTTPRouteHandler]:
         subject = str(network)
         now = now_ms()
         found, bans, recent = await asyncio.gather(
-            runtime.decisions.why(network, distances=False), _ban_days(network, now), _recent(me, subject)
+            runtime.decisions.why(network), _ban_days(network, now), _recent(me, subject)
         )
         days = _days(bans, recent[1:], now)
         # Begun last: measuring them may take long, and what the page can't do without would wait.
-        distances = await runtime.known_distances(network.address, _PATIENCE_S)
+        distances = await runtime.distances.known(network.address, _PATIENCE_S)
         return pages.page(
             request,
             "why.html",

@@ -1,0 +1,50 @@
+"""Running the analyses: what they find becomes decisions."""
+
+import logging
+from collections.abc import Callable, Mapping
+
+from sparkle_lite import analyses
+from sparkle_lite.accounts import now_ms
+from sparkle_lite.analyses import apart
+from sparkle_lite.config import AnalysisSection
+from sparkle_lite.db.database import Database
+from sparkle_lite.decisions import Decisions
+from sparkle_lite.plan import Plan
+
+logger = logging.getLogger("sparkle.analyses")
+
+
+class Runs:
+    """The analyses of one server or command, with the settings that are in effect."""
+
+    def __init__(self, database: Database, decisions: Decisions, settings: Callable[[], AnalysisSection]) -> None:
+        self._database = database
+        self._decisions = decisions
+        self._settings = settings
+
+    async def run(self, name: str, overrides: Mapping[str, str | int] | None = None, *, dry: bool = False) -> Plan:
+        """Run one analysis and make its findings decisions; `dry`: only tell what would change.
+
+        One that is switched off finds nothing. Raises SparkleError as analyses.run does, and when its process fails.
+        """
+        settings = self._settings()
+        mode = analyses.choose(name, settings, overrides).mode
+        findings = []
+        at = now_ms()
+        if mode != "off":
+            findings = await apart.run(name, self._database, settings, at, overrides)
+        act = self._decisions.plan if dry else self._decisions.apply
+        version = analyses.ANALYSES[name].version
+        return await act(name, findings, at, mode="shadow" if mode == "shadow" else "on", formula=version)
+
+    async def run_all(self) -> None:
+        """Run every analysis. One that fails keeps its earlier decisions. Raises RuntimeError with all failures."""
+        failures = []
+        for name in analyses.ANALYSES:
+            try:
+                await self.run(name)
+            except Exception as error:
+                logger.exception("the analysis %s failed", name)
+                failures.append(f"{name}: {error}")
+        if failures:
+            raise RuntimeError("; ".join(failures))

@@ -1,0 +1,51 @@
+"""Addresses that no rule may list: those of this machine, and those that members' clients came from lately."""
+
+import asyncio
+import socket
+from contextlib import suppress
+from urllib.parse import urlsplit
+
+from sparkle_lite import net
+from sparkle_lite.config import Config
+from sparkle_lite.db import accounts as account_rows
+from sparkle_lite.db.connection import Connection
+
+MEMBER_MS = 14 * 86_400_000
+
+
+class Protected:
+    """The addresses that one server or command protects; `own` are this machine's, as 4 or 16 bytes."""
+
+    def __init__(self, own: set[bytes]) -> None:
+        self.own = own
+
+    async def look_up(self, config: Config) -> None:
+        """Take up this machine's addresses as they are now."""
+        self.own = await asyncio.to_thread(own_addresses, config)
+
+    async def members(self, connection: Connection, now_ms: int) -> set[bytes]:
+        """The addresses of clients seen in the last 14 days."""
+        return set(await account_rows.member_addresses(connection, now_ms - MEMBER_MS))
+
+    async def addresses(self, connection: Connection, now_ms: int) -> set[bytes]:
+        """All of them."""
+        return self.own | await self.members(connection, now_ms)
+
+
+def own_addresses(config: Config) -> set[bytes]:
+    """Addresses of this machine, as far as the system tells without sending anything."""
+    found: set[str] = {config.server.host}
+    if config.server.public_url:
+        found.add(urlsplit(config.server.public_url).hostname or "")
+    with suppress(OSError):
+        found |= {str(info[4][0]) for info in socket.getaddrinfo(socket.gethostname(), None)}
+    for family, target in ((socket.AF_INET, "192.0.2.1"), (socket.AF_INET6, "2001:db8::1")):
+        # Connecting a datagram socket sends nothing; it only makes the system choose the source address.
+        with suppress(OSError), socket.socket(family, socket.SOCK_DGRAM) as probe:
+            probe.connect((target, 9))
+            found.add(probe.getsockname()[0])
+    result = set()
+    for text in found:
+        with suppress(net.AddressError):
+            result.add(net.address_bytes(text))
+    return {address for address in result if any(address)}

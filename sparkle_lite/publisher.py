@@ -1,0 +1,169 @@
+"""The rules that clients are told now: rendered at the start, and anew whenever something that they say has changed.
+
+A change of the decisions is served when the call that made it returns: who decides awaits `publish`. What another
+process changes, what expires and what could not be published is found by `publish_due`, a periodic job.
+"""
+
+import asyncio
+import logging
+import pickle
+import time
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+from sparkle_lite import rulebook
+from sparkle_lite.accounts import Accounts
+from sparkle_lite.config import Config
+from sparkle_lite.db.database import Database
+from sparkle_lite.decisions import Decisions
+from sparkle_lite.press import Order, Press
+from sparkle_lite.protected import Protected
+from sparkle_lite.rulebook import Published, Rules
+
+# Decisions beyond which rendering in this process would be felt; starting another takes a quarter of a second.
+_LONG_LIST = 5_000
+# Between two attempts to publish what can't be.
+_RETRY_S = 5.0
+
+logger = logging.getLogger("sparkle.publisher")
+
+
+class Edition(NamedTuple):
+    """One rendering: the documents, the revision of the decisions in them, and decisions by origin and state."""
+
+    published: Published
+    revision: int
+    counts: Mapping[tuple[str, str], int]
+
+
+class Renderer:
+    """Makes editions: of a long list in a process of its own."""
+
+    def __init__(
+        self,
+        *,
+        database: Database,
+        accounts: Accounts,
+        decisions: Decisions,
+        protected: Protected,
+        config: Callable[[], Config],
+        clock: Callable[[], int],
+    ) -> None:
+        self._database = database
+        self._accounts = accounts
+        self.decisions = decisions
+        self._protected = protected
+        self._config = config
+        self.clock = clock
+        self._press = Press()
+        # The rules as another process takes them, and what they were made of.
+        self._pickled: tuple[Rules, bytes] | None = None
+
+    async def close(self) -> None:
+        """End the process."""
+        await self._press.close()
+
+    async def render(self, rules: Rules) -> Edition:
+        """An edition of what is in force now."""
+        # A member that was seen a moment ago is not in the database yet.
+        await self._accounts.flush(now=True)
+        revision = await self.decisions.revision()
+        async with self._database.reader() as reader:
+            protected = await self._protected.addresses(reader, self.clock())
+        published, counts = await asyncio.gather(self._documents(rules, protected), self.decisions.counts())
+        for held in published.held[:20]:
+            logger.warning("a rule covers an address of this server or of a member and is held back: %s", held)
+        return Edition(published, revision, counts)
+
+    async def _documents(self, rules: Rules, protected: set[bytes]) -> Published:
+        url = self._config().server.public_url.rstrip("/")
+        link = f"{url}/ip/" if url else ""
+        if await self.decisions.standing() > _LONG_LIST:
+            if self._pickled is None or self._pickled[0] is not rules:
+                self._pickled = rules, await asyncio.to_thread(pickle.dumps, rules)
+            order = Order(
+                database=self._database.path,
+                rules=self._pickled[1],
+                protected=protected,
+                now_ms=self.clock(),
+                link=link,
+                tellers=self.decisions.tellers,
+            )
+            return await self._press.render(order)
+        denied, allowed = await self.decisions.in_force()
+        networks = [rulebook.single(address) for address in protected]
+        return await asyncio.to_thread(
+            rulebook.publish, rules, networks, self.clock(), denied=denied, allowed=allowed, link=link
+        )
+
+
+class Publisher:
+    """What is served of the rules. One for a server.
+
+    `rules` are what the operator wrote, `failure` says why the newest could not be published, while the last good ones
+    are served.
+    """
+
+    def __init__(self, renderer: Renderer, rules: Rules, first: Edition) -> None:
+        self.rules = rules
+        self.failure: str | None = None
+        self._renderer = renderer
+        self._edition = first
+        self._publishing = asyncio.Lock()
+        self._asked = self._done = 0
+        self._took, self._at = 0.0, time.monotonic()
+
+    @property
+    def published(self) -> Published:
+        """The documents."""
+        return self._edition.published
+
+    @property
+    def counts(self) -> Mapping[tuple[str, str], int]:
+        """How many listings stood by origin and state when the documents were rendered."""
+        return self._edition.counts
+
+    async def publish(self) -> None:
+        """Render all rule documents anew and swap them in; what was asked for meanwhile is done in one go.
+
+        A failure keeps the last good documents, is shown until it is mended, and is tried again.
+        """
+        self._asked += 1
+        asked = self._asked
+        async with self._publishing:
+            if self._done >= asked:
+                return
+            covered, started = self._asked, time.monotonic()
+            try:
+                self._edition = await self._renderer.render(self.rules)
+            except Exception as error:
+                self.failure = str(error) or type(error).__name__
+                logger.exception("the rules could not be published; the last good ones are served on")
+            else:
+                self.failure = None
+            self._done = covered
+            self._at = time.monotonic()
+            self._took = self._at - started
+
+    async def publish_changes(self) -> None:
+        """Publish, unless what is served is what stands."""
+        if await self._renderer.decisions.revision() != self._edition.revision:
+            await self.publish()
+
+    async def publish_due(self) -> None:
+        """Publish what another process changed, what has expired, and what could not be published before."""
+        since = time.monotonic() - self._at
+        if self.failure is not None:
+            if since >= _RETRY_S:
+                await self.publish()
+            return
+        await self.publish_changes()
+        expiry = self.published.next_expiry_ms
+        # Where publishing takes long, what expires is taken together: it must not take more than a twentieth of a core.
+        if expiry is not None and expiry <= self._renderer.clock() and since >= 20 * self._took:
+            await self.publish()
+
+    async def spare(self, address: bytes) -> None:
+        """A member came from an address for the first time in a while: no rule may list it."""
+        if self.published.touches(address):
+            await self.publish()
