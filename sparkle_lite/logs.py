@@ -61,7 +61,7 @@ def setup(
     format: Literal["auto", "text", "json"] = "auto",
     stream: TextIO | None = None,
     level: int | str = "INFO",
-) -> "Writer":
+) -> "LogWriter":
     """Send every logger's lines to `stream` (standard error); the writer closes itself when the interpreter ends.
 
     "auto" is text on a terminal and one JSON object a line otherwise. A second call replaces the first.
@@ -76,10 +76,10 @@ def setup(
     # Never shown, and each costs a lookup per record.
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     root = logging.getLogger()
-    for old in [handler for handler in root.handlers if isinstance(handler, Writer)]:
+    for old in [handler for handler in root.handlers if isinstance(handler, LogWriter)]:
         root.removeHandler(old)
         old.close()
-    writer = Writer(out, formatter)
+    writer = LogWriter(out, formatter)
     root.addHandler(writer)
     root.setLevel(level.upper() if isinstance(level, str) else level)
     return writer
@@ -98,14 +98,22 @@ def access(
     """One line for one request, at INFO. `path` comes without its query string, `bytes_in` is the body as sent."""
     if not _ACCESS.isEnabledFor(logging.INFO):
         return
-    record = logging.LogRecord(_ACCESS.name, logging.INFO, "", 0, "%s %s %d", (method, path, status), None)
+    record = logging.LogRecord(
+        name=_ACCESS.name,
+        level=logging.INFO,
+        pathname="",
+        lineno=0,
+        msg="%s %s %d",
+        args=(method, path, status),
+        exc_info=None,
+    )
     # Straight to the record: Logger.info would walk the stack for a caller's name that no format shows.
     record.__dict__.update(method=method, path=path, status=status, duration_ms=round(duration_ms, 1))
     record.__dict__.update(bytes_in=bytes_in, client=client, app_id=app_id)
     _ACCESS.handle(record)
 
 
-class Writer(logging.Handler):
+class LogWriter(logging.Handler):
     """A handler that only keeps records; a thread of its own formats them and writes them in batches.
 
     Beyond `capacity` waiting records new ones are dropped and counted: the server never waits for its log's reader.

@@ -7,6 +7,7 @@ administrator has looked. What is no longer found is withdrawn in any case: taki
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Literal, NamedTuple
 
 from sparkle_lite.db.decisions import Decision, EndReason, Key, New
@@ -59,9 +60,9 @@ class Plan(NamedTuple):
     begin: tuple[New, ...]
     end: tuple[tuple[Decision, EndReason], ...]
     kept: int
-    dropped: Mapping[str, int]
-    brake: Brake | None
-    members: int
+    dropped: Mapping[str, int] = MappingProxyType({})
+    brake: Brake | None = None
+    members: int = 0
 
     @property
     def added(self) -> list[New]:
@@ -79,6 +80,15 @@ class Plan(NamedTuple):
     def held(self) -> list[New]:
         """What begins to wait for review."""
         return [one for one in self.begin if one.state == "held"]
+
+
+class _Run(NamedTuple):
+    """Which run a plan is for: its origin, whether it counts, the version of its formula, and when (ms)."""
+
+    origin: str
+    mode: Mode
+    formula: int
+    now_ms: int
 
 
 def key_of(decision: New | Decision) -> Key:
@@ -103,7 +113,8 @@ def make(
     """
     dropped: Counter[str] = Counter()
     best = _by_target(findings, dropped, now_ms)
-    wanted = _judged(origin, best, situation, mode, now_ms, formula, dropped)
+    run = _Run(origin, mode, formula, now_ms)
+    wanted = _judged(best, situation, run, dropped)
     active = {key_of(one): one for one in situation.standing if one.state == "active"}
     brake = _brake(wanted, active, best, situation) if mode == "on" and braked else None
     if brake is not None:
@@ -141,15 +152,7 @@ def _key(target: Target) -> Key | None:
     return (target.kind, None, None, text) if text.isascii() and len(text) <= _LONGEST_MATCHER else None
 
 
-def _judged(
-    origin: str,
-    best: Mapping[Key, Finding],
-    situation: Situation,
-    mode: Mode,
-    now_ms: int,
-    formula: int,
-    dropped: Counter[str],
-) -> dict[Key, New]:
+def _judged(best: Mapping[Key, Finding], situation: Situation, run: _Run, dropped: Counter[str]) -> dict[Key, New]:
     """What the guard rails leave of the findings, as decisions."""
     wanted: dict[Key, New] = {}
     for key, finding in best.items():
@@ -164,27 +167,26 @@ def _judged(
         elif obstacle is not None and obstacle != "member":
             dropped[obstacle] += 1
         else:
-            is_held = obstacle == "member" and mode == "on"
+            is_held = obstacle == "member" and run.mode == "on"
             earlier = situation.earlier.get(key, 0)
             wanted[key] = New(
-                kind,
-                target if isinstance(target, Network) else None,
-                text,
-                "deny",
-                "held" if is_held else "active" if mode == "on" else "shadow",
-                origin,
-                _category(origin),
-                finding.code,
-                {**finding.numbers, "earlier": earlier} if earlier else finding.numbers,
-                {
+                kind=kind,
+                network=target if isinstance(target, Network) else None,
+                text=text,
+                action="deny",
+                state="held" if is_held else "active" if run.mode == "on" else "shadow",
+                origin=run.origin,
+                category=_category(run.origin),
+                code=finding.code,
+                numbers={**finding.numbers, "earlier": earlier} if earlier else finding.numbers,
+                evidence={
                     "people": finding.people,
-                    "formula": formula,
+                    "formula": run.formula,
                     "first_seen": finding.first_seen,
                     "last_seen": finding.last_seen,
                 },
-                "member" if is_held else None,
-                None,
-                now_ms + _lifetime(finding.expires - now_ms, earlier),
+                held_for="member" if is_held else None,
+                expires_at=run.now_ms + _lifetime(finding.expires - run.now_ms, earlier),
             )
     return wanted
 
@@ -229,7 +231,7 @@ def _compared(wanted: dict[Key, New], situation: Situation, now_ms: int) -> Plan
             del wanted[key]
         else:
             end.append((old, "superseded"))
-    return Plan(situation.revision, tuple(wanted.values()), tuple(end), kept, {}, None, 0)
+    return Plan(revision=situation.revision, begin=tuple(wanted.values()), end=tuple(end), kept=kept)
 
 
 def _is_same(old: Decision, new: New, now_ms: int) -> bool:

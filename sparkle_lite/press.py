@@ -22,7 +22,7 @@ TIMEOUT_S = 120.0
 STAY_S = 4000.0
 
 
-class Order(NamedTuple):
+class RenderOrder(NamedTuple):
     """What to render: `rules` is a pickled rulebook.Rules, the rest is as rulebook.publish and Decisions take it.
 
     All of it is quick to pickle, which nothing else in the server can run beside.
@@ -43,7 +43,7 @@ class Press:
         self._child = Child(__name__)
         self._leaving: asyncio.Task[None] | None = None
 
-    async def render(self, order: Order) -> Published:
+    async def render(self, order: RenderOrder) -> Published:
         """Render one order, the only one at this time. Raises as Child.ask does."""
         await self._stay()
         found: Published = await self._child.ask(order, TIMEOUT_S)
@@ -65,7 +65,7 @@ class Press:
         await self._child.close()
 
 
-async def _read(order: Order, in_force: InForce) -> tuple[list[Listing], list[Listing]]:
+async def _read(order: RenderOrder, in_force: InForce) -> tuple[list[Listing], list[Listing]]:
     connection = await connect_readonly(order.database)
     try:
         return await in_force.read(connection, order.now_ms)
@@ -79,7 +79,7 @@ class _Renderer:
     def __init__(self) -> None:
         self._in_force: InForce | None = None
 
-    def render(self, order: Order) -> Published:
+    def render(self, order: RenderOrder) -> Published:
         """The documents of one order."""
         self._in_force = self._in_force or InForce(order.tellers)
         # Not the whole of this on the loop: asyncio.run would write out what comes back, all documents, for a message

@@ -16,7 +16,7 @@ from sparkle_lite.accounts import Accounts
 from sparkle_lite.config import Config
 from sparkle_lite.db.database import Database
 from sparkle_lite.decisions import Decisions
-from sparkle_lite.press import Order, Press
+from sparkle_lite.press import Press, RenderOrder
 from sparkle_lite.protected import Protected
 from sparkle_lite.rulebook import Published, Rules
 
@@ -81,7 +81,7 @@ class Renderer:
         if await self.decisions.standing() > _LONG_LIST:
             if self._pickled is None or self._pickled[0] is not rules:
                 self._pickled = rules, await asyncio.to_thread(pickle.dumps, rules)
-            order = Order(
+            order = RenderOrder(
                 database=self._database.path,
                 rules=self._pickled[1],
                 protected=protected,

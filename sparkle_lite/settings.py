@@ -33,10 +33,10 @@ class Setting(NamedTuple):
     key: str
     kind: SettingKind
     hint: Any
-    choices: tuple[str, ...]
-    low: int
-    high: int | None
-    zero_is_preset: bool
+    choices: tuple[str, ...] = ()
+    low: int = 0
+    high: int | None = None
+    zero_is_preset: bool = False
 
 
 @functools.cache
@@ -54,10 +54,17 @@ def known() -> Mapping[str, Setting]:
 def _setting(key: str, hint: Any) -> Setting:
     kind, checks = split_hint(hint)
     if typing.get_origin(kind) is Literal:
-        return Setting(key, "choice", hint, typing.get_args(kind), 0, None, zero_is_preset=False)
+        return Setting(key=key, kind="choice", hint=hint, choices=typing.get_args(kind))
     [bounds] = [check for check in checks if isinstance(check, Bounds)]
     kinds: dict[Any, SettingKind] = {Duration: "duration", Size: "size"}
-    return Setting(key, kinds.get(kind, "count"), hint, (), bounds.low, bounds.high, bounds.or_zero)
+    return Setting(
+        key=key,
+        kind=kinds.get(kind, "count"),
+        hint=hint,
+        low=bounds.low,
+        high=bounds.high,
+        zero_is_preset=bounds.or_zero,
+    )
 
 
 def read(key: str, text: str) -> Any:

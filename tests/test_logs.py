@@ -185,7 +185,7 @@ def test_a_reader_that_stalls_costs_lines_and_never_time() -> None:
             return super().write(text)
 
     out = Stalled()
-    writer = logs.Writer(out, logs.JsonFormatter(), capacity=50)
+    writer = logs.LogWriter(out, logs.JsonFormatter(), capacity=50)
     logger = logging.Logger("sparkle.test")
     logger.addHandler(writer)
     begin = time.perf_counter()

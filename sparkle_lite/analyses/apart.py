@@ -20,7 +20,7 @@ _NICENESS = 10
 _TIMEOUT_S = analyses.TIME_LIMIT_S + 60
 
 
-class Order(NamedTuple):
+class AnalysisOrder(NamedTuple):
     """One run of one analysis, as `analyses.run` takes it."""
 
     name: str
@@ -40,13 +40,15 @@ async def run(
     """What `analyses.run` does, in a child process. Raises as that and as Child.ask do."""
     child = Child(__name__)
     try:
-        found: list[Finding] = await child.ask(Order(name, database.path, settings, now_ms, overrides), _TIMEOUT_S)
+        found: list[Finding] = await child.ask(
+            AnalysisOrder(name, database.path, settings, now_ms, overrides), _TIMEOUT_S
+        )
         return found
     finally:
         await child.close()
 
 
-def _answer(order: Order) -> list[Finding]:
+def _answer(order: AnalysisOrder) -> list[Finding]:
     database = Database(order.path)
     return asyncio.run(analyses.run(order.name, database, order.settings, order.now_ms, order.overrides))
 

@@ -53,9 +53,9 @@ def _examine(evidence: Evidence, numbers: Numbers, only: bytes | None) -> list[E
 def _examined(bearers: Bearers, numbers: Numbers) -> Examined:
     pattern = PATTERNS[bearers.disguise]
     finding = Finding(
-        Identity(pattern.kind, pattern.matcher.pbh()),
-        pattern.code,
-        {
+        target=Identity(pattern.kind, pattern.matcher.pbh()),
+        code=pattern.code,
+        numbers={
             "people": bearers.people,
             "addresses": bearers.addresses,
             "percent": bearers.percent,
@@ -63,11 +63,11 @@ def _examined(bearers: Bearers, numbers: Numbers) -> Examined:
             "days": bearers.days,
             "window_days": numbers["window"] // DAY_MS,
         },
-        bearers.people,
-        bearers.decisive,
-        bearers.first,
-        bearers.last,
-        lasts(bearers.last, numbers["lifetime"], 1),
+        people=bearers.people,
+        decisive=bearers.decisive,
+        first_seen=bearers.first,
+        last_seen=bearers.last,
+        expires=lasts(bearers.last, numbers["lifetime"], 1),
     )
     needs = (
         Need(NAME, "min_people", bearers.people, numbers["min_people"]),

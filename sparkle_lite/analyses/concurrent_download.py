@@ -14,19 +14,19 @@ def _examine(evidence: Evidence, numbers: Numbers, only: bytes | None) -> list[E
 
 def _examined(crowd: Crowd, numbers: Numbers) -> Examined:
     finding = Finding(
-        network(crowd.key),
-        "concurrent_downloader",
-        {
+        target=network(crowd.key),
+        code="concurrent_downloader",
+        numbers={
             "people": crowd.people,
             "torrents": crowd.torrents,
             "buckets": crowd.buckets,
             "window_days": numbers["window"] // DAY_MS,
         },
-        crowd.people,
-        crowd.decisive,
-        crowd.first,
-        crowd.last,
-        lasts(crowd.last, numbers["lifetime"], 1),
+        people=crowd.people,
+        decisive=crowd.decisive,
+        first_seen=crowd.first,
+        last_seen=crowd.last,
+        expires=lasts(crowd.last, numbers["lifetime"], 1),
     )
     needs = (
         Need(NAME, "min_people", crowd.people, numbers["min_people"]),

@@ -19,9 +19,9 @@ def _examine(evidence: Evidence, numbers: Numbers, only: bytes | None) -> list[E
 def _examined(votes: Votes, numbers: Numbers, now_ms: int) -> Examined:
     which = "min_hosts" if len(votes.key) == 3 else "min_subnets"
     finding = Finding(
-        network(votes.key),
-        "multi_dialer" if len(votes.key) == 3 else "multi_dialer_v6",
-        {
+        target=network(votes.key),
+        code="multi_dialer" if len(votes.key) == 3 else "multi_dialer_v6",
+        numbers={
             "people": votes.people,
             "members": votes.members,
             "sharing": votes.sharing,
@@ -32,11 +32,11 @@ def _examined(votes: Votes, numbers: Numbers, now_ms: int) -> Examined:
             "weight": round(votes.weight, 2),
             "window_days": numbers["window"] // DAY_MS,
         },
-        votes.people,
-        votes.decisive,
-        votes.first,
-        votes.last,
-        fades(votes, now_ms, numbers["half_life"], numbers["min_people"]),
+        people=votes.people,
+        decisive=votes.decisive,
+        first_seen=votes.first,
+        last_seen=votes.last,
+        expires=fades(votes, now_ms, numbers["half_life"], numbers["min_people"]),
     )
     needs = (
         Need(NAME, "min_people", votes.people, numbers["min_people"]),

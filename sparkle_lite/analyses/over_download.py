@@ -14,9 +14,9 @@ def _examine(evidence: Evidence, numbers: Numbers, only: bytes | None) -> list[E
 
 def _examined(flow: Flow, numbers: Numbers) -> Examined:
     finding = Finding(
-        network(flow.key),
-        "over_downloader",
-        {
+        target=network(flow.key),
+        code="over_downloader",
+        numbers={
             "people": flow.people,
             "percent": flow.percent,
             "taken_bytes": flow.taken,
@@ -27,11 +27,11 @@ def _examined(flow: Flow, numbers: Numbers) -> Examined:
             "against": flow.against,
             "window_days": numbers["window"] // DAY_MS,
         },
-        flow.people,
-        flow.decisive,
-        flow.first,
-        flow.last,
-        lasts(flow.last, numbers["lifetime"], flow.days),
+        people=flow.people,
+        decisive=flow.decisive,
+        first_seen=flow.first,
+        last_seen=flow.last,
+        expires=lasts(flow.last, numbers["lifetime"], flow.days),
     )
     needs = (
         Need(NAME, "min_people", min(flow.people, flow.sizes), numbers["min_people"]),

@@ -32,9 +32,9 @@ def _examined(votes: Votes, numbers: Numbers, now_ms: int) -> Examined:
     which, have = ("min_people_any", votes.people) if by_any else ("min_people", votes.cheat_people)
     need = numbers[which]
     finding = Finding(
-        network(votes.key),
-        "reported_peer" if by_any else "progress_cheater",
-        {
+        target=network(votes.key),
+        code="reported_peer" if by_any else "progress_cheater",
+        numbers={
             "people": have,
             "torrents": votes.torrents,
             "days": votes.days,
@@ -44,11 +44,11 @@ def _examined(votes: Votes, numbers: Numbers, now_ms: int) -> Examined:
             "weight": round(votes.weight, 2),
             "window_days": numbers["window"] // DAY_MS,
         },
-        have,
-        votes.decisive,
-        votes.first,
-        votes.last,
-        fades(votes, now_ms, numbers["half_life"], need),
+        people=have,
+        decisive=votes.decisive,
+        first_seen=votes.first,
+        last_seen=votes.last,
+        expires=fades(votes, now_ms, numbers["half_life"], need),
     )
     needs = (
         Need(NAME, which, have, need),

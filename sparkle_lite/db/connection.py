@@ -40,8 +40,7 @@ async def connect(
             _create_private(path)
         uri = f"{absolute(path).as_uri()}?mode=rw"
         connection = await aiosqlite.connect(uri, uri=True, isolation_level=begins, cached_statements=256)
-        await _prepare(
-            connection,
+        pragmas = (
             f"PRAGMA busy_timeout={BUSY_TIMEOUT_MS}",
             # Only an empty file takes this; it lets retention give space back in small steps.
             "PRAGMA auto_vacuum=INCREMENTAL",
@@ -52,6 +51,7 @@ async def connect(
             "PRAGMA foreign_keys=ON",
             "PRAGMA temp_store=MEMORY",
         )
+        await _prepare(connection, pragmas)
         return connection
 
 
@@ -59,17 +59,17 @@ async def connect_readonly(path: Path, *, cache_kib: int = 8192) -> Connection:
     """Open a file for reading; a write through this connection fails."""
     with refused("open"):
         connection = await aiosqlite.connect(f"{path.as_uri()}?mode=ro", uri=True, isolation_level=None)
-        await _prepare(
-            connection,
+        pragmas = (
             f"PRAGMA busy_timeout={BUSY_TIMEOUT_MS}",
             "PRAGMA query_only=ON",
             f"PRAGMA cache_size=-{cache_kib}",
             "PRAGMA temp_store=MEMORY",
         )
+        await _prepare(connection, pragmas)
         return connection
 
 
-async def _prepare(connection: Connection, *pragmas: str) -> None:
+async def _prepare(connection: Connection, pragmas: Sequence[str]) -> None:
     try:
         for pragma in pragmas:
             # Some pragmas answer with a row, and are under way until it is fetched.

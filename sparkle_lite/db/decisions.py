@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
 from sparkle_lite.db.connection import Connection, Row, fetch_all, fetch_one
@@ -27,11 +28,11 @@ class New(NamedTuple):
     origin: str
     category: str
     code: str
-    numbers: Mapping[str, int | float]
-    evidence: Mapping[str, int]
-    held_for: str | None
-    note: str | None
-    expires_at: int | None
+    numbers: Mapping[str, int | float] = MappingProxyType({})
+    evidence: Mapping[str, int] = MappingProxyType({})
+    held_for: str | None = None
+    note: str | None = None
+    expires_at: int | None = None
 
 
 class Decision(NamedTuple):

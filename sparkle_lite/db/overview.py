@@ -303,24 +303,24 @@ def _figures(reader: Reader, now: int, rows: Mapping[str, int], chain: int) -> F
         )[0]
         newest = (week, BANS)
         return Figures(
-            _count(reader, "user"),
-            apps[0],
-            apps[1],
-            apps[2],
-            apps[3],
-            rows,
-            chain,
-            _count(reader, "ban"),
-            reader.main(DIFFERENT_SQL)[0][0],
-            _count(reader, "client_identity"),
-            reader.main(f"SELECT count(*) FROM {_NEWEST}", newest)[0][0],
-            _shares(reader, "l.text", "JOIN label l ON l.id=b.module", newest),
-            [
+            people=_count(reader, "user"),
+            apps=apps[0],
+            apps_day=apps[1],
+            apps_week=apps[2],
+            last_access_at=apps[3],
+            rows=rows,
+            segments=chain,
+            bans=_count(reader, "ban"),
+            torrents=reader.main(DIFFERENT_SQL)[0][0],
+            identities=_count(reader, "client_identity"),
+            counted=reader.main(f"SELECT count(*) FROM {_NEWEST}", newest)[0][0],
+            modules=_shares(reader, "l.text", "JOIN label l ON l.id=b.module", newest),
+            networks=[
                 share._replace(name=_network(share.name))
                 for share in _shares(reader, "substr(peer_ip, 1, iif(length(peer_ip)=4, 3, 6))", "", newest)
             ],
-            _shares(reader, "c.client_name", "JOIN client_identity c ON c.id=b.client", newest),
-            _origins(reader, now),
+            clients=_shares(reader, "c.client_name", "JOIN client_identity c ON c.id=b.client", newest),
+            origins=_origins(reader, now),
         )
 
 

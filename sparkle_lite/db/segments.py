@@ -236,7 +236,18 @@ class Stream:
         number = (top[0] if top else 0) + 1
         connection = await self._open_file(number)
         first_row = old.first_row + self.rows if old else 1
-        fresh = SegmentRow(number, self.kind, "hot", first_row, 0, 0, now_ms, None, None, 0)
+        fresh = SegmentRow(
+            id=number,
+            kind=self.kind,
+            state="hot",
+            first_row=first_row,
+            rows=0,
+            submissions=0,
+            created_at=now_ms,
+            first_received_at=None,
+            last_received_at=None,
+            bytes=0,
+        )
         try:
             async with transaction(main):
                 if old:

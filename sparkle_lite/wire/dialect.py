@@ -38,7 +38,7 @@ class Shape(StrEnum):
     MODERN = "modern"
 
 
-class Texts(StrEnum):
+class RuleTexts(StrEnum):
     """How a client reads the texts of peer id and client name rules."""
 
     # PeerBanHelper's grammar: hit, miss and if; expressions match the whole text.
@@ -91,7 +91,7 @@ class Reading(NamedTuple):
     """How a client reads rule documents: all who read alike share one document, told apart by `variant`."""
 
     variant: str
-    texts: Texts = Texts.OBJECTS
+    texts: RuleTexts = RuleTexts.OBJECTS
     peer_ids: bool = True
     ports: Ports = Ports.NUMBERS
     addresses: Addresses = Addresses.PLAIN
@@ -167,7 +167,7 @@ _PBH_4_0_3 = replace(_PBH_4, name="PeerBanHelper 4.0.3 to 4.0.5", knows_its_prog
 _PBH_3 = replace(
     _PBH_4,
     name="PeerBanHelper 3.2.0 to 4.0.1",
-    reads=_READS_PBH_OLD._replace(variant="pbh-before-4.0.3", texts=Texts.OBJECTS_LOWER),
+    reads=_READS_PBH_OLD._replace(variant="pbh-before-4.0.3", texts=RuleTexts.OBJECTS_LOWER),
 )
 _PBH_4_0_2 = replace(_PBH_3, name="PeerBanHelper 4.0.2", knows_its_progress=False)
 _PBH_2 = replace(_PBH_3, name="PeerBanHelper before 3.2.0", outdated=True)
@@ -188,7 +188,7 @@ _QBCB = Traits(
     abilities=_LEGACY | {"exception"},
     reads=Reading(
         "qbcb",
-        texts=Texts.EXPRESSIONS,
+        texts=RuleTexts.EXPRESSIONS,
         ports=Ports.STRINGS,
         addresses=Addresses.PREFIXED,
         exceptions=Exceptions.DOCUMENT,
@@ -206,13 +206,13 @@ _RUST = Traits(
     shape=Shape.MODERN,
     limits=(20, 20),
     abilities=_LISTS | {"heartbeat"},
-    reads=Reading("rust", texts=Texts.SUBSTRINGS, exceptions=Exceptions.UNTOLD),
+    reads=Reading("rust", texts=RuleTexts.SUBSTRINGS, exceptions=Exceptions.UNTOLD),
     # It sends one page at each interval, and has its whole history to send.
     intervals=MappingProxyType({"submit_bans": 5, "submit_swarm": 5}),
     offsets_add=True,
 )
 _RS = replace(_PBH_9_2, family=Family.RS, name="PeerBanHelper-RS", solves=False, legacy=None)
-_CAUTIOUS = Reading("plain", texts=Texts.METHODS, exceptions=Exceptions.UNTOLD)
+_CAUTIOUS = Reading("plain", texts=RuleTexts.METHODS, exceptions=Exceptions.UNTOLD)
 _LIBRETORRENT = Traits(
     family=Family.LIBRETORRENT,
     name="LibreTorrentEE",
@@ -231,7 +231,7 @@ _BITCOMET = Traits(
     abilities=frozenset({"submit_peers", "rules", "reconfigure"}),
     reads=Reading(
         "bc",
-        texts=Texts.UNREAD,
+        texts=RuleTexts.UNREAD,
         ports=Ports.UNREAD,
         addresses=Addresses.NEVER_EMPTY,
         exceptions=Exceptions.UNTOLD,

@@ -14,7 +14,7 @@ from typing import Any, Literal, NamedTuple, NewType
 import msgspec
 
 from sparkle_lite.net import Network, address_bytes, parse_network
-from sparkle_lite.wire.dialect import Addresses, Exceptions, Ports, Reading, Texts
+from sparkle_lite.wire.dialect import Addresses, Exceptions, Ports, Reading, RuleTexts
 from sparkle_lite.wire.matchers import Matcher, without_exclusions
 
 Kind = Literal["rules", "exception", "rule_peer_identity", "ip_denylist", "ip_allowlist"]
@@ -91,14 +91,14 @@ def rules_json(kind: Kind, reads: Reading, content: Content, exempt: Exempt | No
     return _finish(version, b'{"version":"' + version.encode() + b'",' + body[1:])
 
 
-def _spell(texts: Texts, matcher: Matcher) -> str | None:
+def _spell(texts: RuleTexts, matcher: Matcher) -> str | None:
     """A rule as a client reads it that knows no exclusions, or None when it can't be told."""
     match texts:
-        case Texts.EXPRESSIONS:
+        case RuleTexts.EXPRESSIONS:
             return matcher.expression()
-        case Texts.METHODS:
+        case RuleTexts.METHODS:
             return matcher.method_alone()
-        case Texts.SUBSTRINGS:
+        case RuleTexts.SUBSTRINGS:
             return matcher.substring()
         case _:
             return None
@@ -108,7 +108,7 @@ def _texts(
     reads: Reading, categories: Mapping[str, Sequence[Matcher]], exempt: Sequence[Matcher]
 ) -> dict[str, list[str]]:
     if reads.exceptions is Exceptions.EXCLUSIONS:
-        lower = reads.texts is Texts.OBJECTS_LOWER
+        lower = reads.texts is RuleTexts.OBJECTS_LOWER
         front = [matcher.negated().pbh(lower_case=lower) for matcher in exempt]
         return {name: front + [m.pbh(lower_case=lower) for m in ms] for name, ms in categories.items()}
     if not all(_is_told(reads, matcher) for matcher in exempt):

@@ -243,11 +243,11 @@ def _from_object(fields: Mapping[str, Any], depth: int) -> Matcher:
         condition = _from_object(fields["if"], depth + 1)
     if method is Method.LENGTH:
         minimum, maximum = _length_bound(fields, "min"), _length_bound(fields, "max")
-        return _checked(Matcher(method, "", minimum, maximum, hit, miss, condition))
+        return _checked(Matcher(method, minimum=minimum, maximum=maximum, hit=hit, miss=miss, condition=condition))
     text = fields.get("content")
     if not isinstance(text, str):
         raise MatcherError(f'a {method} rule needs "content" with a text', f"write {_EXAMPLE}")
-    return _checked(Matcher(method, text, 0, 0, hit, miss, condition))
+    return _checked(Matcher(method, text, hit=hit, miss=miss, condition=condition))
 
 
 def _checked(matcher: Matcher) -> Matcher:
