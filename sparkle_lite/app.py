@@ -17,7 +17,8 @@ from litestar.routes import HTTPRoute
 import sparkle_lite
 from sparkle_lite import config as configuration
 from sparkle_lite import logs, rulebook
-from sparkle_lite.accounts import FirstStart, peerbanhelper_lines
+from sparkle_lite.accounts.apps import peerbanhelper_lines
+from sparkle_lite.accounts.parts import FirstStart
 from sparkle_lite.config import Config
 from sparkle_lite.errors import ConfigError, SparkleError
 from sparkle_lite.http import api_accounts, api_rules, api_search, docs, github, openapi, operation, server, web

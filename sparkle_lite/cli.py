@@ -20,7 +20,9 @@ from sparkle_lite import __version__
 from sparkle_lite.errors import ConfigError, SparkleError
 
 if TYPE_CHECKING:
-    from sparkle_lite.accounts import Accounts, Actor, NewSecret
+    from sparkle_lite.accounts.actors import Actor
+    from sparkle_lite.accounts.apps import NewSecret
+    from sparkle_lite.accounts.parts import Accounts
     from sparkle_lite.config import Config
     from sparkle_lite.db.accounts import UserappRow, UserRow
 
@@ -222,12 +224,12 @@ def _load(args: argparse.Namespace, *, rules: bool = False) -> "Config":
 
 def _user_add(args: argparse.Namespace) -> None:
     role: Any = "admin" if args.admin else "user"
-    row = _run(args, lambda accounts, actor: accounts.add_user(args.name, role, actor), create=True)
+    row = _run(args, lambda accounts, actor: accounts.users.add(args.name, role, actor), create=True)
     print(f"Added the {'administrator' if args.admin else 'user'} {row.name}.")
 
 
 def _user_list(args: argparse.Namespace) -> None:
-    users = _run_or_nothing(args, lambda accounts, _: accounts.users())
+    users = _run_or_nothing(args, lambda accounts, _: accounts.users.all())
     if args.json:
         _print_json([_pick(row, _USER_KEYS) for row in users])
         return
@@ -237,8 +239,8 @@ def _user_list(args: argparse.Namespace) -> None:
 
 def _user_ban(args: argparse.Namespace) -> None:
     async def command(accounts: "Accounts", actor: "Actor") -> str:
-        user = await accounts.user_named(args.name)
-        await accounts.ban_user(user.id, args.reason, actor)
+        user = await accounts.users.named(args.name)
+        await accounts.users.ban(user.id, args.reason, actor)
         return user.name
 
     print(f"Banned {_run(args, command)}.")
@@ -246,8 +248,8 @@ def _user_ban(args: argparse.Namespace) -> None:
 
 def _user_unban(args: argparse.Namespace) -> None:
     async def command(accounts: "Accounts", actor: "Actor") -> str:
-        user = await accounts.user_named(args.name)
-        await accounts.unban_user(user.id, actor)
+        user = await accounts.users.named(args.name)
+        await accounts.users.unban(user.id, actor)
         return user.name
 
     print(f"Lifted the ban of {_run(args, command)}.")
@@ -255,16 +257,16 @@ def _user_unban(args: argparse.Namespace) -> None:
 
 def _user_token(args: argparse.Namespace) -> None:
     async def command(accounts: "Accounts", actor: "Actor") -> str:
-        user = await accounts.user_named(args.name)
-        return await accounts.session_token(user, "command line", actor)
+        user = await accounts.users.named(args.name)
+        return await accounts.sessions.sign_in(user, "command line", actor)
 
     print(_run(args, command))
 
 
 def _user_login_link(args: argparse.Namespace) -> None:
     async def command(accounts: "Accounts", _: "Actor") -> str:
-        user = await accounts.user_named(args.name)
-        return await accounts.login_link(user.id)
+        user = await accounts.users.named(args.name)
+        return await accounts.sessions.login_link(user.id)
 
     token = _run(args, command)
     print(f"{_base_url(_load(args))}/login?token={token}")
@@ -284,18 +286,18 @@ def _base_url(config: "Config") -> str:
 
 def _app_add(args: argparse.Namespace) -> None:
     async def command(accounts: "Accounts", actor: "Actor") -> "NewSecret":
-        user = await accounts.user_named(args.user)
-        return await accounts.add_app(user.id, args.comment, actor)
+        user = await accounts.users.named(args.user)
+        return await accounts.apps.add(user.id, args.comment, actor)
 
     _print_secret(args, _run(args, command))
 
 
 def _app_reset(args: argparse.Namespace) -> None:
-    _print_secret(args, _run(args, lambda accounts, actor: accounts.reset_app(args.app_id, actor)))
+    _print_secret(args, _run(args, lambda accounts, actor: accounts.apps.reset(args.app_id, actor)))
 
 
 def _print_secret(args: argparse.Namespace, new: "NewSecret") -> None:
-    from sparkle_lite.accounts import peerbanhelper_lines
+    from sparkle_lite.accounts.apps import peerbanhelper_lines
 
     app_id = new.userapp.app_id
     if args.json:
@@ -307,10 +309,10 @@ def _print_secret(args: argparse.Namespace, new: "NewSecret") -> None:
 
 def _app_list(args: argparse.Namespace) -> None:
     async def command(accounts: "Accounts", _: "Actor") -> "list[tuple[str, UserappRow]]":
-        from sparkle_lite.accounts import ANONYMOUS
+        from sparkle_lite.accounts.registry import ANONYMOUS
 
-        names = {user.id: user.name for user in await accounts.users()}
-        apps = [(names[row.user], row) for row in await accounts.apps()]
+        names = {user.id: user.name for user in await accounts.users.all()}
+        apps = [(names[row.user], row) for row in await accounts.apps.all()]
         return [one for one in apps if one[0] == ANONYMOUS] if args.anonymous else apps
 
     apps = _run_or_nothing(args, command)
@@ -336,26 +338,26 @@ def _app_list(args: argparse.Namespace) -> None:
 
 
 def _app_ban(args: argparse.Namespace) -> None:
-    _run(args, lambda accounts, actor: accounts.ban_app(args.app_id, args.reason, actor))
+    _run(args, lambda accounts, actor: accounts.apps.ban(args.app_id, args.reason, actor))
     print(f"Banned {args.app_id}.")
 
 
 def _app_unban(args: argparse.Namespace) -> None:
-    _run(args, lambda accounts, actor: accounts.unban_app(args.app_id, actor))
+    _run(args, lambda accounts, actor: accounts.apps.unban(args.app_id, actor))
     print(f"Lifted the ban of {args.app_id}.")
 
 
 def _app_delete(args: argparse.Namespace) -> None:
-    _run(args, lambda accounts, actor: accounts.delete_app(args.app_id, actor))
+    _run(args, lambda accounts, actor: accounts.apps.delete(args.app_id, actor))
     print(f"Deleted {args.app_id}.")
 
 
 def _app_purge_anonymous(args: argparse.Namespace) -> None:
     if args.yes:
-        gone = _run(args, lambda accounts, actor: accounts.purge_anonymous(args.older_than, actor))
+        gone = _run(args, lambda accounts, actor: accounts.apps.purge_anonymous(args.older_than, actor))
         print(f"Deleted {_clients(len(gone))}; what they reported stays.")
         return
-    idle = _run(args, lambda accounts, _: accounts.idle_anonymous(args.older_than))
+    idle = _run(args, lambda accounts, _: accounts.apps.idle_anonymous(args.older_than))
     print(f"{_clients(len(idle)).capitalize()} would be deleted; add --yes to do it.")
 
 
@@ -368,7 +370,8 @@ def _clients(count: int) -> str:
 
 def _run(args: argparse.Namespace, command: "Callable[[Accounts, Actor], Awaitable[T]]", *, create: bool = False) -> T:
     """Run a command on the accounts as the operator. Raises SparkleError if there is no database, unless `create`."""
-    from sparkle_lite.accounts import COMMAND_LINE, Accounts
+    from sparkle_lite.accounts.actors import COMMAND_LINE
+    from sparkle_lite.accounts.parts import Accounts
     from sparkle_lite.db.database import Database
 
     config = _load(args)
@@ -380,7 +383,7 @@ def _run(args: argparse.Namespace, command: "Callable[[Accounts, Actor], Awaitab
         database = Database(path, config.database.synchronous)
         await database.open()
         try:
-            return await command(Accounts(database, lambda: config.auth), COMMAND_LINE)
+            return await command(Accounts.on(database, lambda: config.auth), COMMAND_LINE)
         finally:
             await database.close()
 

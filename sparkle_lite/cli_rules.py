@@ -232,7 +232,7 @@ def _printable(text: str) -> str:
 
 
 def _deny(args: argparse.Namespace) -> None:
-    from sparkle_lite.accounts import COMMAND_LINE
+    from sparkle_lite.accounts.actors import COMMAND_LINE
 
     lifetime = _chosen_lifetime(args)
 
@@ -249,7 +249,7 @@ def _deny(args: argparse.Namespace) -> None:
 
 
 def _allow(args: argparse.Namespace) -> None:
-    from sparkle_lite.accounts import COMMAND_LINE
+    from sparkle_lite.accounts.actors import COMMAND_LINE
 
     lifetime = _chosen_lifetime(args)
 
@@ -264,7 +264,7 @@ def _allow(args: argparse.Namespace) -> None:
 
 
 def _pardon(args: argparse.Namespace) -> None:
-    from sparkle_lite.accounts import COMMAND_LINE
+    from sparkle_lite.accounts.actors import COMMAND_LINE
 
     lifetime = _chosen_lifetime(args) or 0
 
@@ -297,7 +297,7 @@ def _refuse(args: argparse.Namespace) -> None:
 
 
 def _review(args: argparse.Namespace, done: str, acts: "Callable[[_Place], Any]") -> None:
-    from sparkle_lite.accounts import COMMAND_LINE
+    from sparkle_lite.accounts.actors import COMMAND_LINE
 
     if (args.id is None) == (args.origin is None):
         raise _wrong("Name one decision, or one --origin.")
@@ -312,7 +312,7 @@ def _review(args: argparse.Namespace, done: str, acts: "Callable[[_Place], Any]"
 
 
 def _withdraw(args: argparse.Namespace) -> None:
-    from sparkle_lite.accounts import COMMAND_LINE
+    from sparkle_lite.accounts.actors import COMMAND_LINE
 
     async def command(place: "_Place") -> "Decision":
         return await place.decisions.withdraw(args.id, COMMAND_LINE)
@@ -363,7 +363,8 @@ def _replace(path: Path, body: bytes) -> None:
 
 def _import(args: argparse.Namespace) -> None:
     from sparkle_lite import address_lists
-    from sparkle_lite.accounts import COMMAND_LINE, now_ms
+    from sparkle_lite.accounts.actors import COMMAND_LINE
+    from sparkle_lite.clock import now_ms
 
     if args.file == "-":
         read = address_lists.read(_lines(sys.stdin.buffer))
@@ -479,8 +480,8 @@ class _Place(NamedTuple):
 
     async def distances(self, network: "Network") -> "list[Need]":
         """How far an address is from each analysis; of a network nothing is measured."""
-        from sparkle_lite.accounts import now_ms
         from sparkle_lite.analyses.distances import measure
+        from sparkle_lite.clock import now_ms
 
         if network.prefix != network.bits:
             return []
@@ -489,7 +490,7 @@ class _Place(NamedTuple):
     async def deny_list(self) -> bytes:
         """The deny list as clients get it."""
         from sparkle_lite import rulebook
-        from sparkle_lite.accounts import now_ms
+        from sparkle_lite.clock import now_ms
         from sparkle_lite.rulebook import single
 
         async with self.database.reader() as reader:
@@ -509,8 +510,8 @@ def _run(
 ) -> "tuple[_Place, T]":
     """Run a command on the decisions; where, and its result. Raises SparkleError if there is no database."""
     from sparkle_lite import config as configuration
-    from sparkle_lite.accounts import now_ms
     from sparkle_lite.analyses.sentences import tell
+    from sparkle_lite.clock import now_ms
     from sparkle_lite.db.database import Database
     from sparkle_lite.decisions import Decisions
     from sparkle_lite.protected import Protected

@@ -16,7 +16,7 @@ import msgspec
 
 from sparkle_lite import plan as planning
 from sparkle_lite import rulebook
-from sparkle_lite.accounts import Actor
+from sparkle_lite.accounts.actors import Actor
 from sparkle_lite.db import accounts as account_rows
 from sparkle_lite.db import decisions as store
 from sparkle_lite.db.connection import Connection

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from sparkle_lite import rulebook
-from sparkle_lite.accounts import Accounts
+from sparkle_lite.accounts.registry import Registry
 from sparkle_lite.config import Config
 from sparkle_lite.db.database import Database
 from sparkle_lite.decisions import Decisions
@@ -43,14 +43,14 @@ class Renderer:
         self,
         *,
         database: Database,
-        accounts: Accounts,
+        registry: Registry,
         decisions: Decisions,
         protected: Protected,
         config: Callable[[], Config],
         clock: Callable[[], int],
     ) -> None:
         self._database = database
-        self._accounts = accounts
+        self._registry = registry
         self.decisions = decisions
         self._protected = protected
         self._config = config
@@ -66,7 +66,7 @@ class Renderer:
     async def render(self, rules: Rules) -> Edition:
         """An edition of what is in force now."""
         # A member that was seen a moment ago is not in the database yet.
-        await self._accounts.flush(now=True)
+        await self._registry.flush(now=True)
         revision = await self.decisions.revision()
         async with self._database.reader() as reader:
             protected = await self._protected.addresses(reader, self.clock())

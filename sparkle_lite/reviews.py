@@ -4,8 +4,7 @@ import unicodedata
 from collections.abc import Callable
 from typing import NamedTuple
 
-from sparkle_lite.accounts import Actor
-from sparkle_lite.buckets import Buckets, place
+from sparkle_lite.accounts.actors import Actor
 from sparkle_lite.db import accounts as account_rows
 from sparkle_lite.db import reviews as store
 from sparkle_lite.db.connection import Connection
@@ -14,6 +13,7 @@ from sparkle_lite.db.orders import Position
 from sparkle_lite.db.reviews import Review
 from sparkle_lite.errors import SparkleError
 from sparkle_lite.net import AddressError, address_bytes, address_text
+from sparkle_lite.rate_limits import Buckets, client_key
 
 # What one place may ask in an hour, how many requests may wait about one address, and in all.
 ASKED_PER_HOUR = 3
@@ -46,7 +46,7 @@ class Reviews:
         Raises SparkleError: too_many.
         """
         now = self._clock()
-        wait = self._asked.take(place(actor.address or ""), now)
+        wait = self._asked.take(client_key(actor.address or ""), now)
         if wait:
             raise _too_many(wait)
         asked = store.Asked(

@@ -9,10 +9,17 @@ from typing import Any
 
 from sparkle_lite import config as configuration
 from sparkle_lite import rulebook
-from sparkle_lite.accounts import Accounts, Actor, FirstStart, now_ms
+from sparkle_lite.accounts.actors import Actor
+from sparkle_lite.accounts.apps import Apps
+from sparkle_lite.accounts.audit import Audit
+from sparkle_lite.accounts.parts import Accounts, FirstStart
+from sparkle_lite.accounts.registry import Registry
+from sparkle_lite.accounts.sessions import Sessions
+from sparkle_lite.accounts.users import Users
 from sparkle_lite.analyses.distances import Distances
 from sparkle_lite.analyses.runs import Runs
 from sparkle_lite.analyses.sentences import tell
+from sparkle_lite.clock import now_ms
 from sparkle_lite.config import Config
 from sparkle_lite.db.database import Database
 from sparkle_lite.db.overview import Overview
@@ -50,7 +57,11 @@ class Server:
     ingest: Ingest
     search: Search
     overview: Overview
-    accounts: Accounts
+    audit: Audit
+    registry: Registry
+    users: Users
+    apps: Apps
+    sessions: Sessions
     reviews: Reviews
     protected: Protected
     decisions: Decisions
@@ -133,10 +144,10 @@ async def _start(written: Config, given: Mapping[str, str], stack: AsyncExitStac
     stack.push_async_callback(search.close)
     overview = Overview(database, ingest.streams, now_ms)
     stack.push_async_callback(overview.close)
-    accounts = Accounts(database, lambda: settings.config.auth, now_ms)
-    await accounts.open()
+    accounts = Accounts.on(database, lambda: settings.config.auth, now_ms)
+    await accounts.registry.open()
     first_start = await accounts.first_start()
-    stack.push_async_callback(_write_visits, database, accounts, ingest)
+    stack.push_async_callback(_write_visits, database, accounts.registry, ingest)
     protected = Protected(set())
     await protected.look_up(settings.config)
     distances = Distances(database, lambda: settings.config.analysis, now_ms)
@@ -145,7 +156,7 @@ async def _start(written: Config, given: Mapping[str, str], stack: AsyncExitStac
     await decisions.sync(rules)
     renderer = Renderer(
         database=database,
-        accounts=accounts,
+        registry=accounts.registry,
         decisions=decisions,
         protected=protected,
         config=lambda: settings.config,
@@ -160,7 +171,11 @@ async def _start(written: Config, given: Mapping[str, str], stack: AsyncExitStac
         ingest=ingest,
         search=search,
         overview=overview,
-        accounts=accounts,
+        audit=accounts.audit,
+        registry=accounts.registry,
+        users=accounts.users,
+        apps=accounts.apps,
+        sessions=accounts.sessions,
         reviews=Reviews(database, now_ms),
         protected=protected,
         decisions=decisions,
@@ -174,11 +189,11 @@ async def _start(written: Config, given: Mapping[str, str], stack: AsyncExitStac
     )
 
 
-async def _write_visits(database: Database, accounts: Accounts, ingest: Ingest) -> None:
+async def _write_visits(database: Database, registry: Registry, ingest: Ingest) -> None:
     """Who was here is kept over a restart, if it can be."""
     if database.is_writing:
         with suppress(Exception):
-            await accounts.flush(now=True)
+            await registry.flush(now=True)
             await database.write(ingest.dictionaries.write_seen)
 
 
@@ -198,8 +213,8 @@ def _schedule(server: Server) -> None:
         await server.search.tidy()
         await server.overview.tidy()
 
-    jobs.every("notice", _NOTICE_S, server.accounts.poll)
-    jobs.every("access", 60, server.accounts.flush)
+    jobs.every("notice", _NOTICE_S, server.registry.poll)
+    jobs.every("access", 60, server.registry.flush)
     jobs.every("seen", 300, lambda: database.write(server.ingest.dictionaries.write_seen))
     jobs.every("roll", 60, house.roll)
     jobs.every("index", 300, house.index, first=0, wake=closed_segment)

@@ -7,7 +7,7 @@ from typing import Any, Literal, NamedTuple, TypeVar
 
 import msgspec
 
-from sparkle_lite.accounts import Actor
+from sparkle_lite.accounts.actors import Actor
 from sparkle_lite.config import AnalysisSection, Config, Duration, Refused, Size, parse
 from sparkle_lite.config.keys import is_struct, keys_of, split_hint
 from sparkle_lite.config.values import Bounds

@@ -10,17 +10,15 @@ from typing import Any
 import jwt
 import pytest
 
-from sparkle_lite.accounts import (
-    COMMAND_LINE,
-    Accounts,
-    Actor,
-    Userapp,
-    hash_secret,
-    new_secret,
-    peerbanhelper_lines,
-)
+from sparkle_lite.accounts.actors import COMMAND_LINE, Actor
+from sparkle_lite.accounts.apps import peerbanhelper_lines
+from sparkle_lite.accounts.parts import Accounts
+from sparkle_lite.accounts.registry import Userapp
+from sparkle_lite.accounts.secrets import hash_secret, new_secret
 from sparkle_lite.config import AuthSection, Duration, Secret
 from sparkle_lite.db import accounts as store
+from sparkle_lite.db.accounts import CredentialRow
+from sparkle_lite.db.connection import Connection
 from sparkle_lite.db.database import Database
 from sparkle_lite.errors import SparkleError
 from sparkle_lite.wire.credentials import Presented
@@ -39,11 +37,15 @@ class Clock:
         return self.now
 
 
-class Place(Accounts):
-    """Accounts with handles on what they were made from."""
+class Place:
+    """The accounts of one process, with handles on what they were made from."""
 
-    database: Database
-    clock: Clock
+    def __init__(self, database: Database, auth: AuthSection, clock: Clock) -> None:
+        self.database = database
+        self.clock = clock
+        self.accounts = Accounts.on(database, lambda: auth, clock)
+        self.audit, self.registry = self.accounts.audit, self.accounts.registry
+        self.users, self.apps, self.sessions = self.accounts.users, self.accounts.apps, self.accounts.sessions
 
 
 @asynccontextmanager
@@ -52,10 +54,8 @@ async def opened(folder: Path, auth: AuthSection | None = None, clock: Clock | N
     database = Database(folder / "s.db")
     await database.open()
     try:
-        clock = clock or Clock()
-        place = Place(database, lambda: auth or AuthSection(), clock)
-        place.database, place.clock = database, clock
-        await place.open()
+        place = Place(database, auth or AuthSection(), clock or Clock())
+        await place.registry.open()
         yield place
     finally:
         await database.close()
@@ -77,8 +77,8 @@ async def audit(place: Place) -> list[tuple[str, int, int | None, dict[str, Any]
 
 
 async def one_app(place: Place, name: str = "bob") -> tuple[int, Presented]:
-    user = await place.add_user(name, "user", COMMAND_LINE)
-    new = await place.add_app(user.id, "test", COMMAND_LINE)
+    user = await place.users.add(name, "user", COMMAND_LINE)
+    new = await place.apps.add(user.id, "test", COMMAND_LINE)
     return user.id, Presented(new.userapp.app_id, new.secret)
 
 
@@ -90,10 +90,10 @@ def test_a_known_application_is_let_in_without_a_query(tmp_path: Path) -> None:
         async with opened(tmp_path) as place:
             user, presented = await one_app(place)
             await place.database.close()
-            userapp = place.known(presented)
+            userapp = place.registry.known(presented)
             assert userapp is not None
             assert (userapp.app_id, userapp.user) == (presented.app_id, user)
-            assert await place.authenticate(presented, "192.0.2.1") == userapp
+            assert await place.registry.authenticate(presented, "192.0.2.1") == userapp
 
     run(main)
 
@@ -104,8 +104,8 @@ def test_refusals_have_one_constant_sentence_each(tmp_path: Path) -> None:
             _, right = await one_app(place)
 
             async def text(presented: Presented) -> tuple[str, str, str]:
-                assert place.known(presented) is None
-                error = await refusal(place.authenticate(presented, "192.0.2.1"))
+                assert place.registry.known(presented) is None
+                error = await refusal(place.registry.authenticate(presented, "192.0.2.1"))
                 return error.code, error.message, error.message_zh
 
             nothing = await text(Presented())
@@ -127,9 +127,9 @@ def test_an_application_added_by_another_process_is_accepted_at_once(tmp_path: P
     async def main() -> None:
         async with opened(tmp_path) as server, opened(tmp_path) as command:
             _, presented = await one_app(command)
-            assert server.known(presented) is None
-            userapp = await server.authenticate(presented, "192.0.2.1")
-            assert server.known(presented) == userapp
+            assert server.registry.known(presented) is None
+            userapp = await server.registry.authenticate(presented, "192.0.2.1")
+            assert server.registry.known(presented) == userapp
 
     run(main)
 
@@ -138,30 +138,30 @@ def test_what_another_process_changes_takes_effect_with_the_next_poll(tmp_path: 
     async def main() -> None:
         async with opened(tmp_path) as command, opened(tmp_path) as server:
             user, presented = await one_app(command)
-            assert await server.poll()
-            assert not await server.poll()
-            assert server.known(presented)
+            assert await server.registry.poll()
+            assert not await server.registry.poll()
+            assert server.registry.known(presented)
 
-            await command.ban_app(presented.app_id, "sends junk", COMMAND_LINE)
-            assert await server.poll()
-            assert "sends junk" in (await refusal(server.authenticate(presented, "192.0.2.1"))).message
+            await command.apps.ban(presented.app_id, "sends junk", COMMAND_LINE)
+            assert await server.registry.poll()
+            assert "sends junk" in (await refusal(server.registry.authenticate(presented, "192.0.2.1"))).message
 
-            await command.unban_app(presented.app_id, COMMAND_LINE)
-            await command.ban_user(user, "sold the account", COMMAND_LINE)
-            await server.poll()
-            error = await refusal(server.authenticate(presented, "192.0.2.1"))
+            await command.apps.unban(presented.app_id, COMMAND_LINE)
+            await command.users.ban(user, "sold the account", COMMAND_LINE)
+            await server.registry.poll()
+            error = await refusal(server.registry.authenticate(presented, "192.0.2.1"))
             assert "sold the account" in error.message
             assert "sold the account" in error.message_zh
 
-            await command.unban_user(user, COMMAND_LINE)
-            new = await command.reset_app(presented.app_id, COMMAND_LINE)
-            await server.poll()
-            assert "not valid" in (await refusal(server.authenticate(presented, "192.0.2.1"))).message
-            assert server.known(Presented(presented.app_id, new.secret))
+            await command.users.unban(user, COMMAND_LINE)
+            new = await command.apps.reset(presented.app_id, COMMAND_LINE)
+            await server.registry.poll()
+            assert "not valid" in (await refusal(server.registry.authenticate(presented, "192.0.2.1"))).message
+            assert server.registry.known(Presented(presented.app_id, new.secret))
 
-            await command.delete_app(presented.app_id, COMMAND_LINE)
-            await server.poll()
-            await refusal(server.authenticate(Presented(presented.app_id, new.secret), "192.0.2.1"))
+            await command.apps.delete(presented.app_id, COMMAND_LINE)
+            await server.registry.poll()
+            await refusal(server.registry.authenticate(Presented(presented.app_id, new.secret), "192.0.2.1"))
 
     run(main)
 
@@ -170,10 +170,67 @@ def test_a_reset_by_another_process_is_noticed_even_before_the_poll(tmp_path: Pa
     async def main() -> None:
         async with opened(tmp_path) as command, opened(tmp_path) as server:
             _, presented = await one_app(command)
-            await server.authenticate(presented, "192.0.2.1")
-            new = await command.reset_app(presented.app_id, COMMAND_LINE)
-            await server.authenticate(Presented(presented.app_id, new.secret), "192.0.2.1")
-            assert server.known(presented) is None
+            await server.registry.authenticate(presented, "192.0.2.1")
+            new = await command.apps.reset(presented.app_id, COMMAND_LINE)
+            await server.registry.authenticate(Presented(presented.app_id, new.secret), "192.0.2.1")
+            assert server.registry.known(presented) is None
+
+    run(main)
+
+
+def test_what_this_process_changes_takes_effect_at_once(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with opened(tmp_path) as server:
+            user, presented = await one_app(server)
+            assert server.registry.known(presented)
+            await server.apps.ban(presented.app_id, "sends junk", COMMAND_LINE)
+            assert server.registry.known(presented) is None
+            await server.apps.unban(presented.app_id, COMMAND_LINE)
+            assert server.registry.known(presented)
+            await server.users.ban(user, "sold the account", COMMAND_LINE)
+            assert server.registry.known(presented) is None
+            await server.users.unban(user, COMMAND_LINE)
+            new = await server.apps.reset(presented.app_id, COMMAND_LINE)
+            assert server.registry.known(presented) is None
+            presented = Presented(presented.app_id, new.secret)
+            assert server.registry.known(presented)
+            await server.apps.delete(presented.app_id, COMMAND_LINE)
+            assert server.registry.known(presented) is None
+            assert not await server.registry.poll()
+
+    run(main)
+
+
+def test_a_ban_takes_effect_whatever_becomes_of_who_asked_for_it(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with opened(tmp_path) as server:
+            _, presented = await one_app(server)
+            asking = asyncio.create_task(server.apps.ban(presented.app_id, "sends junk", COMMAND_LINE))
+            await asyncio.sleep(0)
+            asking.cancel()
+            async with asyncio.timeout(5):
+                while server.registry.known(presented):
+                    await asyncio.sleep(0.005)
+            assert asking.cancelled()
+
+    run(main)
+
+
+def test_a_change_that_could_not_be_read_back_takes_effect_with_the_next_poll(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def broken(_: Connection) -> list[CredentialRow]:
+        raise SparkleError("overloaded", "no")
+
+    async def main() -> None:
+        async with opened(tmp_path) as server:
+            _, presented = await one_app(server)
+            with monkeypatch.context() as patch:
+                patch.setattr(store, "credentials", broken)
+                await refusal(server.apps.ban(presented.app_id, "sends junk", COMMAND_LINE))
+                await refusal(server.registry.poll())
+            assert await server.registry.poll()
+            assert server.registry.known(presented) is None
 
     run(main)
 
@@ -183,14 +240,14 @@ def test_guessing_is_slowed_down_by_address_but_never_the_known(tmp_path: Path) 
         async with opened(tmp_path) as place:
             _, presented = await one_app(place)
             for count in range(30):
-                error = await refusal(place.authenticate(Presented(f"id-{count}", "x"), "2001:db8::1"))
+                error = await refusal(place.registry.authenticate(Presented(f"id-{count}", "x"), "2001:db8::1"))
                 assert error.code == "forbidden"
-            error = await refusal(place.authenticate(Presented("id", "x"), "2001:db8::2"))
+            error = await refusal(place.registry.authenticate(Presented("id", "x"), "2001:db8::2"))
             assert (error.code, error.retry_after) == ("too_many", 1)
-            await place.authenticate(presented, "2001:db8::1")
-            assert (await refusal(place.authenticate(Presented("id", "x"), "192.0.2.1"))).code == "forbidden"
+            await place.registry.authenticate(presented, "2001:db8::1")
+            assert (await refusal(place.registry.authenticate(Presented("id", "x"), "192.0.2.1"))).code == "forbidden"
             place.clock.now += 1000
-            assert (await refusal(place.authenticate(Presented("id", "x"), "2001:db8::1"))).code == "forbidden"
+            assert (await refusal(place.registry.authenticate(Presented("id", "x"), "2001:db8::1"))).code == "forbidden"
 
     run(main)
 
@@ -199,22 +256,24 @@ def test_clients_without_credentials_get_one_application_each_where_they_are_wel
     async def main() -> None:
         async with opened(tmp_path, AuthSection(anonymous_apps=True)) as place:
             presented = Presented(installation_id="0f8fad5b-d9cb", placeholder=True)
-            first, second, third = await asyncio.gather(*(place.authenticate(presented, "192.0.2.1") for _ in range(3)))
-            assert first == second == third == place.known(presented)
-            other = await place.authenticate(Presented(installation_id="other"), "192.0.2.1")
+            first, second, third = await asyncio.gather(
+                *(place.registry.authenticate(presented, "192.0.2.1") for _ in range(3))
+            )
+            assert first == second == third == place.registry.known(presented)
+            other = await place.registry.authenticate(Presented(installation_id="other"), "192.0.2.1")
             assert other.id != first.id
-            assert other.user == first.user == (await place.user_named("anonymous")).id
+            assert other.user == first.user == (await place.users.named("anonymous")).id
 
-            wrong = await refusal(place.authenticate(Presented("id", "x", "0f8fad5b-d9cb"), "192.0.2.1"))
+            wrong = await refusal(place.registry.authenticate(Presented("id", "x", "0f8fad5b-d9cb"), "192.0.2.1"))
             assert "not valid" in wrong.message
             for count in range(3):
-                await place.authenticate(Presented(installation_id=f"more-{count}"), "192.0.2.1")
-            error = await refusal(place.authenticate(Presented(installation_id="too-many"), "192.0.2.1"))
+                await place.registry.authenticate(Presented(installation_id=f"more-{count}"), "192.0.2.1")
+            error = await refusal(place.registry.authenticate(Presented(installation_id="too-many"), "192.0.2.1"))
             assert error.code == "too_many"
-            assert len(await place.apps()) == 5
+            assert len(await place.apps.all()) == 5
 
         async with opened(tmp_path) as closed:
-            assert "no anonymous" in (await refusal(closed.authenticate(presented, "192.0.2.1"))).message
+            assert "no anonymous" in (await refusal(closed.registry.authenticate(presented, "192.0.2.1"))).message
 
     run(main)
 
@@ -223,9 +282,9 @@ def test_an_anonymous_client_that_was_deleted_stays_out(tmp_path: Path) -> None:
     async def main() -> None:
         async with opened(tmp_path, AuthSection(anonymous_apps=True)) as place:
             presented = Presented(installation_id="i-1")
-            userapp = await place.authenticate(presented, "192.0.2.1")
-            await place.delete_app(userapp.app_id, COMMAND_LINE)
-            assert (await refusal(place.authenticate(presented, "192.0.2.1"))).code == "forbidden"
+            userapp = await place.registry.authenticate(presented, "192.0.2.1")
+            await place.apps.delete(userapp.app_id, COMMAND_LINE)
+            assert (await refusal(place.registry.authenticate(presented, "192.0.2.1"))).code == "forbidden"
 
     run(main)
 
@@ -237,9 +296,9 @@ def test_refused_requests_are_audited_sparingly_and_without_secrets(tmp_path: Pa
             before = len(await audit(place))
             error = SparkleError("forbidden", "no")
             swapped = Presented(presented.secret, presented.app_id)
-            await place.note_refusal("BTN_CONFIG", swapped, "192.0.2.1", "PBH\n/9", error)
+            await place.registry.note_refusal("BTN_CONFIG", swapped, "192.0.2.1", "PBH\n/9", error)
             for _ in range(9):
-                await place.note_refusal("BTN_CONFIG", presented, "192.0.2.1", "PBH", error)
+                await place.registry.note_refusal("BTN_CONFIG", presented, "192.0.2.1", "PBH", error)
             rows = (await audit(place))[before:]
             assert rows[0] == ("BTN_CONFIG", 0, None, {"error": "no"})
             assert rows[1:] == [("BTN_CONFIG", 0, None, {"appId": presented.app_id, "error": "no"})] * 2
@@ -254,22 +313,22 @@ def test_last_access_is_written_at_most_once_a_minute(tmp_path: Path) -> None:
     async def main() -> None:
         async with opened(tmp_path) as place:
             user, presented = await one_app(place)
-            userapp = await place.authenticate(presented, "192.0.2.1")
-            place.saw(userapp, b"\xc0\0\2\1", "PBH/9\x1b[31m" + "x" * 400)
-            await place.flush()
+            userapp = await place.registry.authenticate(presented, "192.0.2.1")
+            place.registry.record_visit(userapp, b"\xc0\0\2\1", "PBH/9\x1b[31m" + "x" * 400)
+            await place.registry.flush()
             place.clock.now += 1000
-            place.saw(userapp, b"\xc0\0\2\1", "PBH/10")
-            await place.flush()
-            [row] = await place.apps(user)
+            place.registry.record_visit(userapp, b"\xc0\0\2\1", "PBH/10")
+            await place.registry.flush()
+            [row] = await place.apps.all(user)
             assert row.last_access_at == NOW
             assert row.user_agent is not None
             assert row.user_agent.startswith("PBH/9[31m")
             assert len(row.user_agent) < 257
             place.clock.now += 60_000
-            await place.flush()
-            [row] = await place.apps(user)
+            await place.registry.flush()
+            [row] = await place.apps.all(user)
             assert (row.last_access_at, row.user_agent) == (NOW + 1000, "PBH/10")
-            assert (await place.user(user)).last_seen_at == NOW + 1000
+            assert (await place.users.get(user)).last_seen_at == NOW + 1000
 
     run(main)
 
@@ -278,18 +337,18 @@ def test_an_address_is_new_once_in_14_days_and_across_restarts(tmp_path: Path) -
     async def main() -> None:
         async with opened(tmp_path) as place:
             _, presented = await one_app(place)
-            userapp = await place.authenticate(presented, "192.0.2.1")
-            assert place.saw(userapp, b"\xc0\0\2\1", "")
-            assert not place.saw(userapp, b"\xc0\0\2\1", "")
-            await place.flush(now=True)
-            assert not place.saw(userapp, b"\xc0\0\2\1", "")
-            assert place.saw(userapp, b"\xc0\0\2\2", "")
+            userapp = await place.registry.authenticate(presented, "192.0.2.1")
+            assert place.registry.record_visit(userapp, b"\xc0\0\2\1", "")
+            assert not place.registry.record_visit(userapp, b"\xc0\0\2\1", "")
+            await place.registry.flush(now=True)
+            assert not place.registry.record_visit(userapp, b"\xc0\0\2\1", "")
+            assert place.registry.record_visit(userapp, b"\xc0\0\2\2", "")
         async with opened(tmp_path) as place:
-            assert not place.saw(userapp, b"\xc0\0\2\1", "")
+            assert not place.registry.record_visit(userapp, b"\xc0\0\2\1", "")
         late = Clock()
         late.now += 15 * DAY
         async with opened(tmp_path, clock=late) as place:
-            assert place.saw(userapp, b"\xc0\0\2\1", "")
+            assert place.registry.record_visit(userapp, b"\xc0\0\2\1", "")
 
     run(main)
 
@@ -298,15 +357,15 @@ def test_one_application_cannot_have_addresses_without_limit(tmp_path: Path) -> 
     async def main() -> None:
         async with opened(tmp_path) as place:
             _, presented = await one_app(place)
-            userapp = await place.authenticate(presented, "192.0.2.1")
+            userapp = await place.registry.authenticate(presented, "192.0.2.1")
             other = Userapp(userapp.id, "other", userapp.user)
-            new = [place.saw(userapp, number.to_bytes(4, "big"), "") for number in range(300)]
+            new = [place.registry.record_visit(userapp, number.to_bytes(4, "big"), "") for number in range(300)]
             assert sum(new) == store.ADDRESSES_PER_USERAPP
-            await place.flush(now=True)
+            await place.registry.flush(now=True)
             place.clock.now += 1
             for number in range(300, 310):
-                place.saw(other, number.to_bytes(4, "big"), "")
-            await place.flush(now=True)
+                place.registry.record_visit(other, number.to_bytes(4, "big"), "")
+            await place.registry.flush(now=True)
             assert await place.database.write(lambda c: store.delete_expired(c, place.clock.now, 0, 1000)) == 10
             [[count]] = await place.database.read("SELECT count(*) FROM userapp_address")
             assert count == store.ADDRESSES_PER_USERAPP
@@ -318,13 +377,13 @@ def test_what_could_not_be_written_is_written_next_time(tmp_path: Path) -> None:
     async def main() -> None:
         async with opened(tmp_path) as place:
             user, presented = await one_app(place)
-            userapp = await place.authenticate(presented, "192.0.2.1")
-            place.saw(userapp, b"\xc0\0\2\1", "PBH")
+            userapp = await place.registry.authenticate(presented, "192.0.2.1")
+            place.registry.record_visit(userapp, b"\xc0\0\2\1", "PBH")
             await place.database.main.execute("PRAGMA query_only=ON")
-            await refusal(place.flush(now=True))
+            await refusal(place.registry.flush(now=True))
             await place.database.main.execute("PRAGMA query_only=OFF")
-            await place.flush(now=True)
-            [row] = await place.apps(user)
+            await place.registry.flush(now=True)
+            [row] = await place.apps.all(user)
             assert row.user_agent == "PBH"
 
     run(main)
@@ -340,7 +399,7 @@ def test_what_could_not_be_written_is_written_next_time(tmp_path: Path) -> None:
 def test_names_that_mislead_or_do_not_print_are_refused(tmp_path: Path, name: str) -> None:
     async def main() -> None:
         async with opened(tmp_path) as place:
-            assert (await refusal(place.add_user(name, "user", COMMAND_LINE))).code == "bad_request"
+            assert (await refusal(place.users.add(name, "user", COMMAND_LINE))).code == "bad_request"
 
     run(main)
 
@@ -351,10 +410,10 @@ def test_names_that_mislead_or_do_not_print_are_refused(tmp_path: Path, name: st
 def test_names_are_unique_whatever_their_case(tmp_path: Path, name: str, same: str) -> None:
     async def main() -> None:
         async with opened(tmp_path) as place:
-            added = await place.add_user(name, "admin", COMMAND_LINE)
+            added = await place.users.add(name, "admin", COMMAND_LINE)
             assert (added.name, added.role, added.registered_by) == (name, "admin", "admin")
-            assert await place.user_named(same) == added
-            assert (await refusal(place.add_user(same, "user", COMMAND_LINE))).code == "conflict"
+            assert await place.users.named(same) == added
+            assert (await refusal(place.users.add(same, "user", COMMAND_LINE))).code == "conflict"
 
     run(main)
 
@@ -365,15 +424,15 @@ def test_two_processes_cannot_exceed_the_limit_together(tmp_path: Path) -> None:
         async with AsyncExitStack() as stack:
             places = [await stack.enter_async_context(opened(tmp_path, auth)) for _ in range(2)]
             user, _ = await one_app(places[0])
-            calls = (place.add_app(user, "more", COMMAND_LINE) for place in places * 4)
+            calls = (place.apps.add(user, "more", COMMAND_LINE) for place in places * 4)
             results = await asyncio.gather(*calls, return_exceptions=True)
             errors = [result for result in results if isinstance(result, SparkleError)]
             assert [error.code for error in errors] == ["quota"] * 6
             assert errors[0].message_zh == "您所拥有的用户应用程序数量已达上限"
-            apps = await places[0].apps(user)
+            apps = await places[0].apps.all(user)
             assert len(apps) == 3
-            await places[0].delete_app(apps[0].app_id, COMMAND_LINE)
-            await places[1].add_app(user, "again", COMMAND_LINE)
+            await places[0].apps.delete(apps[0].app_id, COMMAND_LINE)
+            await places[1].apps.add(user, "again", COMMAND_LINE)
 
     run(main)
 
@@ -383,9 +442,9 @@ def test_comments_are_one_line_of_text(tmp_path: Path, comment: str) -> None:
     async def main() -> None:
         async with opened(tmp_path) as place:
             user, presented = await one_app(place)
-            assert (await refusal(place.add_app(user, comment, COMMAND_LINE))).code == "bad_request"
-            assert (await refusal(place.edit_app(presented.app_id, comment, COMMAND_LINE))).code == "bad_request"
-            assert (await place.edit_app(presented.app_id, "  热  ", COMMAND_LINE)).comment == "热"
+            assert (await refusal(place.apps.add(user, comment, COMMAND_LINE))).code == "bad_request"
+            assert (await refusal(place.apps.edit(presented.app_id, comment, COMMAND_LINE))).code == "bad_request"
+            assert (await place.apps.edit(presented.app_id, "  热  ", COMMAND_LINE)).comment == "热"
 
     run(main)
 
@@ -395,24 +454,24 @@ def test_a_user_manages_their_own_applications_and_no_others(tmp_path: Path) -> 
         async with opened(tmp_path) as place:
             bob_id, bobs = await one_app(place, "bob")
             eve_id, eves = await one_app(place, "eve")
-            eve = Actor.of(await place.user(eve_id), "192.0.2.1", "Firefox")
+            eve = Actor.of(await place.users.get(eve_id), "192.0.2.1", "Firefox")
             for call in (
-                place.app(bobs.app_id, eve),
-                place.reset_app(bobs.app_id, eve),
-                place.edit_app(bobs.app_id, "x", eve),
-                place.delete_app(bobs.app_id, eve),
-                place.add_app(bob_id, "x", eve),
-                place.ban_app(eves.app_id, "x", eve),
-                place.ban_user(bob_id, "x", eve),
-                place.add_user("mallory", "admin", eve),
+                place.apps.get(bobs.app_id, eve),
+                place.apps.reset(bobs.app_id, eve),
+                place.apps.edit(bobs.app_id, "x", eve),
+                place.apps.delete(bobs.app_id, eve),
+                place.apps.add(bob_id, "x", eve),
+                place.apps.ban(eves.app_id, "x", eve),
+                place.users.ban(bob_id, "x", eve),
+                place.users.add("mallory", "admin", eve),
             ):
                 assert (await refusal(call)).code == "forbidden"
-            assert (await refusal(place.app("no such id", eve))).code == "not_found"
-            await place.reset_app(eves.app_id, eve)
-            await place.ban_app(eves.app_id, "junk", COMMAND_LINE)
-            assert "junk" in (await refusal(place.delete_app(eves.app_id, eve))).message
-            await place.delete_app(eves.app_id, COMMAND_LINE)
-            assert place.known(bobs)
+            assert (await refusal(place.apps.get("no such id", eve))).code == "not_found"
+            await place.apps.reset(eves.app_id, eve)
+            await place.apps.ban(eves.app_id, "junk", COMMAND_LINE)
+            assert "junk" in (await refusal(place.apps.delete(eves.app_id, eve))).message
+            await place.apps.delete(eves.app_id, COMMAND_LINE)
+            assert place.registry.known(bobs)
 
     run(main)
 
@@ -421,17 +480,17 @@ def test_every_change_is_audited_with_who_did_it(tmp_path: Path) -> None:
     async def main() -> None:
         async with opened(tmp_path) as place:
             user, presented = await one_app(place)
-            bob = Actor.of(await place.user(user), "192.0.2.7", "Firefox\n")
+            bob = Actor.of(await place.users.get(user), "192.0.2.7", "Firefox\n")
             app_id = presented.app_id
-            await place.edit_app(app_id, "new", bob)
-            await place.reset_app(app_id, bob)
-            await place.ban_app(app_id, "junk", COMMAND_LINE)
-            await place.unban_app(app_id, COMMAND_LINE)
-            await place.delete_app(app_id, bob)
-            await place.log_out(await place.session_token(await place.user(user), "github", bob), bob)
-            await place.ban_user(user, "gone", COMMAND_LINE)
-            await place.unban_user(user, COMMAND_LINE)
-            await refusal(place.ban_app(app_id, "deleted", COMMAND_LINE))
+            await place.apps.edit(app_id, "new", bob)
+            await place.apps.reset(app_id, bob)
+            await place.apps.ban(app_id, "junk", COMMAND_LINE)
+            await place.apps.unban(app_id, COMMAND_LINE)
+            await place.apps.delete(app_id, bob)
+            await place.sessions.log_out(await place.sessions.sign_in(await place.users.get(user), "github", bob), bob)
+            await place.users.ban(user, "gone", COMMAND_LINE)
+            await place.users.unban(user, COMMAND_LINE)
+            await refusal(place.apps.ban(app_id, "deleted", COMMAND_LINE))
             rows = await audit(place)
             assert [row[0] for row in rows] == [
                 "USER_CREATE",
@@ -466,13 +525,13 @@ def test_every_change_is_audited_with_who_did_it(tmp_path: Path) -> None:
 def test_the_first_start_happens_once_even_with_two_starters(tmp_path: Path) -> None:
     async def main() -> None:
         async with opened(tmp_path) as one, opened(tmp_path) as two:
-            results = await asyncio.gather(one.first_start(), two.first_start())
+            results = await asyncio.gather(one.accounts.first_start(), two.accounts.first_start())
             [first] = [result for result in results if result is not None]
-            assert await one.authenticate(Presented(first.app_id, first.secret), "192.0.2.1")
-            user = await one.use_login_link(first.login_token)
+            assert await one.registry.authenticate(Presented(first.app_id, first.secret), "192.0.2.1")
+            user = await one.sessions.use_login_link(first.login_token)
             assert (user.name, user.role) == ("admin", "admin")
-            assert await one.first_start() is None
-            assert len(await one.users()) == len(await one.apps()) == 1
+            assert await one.accounts.first_start() is None
+            assert len(await one.users.all()) == len(await one.apps.all()) == 1
 
     run(main)
 
@@ -480,8 +539,8 @@ def test_the_first_start_happens_once_even_with_two_starters(tmp_path: Path) -> 
 def test_there_is_no_first_start_where_somebody_is_already(tmp_path: Path) -> None:
     async def main() -> None:
         async with opened(tmp_path) as place:
-            await place.add_user("bob", "user", COMMAND_LINE)
-            assert await place.first_start() is None
+            await place.users.add("bob", "user", COMMAND_LINE)
+            assert await place.accounts.first_start() is None
 
     run(main)
 
@@ -492,16 +551,16 @@ def test_there_is_no_first_start_where_somebody_is_already(tmp_path: Path) -> No
 def test_a_session_lives_until_log_out_and_across_processes(tmp_path: Path) -> None:
     async def main() -> None:
         async with opened(tmp_path) as place, opened(tmp_path) as other:
-            bob = await place.add_user("bob", "user", COMMAND_LINE)
-            token = await place.session_token(bob, "github")
-            second = await other.session_token(bob, "github")
-            assert await other.session_user(token) == bob
-            assert await place.session_user(second) == bob
-            await other.log_out(token, Actor.of(bob))
-            await other.log_out(token, Actor.of(bob))
-            await other.log_out("nonsense", Actor.of(bob))
-            assert (await refusal(place.session_user(token))).message_zh == "未登录或会话已过期，请转到首页登录"
-            assert await place.session_user(second) == bob
+            bob = await place.users.add("bob", "user", COMMAND_LINE)
+            token = await place.sessions.sign_in(bob, "github")
+            second = await other.sessions.sign_in(bob, "github")
+            assert await other.sessions.user(token) == bob
+            assert await place.sessions.user(second) == bob
+            await other.sessions.log_out(token, Actor.of(bob))
+            await other.sessions.log_out(token, Actor.of(bob))
+            await other.sessions.log_out("nonsense", Actor.of(bob))
+            assert (await refusal(place.sessions.user(token))).message_zh == "未登录或会话已过期，请转到首页登录"
+            assert await place.sessions.user(second) == bob
 
     run(main)
 
@@ -509,12 +568,12 @@ def test_a_session_lives_until_log_out_and_across_processes(tmp_path: Path) -> N
 def test_a_session_ends_with_its_lifetime(tmp_path: Path) -> None:
     async def main() -> None:
         async with opened(tmp_path, AuthSection(session_lifetime=Duration.parse("1h"))) as place:
-            bob = await place.add_user("bob", "user", COMMAND_LINE)
-            token = await place.session_token(bob, "github")
+            bob = await place.users.add("bob", "user", COMMAND_LINE)
+            token = await place.sessions.sign_in(bob, "github")
             place.clock.now += 3_599_000
-            assert await place.session_user(token)
+            assert await place.sessions.user(token)
             place.clock.now += 1000
-            await refusal(place.session_user(token))
+            await refusal(place.sessions.user(token))
 
     run(main)
 
@@ -522,16 +581,16 @@ def test_a_session_ends_with_its_lifetime(tmp_path: Path) -> None:
 def test_a_ban_ends_sessions_and_login_links_at_once(tmp_path: Path) -> None:
     async def main() -> None:
         async with opened(tmp_path) as place, opened(tmp_path) as other:
-            bob = await place.add_user("bob", "user", COMMAND_LINE)
-            token = await place.session_token(bob, "github")
-            link = await place.login_link(bob.id)
-            await other.ban_user(bob.id, "sold", COMMAND_LINE)
-            await refusal(place.session_user(token))
-            await refusal(place.use_login_link(link))
-            assert "sold" in (await refusal(place.session_token(bob, "github"))).message
-            assert "sold" in (await refusal(place.login_link(bob.id))).message
-            await other.unban_user(bob.id, COMMAND_LINE)
-            await refusal(place.session_user(token))
+            bob = await place.users.add("bob", "user", COMMAND_LINE)
+            token = await place.sessions.sign_in(bob, "github")
+            link = await place.sessions.login_link(bob.id)
+            await other.users.ban(bob.id, "sold", COMMAND_LINE)
+            await refusal(place.sessions.user(token))
+            await refusal(place.sessions.use_login_link(link))
+            assert "sold" in (await refusal(place.sessions.sign_in(bob, "github"))).message
+            assert "sold" in (await refusal(place.sessions.login_link(bob.id))).message
+            await other.users.unban(bob.id, COMMAND_LINE)
+            await refusal(place.sessions.user(token))
 
     run(main)
 
@@ -539,9 +598,9 @@ def test_a_ban_ends_sessions_and_login_links_at_once(tmp_path: Path) -> None:
 def test_tokens_that_we_did_not_sign_are_refused(tmp_path: Path) -> None:
     async def main() -> None:
         async with opened(tmp_path) as place:
-            bob = await place.add_user("bob", "user", COMMAND_LINE)
-            eve = await place.add_user("eve", "user", COMMAND_LINE)
-            token = await place.session_token(eve, "github")
+            bob = await place.users.add("bob", "user", COMMAND_LINE)
+            eve = await place.users.add("eve", "user", COMMAND_LINE)
+            token = await place.sessions.sign_in(eve, "github")
             claims = jwt.decode(token, options={"verify_signature": False})
             head, body, signature = token.split(".")
             forged = [
@@ -555,8 +614,8 @@ def test_tokens_that_we_did_not_sign_are_refused(tmp_path: Path) -> None:
                 "é",
             ]
             for text in forged:
-                assert (await refusal(place.session_user(text))).code == "forbidden"
-            assert await place.session_user(token) == eve
+                assert (await refusal(place.sessions.user(text))).code == "forbidden"
+            assert await place.sessions.user(token) == eve
 
     run(main)
 
@@ -565,14 +624,14 @@ def test_a_configured_key_signs_the_sessions(tmp_path: Path) -> None:
     async def main() -> None:
         key = "k" * 32
         async with opened(tmp_path, AuthSection(jwt_secret=Secret(key))) as place:
-            bob = await place.add_user("bob", "user", COMMAND_LINE)
-            token = await place.session_token(bob, "github")
+            bob = await place.users.add("bob", "user", COMMAND_LINE)
+            token = await place.sessions.sign_in(bob, "github")
             claims = jwt.decode(token, key, algorithms=["HS256"], options={"verify_iat": False})
             assert claims["sub"] == str(bob.id)
             signed_by_key = jwt.encode({**claims, "jti": new_secret()}, key, algorithm="HS256")
-            await refusal(place.session_user(signed_by_key))
+            await refusal(place.sessions.user(signed_by_key))
         async with opened(tmp_path) as place:
-            await refusal(place.session_user(token))
+            await refusal(place.sessions.user(token))
 
     run(main)
 
@@ -580,15 +639,15 @@ def test_a_configured_key_signs_the_sessions(tmp_path: Path) -> None:
 def test_a_login_link_is_good_once_for_30_minutes(tmp_path: Path) -> None:
     async def main() -> None:
         async with opened(tmp_path) as place, opened(tmp_path) as other:
-            bob = await place.add_user("bob", "user", COMMAND_LINE)
-            link, late = await place.login_link(bob.id), await place.login_link(bob.id)
+            bob = await place.users.add("bob", "user", COMMAND_LINE)
+            link, late = await place.sessions.login_link(bob.id), await place.sessions.login_link(bob.id)
             results = await asyncio.gather(
-                *(each.use_login_link(link) for each in (place, other)), return_exceptions=True
+                *(each.sessions.use_login_link(link) for each in (place, other)), return_exceptions=True
             )
             assert [result for result in results if not isinstance(result, SparkleError)] == [bob]
             place.clock.now += 30 * 60_000
-            assert (await refusal(place.use_login_link(late))).code == "forbidden"
-            await refusal(place.use_login_link("\udcff"))
+            assert (await refusal(place.sessions.use_login_link(late))).code == "forbidden"
+            await refusal(place.sessions.use_login_link("\udcff"))
 
     run(main)
 
@@ -596,12 +655,12 @@ def test_a_login_link_is_good_once_for_30_minutes(tmp_path: Path) -> None:
 def test_no_secret_stands_in_the_database_files(tmp_path: Path) -> None:
     async def main() -> None:
         async with opened(tmp_path) as place:
-            first = await place.first_start()
+            first = await place.accounts.first_start()
             assert first is not None
-            admin = await place.user_named("admin")
-            new = await place.reset_app(first.app_id, COMMAND_LINE)
-            token = await place.session_token(admin, "github")
-            link = await place.login_link(admin.id)
+            admin = await place.users.named("admin")
+            new = await place.apps.reset(first.app_id, COMMAND_LINE)
+            token = await place.sessions.sign_in(admin, "github")
+            link = await place.sessions.login_link(admin.id)
             jti = jwt.decode(token, options={"verify_signature": False})["jti"]
             files = b"".join(file.read_bytes() for file in tmp_path.iterdir())
             assert hash_secret(new.secret) in files

@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sparkle_lite import rulebook
-from sparkle_lite.accounts import COMMAND_LINE, Accounts, Actor
+from sparkle_lite.accounts.actors import COMMAND_LINE, Actor
+from sparkle_lite.accounts.parts import Accounts
 from sparkle_lite.config import AuthSection, RuleEntry
 from sparkle_lite.db import accounts as account_rows
 from sparkle_lite.db import decisions as store
@@ -70,9 +71,9 @@ class Place:
 
     async def member(self, *texts: str, name: str = "member") -> None:
         """People whose client came from these addresses just now."""
-        accounts = Accounts(self.database, AuthSection, lambda: self.now)
-        user = await accounts.add_user(name, "user", COMMAND_LINE)
-        app = (await accounts.add_app(user.id, "x", COMMAND_LINE)).userapp.id
+        accounts = Accounts.on(self.database, AuthSection, lambda: self.now)
+        user = await accounts.users.add(name, "user", COMMAND_LINE)
+        app = (await accounts.apps.add(user.id, "x", COMMAND_LINE)).userapp.id
         visits = [Visit(app, self.now, address_bytes(text), "x") for text in texts]
         await self.database.write(lambda connection: account_rows.write_access(connection, visits))
 

@@ -11,7 +11,7 @@ import sparkle_lite
 PACKAGE = Path(sparkle_lite.__file__).parent
 # A module imports from its own row and the rows above it. What is named in no row belongs to DOMAIN.
 LAYERS = (
-    {"", "errors", "net", "logs", "metrics", "config", "buckets"},
+    {"", "errors", "net", "logs", "metrics", "config", "clock", "rate_limits"},
     {"wire", "db"},
     {"accounts", "ingest", "rulebook"},
     {"jobs", "analyses"},

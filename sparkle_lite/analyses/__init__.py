@@ -5,7 +5,7 @@
 
 from collections.abc import Mapping
 
-from sparkle_lite.accounts import ANONYMOUS
+from sparkle_lite.accounts.registry import ANONYMOUS
 from sparkle_lite.analyses import client_identity, concurrent_download, multi_dial, over_download, untrusted_vote
 from sparkle_lite.analyses.analysis import Analysis, Need
 from sparkle_lite.analyses.numbers import TABLE, Chosen, Mode, choose

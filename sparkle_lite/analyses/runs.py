@@ -4,8 +4,8 @@ import logging
 from collections.abc import Callable, Mapping
 
 from sparkle_lite import analyses
-from sparkle_lite.accounts import now_ms
 from sparkle_lite.analyses import apart
+from sparkle_lite.clock import now_ms
 from sparkle_lite.config import AnalysisSection
 from sparkle_lite.db.database import Database
 from sparkle_lite.decisions import Decisions

@@ -126,10 +126,15 @@ async def users(connection: Connection) -> list[UserRow]:
     return [UserRow(*row) for row in await fetch_all(connection, f"{_USER} ORDER BY id")]
 
 
-async def users_page(connection: Connection, offset: int, limit: int) -> list[UserRow]:
-    """Some users, oldest first."""
-    rows = await fetch_all(connection, f"{_USER} ORDER BY id LIMIT ? OFFSET ?", (limit, offset))
+async def users_page(connection: Connection, page: int, size: int) -> list[UserRow]:
+    """One page of all users, oldest first; pages count from 0."""
+    rows = await fetch_all(connection, f"{_USER} ORDER BY id LIMIT ? OFFSET ?", (size, _offset(page, size)))
     return [UserRow(*row) for row in rows]
+
+
+def _offset(page: int, size: int) -> int:
+    """How many rows come before a page; no more than SQLite can count."""
+    return min(page * size, (1 << 63) - 1)
 
 
 async def count_users(connection: Connection) -> int:
@@ -180,6 +185,7 @@ async def user_by_github_id(connection: Connection, github_id: int) -> UserRow |
 async def set_github(
     connection: Connection,
     user: int,
+    *,
     github_id: int,
     login: str,
     nickname: str | None,
@@ -232,15 +238,15 @@ async def userapps(connection: Connection, user: int | None = None) -> list[User
     return [UserappRow(*row) for row in await fetch_all(connection, sql, parameters)]
 
 
-async def userapps_page(connection: Connection, offset: int, limit: int) -> list[tuple[UserappRow, UserRow]]:
-    """Some applications that are not deleted, newest first, each with its owner."""
+async def userapps_page(connection: Connection, page: int, size: int) -> list[tuple[UserappRow, UserRow]]:
+    """One page of the applications that are not deleted, newest first, each with its owner; pages count from 0."""
     apps = ", ".join(f"a.{name}" for name in UserappRow._fields)
     owners = ", ".join(f"u.{name}" for name in UserRow._fields)
     rows = await fetch_all(
         connection,
         f"SELECT {apps}, {owners} FROM userapp a JOIN user u ON u.id = a.user WHERE a.deleted_at IS NULL"
         " ORDER BY a.created_at DESC, a.id DESC LIMIT ? OFFSET ?",
-        (limit, offset),
+        (size, _offset(page, size)),
     )
     width = len(UserappRow._fields)
     return [(UserappRow(*row[:width]), UserRow(*row[width:])) for row in rows]
@@ -268,7 +274,7 @@ async def count_userapps(connection: Connection, user: int) -> int:
 
 
 async def add_userapp(
-    connection: Connection, app_id: str, secret_hash: bytes, user: int, comment: str, now_ms: int
+    connection: Connection, app_id: str, secret_hash: bytes, *, user: int, comment: str, now_ms: int
 ) -> int:
     """Add an application; its row id."""
     cursor = await connection.execute(
@@ -352,7 +358,7 @@ async def member_addresses(connection: Connection, since_ms: int) -> list[bytes]
 
 
 async def add_session(
-    connection: Connection, jti_hash: bytes, user: int, now_ms: int, expires_at: int, origin: str
+    connection: Connection, jti_hash: bytes, user: int, *, now_ms: int, expires_at: int, origin: str
 ) -> None:
     """Add a session; `origin` says what made it."""
     await connection.execute("INSERT INTO session VALUES (?,?,?,?,?)", (jti_hash, user, now_ms, expires_at, origin))

@@ -157,11 +157,48 @@ class Database:
         return {kind: segments.Stream(self.segment_folder, kind, self.synchronous) for kind in segments.KINDS}
 
 
+class AnnouncingDatabase:
+    """A database of which somebody is told when something was written through it: `write` waits until they know.
+
+    They are told whatever becomes of who wrote. Reading is as with the database itself.
+    """
+
+    def __init__(self, database: Database, on_commit: Callable[[], Awaitable[None]]) -> None:
+        self.reader = database.reader
+        self._database = database
+        self._on_commit = on_commit
+        self._writes: set[asyncio.Task[Any]] = set()
+
+    async def write(self, command: Command[T]) -> T:
+        """Run a command in one transaction, and wait for its commit and for who is told of it."""
+        task = asyncio.create_task(self._write(command), name="announced write")
+        self._writes.add(task)
+        task.add_done_callback(self._forget)
+        return await asyncio.shield(task)
+
+    async def _write(self, command: Command[T]) -> T:
+        result = await self._database.write(command)
+        await self._on_commit()
+        return result
+
+    def _forget(self, task: asyncio.Task[Any]) -> None:
+        self._writes.discard(task)
+        if not task.cancelled():
+            # Whoever waited has it; where they went away, it is nobody's.
+            task.exception()
+
+
+class _Writable(Protocol):
+    """What commands are given to."""
+
+    async def write(self, command: Command[T]) -> T: ...
+
+
 class _Stored(Protocol):
     """Whoever has a database."""
 
     @property
-    def database(self) -> Database: ...
+    def database(self) -> _Writable: ...
 
 
 Owner = TypeVar("Owner", bound=_Stored)

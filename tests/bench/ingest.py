@@ -31,7 +31,8 @@ from typing import Any, NamedTuple
 import msgspec
 
 from sparkle_lite import net
-from sparkle_lite.accounts import COMMAND_LINE, Accounts
+from sparkle_lite.accounts.actors import COMMAND_LINE
+from sparkle_lite.accounts.parts import Accounts
 from sparkle_lite.config import AuthSection
 from sparkle_lite.db import segments
 from sparkle_lite.db.connection import schema, statements
@@ -325,9 +326,9 @@ def _fill(path: Path, made: Sequence[Body], recent: int, old: int) -> list[tuple
         database = Database(path)
         await database.open()
         try:
-            accounts = Accounts(database, lambda: AuthSection(max_apps_per_user=APPS))
-            user = await accounts.add_user("bench", "user", COMMAND_LINE)
-            apps = [await accounts.add_app(user.id, f"client {number}", COMMAND_LINE) for number in range(APPS)]
+            accounts = Accounts.on(database, lambda: AuthSection(max_apps_per_user=APPS))
+            user = await accounts.users.add("bench", "user", COMMAND_LINE)
+            apps = [await accounts.apps.add(user.id, f"client {number}", COMMAND_LINE) for number in range(APPS)]
             await database.write(_add_dictionaries)
             if recent or old:
                 await _add_segments(database, made, recent, old)

@@ -26,8 +26,8 @@ class Buckets:
         return 0 if taken else math.ceil((1 - tokens) / self._per_ms / 1000)
 
 
-def place(address: str) -> Hashable:
-    """What counts as one place: an IPv4 address, or an IPv6 /64, whose owner has all of it."""
+def client_key(address: str) -> Hashable:
+    """What a limit counts as one client: an IPv4 address, or an IPv6 /64, whose owner has all of it."""
     try:
         packed = address_bytes(address)
     except AddressError:

@@ -1,0 +1,199 @@
+"""User applications: the installations of clients, each with an id and a secret of its own."""
+
+import json
+import uuid
+from collections.abc import Callable
+from typing import NamedTuple
+
+from sparkle_lite.accounts.actors import Actor
+from sparkle_lite.accounts.audit import Audit, app_details
+from sparkle_lite.accounts.registry import ANONYMOUS, app_banned
+from sparkle_lite.accounts.secrets import hash_secret, new_secret
+from sparkle_lite.accounts.texts import checked_line, storable
+from sparkle_lite.accounts.users import find_user
+from sparkle_lite.config import AuthSection
+from sparkle_lite.db import accounts as store
+from sparkle_lite.db.accounts import UserappRow, UserRow
+from sparkle_lite.db.connection import Connection
+from sparkle_lite.db.database import AnnouncingDatabase, transacted
+from sparkle_lite.errors import SparkleError
+
+
+class NewSecret(NamedTuple):
+    """An application with its secret, which is known only now."""
+
+    userapp: UserappRow
+    secret: str
+
+
+class Apps:
+    """The applications of one server or one command. What changes one is audited with who did it.
+
+    Who changes an application that isn't their own must be an administrator; else the refusal is audited.
+    """
+
+    def __init__(
+        self, database: AnnouncingDatabase, audit: Audit, auth: Callable[[], AuthSection], clock: Callable[[], int]
+    ) -> None:
+        self.database = database
+        self._audit = audit
+        self._auth = auth
+        self._clock = clock
+
+    # --- Reading ------------------------------------------------------------------------------------------------------
+
+    async def all(self, user: int | None = None) -> list[UserappRow]:
+        """The applications of a user, or all, newest first."""
+        async with self.database.reader() as connection:
+            return await store.userapps(connection, user)
+
+    async def page(self, page: int, size: int) -> tuple[list[tuple[UserappRow, UserRow]], int]:
+        """One page of all applications, newest first, with their owners, and how many there are."""
+        async with self.database.reader() as connection:
+            rows = await store.userapps_page(connection, page, size)
+            return rows, await store.count_all_userapps(connection)
+
+    async def get(self, app_id: str, actor: Actor) -> UserappRow:
+        """One application of the actor's own, or any for an administrator. Raises not_found, forbidden."""
+        async with self.database.reader() as connection:
+            return await _find_app(connection, app_id, actor)
+
+    async def idle_anonymous(self, unused_ms: int) -> list[UserappRow]:
+        """Applications of clients without credentials that nobody used for so long (ms), newest first."""
+        async with self.database.reader() as connection:
+            return await self._idle_anonymous(connection, unused_ms)
+
+    async def _idle_anonymous(self, connection: Connection, unused_ms: int) -> list[UserappRow]:
+        owner = await store.user_by_name(connection, ANONYMOUS)
+        return await store.idle_userapps(connection, owner.id, self._clock() - unused_ms) if owner else []
+
+    # --- What their owners do -----------------------------------------------------------------------------------------
+
+    async def add(self, user: int, comment: str, actor: Actor) -> NewSecret:
+        """Give a user an application; comments have 1-255 characters. Raises SparkleError: quota among others."""
+        async with self._audit.noting("USERAPP_CREATE", actor, userId=actor.user):
+            return await self._add(user, comment, actor)
+
+    @transacted
+    async def _add(self, connection: Connection, user: int, comment: str, actor: Actor) -> NewSecret:
+        text = checked_line(comment, "comment", "备注")
+        owner = await find_user(connection, user)
+        actor.require_owner(owner.id)
+        if await store.count_userapps(connection, user) >= self._auth().max_apps_per_user:
+            raise _quota(owner.name, self._auth().max_apps_per_user)
+        return await self.insert(connection, owner, text, actor)
+
+    async def insert(self, connection: Connection, owner: UserRow, comment: str, actor: Actor) -> NewSecret:
+        """Give a user an application within a transaction."""
+        app_id, secret = str(uuid.uuid4()), new_secret()
+        await store.add_userapp(
+            connection, app_id, hash_secret(secret), user=owner.id, comment=comment, now_ms=self._clock()
+        )
+        row = await _find_app(connection, app_id, actor)
+        await self._record(connection, actor, "USERAPP_CREATE", row, userAppId=row.id)
+        return NewSecret(row, secret)
+
+    async def edit(self, app_id: str, comment: str, actor: Actor) -> UserappRow:
+        """Change an application's comment: 1-255 characters. Raises SparkleError: bad_request, forbidden, not_found."""
+        async with self._audit.noting("USERAPP_EDIT", actor, **app_details(app_id)):
+            return await self._edit(app_id, comment, actor)
+
+    @transacted
+    async def _edit(self, connection: Connection, app_id: str, comment: str, actor: Actor) -> UserappRow:
+        text = checked_line(comment, "comment", "备注")
+        row = await _find_app(connection, app_id, actor)
+        await store.set_userapp_comment(connection, row.id, text)
+        await self._record(connection, actor, "USERAPP_EDIT", row, userAppOld=row.comment, userAppNew=text)
+        return row._replace(comment=text)
+
+    async def reset(self, app_id: str, actor: Actor) -> NewSecret:
+        """A new secret for an application; the old one is void at once. Raises SparkleError: forbidden, not_found."""
+        async with self._audit.noting("USERAPP_RESET_SECRET", actor, **app_details(app_id)):
+            return await self._reset(app_id, actor)
+
+    @transacted
+    async def _reset(self, connection: Connection, app_id: str, actor: Actor) -> NewSecret:
+        secret = new_secret()
+        row = await _find_app(connection, app_id, actor)
+        await store.set_userapp_secret(connection, row.id, hash_secret(secret))
+        await self._record(connection, actor, "USERAPP_RESET_SECRET", row)
+        return NewSecret(row._replace(secret_hash=hash_secret(secret)), secret)
+
+    async def delete(self, app_id: str, actor: Actor) -> None:
+        """Delete an application; its reports keep their origin. Its owner can't shed a ban like that."""
+        async with self._audit.noting("USERAPP_DELETE", actor, **app_details(app_id)):
+            await self._delete(app_id, actor)
+
+    @transacted
+    async def _delete(self, connection: Connection, app_id: str, actor: Actor) -> None:
+        row = await _find_app(connection, app_id, actor)
+        if row.banned_at is not None and not actor.admin:
+            raise app_banned(row.banned_reason or "")
+        await store.delete_userapp(connection, row.id, self._clock())
+        await self._record(connection, actor, "USERAPP_DELETE", row, userAppId=row.id)
+
+    # --- What administrators do ---------------------------------------------------------------------------------------
+
+    @transacted
+    async def ban(self, connection: Connection, app_id: str, reason: str, actor: Actor) -> None:
+        """Refuse an application until `unban`. Raises SparkleError: bad_request, forbidden, not_found."""
+        actor.require_admin()
+        text = checked_line(reason, "reason", "封禁原因")
+        row = await _find_app(connection, app_id, actor)
+        await store.set_userapp_ban(connection, row.id, self._clock(), text)
+        await self._record(connection, actor, "USERAPP_BAN", row, reason=text)
+
+    @transacted
+    async def unban(self, connection: Connection, app_id: str, actor: Actor) -> None:
+        """Let an application in again. Raises SparkleError: forbidden, not_found."""
+        actor.require_admin()
+        row = await _find_app(connection, app_id, actor)
+        await store.set_userapp_ban(connection, row.id, None, None)
+        await self._record(connection, actor, "USERAPP_UNBAN", row)
+
+    @transacted
+    async def purge_anonymous(self, connection: Connection, unused_ms: int, actor: Actor) -> list[UserappRow]:
+        """Delete what `idle_anonymous` gives; a client that comes back is registered as a new one. What they were."""
+        actor.require_admin()
+        rows = await self._idle_anonymous(connection, unused_ms)
+        if rows:
+            await store.purge_userapps(connection, (row.id for row in rows), self._clock())
+            await self._audit.record(connection, actor, "USERAPP_PURGE", userApps=len(rows), unusedMs=unused_ms)
+        return rows
+
+    async def _record(
+        self, connection: Connection, actor: Actor, action: str, row: UserappRow, **details: object
+    ) -> None:
+        about = {"appId": row.app_id, "userAppOwner": row.user, "userId": actor.user}
+        await self._audit.record(connection, actor, action, **about, **details)
+
+
+def peerbanhelper_lines(base_url: str, app_id: str, secret: str) -> str:
+    """What to paste into PeerBanHelper's config.yml, as YAML."""
+    # A JSON string is a double-quoted YAML string.
+    return "\n".join(
+        (
+            "btn:",
+            "  enabled: true",
+            "  submit: true",
+            f"  config-url: {json.dumps(base_url + '/ping/config')}",
+            f"  app-id: {json.dumps(app_id)}",
+            f"  app-secret: {json.dumps(secret)}",
+        )
+    )
+
+
+async def _find_app(connection: Connection, app_id: str, actor: Actor) -> UserappRow:
+    row = await store.userapp_by_app_id(connection, storable(app_id))
+    if row is None:
+        raise SparkleError("not_found", "The requested user application doesn't exist.", "请求的用户应用程序不存在")
+    actor.require_owner(row.user)
+    return row
+
+
+def _quota(name: str, limit: int) -> SparkleError:
+    return SparkleError(
+        "quota",
+        f"{name} has reached the limit of {limit} user applications (auth.max_apps_per_user).",
+        "您所拥有的用户应用程序数量已达上限",
+    )

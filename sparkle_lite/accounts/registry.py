@@ -1,0 +1,328 @@
+"""The registry: which clients are let in, when they were here, and from where.
+
+The credentials are in memory, so that letting a known application in costs no query. They are read again when this or
+another process changes an account.
+"""
+
+import asyncio
+import hmac
+import uuid
+from collections.abc import Callable, Hashable
+from typing import NamedTuple
+
+from sparkle_lite.accounts.actors import Actor
+from sparkle_lite.accounts.audit import Audit, app_details
+from sparkle_lite.accounts.secrets import DUMMY_HASH, hash_secret
+from sparkle_lite.accounts.texts import USER_AGENT_LENGTH, clean_user_agent
+from sparkle_lite.config import AuthSection
+from sparkle_lite.db import accounts as store
+from sparkle_lite.db.accounts import CredentialRow, Visit
+from sparkle_lite.db.connection import Connection
+from sparkle_lite.db.database import Database, transacted
+from sparkle_lite.errors import SparkleError
+from sparkle_lite.rate_limits import Buckets, client_key
+from sparkle_lite.wire.credentials import Presented
+
+MEMBER_MS = 14 * 86_400_000
+# The owner of every application that a client without credentials was given.
+ANONYMOUS = "anonymous"
+
+# A little under the minute, so that a job that runs every minute never just misses it.
+_FLUSH_MS = 55_000
+
+
+class Userapp(NamedTuple):
+    """An application that was let in: its row id, its public id, its owner's row id."""
+
+    id: int
+    app_id: str
+    user: int
+
+
+_Entry = tuple[CredentialRow, Userapp]
+
+
+class Registry:
+    """The credentials and the visits of one server; a command that lets nobody in never opens it."""
+
+    def __init__(
+        self, database: Database, audit: Audit, auth: Callable[[], AuthSection], clock: Callable[[], int]
+    ) -> None:
+        self.database = database
+        self._audit = audit
+        self._auth = auth
+        self._clock = clock
+        self._entries: dict[str, _Entry] = {}
+        self._generation = 0
+        self._version: int | None = None
+        self._refreshing = asyncio.Lock()
+        self._asked = self._done = 0
+        self._members: set[bytes] = set()
+        self._visits: dict[int, dict[bytes, Visit]] = {}
+        self._user_visits: dict[int, int] = {}
+        self._flushed_at = 0
+        # A client with wrong credentials asks about every minute; thirty at once are a small swarm behind one address.
+        self._look_ups = Buckets(burst=30, per_minute=60)
+        self._registrations = Buckets(burst=5, per_minute=0.1)
+
+    # --- Credentials --------------------------------------------------------------------------------------------------
+
+    async def open(self) -> None:
+        """Read the credentials; a server does it once at start."""
+        self._version = await store.data_version(self.database.main)
+        await self.refresh()
+        await self._load_members()
+
+    async def poll(self) -> bool:
+        """Read the credentials again if another process changed the database, or if that failed before; whether so.
+
+        Costs next to nothing.
+        """
+        version = await store.data_version(self.database.main)
+        if version == self._version and self._done == self._asked:
+            return False
+        await self.refresh()
+        # Only now: a refresh that failed is tried again.
+        self._version = version
+        return True
+
+    async def refresh(self) -> None:
+        """Read the credentials again, where they are in memory; what was asked for meanwhile is done in one go."""
+        if self._version is None:
+            return
+        self._asked += 1
+        asked = self._asked
+        async with self._refreshing:
+            if self._done >= asked:
+                return
+            covered = self._asked
+            async with self.database.reader() as connection:
+                rows = await store.credentials(connection)
+            self._entries = {row.app_id: _entry(row) for row in rows}
+            self._generation += 1
+            self._done = covered
+
+    # --- Letting clients in -------------------------------------------------------------------------------------------
+
+    def known(self, presented: Presented) -> Userapp | None:
+        """The application, if memory alone lets it in; else `authenticate` decides."""
+        answer = self._recall(presented)
+        return None if isinstance(answer, SparkleError) else answer
+
+    def _recall(self, presented: Presented) -> Userapp | SparkleError | None:
+        if not presented.app_id:
+            refusal = self._refuse_nameless(presented)
+            if refusal is not None:
+                return refusal
+            presented = _anonymous(presented.installation_id)
+        entry = self._entries.get(presented.app_id)
+        if entry is None or not hmac.compare_digest(hash_secret(presented.secret), entry[0].secret_hash):
+            return None
+        return _admit(entry)
+
+    async def authenticate(self, presented: Presented, address: str) -> Userapp:
+        """Let an application in.
+
+        What memory doesn't know costs one read by primary key and is remembered only if it is right; `address` may
+        cause thirty of those at once, then one a second. Raises SparkleError: forbidden, or too_many.
+        """
+        answer = self._recall(presented)
+        if answer is None:
+            answer = await self._look_up(presented, address)
+        if isinstance(answer, SparkleError):
+            raise answer
+        return answer
+
+    def _refuse_nameless(self, presented: Presented) -> SparkleError | None:
+        if not presented.installation_id:
+            return _placeholder() if presented.placeholder else _no_credentials()
+        return None if self._auth().anonymous_apps else _no_anonymous()
+
+    async def _look_up(self, presented: Presented, address: str) -> Userapp | SparkleError:
+        client = client_key(address)
+        wait = self._look_ups.take(client, self._clock())
+        if wait:
+            return _too_many(wait)
+        generation = self._generation
+        nameless = not presented.app_id
+        if nameless:
+            presented = _anonymous(presented.installation_id)
+        async with self.database.reader() as connection:
+            row = await store.credential(connection, presented.app_id)
+        if row is None and nameless:
+            row = await self._register_anonymous(presented, client)
+        right = hmac.compare_digest(hash_secret(presented.secret), row.secret_hash if row else DUMMY_HASH)
+        if row is None or not right:
+            return _no_anonymous() if nameless else _wrong_credentials()
+        entry = _entry(row)
+        if generation == self._generation:
+            self._entries[presented.app_id] = entry
+        return _admit(entry)
+
+    @transacted
+    async def _register_anonymous(
+        self, connection: Connection, presented: Presented, client: Hashable
+    ) -> CredentialRow | None:
+        """The row of a client without credentials, made when it is new: such clients open with several requests."""
+        row = await store.credential(connection, presented.app_id)
+        if row is not None:
+            return row
+        now = self._clock()
+        wait = self._registrations.take(client, now)
+        if wait:
+            raise _too_many(wait)
+        owner = await store.user_by_name(connection, ANONYMOUS)
+        user = owner.id if owner else await store.add_user(connection, ANONYMOUS, "user", "self", now)
+        if not await store.is_app_id_used(connection, presented.app_id):
+            await store.add_userapp(
+                connection,
+                presented.app_id,
+                hash_secret(presented.secret),
+                user=user,
+                comment="Client without credentials",
+                now_ms=now,
+            )
+        return await store.credential(connection, presented.app_id)
+
+    async def note_refusal(
+        self, action: str, presented: Presented, address: str, user_agent: str, error: SparkleError
+    ) -> None:
+        """Audit a refused request of a client; of the credentials only the id, if it looks like one."""
+        client = Actor(None, False, address, user_agent)
+        await self._audit.note_failure(action, client, error, **app_details(presented.app_id))
+
+    # --- Visits -------------------------------------------------------------------------------------------------------
+
+    def record_visit(self, userapp: Userapp, address: bytes, user_agent: str) -> bool:
+        """Note a request of an application; whether its address is new among those of the last 14 days.
+
+        A new one must not be in the published rules: they never list a member's address.
+        """
+        visits = self._visits.setdefault(userapp.id, {})
+        if address not in visits and len(visits) >= store.ADDRESSES_PER_USERAPP:
+            return False
+        visits[address] = Visit(userapp.id, self._clock(), address, user_agent[:USER_AGENT_LENGTH])
+        if address in self._members:
+            return False
+        self._members.add(address)
+        return True
+
+    def record_user_visit(self, user: int) -> None:
+        """Note that a user (row id) was here with a browser or a script."""
+        self._user_visits[user] = self._clock()
+
+    async def flush(self, *, now: bool = False) -> None:
+        """Write who was here, at most once a minute unless `now`; a failed write is tried again next time."""
+        if not (self._visits or self._user_visits) or (self._clock() - self._flushed_at < _FLUSH_MS and not now):
+            return
+        self._flushed_at = self._clock()
+        visits, self._visits = self._visits, {}
+        users, self._user_visits = self._user_visits, {}
+        try:
+            await self._write_visits([visit for app in visits.values() for visit in app.values()], users)
+        except BaseException:
+            self._user_visits = users | self._user_visits
+            for userapp, addresses in visits.items():
+                self._visits[userapp] = addresses | self._visits.get(userapp, {})
+            raise
+        await self._load_members()
+
+    @transacted
+    async def _write_visits(self, connection: Connection, visits: list[Visit], users: dict[int, int]) -> None:
+        rows = [visit._replace(user_agent=clean_user_agent(visit.user_agent)) for visit in visits]
+        await store.write_access(connection, rows)
+        await store.set_users_seen(connection, users.items())
+
+    async def _load_members(self) -> None:
+        async with self.database.reader() as connection:
+            addresses = await store.member_addresses(connection, self._clock() - MEMBER_MS)
+        self._members = {*addresses, *(address for app in self._visits.values() for address in app)}
+
+    def last_visit(self, userapp: int) -> Visit | None:
+        """The latest request of an application (row id) that is not in the database yet."""
+        return max(self._visits.get(userapp, {}).values(), key=lambda visit: visit.at, default=None)
+
+
+def _anonymous(installation_id: str) -> Presented:
+    """The credentials that stand for an installation id.
+
+    No header can hold the line break, so nobody can present them as those of a named application.
+    """
+    secret = f"\n{installation_id}"
+    return Presented(str(uuid.UUID(bytes=hash_secret(f"installation{secret}")[:16], version=5)), secret)
+
+
+def _entry(row: CredentialRow) -> _Entry:
+    return row, Userapp(row.userapp, row.app_id, row.user)
+
+
+def _admit(entry: _Entry) -> Userapp | SparkleError:
+    row, userapp = entry
+    if row.user_banned_reason is not None:
+        return user_banned(row.user_banned_reason)
+    if row.app_banned_reason is not None:
+        return app_banned(row.app_banned_reason)
+    return userapp
+
+
+# --- Refusals: made anew each time, because raising an error twice makes its traceback grow ---------------------------
+
+
+def user_banned(reason: str) -> SparkleError:
+    """What a banned user is told, and whoever uses an application of theirs."""
+    return SparkleError(
+        "forbidden",
+        f"This user was banned by an administrator ({reason}).",
+        f"此用户已被管理员停用，请与系统管理员联系以获取更多信息（原因：{reason}）。",
+    )
+
+
+def app_banned(reason: str) -> SparkleError:
+    """What a client with a banned application is told, and its owner."""
+    return SparkleError(
+        "forbidden",
+        f"This user application was banned by an administrator ({reason}).",
+        f"UserApplication 已被管理员封禁，请与服务器管理员联系（原因：{reason}）。",
+    )
+
+
+def _no_credentials() -> SparkleError:
+    return SparkleError(
+        "forbidden",
+        "Access denied: the request carries no credentials; put this server's app-id and app-secret into the client.",
+        "拒绝访问：请求未携带凭据，请在客户端中填写本服务器的 app-id 和 app-secret。",
+    )
+
+
+def _placeholder() -> SparkleError:
+    return SparkleError(
+        "forbidden",
+        "Access denied: replace the example credentials in the client by an app-id and app-secret of this server.",
+        "拒绝访问：请将客户端中的示例凭据替换为本服务器的 app-id 和 app-secret。",
+    )
+
+
+def _no_anonymous() -> SparkleError:
+    return SparkleError(
+        "forbidden",
+        "Access denied: this server takes no anonymous clients; get an app-id and app-secret on its page or from its "
+        "operator and put both into the client.",
+        "拒绝访问：本服务器不接受匿名客户端，请在服务器页面或向管理员获取 app-id 和 app-secret，并填写到客户端中。",
+    )
+
+
+def _wrong_credentials() -> SparkleError:
+    return SparkleError(
+        "forbidden",
+        "Access denied: this app-id and app-secret are not valid here.",
+        "拒绝访问：app-id 或 app-secret 无效。",
+    )
+
+
+def _too_many(seconds: int) -> SparkleError:
+    return SparkleError(
+        "too_many",
+        "Too many requests with unknown credentials came from this address; try again later.",
+        "来自此地址的无效凭据请求过多，请稍后再试。",
+        retry_after=seconds,
+    )

@@ -1,0 +1,147 @@
+"""Users: who has an account, what they are called, whether they administrate, and whether they are locked out."""
+
+from collections.abc import Callable
+from typing import Literal
+
+from sparkle_lite.accounts.actors import Actor
+from sparkle_lite.accounts.audit import Audit
+from sparkle_lite.accounts.registry import ANONYMOUS, user_banned
+from sparkle_lite.accounts.texts import check_name, checked_line, storable
+from sparkle_lite.db import accounts as store
+from sparkle_lite.db.accounts import UserRow
+from sparkle_lite.db.connection import Connection
+from sparkle_lite.db.database import AnnouncingDatabase, transacted
+from sparkle_lite.errors import SparkleError
+
+Role = Literal["user", "admin"]
+
+
+class Users:
+    """The users of one server or one command. What changes one is audited with who did it."""
+
+    def __init__(self, database: AnnouncingDatabase, audit: Audit, clock: Callable[[], int]) -> None:
+        self.database = database
+        self._audit = audit
+        self._clock = clock
+
+    async def all(self) -> list[UserRow]:
+        """All users, oldest first."""
+        async with self.database.reader() as connection:
+            return await store.users(connection)
+
+    async def page(self, page: int, size: int) -> tuple[list[UserRow], int]:
+        """One page of all users, oldest first, and how many there are; pages count from 0."""
+        async with self.database.reader() as connection:
+            rows = await store.users_page(connection, page, size)
+            return rows, await store.count_users(connection)
+
+    async def get(self, user: int) -> UserRow:
+        """A user by row id. Raises SparkleError: not_found."""
+        async with self.database.reader() as connection:
+            return await find_user(connection, user)
+
+    async def named(self, name: str) -> UserRow:
+        """A user by name, whatever its case. Raises SparkleError: not_found."""
+        async with self.database.reader() as connection:
+            row = await store.user_by_name(connection, storable(name))
+        if row is None:
+            raise SparkleError("not_found", f"There is no user named {name!r}.", f"没有名为 {name!r} 的用户。")
+        return row
+
+    @transacted
+    async def add(self, connection: Connection, name: str, role: Role, actor: Actor) -> UserRow:
+        """Add a local user: 1-64 characters. Raises SparkleError: bad_request, conflict, forbidden."""
+        actor.require_admin()
+        if store.name_key(name) == ANONYMOUS:
+            raise SparkleError(
+                "bad_request", f"The name {ANONYMOUS!r} is reserved; choose another.", "此名称已被保留。"
+            )
+        return await self.insert(connection, name, role, actor)
+
+    async def insert(self, connection: Connection, name: str, role: Role, actor: Actor) -> UserRow:
+        """Add a local user within a transaction. Raises SparkleError: bad_request, conflict."""
+        check_name(name)
+        taken = await store.user_by_name(connection, name)
+        if taken is not None:
+            raise SparkleError(
+                "conflict", f"There is a user named {taken.name!r} already.", f"已有名为 {taken.name!r} 的用户。"
+            )
+        user = await store.add_user(connection, name, role, "admin", self._clock())
+        await self._audit.record(connection, actor, "USER_CREATE", user=user, name=name, role=role)
+        return await find_user(connection, user)
+
+    @transacted
+    async def rename(self, connection: Connection, user: int, nickname: str, actor: Actor) -> None:
+        """Change what a user is called on pages ("": their name).
+
+        Raises SparkleError: bad_request, forbidden, conflict where it is somebody else's.
+        """
+        actor.require_owner(user)
+        wanted = nickname.strip()
+        if wanted:
+            check_name(wanted)
+        row = await find_user(connection, user)
+        owner = await store.user_by_name(connection, wanted) if wanted else None
+        if store.name_key(wanted) == ANONYMOUS or (owner is not None and owner.id != user):
+            raise SparkleError("conflict", f"There is already a user named {wanted}.", f"已存在名为 {wanted} 的用户。")
+        shown = wanted if wanted != row.name else ""
+        await store.set_nickname(connection, user, shown or None)
+        await self._audit.record(connection, actor, "USER_RENAME", user=row.id, name=row.name, nickname=shown)
+
+    @transacted
+    async def ban(self, connection: Connection, user: int, reason: str, actor: Actor) -> None:
+        """Lock a user out everywhere: sessions end, login links and applications are void until `unban`.
+
+        Raises SparkleError: bad_request, forbidden, not_found, conflict for the last administrator.
+        """
+        actor.require_admin()
+        text = checked_line(reason, "reason", "封禁原因")
+        row = await find_user(connection, user)
+        await _require_another_admin(connection, row, actor)
+        await store.set_user_ban(connection, user, self._clock(), text)
+        await store.delete_sessions_of(connection, user)
+        await self._audit.record(connection, actor, "USER_BAN", user=user, name=row.name, reason=text)
+
+    @transacted
+    async def unban(self, connection: Connection, user: int, actor: Actor) -> None:
+        """Let a user in again. Raises SparkleError: forbidden, not_found."""
+        actor.require_admin()
+        row = await find_user(connection, user)
+        await store.set_user_ban(connection, user, None, None)
+        await self._audit.record(connection, actor, "USER_UNBAN", user=user, name=row.name)
+
+    @transacted
+    async def set_role(self, connection: Connection, user: int, role: Role, actor: Actor) -> None:
+        """Make a user an administrator, or no longer. Raises conflict for the last one, unless the operator asks."""
+        actor.require_admin()
+        row = await find_user(connection, user)
+        if role != "admin":
+            await _require_another_admin(connection, row, actor)
+        await store.set_user_role(connection, user, role)
+        await self._audit.record(connection, actor, "USER_ROLE", user=user, name=row.name, role=role)
+
+
+async def find_user(connection: Connection, user: int) -> UserRow:
+    """A user by row id. Raises SparkleError: not_found."""
+    row = await store.user_by_id(connection, user) if 0 < user < 1 << 63 else None
+    if row is None:
+        raise SparkleError("not_found", "Unable to find requested user")
+    return row
+
+
+def require_not_banned(user: UserRow) -> UserRow:
+    """The user. Raises SparkleError (forbidden) where they are locked out."""
+    if user.banned_at is not None:
+        raise user_banned(user.banned_reason or "")
+    return user
+
+
+async def _require_another_admin(connection: Connection, row: UserRow, actor: Actor) -> None:
+    """Keep somebody who can undo it; the operator's command line always can."""
+    if actor.user is None or row.role != "admin" or await store.count_other_admins(connection, row.id):
+        return
+    raise SparkleError(
+        "conflict",
+        f"{row.name} is the last administrator; make somebody else one first.",
+        f"{row.name} 是最后一名管理员，请先指定其他管理员。",
+    )
