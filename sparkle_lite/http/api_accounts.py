@@ -15,7 +15,9 @@ from litestar.openapi import ResponseSpec
 from litestar.openapi.spec import Example
 from litestar.params import QueryParameter
 
-from sparkle_lite.accounts import LOGIN_LINK_MS, NewSecret, now_ms
+from sparkle_lite.accounts.apps import NewSecret
+from sparkle_lite.accounts.sessions import LOGIN_LINK_MS
+from sparkle_lite.clock import now_ms
 from sparkle_lite.db.accounts import AuditFilter, AuditRow, UserappRow, UserRow
 from sparkle_lite.db.orders import Position
 from sparkle_lite.errors import SparkleError
@@ -272,7 +274,7 @@ def _app_routes(runtime: Server) -> list[HTTPRouteHandler]:
     )
     async def list_apps(request: Asked) -> Answer[list[UserApplication]]:
         me = await signed_in(request, runtime)
-        return _ok([_app(row, me.user) for row in await runtime.accounts.apps(me.user.id)])
+        return _ok([_app(row, me.user) for row in await runtime.apps.all(me.user.id)])
 
     @get(
         "/userapp/{app_id:str}",
@@ -284,7 +286,7 @@ def _app_routes(runtime: Server) -> list[HTTPRouteHandler]:
     )
     async def get_app(request: Asked, app_id: str) -> Answer[UserApplication]:
         me = await signed_in(request, runtime)
-        return _ok(await _owned(runtime, await runtime.accounts.app(app_id, me.actor), me))
+        return _ok(await _owned(runtime, await runtime.apps.get(app_id, me.actor), me))
 
     @post(
         "/userapp/{app_id:str}/resetAppSecret",
@@ -303,7 +305,7 @@ def _app_routes(runtime: Server) -> list[HTTPRouteHandler]:
     )
     async def reset_app(request: Asked, app_id: str) -> Answer[UserApplicationVerbose]:
         me = await signed_in(request, runtime)
-        return _ok(await _with_secret(runtime, await runtime.accounts.reset_app(app_id, me.actor), me))
+        return _ok(await _with_secret(runtime, await runtime.apps.reset(app_id, me.actor), me))
 
     @patch(
         "/userapp/{app_id:str}",
@@ -316,7 +318,7 @@ def _app_routes(runtime: Server) -> list[HTTPRouteHandler]:
     )
     async def edit_app(request: Asked, app_id: str, data: Comment) -> Answer[UserApplication]:
         me = await signed_in(request, runtime)
-        return _ok(await _owned(runtime, await runtime.accounts.edit_app(app_id, data.comment, me.actor), me))
+        return _ok(await _owned(runtime, await runtime.apps.edit(app_id, data.comment, me.actor), me))
 
     @put(
         "/userapp",
@@ -336,7 +338,7 @@ def _app_routes(runtime: Server) -> list[HTTPRouteHandler]:
     )
     async def create_app(request: Asked, data: Comment) -> Answer[UserApplicationVerbose]:
         me = await signed_in(request, runtime)
-        return _ok(await _with_secret(runtime, await runtime.accounts.add_app(me.user.id, data.comment, me.actor), me))
+        return _ok(await _with_secret(runtime, await runtime.apps.add(me.user.id, data.comment, me.actor), me))
 
     @delete(
         "/userapp/{app_id:str}",
@@ -349,7 +351,7 @@ def _app_routes(runtime: Server) -> list[HTTPRouteHandler]:
     )
     async def delete_app(request: Asked, app_id: str) -> Answer[None]:
         me = await signed_in(request, runtime)
-        await runtime.accounts.delete_app(app_id, me.actor)
+        await runtime.apps.delete(app_id, me.actor)
         return Answer(True, "用户应用程序删除成功", None)
 
     return [list_apps, get_app, reset_app, edit_app, create_app, delete_app]
@@ -380,7 +382,7 @@ def _user_routes(runtime: Server) -> list[HTTPRouteHandler]:
         me = await signed_in(request, runtime)
         if user_id != me.user.id:
             require_admin(me)
-        return _ok(_user(await runtime.accounts.user(user_id)))
+        return _ok(_user(await runtime.users.get(user_id)))
 
     @route(
         "/user/logout",
@@ -400,7 +402,7 @@ def _user_routes(runtime: Server) -> list[HTTPRouteHandler]:
         if token and by_cookie:
             require_same_origin(request, runtime)
         if token:
-            await runtime.accounts.log_out(token, visitor(request, runtime))
+            await runtime.sessions.log_out(token, visitor(request, runtime))
         response = Response("", status_code=200, media_type=MediaType.TEXT)
         set_session_cookie(response, "", request, runtime)
         return response
@@ -419,7 +421,7 @@ def _user_routes(runtime: Server) -> list[HTTPRouteHandler]:
     )
     async def list_sessions(request: Asked) -> Answer[list[SessionInfo]]:
         me = await signed_in(request, runtime)
-        found = await runtime.accounts.sessions(me.token)
+        found = await runtime.sessions.all(me.token)
         return _ok([SessionInfo(s.row.created_at, s.row.expires_at, s.row.origin, s.current) for s in found])
 
     @delete(
@@ -433,7 +435,7 @@ def _user_routes(runtime: Server) -> list[HTTPRouteHandler]:
     )
     async def end_sessions(request: Asked) -> Answer[Ended]:
         me = await signed_in(request, runtime)
-        return _ok(Ended(await runtime.accounts.log_out_others(me.token, me.actor)))
+        return _ok(Ended(await runtime.sessions.log_out_others(me.token, me.actor)))
 
     return [get_me, get_user, log_out, list_sessions, end_sessions]
 
@@ -472,7 +474,7 @@ def _admin_routes(runtime: Server) -> list[HTTPRouteHandler]:
     last_one = "That is the last administrator."
 
     async def answer(user_id: int) -> Answer[AdminUser]:
-        return _ok(_admin_user(await runtime.accounts.user(user_id)))
+        return _ok(_admin_user(await runtime.users.get(user_id)))
 
     @get(
         "/admin/users",
@@ -488,7 +490,7 @@ def _admin_routes(runtime: Server) -> list[HTTPRouteHandler]:
         await _admin(request, runtime)
         only(request.query_params.multi_items(), {"page": page, "pageSize": page_size})
         _check_page(page, page_size)
-        rows, total = await runtime.accounts.users_page(page, page_size)
+        rows, total = await runtime.users.page(page, page_size)
         return _ok(Page(page, page_size, total, [_admin_user(row) for row in rows]))
 
     @put(
@@ -504,7 +506,7 @@ def _admin_routes(runtime: Server) -> list[HTTPRouteHandler]:
     )
     async def create_user(request: Asked, data: NewUser) -> Answer[AdminUser]:
         me = await _admin(request, runtime)
-        return _ok(_admin_user(await runtime.accounts.add_user(data.name, data.role, me.actor)))
+        return _ok(_admin_user(await runtime.users.add(data.name, data.role, me.actor)))
 
     @post(
         "/admin/users/{user_id:int}/ban",
@@ -519,7 +521,7 @@ def _admin_routes(runtime: Server) -> list[HTTPRouteHandler]:
     )
     async def ban_user(request: Asked, user_id: int, data: Reason) -> Answer[AdminUser]:
         me = await _admin(request, runtime)
-        await runtime.accounts.ban_user(user_id, data.reason, me.actor)
+        await runtime.users.ban(user_id, data.reason, me.actor)
         return await answer(user_id)
 
     @post(
@@ -532,7 +534,7 @@ def _admin_routes(runtime: Server) -> list[HTTPRouteHandler]:
     )
     async def unban_user(request: Asked, user_id: int) -> Answer[AdminUser]:
         me = await _admin(request, runtime)
-        await runtime.accounts.unban_user(user_id, me.actor)
+        await runtime.users.unban(user_id, me.actor)
         return await answer(user_id)
 
     @post(
@@ -547,7 +549,7 @@ def _admin_routes(runtime: Server) -> list[HTTPRouteHandler]:
     )
     async def set_role(request: Asked, user_id: int, data: RoleChange) -> Answer[AdminUser]:
         me = await _admin(request, runtime)
-        await runtime.accounts.set_role(user_id, data.role, me.actor)
+        await runtime.users.set_role(user_id, data.role, me.actor)
         return await answer(user_id)
 
     @post(
@@ -568,7 +570,7 @@ def _admin_routes(runtime: Server) -> list[HTTPRouteHandler]:
         me = await _admin(request, runtime)
         server = runtime.config.server
         until = now_ms() + LOGIN_LINK_MS
-        token = await runtime.accounts.login_link(user_id, me.actor)
+        token = await runtime.sessions.login_link(user_id, me.actor)
         url = base_url(request.scope, server.public_url, server.trusted_proxies)
         return _ok(LoginLink(f"{url}/login?token={token}", until))
 
@@ -600,7 +602,7 @@ def _admin_routes(runtime: Server) -> list[HTTPRouteHandler]:
         if time_from is not None and time_to is not None and time_from > time_to:
             raise _bad("timeFrom is later than timeTo.")
         wanted = AuditFilter(action, user, success, time_from, time_to)
-        rows = await runtime.accounts.audit(wanted, Position(after), page_size + 1)
+        rows = await runtime.audit.page(wanted, Position(after), page_size + 1)
         more = rows[page_size - 1].id if len(rows) > page_size else None
         return _ok(AuditPage([_audit_entry(row) for row in rows[:page_size]], more))
 
@@ -612,9 +614,7 @@ async def _admin(request: Asked, runtime: Server) -> SignedIn:
     try:
         require_admin(me)
     except SparkleError as error:
-        await runtime.accounts.note_failure(
-            "ADMIN", me.actor, error, method=request.method, path=request.url.path[:200]
-        )
+        await runtime.audit.note_failure("ADMIN", me.actor, error, method=request.method, path=request.url.path[:200])
         raise
     return me
 
@@ -638,7 +638,7 @@ def _admin_app_routes(runtime: Server) -> list[HTTPRouteHandler]:
         await _admin(request, runtime)
         only(request.query_params.multi_items(), {"page": page, "pageSize": page_size})
         _check_page(page, page_size)
-        rows, total = await runtime.accounts.apps_page(page, page_size)
+        rows, total = await runtime.apps.page(page, page_size)
         return _ok(Page(page, page_size, total, [_app(row, owner) for row, owner in rows]))
 
     @post(
@@ -653,8 +653,8 @@ def _admin_app_routes(runtime: Server) -> list[HTTPRouteHandler]:
     )
     async def ban_app(request: Asked, app_id: str, data: Reason) -> Answer[UserApplication]:
         me = await _admin(request, runtime)
-        await runtime.accounts.ban_app(app_id, data.reason, me.actor)
-        return _ok(await _owned(runtime, await runtime.accounts.app(app_id, me.actor), me))
+        await runtime.apps.ban(app_id, data.reason, me.actor)
+        return _ok(await _owned(runtime, await runtime.apps.get(app_id, me.actor), me))
 
     @post(
         "/admin/userapp/{app_id:str}/unban",
@@ -666,8 +666,8 @@ def _admin_app_routes(runtime: Server) -> list[HTTPRouteHandler]:
     )
     async def unban_app(request: Asked, app_id: str) -> Answer[UserApplication]:
         me = await _admin(request, runtime)
-        await runtime.accounts.unban_app(app_id, me.actor)
-        return _ok(await _owned(runtime, await runtime.accounts.app(app_id, me.actor), me))
+        await runtime.apps.unban(app_id, me.actor)
+        return _ok(await _owned(runtime, await runtime.apps.get(app_id, me.actor), me))
 
     return [list_apps, ban_app, unban_app]
 
@@ -718,7 +718,7 @@ def _app(row: UserappRow, owner: UserRow) -> UserApplication:
 
 
 async def _owner(runtime: Server, row: UserappRow, me: SignedIn) -> UserRow:
-    return me.user if row.user == me.user.id else await runtime.accounts.user(row.user)
+    return me.user if row.user == me.user.id else await runtime.users.get(row.user)
 
 
 async def _owned(runtime: Server, row: UserappRow, me: SignedIn) -> UserApplication:

@@ -11,8 +11,8 @@ import msgspec
 from litestar.handlers import ASGIRouteHandler, asgi
 
 from sparkle_lite import ip_report, net
-from sparkle_lite.accounts import Userapp, now_ms
-from sparkle_lite.buckets import Buckets, place
+from sparkle_lite.accounts.registry import Userapp
+from sparkle_lite.clock import now_ms
 from sparkle_lite.config import Abilities
 from sparkle_lite.errors import SparkleError
 from sparkle_lite.http import widget
@@ -30,6 +30,7 @@ from sparkle_lite.http.requests import (
     refuse,
     takes_gzip,
 )
+from sparkle_lite.rate_limits import Buckets, client_key
 from sparkle_lite.runtime import Server
 from sparkle_lite.wire import answers
 from sparkle_lite.wire.credentials import present
@@ -128,10 +129,10 @@ class Btn:
         presented = present(scope["headers"], query)
         agent = header(scope, b"user-agent")
         try:
-            userapp = runtime.accounts.known(presented) or await runtime.accounts.authenticate(presented, text)
+            userapp = runtime.registry.known(presented) or await runtime.registry.authenticate(presented, text)
         except SparkleError as error:
             if error.code == "forbidden":
-                await runtime.accounts.note_refusal(action, presented, text, agent, error)
+                await runtime.registry.note_refusal(action, presented, text, agent, error)
             raise
         self._limit(userapp, text)
         dialect = detect(agent)
@@ -140,7 +141,7 @@ class Btn:
             address = net.address_bytes(text)
         except net.AddressError:
             return Caller(userapp, None, dialect)
-        if runtime.accounts.saw(userapp, address, agent):
+        if runtime.registry.record_visit(userapp, address, agent):
             await runtime.publisher.spare(address)
         return Caller(userapp, address, dialect)
 
@@ -153,7 +154,7 @@ class Btn:
         if not rate:
             return
         now = now_ms()
-        wait = self._by_userapp.take(userapp.id, now) or self._by_address.take(place(address), now)
+        wait = self._by_userapp.take(userapp.id, now) or self._by_address.take(client_key(address), now)
         if wait:
             raise _too_many(wait)
 

@@ -23,7 +23,8 @@ from litestar.openapi.spec import Example
 from litestar.params import QueryParameter
 
 import sparkle_lite
-from sparkle_lite.accounts import OAUTH_STATE_MS, Actor, GitHubUser
+from sparkle_lite.accounts.actors import Actor
+from sparkle_lite.accounts.sessions import OAUTH_STATE_MS, GitHubUser
 from sparkle_lite.config import GitHubSection
 from sparkle_lite.errors import SparkleError
 from sparkle_lite.http.problems import STATUS, Envelope
@@ -218,9 +219,9 @@ def routes(runtime: Server, sign_in_page: SignInPage) -> list[HTTPRouteHandler]:
         if not is_configured(github):
             return refusal_page(_not_configured())
         try:
-            runtime.accounts.limit_login(visitor(request, runtime).address or "")
+            runtime.sessions.limit_login(visitor(request, runtime).address or "")
             back = _callback_url(request, runtime)
-            begun = await runtime.accounts.start_oauth()
+            begun = await runtime.sessions.start_oauth()
         except SparkleError as error:
             return refusal_page(error)
         query = {
@@ -256,7 +257,7 @@ def routes(runtime: Server, sign_in_page: SignInPage) -> list[HTTPRouteHandler]:
             token = await _finish(request, runtime, actor, code, login_state, refused)
         except SparkleError as error:
             if error.code == "forbidden":
-                await runtime.accounts.note_failure("USER_LOGIN", actor, error, origin="GitHub")
+                await runtime.audit.note_failure("USER_LOGIN", actor, error, origin="GitHub")
             response = refusal_page(error)
         except GitHubFailed as error:
             response = _failure_page(error)
@@ -295,13 +296,13 @@ def _login_link(runtime: Server, sign_in_page: SignInPage) -> HTTPRouteHandler:
         if in_browser and not link:
             return await sign_in_page(request, None)
         try:
-            runtime.accounts.limit_login(actor.address or "")
-            user = await runtime.accounts.use_login_link(link)
+            runtime.sessions.limit_login(actor.address or "")
+            user = await runtime.sessions.use_login_link(link)
             actor = actor._replace(user=user.id)
-            token = await runtime.accounts.session_token(user, "login link", actor)
+            token = await runtime.sessions.sign_in(user, "login link", actor)
         except SparkleError as error:
             if error.code == "forbidden":
-                await runtime.accounts.note_failure("USER_LOGIN", actor, error, origin="login link")
+                await runtime.audit.note_failure("USER_LOGIN", actor, error, origin="login link")
             if not in_browser:
                 raise
             return await sign_in_page(request, error)
@@ -327,9 +328,9 @@ async def _finish(request: Asked, runtime: Server, actor: Actor, code: str, stat
     github = runtime.config.auth.github
     if not is_configured(github):
         raise _not_configured()
-    runtime.accounts.limit_login(actor.address or "")
+    runtime.sessions.limit_login(actor.address or "")
     verifier = request.cookies.get(VERIFIER_COOKIE, "")
-    await runtime.accounts.finish_oauth(state, verifier)
+    await runtime.sessions.finish_oauth(state, verifier)
     if refused == "access_denied":
         raise SparkleError("forbidden", "You did not allow the sign-in at GitHub.", "您在 GitHub 上取消了授权。")
     if refused:
@@ -339,14 +340,14 @@ async def _finish(request: Asked, runtime: Server, actor: Actor, code: str, stat
     callback = _callback_url(request, runtime)
     async with _client() as client:
         who = await _Exchange(client, github).who(code, verifier, callback)
-    return await runtime.accounts.sign_in_github(who, actor)
+    return await runtime.sessions.sign_in_github(who, actor)
 
 
 async def _signed_in(token: str, actor: Actor, request: Asked, runtime: Server) -> Response[str]:
     """To the first page with a session of its own; the one that the browser had ends."""
     before = request.cookies.get(COOKIE, "")
     if before:
-        await runtime.accounts.log_out(before, actor)
+        await runtime.sessions.log_out(before, actor)
     response = _redirect("/")
     set_session_cookie(response, token, request, runtime)
     return response

@@ -5,7 +5,7 @@ from urllib.parse import SplitResult, urlsplit
 
 from litestar import Request, Response
 
-from sparkle_lite.accounts import Actor
+from sparkle_lite.accounts.actors import Actor
 from sparkle_lite.db.accounts import UserRow
 from sparkle_lite.errors import SparkleError
 from sparkle_lite.http.requests import base_url, client_address
@@ -47,7 +47,7 @@ async def signed_in(request: Request[Any, Any, Any], runtime: Server) -> SignedI
     for: a browser sends the cookie along with those too.
     """
     token, by_cookie = token_of(request)
-    user = await runtime.accounts.session_user(token)
+    user = await runtime.sessions.user(token)
     if by_cookie and request.method not in _SAFE:
         require_same_origin(request, runtime)
     return SignedIn(user, token, Actor.of(user, *_whence(request, runtime)))

@@ -11,8 +11,10 @@ from litestar import get, post
 from litestar.handlers import HTTPRouteHandler
 
 from sparkle_lite import config as configuration
-from sparkle_lite.accounts import LOGIN_LINK_MS, Role, now_ms
+from sparkle_lite.accounts.sessions import LOGIN_LINK_MS
+from sparkle_lite.accounts.users import Role
 from sparkle_lite.analyses.numbers import PRESETS
+from sparkle_lite.clock import now_ms
 from sparkle_lite.db.accounts import AuditFilter, AuditRow, UserRow
 from sparkle_lite.errors import ConfigError, SparkleError
 from sparkle_lite.http.problems import STATUS
@@ -69,7 +71,7 @@ def _user_list(pages: Pages) -> list[HTTPRouteHandler]:
 
     async def listing(request: Asked, error: SparkleError | None = None, name: str = "") -> Page:
         number = page_number(request)
-        rows, total = await runtime.accounts.users_page(number, _PAGE)
+        rows, total = await runtime.users.page(number, _PAGE)
         return pages.page(
             request,
             "users.html",
@@ -92,7 +94,7 @@ def _user_list(pages: Pages) -> list[HTTPRouteHandler]:
         me = await pages.admin(request)
         fields = await form(request)
         try:
-            user = await runtime.accounts.add_user(fields.get("name", ""), _role(fields), me.actor)
+            user = await runtime.users.add(fields.get("name", ""), _role(fields), me.actor)
         except SparkleError as error:
             return await listing(request, error, fields.get("name", ""))
         return see_other(f"/admin/users/{user.id}", done="user_added")
@@ -104,48 +106,48 @@ def _user_routes(pages: Pages) -> list[HTTPRouteHandler]:
     runtime = pages.runtime
 
     async def shown(request: Asked, user: UserRow, link: str = "", until: int = 0) -> Page:
-        apps = await runtime.accounts.apps(user.id)
-        sessions = await runtime.accounts.sessions_of(user.id)
+        apps = await runtime.apps.all(user.id)
+        sessions = await runtime.sessions.of(user.id)
         values: dict[str, Any] = {"user": user, "apps": apps, "sessions": sessions, "link": link, "until": until}
         return pages.page(request, "user.html", program=program, **values)
 
     @get("/admin/users/{user_id:int}")
     async def show_user(request: Asked, user_id: int) -> Page:
         await pages.admin(request)
-        return await shown(request, await runtime.accounts.user(user_id))
+        return await shown(request, await runtime.users.get(user_id))
 
     @post("/admin/users/{user_id:int}/role", status_code=303)
     async def set_role(request: Asked, user_id: int) -> Page:
         me = await pages.admin(request)
-        await runtime.accounts.set_role(user_id, _role(await form(request)), me.actor)
+        await runtime.users.set_role(user_id, _role(await form(request)), me.actor)
         return see_other(f"/admin/users/{user_id}", done="saved")
 
     @post("/admin/users/{user_id:int}/ban", status_code=303)
     async def ban_user(request: Asked, user_id: int) -> Page:
         me = await pages.admin(request)
-        await runtime.accounts.ban_user(user_id, (await form(request)).get("reason", ""), me.actor)
+        await runtime.users.ban(user_id, (await form(request)).get("reason", ""), me.actor)
         return see_other(f"/admin/users/{user_id}", done="user_banned")
 
     @post("/admin/users/{user_id:int}/unban", status_code=303)
     async def unban_user(request: Asked, user_id: int) -> Page:
         me = await pages.admin(request)
-        await runtime.accounts.unban_user(user_id, me.actor)
+        await runtime.users.unban(user_id, me.actor)
         return see_other(f"/admin/users/{user_id}", done="user_unbanned")
 
     @post("/admin/users/{user_id:int}/sign-out", status_code=303)
     async def sign_out(request: Asked, user_id: int) -> Page:
         me = await pages.admin(request)
-        await runtime.accounts.log_out_user(user_id, me.actor)
+        await runtime.sessions.log_out_user(user_id, me.actor)
         return see_other(f"/admin/users/{user_id}", done="user_signed_out")
 
     @post("/admin/users/{user_id:int}/link", status_code=200)
     async def login_link(request: Asked, user_id: int) -> Page:
         me = await pages.admin(request)
-        user = await runtime.accounts.user(user_id)
+        user = await runtime.users.get(user_id)
         server = runtime.config.server
         url = base_url(request.scope, server.public_url, server.trusted_proxies)
         until = now_ms() + LOGIN_LINK_MS
-        token = await runtime.accounts.login_link(user_id, me.actor)
+        token = await runtime.sessions.login_link(user_id, me.actor)
         return await shown(request, user, f"{url}/login?token={token}", until)
 
     return [show_user, set_role, ban_user, unban_user, sign_out, login_link]
@@ -165,7 +167,7 @@ def _audit(pages: Pages) -> HTTPRouteHandler:
     async def audit(request: Asked) -> Page:
         await pages.admin(request)
         asked = {name: request.query_params.get(name, "") for name in ("action", "user", "success", "from", "to")}
-        users = await runtime.accounts.users()
+        users = await runtime.users.all()
         wanted = AuditFilter(
             action=asked["action"] or None,
             user=row_id(asked["user"]),
@@ -174,7 +176,7 @@ def _audit(pages: Pages) -> HTTPRouteHandler:
             time_to=_day(asked["to"], _DAY_MS - 1),
         )
         at = position(request.query_params, row_id)
-        part = cut(await runtime.accounts.audit(wanted, at, _AUDIT_PAGE + 1), at, _AUDIT_PAGE, lambda row: str(row.id))
+        part = cut(await runtime.audit.page(wanted, at, _AUDIT_PAGE + 1), at, _AUDIT_PAGE, lambda row: str(row.id))
         return pages.page(
             request,
             "audit.html",

@@ -6,7 +6,7 @@ from typing import Any
 from litestar import get, post
 from litestar.handlers import HTTPRouteHandler
 
-from sparkle_lite.accounts import NewSecret, peerbanhelper_lines
+from sparkle_lite.accounts.apps import NewSecret, peerbanhelper_lines
 from sparkle_lite.db.accounts import UserappRow
 from sparkle_lite.errors import SparkleError
 from sparkle_lite.http.problems import STATUS
@@ -31,7 +31,7 @@ def _list_routes(pages: Pages) -> list[HTTPRouteHandler]:
             request,
             "apps.html",
             status=200 if error is None else STATUS[error.code],
-            apps=await runtime.accounts.apps(me.user.id),
+            apps=await runtime.apps.all(me.user.id),
             sent=await runtime.overview.sent(),
             program=program,
             limit=runtime.config.auth.max_apps_per_user,
@@ -48,7 +48,7 @@ def _list_routes(pages: Pages) -> list[HTTPRouteHandler]:
         me = await pages.member(request)
         comment = (await form(request)).get("comment", "")
         try:
-            made = await runtime.accounts.add_app(me.user.id, comment, me.actor)
+            made = await runtime.apps.add(me.user.id, comment, me.actor)
         except SparkleError as error:
             return await listing(request, me, error, comment)
         return pages.page(request, "app_secret.html", made=True, **secret_values(pages, request, made))
@@ -57,7 +57,7 @@ def _list_routes(pages: Pages) -> list[HTTPRouteHandler]:
     async def list_all(request: Asked) -> Page:
         await pages.admin(request)
         number = page_number(request)
-        rows, total = await runtime.accounts.apps_page(number, _PAGE)
+        rows, total = await runtime.apps.page(number, _PAGE)
         return pages.page(
             request,
             "apps_all.html",
@@ -78,11 +78,11 @@ def _app_routes(pages: Pages) -> list[HTTPRouteHandler]:
     @get("/apps/{app_id:str}")
     async def show(request: Asked, app_id: str) -> Page:
         me = await pages.member(request)
-        app = await runtime.accounts.app(app_id, me.actor)
+        app = await runtime.apps.get(app_id, me.actor)
         return pages.page(
             request,
             "app.html",
-            owner=await runtime.accounts.user(app.user),
+            owner=await runtime.users.get(app.user),
             sent=(await runtime.overview.sent()).get(app.id, {}),
             **connection_values(pages, app, 0),
         )
@@ -90,7 +90,7 @@ def _app_routes(pages: Pages) -> list[HTTPRouteHandler]:
     @get("/apps/{app_id:str}/connected")
     async def connected(request: Asked, app_id: str) -> Page:
         me = await pages.member(request)
-        app = await runtime.accounts.app(app_id, me.actor)
+        app = await runtime.apps.get(app_id, me.actor)
         since = request.query_params.get("since", "")
         return pages.page(
             request, "connected.html", **connection_values(pages, app, int(since) if since.isdecimal() else 0)
@@ -99,31 +99,31 @@ def _app_routes(pages: Pages) -> list[HTTPRouteHandler]:
     @post("/apps/{app_id:str}/edit", status_code=303)
     async def edit(request: Asked, app_id: str) -> Page:
         me = await pages.member(request)
-        await runtime.accounts.edit_app(app_id, (await form(request)).get("comment", ""), me.actor)
+        await runtime.apps.edit(app_id, (await form(request)).get("comment", ""), me.actor)
         return see_other(f"/apps/{app_id}", done="saved")
 
     @post("/apps/{app_id:str}/reset", status_code=200)
     async def reset(request: Asked, app_id: str) -> Page:
         me = await pages.member(request)
-        made = await runtime.accounts.reset_app(app_id, me.actor)
+        made = await runtime.apps.reset(app_id, me.actor)
         return pages.page(request, "app_secret.html", made=False, **secret_values(pages, request, made))
 
     @post("/apps/{app_id:str}/delete", status_code=303)
     async def delete(request: Asked, app_id: str) -> Page:
         me = await pages.member(request)
-        await runtime.accounts.delete_app(app_id, me.actor)
+        await runtime.apps.delete(app_id, me.actor)
         return see_other("/apps", done="app_deleted")
 
     @post("/apps/{app_id:str}/ban", status_code=303)
     async def ban(request: Asked, app_id: str) -> Page:
         me = await pages.admin(request)
-        await runtime.accounts.ban_app(app_id, (await form(request)).get("reason", ""), me.actor)
+        await runtime.apps.ban(app_id, (await form(request)).get("reason", ""), me.actor)
         return see_other(f"/apps/{app_id}", done="app_banned")
 
     @post("/apps/{app_id:str}/unban", status_code=303)
     async def unban(request: Asked, app_id: str) -> Page:
         me = await pages.admin(request)
-        await runtime.accounts.unban_app(app_id, me.actor)
+        await runtime.apps.unban(app_id, me.actor)
         return see_other(f"/apps/{app_id}", done="app_unbanned")
 
     return [show, connected, edit, reset, delete, ban, unban]
@@ -149,7 +149,7 @@ def secret_values(pages: Pages, request: Asked, made: NewSecret) -> dict[str, An
 def connection_values(pages: Pages, app: UserappRow, since: int) -> dict[str, Any]:
     """When an application was here last (ms) and as what, as far as that was after `since`."""
     seen, agent = app.last_access_at, app.user_agent
-    visit = pages.runtime.accounts.last_visit(app.id)
+    visit = pages.runtime.registry.last_visit(app.id)
     if visit is not None:
         seen, agent = visit.at, visit.user_agent
     is_there = seen is not None and seen >= since

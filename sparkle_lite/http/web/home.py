@@ -39,7 +39,7 @@ def routes(pages: Pages) -> list[HTTPRouteHandler]:
             return wanted
         if me.is_admin and not await runtime.settings.is_welcomed():
             return see_other("/welcome")
-        apps = await runtime.accounts.apps(None if me.is_admin else me.user.id)
+        apps = await runtime.apps.all(None if me.is_admin else me.user.id)
         seen = sorted((app for app in apps if app.last_access_at), key=lambda app: -(app.last_access_at or 0))
         return pages.page(
             request,

@@ -21,7 +21,7 @@ from litestar import MediaType, Request, Response
 from markupsafe import Markup
 
 import sparkle_lite
-from sparkle_lite.accounts import now_ms
+from sparkle_lite.clock import now_ms
 from sparkle_lite.errors import SparkleError
 from sparkle_lite.http.problems import STATUS
 from sparkle_lite.http.session import COOKIE, SignedIn, require_admin, signed_in
@@ -209,7 +209,7 @@ class Pages:
 
     async def _has_session(self, request: Asked) -> bool:
         try:
-            await self.runtime.accounts.session_user(request.cookies.get(COOKIE, ""))
+            await self.runtime.sessions.user(request.cookies.get(COOKIE, ""))
         except SparkleError:
             return False
         return True

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple, cast, get_args
 from litestar import get, post
 from litestar.handlers import HTTPRouteHandler
 
-from sparkle_lite.accounts import Actor
+from sparkle_lite.accounts.actors import Actor
 from sparkle_lite.config import Duration, Refused
 from sparkle_lite.db.decisions import Action, Cursor, Decision, New, State, Wanted
 from sparkle_lite.decisions import BY_HAND_MS, PARDON_MS, TargetKind

@@ -42,7 +42,7 @@ async def _why_out(pages: Pages, request: Asked) -> SparkleError | None:
     if not token:
         return None
     try:
-        await pages.runtime.accounts.session_user(token)
+        await pages.runtime.sessions.user(token)
     except SparkleError as error:
         return error
     return None
@@ -67,7 +67,7 @@ def routes(pages: Pages) -> list[HTTPRouteHandler]:
         token, _ = token_of(request)
         require_same_origin(request, runtime)
         if token:
-            await runtime.accounts.log_out(token, visitor(request, runtime))
+            await runtime.sessions.log_out(token, visitor(request, runtime))
         response = see_other("/login", done="signed_out")
         set_session_cookie(response, "", request, runtime)
         return response
@@ -75,18 +75,18 @@ def routes(pages: Pages) -> list[HTTPRouteHandler]:
     @get("/account")
     async def account(request: Asked) -> Page:
         me = await pages.member(request)
-        return pages.page(request, "account.html", sessions=await runtime.accounts.sessions(me.token))
+        return pages.page(request, "account.html", sessions=await runtime.sessions.all(me.token))
 
     @post("/account/name", status_code=303)
     async def rename(request: Asked) -> Page:
         me = await pages.member(request)
-        await runtime.accounts.rename(me.user.id, (await form(request)).get("name", ""), me.actor)
+        await runtime.users.rename(me.user.id, (await form(request)).get("name", ""), me.actor)
         return see_other("/account", done="saved")
 
     @post("/account/end-others", status_code=303)
     async def end_others(request: Asked) -> Page:
         me = await pages.member(request)
-        await runtime.accounts.log_out_others(me.token, me.actor)
+        await runtime.sessions.log_out_others(me.token, me.actor)
         return see_other("/account", done="sessions_ended")
 
     return [log_out, account, rename, end_others]

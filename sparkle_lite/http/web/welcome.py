@@ -5,8 +5,8 @@ from typing import Any
 from litestar import get, post
 from litestar.handlers import HTTPRouteHandler
 
-from sparkle_lite.accounts import now_ms
 from sparkle_lite.analyses.numbers import PRESETS
+from sparkle_lite.clock import now_ms
 from sparkle_lite.db.decisions import Wanted
 from sparkle_lite.db.orders import Position
 from sparkle_lite.errors import SparkleError
@@ -53,7 +53,7 @@ def _who_and_circle(pages: Pages) -> list[HTTPRouteHandler]:
         me = await pages.admin(request)
         fields = await form(request)
         try:
-            await runtime.accounts.rename(me.user.id, fields.get("name", ""), me.actor)
+            await runtime.users.rename(me.user.id, fields.get("name", ""), me.actor)
         except SparkleError as error:
             reason = said(error, language_of(request))
             status = STATUS[error.code]
@@ -152,7 +152,7 @@ def _connect(pages: Pages) -> list[HTTPRouteHandler]:
     runtime = pages.runtime
 
     async def page(request: Asked, me: SignedIn, error: SparkleError | None = None, **values: Any) -> Page:
-        apps = await runtime.accounts.apps(me.user.id)
+        apps = await runtime.apps.all(me.user.id)
         # The oldest: whose secret the first start printed.
         first = connection_values(pages, apps[-1], 0) if apps else {}
         return pages.page(
@@ -175,9 +175,9 @@ def _connect(pages: Pages) -> list[HTTPRouteHandler]:
         fields = await form(request)
         try:
             if fields.get("app"):
-                made = await runtime.accounts.reset_app(fields["app"], me.actor)
+                made = await runtime.apps.reset(fields["app"], me.actor)
             else:
-                made = await runtime.accounts.add_app(me.user.id, fields.get("comment", ""), me.actor)
+                made = await runtime.apps.add(me.user.id, fields.get("comment", ""), me.actor)
         except SparkleError as error:
             return await page(request, me, error)
         values = secret_values(pages, request, made)

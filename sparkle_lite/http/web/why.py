@@ -11,8 +11,7 @@ from typing import NamedTuple
 from litestar import get, post
 from litestar.handlers import HTTPRouteHandler
 
-from sparkle_lite.accounts import now_ms
-from sparkle_lite.buckets import Buckets, place
+from sparkle_lite.clock import now_ms
 from sparkle_lite.db import timeline
 from sparkle_lite.db.timeline import DAY_MS, BanDay
 from sparkle_lite.decisions import Match, Verdict, Why
@@ -22,6 +21,7 @@ from sparkle_lite.http.web import links, render, shapes
 from sparkle_lite.http.web.explore import RECENT, Section, section
 from sparkle_lite.http.web.render import Asked, Page, Pages
 from sparkle_lite.net import AddressError, Network, parse_network
+from sparkle_lite.rate_limits import Buckets, client_key
 from sparkle_lite.reasons import date
 from sparkle_lite.reviews import Request, Reviews
 
@@ -96,7 +96,7 @@ def _looking(pages: Pages) -> list[HTTPRouteHandler]:
             return _look_up(request, text)
         actor = visitor(request, runtime)
         if me is None:
-            wait = lookups.take(place(actor.address or ""), now_ms())
+            wait = lookups.take(client_key(actor.address or ""), now_ms())
             if wait:
                 raise SparkleError(
                     "too_many", "Too many look-ups; wait a little.", "查询过于频繁，请稍后再试。", retry_after=wait
