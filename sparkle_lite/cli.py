@@ -371,7 +371,9 @@ def _clients(count: int) -> str:
 def _run(args: argparse.Namespace, command: "Callable[[Accounts, Actor], Awaitable[T]]", *, create: bool = False) -> T:
     """Run a command on the accounts as the operator. Raises SparkleError if there is no database, unless `create`."""
     from sparkle_lite.accounts.actors import COMMAND_LINE
+    from sparkle_lite.accounts.audit import Audit
     from sparkle_lite.accounts.parts import Accounts
+    from sparkle_lite.clock import now_ms
     from sparkle_lite.db.database import Database
 
     config = _load(args)
@@ -383,7 +385,8 @@ def _run(args: argparse.Namespace, command: "Callable[[Accounts, Actor], Awaitab
         database = Database(path, config.database.synchronous)
         await database.open()
         try:
-            return await command(Accounts.on(database, lambda: config.auth), COMMAND_LINE)
+            accounts = Accounts.on(database, Audit(database, now_ms), lambda: config.auth, now_ms)
+            return await command(accounts, COMMAND_LINE)
         finally:
             await database.close()
 

@@ -510,6 +510,7 @@ def _run(
 ) -> "tuple[_Place, T]":
     """Run a command on the decisions; where, and its result. Raises SparkleError if there is no database."""
     from sparkle_lite import config as configuration
+    from sparkle_lite.accounts.audit import Audit
     from sparkle_lite.analyses.sentences import tell
     from sparkle_lite.clock import now_ms
     from sparkle_lite.db.database import Database
@@ -531,9 +532,10 @@ def _run(
         await protected.look_up(written)
         await database.open()
         try:
-            settings = Settings(database, now_ms, written, given)
+            audit = Audit(database, now_ms)
+            settings = Settings(database, audit, written, given)
             await settings.load()
-            decisions = Decisions(database, now_ms, protected, tellers=(tell,))
+            decisions = Decisions(database, audit, now_ms, protected, tellers=(tell,))
             place = _Place(settings.config, database, decisions, protected)
             done.append((place, await command(place)))
         finally:

@@ -7,7 +7,6 @@ person makes it.
 
 import asyncio
 import re
-import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 from typing import Any, Literal, NamedTuple
@@ -17,7 +16,8 @@ import msgspec
 from sparkle_lite import plan as planning
 from sparkle_lite import rulebook
 from sparkle_lite.accounts.actors import Actor
-from sparkle_lite.db import accounts as account_rows
+from sparkle_lite.accounts.audit import Audit
+from sparkle_lite.accounts.texts import is_line
 from sparkle_lite.db import decisions as store
 from sparkle_lite.db.connection import Connection
 from sparkle_lite.db.database import Database
@@ -90,12 +90,14 @@ class Decisions:
     def __init__(
         self,
         database: Database,
+        audit: Audit,
         clock: Callable[[], int],
         protected: Protected,
         *,
         tellers: Sequence[Tell] = (),
     ) -> None:
-        self._database = database
+        self.database = database
+        self._audit = audit
         self._clock = clock
         self._protected = protected
         self.tellers = tuple(tellers)
@@ -105,7 +107,7 @@ class Decisions:
     async def sync(self, rules: Rules) -> None:
         """Make the operator's decisions those of the configuration, in one transaction; what is unchanged stays."""
         now = self._clock()
-        async with self._database.reader() as reader:
+        async with self.database.reader() as reader:
             rows = await store.standing(reader, "config", now)
         begin, end = await asyncio.to_thread(_difference, rules, rows, now)
         if not begin and not end:
@@ -115,7 +117,7 @@ class Decisions:
             await store.end(connection, [(number, "withdrawn") for number in end], now)
             await store.begin(connection, begin, now)
 
-        await self._database.write(command)
+        await self.database.write(command)
 
     # --- Runs ---------------------------------------------------------------------------------------------------------
 
@@ -123,7 +125,7 @@ class Decisions:
         self, origin: str, findings: Sequence[Finding], now_ms: int, *, mode: Mode = "on", formula: int = 1
     ) -> Plan:
         """What `apply` would change; changes nothing."""
-        async with self._database.reader() as reader:
+        async with self.database.reader() as reader:
             return await self._plan(reader, origin, findings, now_ms, mode=mode, formula=formula)
 
     async def apply(
@@ -144,7 +146,7 @@ class Decisions:
 
         Raises SparkleError: bad_request, forbidden.
         """
-        _admins_only(actor)
+        actor.require_admin()
         if not _LIST_NAME.fullmatch(name):
             raise SparkleError(
                 "bad_request",
@@ -155,24 +157,24 @@ class Decisions:
         findings = [Finding(network, "imported", {}, 0, (), now, now, expires_at) for network in networks]
         origin = f"import:{name}"
         if dry:
-            async with self._database.reader() as reader:
+            async with self.database.reader() as reader:
                 return await self._plan(reader, origin, findings, now, braked=False)
         done = await self._apply(origin, findings, now, braked=False)
 
         async def note(connection: Connection) -> None:
             details = {"list": name, "networks": len(networks), "began": len(done.begin), "ended": len(done.end)}
-            await self._audit(connection, "RULE_IMPORT", actor, details)
+            await self._audit.record(connection, actor, "RULE_IMPORT", **details)
 
-        await self._database.write(note)
+        await self.database.write(note)
         return done
 
     async def _apply(self, origin: str, findings: Sequence[Finding], now_ms: int, **how: Any) -> Plan:
         for _ in range(_TRIES):
-            async with self._database.reader() as reader:
+            async with self.database.reader() as reader:
                 plan = await self._plan(reader, origin, findings, now_ms, **how)
             if not plan.begin and not plan.end:
                 return plan
-            if await self._database.write(lambda connection, plan=plan: _commit(connection, plan, now_ms)):  # type: ignore[misc]
+            if await self.database.write(lambda connection, plan=plan: _commit(connection, plan, now_ms)):  # type: ignore[misc]
                 return plan
 
         async def command(connection: Connection) -> Plan:
@@ -180,7 +182,7 @@ class Decisions:
             await _commit(connection, plan, now_ms)
             return plan
 
-        return await self._database.write(command)
+        return await self.database.write(command)
 
     async def _plan(
         self, connection: Connection, origin: str, findings: Sequence[Finding], now_ms: int, **how: Any
@@ -225,7 +227,7 @@ class Decisions:
 
         Raises SparkleError: bad_request, conflict where it must never be listed, forbidden.
         """
-        _admins_only(actor)
+        actor.require_admin()
         target = rulebook.target(kind, text, is_exception=False)
         line = _note(note)
 
@@ -240,11 +242,11 @@ class Decisions:
             new = _by_hand(target, kind, "deny", "admin", held_for, line, _until(now, lifetime_ms))
             return await self._supersede(connection, "RULE_DENY", new, now, actor)
 
-        return await self._database.write(command)
+        return await self.database.write(command)
 
     async def allow(self, kind: TargetKind, text: str, note: str, lifetime_ms: int | None, actor: Actor) -> Decision:
         """Except a target from every rule for so long (None: for ever). Raises SparkleError: bad_request, forbidden."""
-        _admins_only(actor)
+        actor.require_admin()
         target = rulebook.target(kind, text, is_exception=True)
         line = _note(note)
 
@@ -253,7 +255,7 @@ class Decisions:
             new = _by_hand(target, kind, "allow", "exception", None, line, _until(now, lifetime_ms))
             return await self._supersede(connection, "RULE_ALLOW", new, now, actor)
 
-        return await self._database.write(command)
+        return await self.database.write(command)
 
     async def pardon(self, text: str, note: str, actor: Actor, lifetime_ms: int = PARDON_MS) -> Pardoned:
         """End every decision that lists an address or network, and except it for a while.
@@ -262,7 +264,7 @@ class Decisions:
         and the configuration's stay; the exception is cut out of them while it lasts. Raises SparkleError: bad_request,
         forbidden.
         """
-        _admins_only(actor)
+        actor.require_admin()
         named = rulebook.target("ip", text, is_exception=True)
         assert isinstance(named, Network)
         line = _note(note)
@@ -279,7 +281,7 @@ class Decisions:
             exception = await self._supersede(connection, "RULE_PARDON", new, now, actor, ended=ids[:100])
             return Pardoned(exception, tuple(ended), tuple(standing))
 
-        return await self._database.write(command)
+        return await self.database.write(command)
 
     async def _supersede(
         self, connection: Connection, action: str, new: New, now: int, actor: Actor, **details: object
@@ -294,8 +296,8 @@ class Decisions:
         await store.end(connection, [(number, "superseded") for number in same], now)
         [number] = await store.begin(connection, [new], now)
         target = new.text if new.network is None else str(new.network)
-        more = {"decision": number, "target": target, "reason": new.note, "until": date(new.expires_at), **details}
-        await self._audit(connection, action, actor, more)
+        about = {"decision": number, "target": target, "reason": new.note, "until": date(new.expires_at)}
+        await self._audit.record(connection, actor, action, **about, **details)
         return await _decision(connection, number)
 
     # --- Review -------------------------------------------------------------------------------------------------------
@@ -305,7 +307,7 @@ class Decisions:
 
         Raises SparkleError: not_found, conflict where it doesn't wait or must never be listed, forbidden.
         """
-        _admins_only(actor)
+        actor.require_admin()
 
         async def command(connection: Connection) -> Decision:
             now = self._clock()
@@ -316,14 +318,14 @@ class Decisions:
             if old.network is not None and obstacle is not None:
                 raise _obstructed(old.network, obstacle)
             [approved] = await self._approve(connection, [old], now)
-            await self._audit(connection, "RULE_APPROVE", actor, {"decision": number, "new": approved})
+            await self._audit.record(connection, actor, "RULE_APPROVE", decision=number, new=approved)
             return await _decision(connection, approved)
 
-        return await self._database.write(command)
+        return await self.database.write(command)
 
     async def approve_held(self, origin: str, actor: Actor) -> int:
         """Put everything of one origin that waits for review in force, except what must never be; how many."""
-        _admins_only(actor)
+        actor.require_admin()
 
         async def command(connection: Connection) -> int:
             now = self._clock()
@@ -334,10 +336,10 @@ class Decisions:
                 if one.network is None or guard.obstacle(one.network, capped=False) is None
             ]
             await self._approve(connection, held, now)
-            await self._audit(connection, "RULE_APPROVE", actor, {"origin": origin, "decisions": len(held)})
+            await self._audit.record(connection, actor, "RULE_APPROVE", origin=origin, decisions=len(held))
             return len(held)
 
-        return await self._database.write(command)
+        return await self.database.write(command)
 
     async def _approve(self, connection: Connection, held: Sequence[Decision], now: int) -> list[int]:
         await store.end(connection, [(one.id, "superseded") for one in held], now)
@@ -352,16 +354,16 @@ class Decisions:
 
     async def refuse_held(self, origin: str, actor: Actor) -> int:
         """Refuse everything of one origin that waits for review; how many."""
-        _admins_only(actor)
+        actor.require_admin()
 
         async def command(connection: Connection) -> int:
             now = self._clock()
             held = await store.page(connection, Wanted("deny", "held", origin), now, Position(), 1 << 31)
             await store.end(connection, [(one.id, "refused") for one in held], now)
-            await self._audit(connection, "RULE_REFUSE", actor, {"origin": origin, "decisions": len(held)})
+            await self._audit.record(connection, actor, "RULE_REFUSE", origin=origin, decisions=len(held))
             return len(held)
 
-        return await self._database.write(command)
+        return await self.database.write(command)
 
     async def withdraw(self, number: int, actor: Actor) -> Decision:
         """End a decision, whatever its state; an analysis doesn't propose the target again for 30 days.
@@ -371,7 +373,7 @@ class Decisions:
         return await self._end(number, None, "RULE_WITHDRAW", actor)
 
     async def _end(self, number: int, state: str | None, action: str, actor: Actor) -> Decision:
-        _admins_only(actor)
+        actor.require_admin()
 
         async def command(connection: Connection) -> Decision:
             now = self._clock()
@@ -380,32 +382,26 @@ class Decisions:
             by_people = old.origin == "admin" or old.origin.startswith("import:")
             why: EndReason = "withdrawn" if by_people and state is None else "refused"
             await store.end(connection, [(number, why)], now)
-            await self._audit(connection, action, actor, {"decision": number})
+            await self._audit.record(connection, actor, action, decision=number)
             return await _decision(connection, number)
 
-        return await self._database.write(command)
-
-    async def _audit(self, connection: Connection, action: str, actor: Actor, details: dict[str, object]) -> None:
-        if actor.by:
-            details = {**details, "by": actor.by}
-        agent = actor.user_agent and "".join(filter(str.isprintable, actor.user_agent[:256]))
-        await account_rows.add_audit(connection, self._clock(), action, True, actor.user, actor.address, agent, details)
+        return await self.database.write(command)
 
     # --- Reading ------------------------------------------------------------------------------------------------------
 
     async def revision(self) -> int:
         """A number that changes with every change, also with another process's."""
-        async with self._database.reader() as reader:
+        async with self.database.reader() as reader:
             return await store.revision(reader)
 
     async def standing(self) -> int:
         """How many decisions aren't over, of every state and origin."""
-        async with self._database.reader() as reader:
+        async with self.database.reader() as reader:
             return await store.count_standing(reader, self._clock())
 
     async def in_force(self) -> tuple[list[Listing], list[Listing]]:
         """What is to be published beside the configuration: the denied and the allowed."""
-        async with self._database.reader() as reader:
+        async with self.database.reader() as reader:
             return await InForce(self.tellers).read(reader, self._clock())
 
     def reason(self, decision: Decision | New) -> Reason:
@@ -415,7 +411,7 @@ class Decisions:
 
     async def get(self, number: int) -> Decision:
         """One decision. Raises SparkleError: not_found."""
-        async with self._database.reader() as reader:
+        async with self.database.reader() as reader:
             return await _decision(reader, number)
 
     async def page(
@@ -423,23 +419,23 @@ class Decisions:
     ) -> tuple[list[Decision], int]:
         """The decisions that stand now, or stood at a moment (ms), newest first from a position; that moment."""
         moment = self._clock() if at_ms is None else at_ms
-        async with self._database.reader() as reader:
+        async with self.database.reader() as reader:
             return await store.page(reader, wanted, moment, position, limit), moment
 
     async def changes(self, position: Position[Cursor], limit: int) -> list[Change]:
         """The log of what began and was over, at a position (of time, id, whether it was over), newest first."""
-        async with self._database.reader() as reader:
+        async with self.database.reader() as reader:
             return await store.changes(reader, self._clock(), position, limit)
 
     async def counts(self) -> dict[tuple[str, str], int]:
         """How many deny decisions stand, by origin and state."""
-        async with self._database.reader() as reader:
+        async with self.database.reader() as reader:
             return await store.count_by_state(reader, self._clock())
 
     async def forget_oldest(self) -> None:
         """Let go of the log that is older than two years, a little at a time."""
         before = self._clock() - HISTORY_MS
-        while await self._database.write(lambda main: store.delete_old(main, before, _CHUNK)) == _CHUNK:
+        while await self.database.write(lambda main: store.delete_old(main, before, _CHUNK)) == _CHUNK:
             await asyncio.sleep(_PAUSE_S)
 
     # --- Why ----------------------------------------------------------------------------------------------------------
@@ -447,7 +443,7 @@ class Decisions:
     async def why(self, network: Network) -> Why:
         """Everything about an address or a network."""
         now = self._clock()
-        async with self._database.reader() as reader:
+        async with self.database.reader() as reader:
             found = await store.around(reader, network, now - TOLD_MS, TOLD)
             guard = await self._guard(reader, now)
         protection = guard.protection(network)
@@ -457,7 +453,7 @@ class Decisions:
     async def why_named(self, kind: Literal["client_name", "peer_id"], text: str) -> Why:
         """Everything about what a peer says of itself."""
         now = self._clock()
-        async with self._database.reader() as reader:
+        async with self.database.reader() as reader:
             stored = await store.named(reader, now - TOLD_MS)
         return await asyncio.to_thread(self._why_named, [one for one in stored if one.kind == kind], text, now)
 
@@ -479,7 +475,7 @@ class Decisions:
     async def verdict(self, address: bytes) -> Verdict:
         """What anyone may know of an address: nothing about members, nothing that isn't in force."""
         now = self._clock()
-        async with self._database.reader() as reader:
+        async with self.database.reader() as reader:
             found = await store.around(reader, single(address), now, TOLD)
             guard = await self._guard(reader, now)
         protection = guard.protection(single(address))
@@ -631,7 +627,7 @@ def _ending(expires: int | None) -> str:
 
 def _note(text: str) -> str:
     line = text.strip()
-    if len(line) > 255 or any(unicodedata.category(char) in ("Cc", "Cs", "Zl", "Zp") for char in line):
+    if len(line) > 255 or not is_line(line):
         raise SparkleError(
             "bad_request",
             "The reason must have at most 255 characters and no control characters.",
@@ -672,8 +668,3 @@ def _obstructed(network: Network, obstacle: Obstacle) -> SparkleError:
     english, chinese = _OBSTACLES[obstacle]
     code: Literal["bad_request", "conflict"] = "bad_request" if obstacle == "special" else "conflict"
     return SparkleError(code, f"{network} can't be listed: it {english}.", f"{network} 无法列入：它{chinese}。")
-
-
-def _admins_only(actor: Actor) -> None:
-    if not actor.admin:
-        raise SparkleError("forbidden", "Access denied: this takes an administrator.", "拒绝访问")

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from sparkle_lite.accounts.actors import Actor
-from sparkle_lite.db import accounts as account_rows
+from sparkle_lite.accounts.audit import Audit
 from sparkle_lite.db import reviews as store
 from sparkle_lite.db.connection import Connection
 from sparkle_lite.db.database import Database
@@ -35,8 +35,9 @@ class Request(NamedTuple):
 class Reviews:
     """The review list of one server."""
 
-    def __init__(self, database: Database, clock: Callable[[], int]) -> None:
-        self._database = database
+    def __init__(self, database: Database, audit: Audit, clock: Callable[[], int]) -> None:
+        self.database = database
+        self._audit = audit
         self._clock = clock
         self._asked = Buckets(burst=ASKED_PER_HOUR, per_minute=ASKED_PER_HOUR / 60)
 
@@ -68,22 +69,21 @@ class Reviews:
                 raise _too_many(3600)
             await store.add(connection, asked)
 
-        await self._database.write(command)
+        await self.database.write(command)
 
     async def count_open(self) -> int:
         """How many requests wait."""
-        async with self._database.reader() as reader:
+        async with self.database.reader() as reader:
             return await store.count_open(reader)
 
     async def page(self, is_open: bool, position: Position[int], limit: int) -> list[Review]:
         """Requests that wait, or that are closed, at a position (of ids), the newest first."""
-        async with self._database.reader() as reader:
+        async with self.database.reader() as reader:
             return await store.page(reader, is_open, position, limit)
 
     async def close(self, number: int, note: str, actor: Actor) -> None:
         """Close a request, with a note for the other administrators. Raises SparkleError: forbidden, not_found."""
-        if not actor.admin:
-            raise SparkleError("forbidden", "Access denied: this is for administrators.", "拒绝访问")
+        actor.require_admin()
         line = _clean(note, NOTE)
 
         async def command(connection: Connection) -> None:
@@ -91,13 +91,10 @@ class Reviews:
             address = await store.close(connection, number, actor.user, line, now)
             if address is None:
                 raise SparkleError("not_found", "There is no such request, or it is closed.", "没有此请求，或已处理。")
-            details = {"review": number, "address": address_text(address), "note": line}
-            agent = actor.user_agent and "".join(filter(str.isprintable, actor.user_agent[:256]))
-            await account_rows.add_audit(
-                connection, now, "REVIEW_CLOSE", True, actor.user, actor.address, agent, details
-            )
+            about = {"review": number, "address": address_text(address), "note": line}
+            await self._audit.record(connection, actor, "REVIEW_CLOSE", **about)
 
-        await self._database.write(command)
+        await self.database.write(command)
 
 
 def _too_many(wait: int) -> SparkleError:

@@ -135,7 +135,8 @@ async def _start(written: Config, given: Mapping[str, str], stack: AsyncExitStac
     database = Database(written.database.file, written.database.synchronous)
     await database.open(serve=True)
     stack.push_async_callback(database.close)
-    settings = Settings(database, now_ms, written, given)
+    audit = Audit(database, now_ms)
+    settings = Settings(database, audit, written, given)
     await settings.load()
     ingest = Ingest(database, lambda: settings.config.limits, metrics, now_ms)
     stack.push_async_callback(ingest.close)
@@ -144,7 +145,7 @@ async def _start(written: Config, given: Mapping[str, str], stack: AsyncExitStac
     stack.push_async_callback(search.close)
     overview = Overview(database, ingest.streams, now_ms)
     stack.push_async_callback(overview.close)
-    accounts = Accounts.on(database, lambda: settings.config.auth, now_ms)
+    accounts = Accounts.on(database, audit, lambda: settings.config.auth, now_ms)
     await accounts.registry.open()
     first_start = await accounts.first_start()
     stack.push_async_callback(_write_visits, database, accounts.registry, ingest)
@@ -152,7 +153,7 @@ async def _start(written: Config, given: Mapping[str, str], stack: AsyncExitStac
     await protected.look_up(settings.config)
     distances = Distances(database, lambda: settings.config.analysis, now_ms)
     stack.push_async_callback(distances.close)
-    decisions = Decisions(database, now_ms, protected, tellers=(tell,))
+    decisions = Decisions(database, audit, now_ms, protected, tellers=(tell,))
     await decisions.sync(rules)
     renderer = Renderer(
         database=database,
@@ -171,12 +172,12 @@ async def _start(written: Config, given: Mapping[str, str], stack: AsyncExitStac
         ingest=ingest,
         search=search,
         overview=overview,
-        audit=accounts.audit,
+        audit=audit,
         registry=accounts.registry,
         users=accounts.users,
         apps=accounts.apps,
         sessions=accounts.sessions,
-        reviews=Reviews(database, now_ms),
+        reviews=Reviews(database, audit, now_ms),
         protected=protected,
         decisions=decisions,
         publisher=Publisher(renderer, rules, await renderer.render(rules)),

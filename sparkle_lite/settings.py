@@ -2,12 +2,13 @@
 
 import functools
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple, TypeVar
 
 import msgspec
 
 from sparkle_lite.accounts.actors import Actor
+from sparkle_lite.accounts.audit import Audit
 from sparkle_lite.config import AnalysisSection, Config, Duration, Refused, Size, parse
 from sparkle_lite.config.keys import is_struct, keys_of, split_hint
 from sparkle_lite.config.values import Bounds
@@ -105,16 +106,16 @@ class Settings:
     `written` is what the file and the environment say, `given` the dotted keys that either sets, with its name.
     """
 
-    def __init__(self, database: Database, clock: Callable[[], int], written: Config, given: Mapping[str, str]) -> None:
-        self._database = database
-        self._clock = clock
+    def __init__(self, database: Database, audit: Audit, written: Config, given: Mapping[str, str]) -> None:
+        self.database = database
+        self._audit = audit
         self.written, self.given = written, given
         self.values: dict[str, Any] = {}
         self.config = written
 
     async def load(self) -> None:
         """Read what was set."""
-        async with self._database.reader() as connection:
+        async with self.database.reader() as connection:
             stored = await store.settings(connection, _PREFIX)
         self.values = {}
         for key, text in stored.items():
@@ -145,8 +146,7 @@ class Settings:
 
         Raises SparkleError: forbidden, conflict where the file or the environment sets one.
         """
-        if not actor.admin:
-            raise SparkleError("forbidden", "Access denied: this is for administrators.", "拒绝访问")
+        actor.require_admin()
         for key in changes:
             if key in self.given:
                 raise SparkleError(
@@ -162,33 +162,24 @@ class Settings:
                     await store.delete_setting(connection, _PREFIX + key)
                 else:
                     await store.set_setting(connection, _PREFIX + key, str(value))
-                details: dict[str, object] = {"key": key, "value": _TAKEN_BACK if value is None else str(value)}
-                await store.add_audit(
-                    connection,
-                    self._clock(),
-                    "SETTING_CHANGE",
-                    True,
-                    actor.user,
-                    actor.address,
-                    actor.user_agent,
-                    details,
-                )
+                text = _TAKEN_BACK if value is None else str(value)
+                await self._audit.record(connection, actor, "SETTING_CHANGE", key=key, value=text)
 
         if changed:
-            await self._database.write(command)
+            await self.database.write(command)
             self.values = {key: value for key, value in {**self.values, **changed}.items() if value is not None}
             self._settle()
 
     async def is_welcomed(self) -> bool:
         """Whether the guide for a new server was done, or is not needed because clients come already."""
-        async with self._database.reader() as connection:
+        async with self.database.reader() as connection:
             if await store.setting(connection, WELCOMED) is not None:
                 return True
             return await store.has_visitors(connection)
 
     async def note_welcomed(self) -> None:
         """Don't lead to the guide any more."""
-        await self._database.write(lambda connection: store.keep_setting(connection, WELCOMED, 1))
+        await self.database.write(lambda connection: store.keep_setting(connection, WELCOMED, 1))
 
 
 def _with(struct: S, path: tuple[str, ...], value: Any) -> S:

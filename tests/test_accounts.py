@@ -12,6 +12,7 @@ import pytest
 
 from sparkle_lite.accounts.actors import COMMAND_LINE, Actor
 from sparkle_lite.accounts.apps import peerbanhelper_lines
+from sparkle_lite.accounts.audit import Audit
 from sparkle_lite.accounts.parts import Accounts
 from sparkle_lite.accounts.registry import Userapp
 from sparkle_lite.accounts.secrets import hash_secret, new_secret
@@ -43,9 +44,9 @@ class Place:
     def __init__(self, database: Database, auth: AuthSection, clock: Clock) -> None:
         self.database = database
         self.clock = clock
-        self.accounts = Accounts.on(database, lambda: auth, clock)
-        self.audit, self.registry = self.accounts.audit, self.accounts.registry
-        self.users, self.apps, self.sessions = self.accounts.users, self.accounts.apps, self.accounts.sessions
+        self.accounts = Accounts.on(database, Audit(database, clock), lambda: auth, clock)
+        self.registry, self.users = self.accounts.registry, self.accounts.users
+        self.apps, self.sessions = self.accounts.apps, self.accounts.sessions
 
 
 @asynccontextmanager
@@ -466,6 +467,10 @@ def test_a_user_manages_their_own_applications_and_no_others(tmp_path: Path) -> 
                 place.users.add("mallory", "admin", eve),
             ):
                 assert (await refusal(call)).code == "forbidden"
+            refused = [(action, user, details) for action, success, user, details in await audit(place) if not success]
+            assert [action for action, _, _ in refused] == ["ADMIN", "USERAPP_RESET_SECRET", "USERAPP_EDIT"]
+            error = "Access denied: this is for administrators."
+            assert refused[0] == ("ADMIN", eve_id, {"appId": bobs.app_id, "error": error})
             assert (await refusal(place.apps.get("no such id", eve))).code == "not_found"
             await place.apps.reset(eves.app_id, eve)
             await place.apps.ban(eves.app_id, "junk", COMMAND_LINE)

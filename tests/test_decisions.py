@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from sparkle_lite import rulebook
 from sparkle_lite.accounts.actors import COMMAND_LINE, Actor
+from sparkle_lite.accounts.audit import Audit
 from sparkle_lite.accounts.parts import Accounts
 from sparkle_lite.config import AuthSection, RuleEntry
 from sparkle_lite.db import accounts as account_rows
@@ -46,7 +47,8 @@ class Place:
         self.protected = Protected(set())
         self.rules = Rules()
         self.database = Database(folder / "s.db")
-        self.decisions = Decisions(self.database, lambda: self.now, self.protected, tellers=(tell,))
+        self.audit = Audit(self.database, lambda: self.now)
+        self.decisions = Decisions(self.database, self.audit, lambda: self.now, self.protected, tellers=(tell,))
 
     async def listed(self) -> dict[str, str]:
         """The deny list as a client reads it: network and reason."""
@@ -71,7 +73,7 @@ class Place:
 
     async def member(self, *texts: str, name: str = "member") -> None:
         """People whose client came from these addresses just now."""
-        accounts = Accounts.on(self.database, AuthSection, lambda: self.now)
+        accounts = Accounts.on(self.database, self.audit, AuthSection, lambda: self.now)
         user = await accounts.users.add(name, "user", COMMAND_LINE)
         app = (await accounts.apps.add(user.id, "x", COMMAND_LINE)).userapp.id
         visits = [Visit(app, self.now, address_bytes(text), "x") for text in texts]

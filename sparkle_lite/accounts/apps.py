@@ -29,7 +29,7 @@ class NewSecret(NamedTuple):
 class Apps:
     """The applications of one server or one command. What changes one is audited with who did it.
 
-    Who changes an application that isn't their own must be an administrator; else the refusal is audited.
+    Who asks for an application that isn't their own must be an administrator; else the refusal is audited.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class Apps:
 
     async def get(self, app_id: str, actor: Actor) -> UserappRow:
         """One application of the actor's own, or any for an administrator. Raises not_found, forbidden."""
-        async with self.database.reader() as connection:
+        async with self._audit.noting("ADMIN", actor, **app_details(app_id)), self.database.reader() as connection:
             return await _find_app(connection, app_id, actor)
 
     async def idle_anonymous(self, unused_ms: int) -> list[UserappRow]:

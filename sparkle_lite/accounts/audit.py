@@ -66,13 +66,13 @@ class Audit:
             details = {**details, "by": actor.by}
         await store.add_audit(
             connection,
-            self._clock(),
-            action,
-            success,
-            actor.user,
-            actor.address,
-            None if actor.user_agent is None else clean_user_agent(actor.user_agent),
-            {name: clean_line(value) if isinstance(value, str) else value for name, value in details.items()},
+            at=self._clock(),
+            action=action,
+            success=success,
+            user=actor.user,
+            address=actor.address,
+            user_agent=None if actor.user_agent is None else clean_user_agent(actor.user_agent),
+            details={name: clean_line(value) if isinstance(value, str) else value for name, value in details.items()},
         )
 
 

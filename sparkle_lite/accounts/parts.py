@@ -10,7 +10,6 @@ from sparkle_lite.accounts.audit import Audit
 from sparkle_lite.accounts.registry import Registry
 from sparkle_lite.accounts.sessions import Sessions
 from sparkle_lite.accounts.users import Users
-from sparkle_lite.clock import now_ms
 from sparkle_lite.config import AuthSection
 from sparkle_lite.db import accounts as store
 from sparkle_lite.db.connection import Connection
@@ -34,21 +33,20 @@ class Accounts:
     """
 
     database: AnnouncingDatabase
-    audit: Audit
     registry: Registry
     users: Users
     apps: Apps
     sessions: Sessions
 
     @classmethod
-    def on(cls, database: Database, auth: Callable[[], AuthSection], clock: Callable[[], int] = now_ms) -> "Accounts":
+    def on(
+        cls, database: Database, audit: Audit, auth: Callable[[], AuthSection], clock: Callable[[], int]
+    ) -> "Accounts":
         """The accounts in a database; `auth` gives the section of the configuration that holds now."""
-        audit = Audit(database, clock)
         registry = Registry(database, audit, auth, clock)
         announcing = AnnouncingDatabase(database, registry.refresh)
         return cls(
             database=announcing,
-            audit=audit,
             registry=registry,
             users=Users(announcing, audit, clock),
             apps=Apps(announcing, audit, auth, clock),

@@ -437,7 +437,8 @@ async def take_oauth_state(connection: Connection, state_hash: bytes, now_ms: in
 
 async def add_audit(
     connection: Connection,
-    now_ms: int,
+    *,
+    at: int,
     action: str,
     success: bool,
     user: int | None,
@@ -445,11 +446,11 @@ async def add_audit(
     user_agent: str | None,
     details: dict[str, object],
 ) -> None:
-    """Record who did what; part of the transaction that does it. `details` holds no secret."""
+    """Record who did what (ms); part of the transaction that does it. `details` holds no secret."""
     text = json.dumps(details, ensure_ascii=False, separators=(",", ":"))
     await connection.execute(
         "INSERT INTO audit (at, action, success, user, address, user_agent, details) VALUES (?,?,?,?,?,?,?)",
-        (now_ms, action, int(success), user, address, user_agent, text),
+        (at, action, int(success), user, address, user_agent, text),
     )
 
 

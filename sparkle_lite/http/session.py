@@ -115,5 +115,4 @@ def is_https(request: Request[Any, Any, Any], runtime: Server) -> bool:
 
 def require_admin(me: SignedIn) -> None:
     """Refuse who is no administrator."""
-    if not me.is_admin:
-        raise SparkleError("forbidden", "Access denied: this is for administrators.", "拒绝访问")
+    me.actor.require_admin()

@@ -32,7 +32,9 @@ import msgspec
 
 from sparkle_lite import net
 from sparkle_lite.accounts.actors import COMMAND_LINE
+from sparkle_lite.accounts.audit import Audit
 from sparkle_lite.accounts.parts import Accounts
+from sparkle_lite.clock import now_ms
 from sparkle_lite.config import AuthSection
 from sparkle_lite.db import segments
 from sparkle_lite.db.connection import schema, statements
@@ -326,7 +328,9 @@ def _fill(path: Path, made: Sequence[Body], recent: int, old: int) -> list[tuple
         database = Database(path)
         await database.open()
         try:
-            accounts = Accounts.on(database, lambda: AuthSection(max_apps_per_user=APPS))
+            accounts = Accounts.on(
+                database, Audit(database, now_ms), lambda: AuthSection(max_apps_per_user=APPS), now_ms
+            )
             user = await accounts.users.add("bench", "user", COMMAND_LINE)
             apps = [await accounts.apps.add(user.id, f"client {number}", COMMAND_LINE) for number in range(APPS)]
             await database.write(_add_dictionaries)

@@ -60,8 +60,7 @@ def routes(pages: Pages) -> list[HTTPRouteHandler]:
 
 def reviews_of(pages: Pages) -> Reviews:
     """The server's review list."""
-    runtime = pages.runtime
-    return Reviews(runtime.database, now_ms)
+    return pages.runtime.reviews
 
 
 def _looking(pages: Pages) -> list[HTTPRouteHandler]:
