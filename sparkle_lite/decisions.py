@@ -20,7 +20,7 @@ from sparkle_lite.accounts.audit import Audit
 from sparkle_lite.accounts.texts import is_line
 from sparkle_lite.db import decisions as store
 from sparkle_lite.db.connection import Connection
-from sparkle_lite.db.database import Database
+from sparkle_lite.db.database import Database, transacted
 from sparkle_lite.db.decisions import Change, Cursor, Decision, EndReason, New, Wanted
 from sparkle_lite.db.orders import Position
 from sparkle_lite.errors import SparkleError
@@ -84,6 +84,20 @@ class Pardoned(NamedTuple):
     standing: tuple[Decision, ...]
 
 
+class _Proposal(NamedTuple):
+    """What is to become the decisions of one origin at a moment (ms).
+
+    `braked`: nobody stands behind it who knows what it adds, so it is bound by what was decided before.
+    """
+
+    origin: str
+    findings: Sequence[Finding]
+    now_ms: int
+    mode: Mode = "on"
+    formula: int = 1
+    braked: bool = True
+
+
 class Decisions:
     """The decisions of one server or one command; `tellers` know the sentences of the analyses' codes."""
 
@@ -110,14 +124,15 @@ class Decisions:
         async with self.database.reader() as reader:
             rows = await store.standing(reader, "config", now)
         begin, end = await asyncio.to_thread(_difference, rules, rows, now)
-        if not begin and not end:
-            return
+        if begin or end:
+            await self._replace(begin, [(decision_id, "withdrawn") for decision_id in end], now)
 
-        async def command(connection: Connection) -> None:
-            await store.end(connection, [(number, "withdrawn") for number in end], now)
-            await store.begin(connection, begin, now)
-
-        await self.database.write(command)
+    @transacted
+    async def _replace(
+        self, connection: Connection, begin: Sequence[New], end: Sequence[tuple[int, EndReason]], now_ms: int
+    ) -> None:
+        await store.end(connection, end, now_ms)
+        await store.begin(connection, begin, now_ms)
 
     # --- Runs ---------------------------------------------------------------------------------------------------------
 
@@ -125,8 +140,9 @@ class Decisions:
         self, origin: str, findings: Sequence[Finding], now_ms: int, *, mode: Mode = "on", formula: int = 1
     ) -> Plan:
         """What `apply` would change; changes nothing."""
+        proposal = _Proposal(origin=origin, findings=findings, now_ms=now_ms, mode=mode, formula=formula)
         async with self.database.reader() as reader:
-            return await self._plan(reader, origin, findings, now_ms, mode=mode, formula=formula)
+            return await self._plan(reader, proposal)
 
     async def apply(
         self, origin: str, findings: Sequence[Finding], now_ms: int, *, mode: Mode = "on", formula: int = 1
@@ -137,7 +153,7 @@ class Decisions:
         """
         if origin in ("config", "admin") or ":" in origin:
             raise ValueError(f"{origin!r} is no analysis")
-        return await self._apply(origin, findings, now_ms, mode=mode, formula=formula)
+        return await self._apply(_Proposal(origin=origin, findings=findings, now_ms=now_ms, mode=mode, formula=formula))
 
     async def replace_list(
         self, name: str, networks: Sequence[Network], expires_at: int, actor: Actor, *, dry: bool = False
@@ -154,62 +170,69 @@ class Decisions:
                 "列表名称须为 1 至 40 个字符，仅限 a-z、0-9、'.'、'_'、'-'。",
             )
         now = self._clock()
-        findings = [Finding(network, "imported", {}, 0, (), now, now, expires_at) for network in networks]
-        origin = f"import:{name}"
+        findings = [
+            Finding(
+                target=network,
+                code="imported",
+                numbers={},
+                people=0,
+                decisive=(),
+                first_seen=now,
+                last_seen=now,
+                expires=expires_at,
+            )
+            for network in networks
+        ]
+        proposal = _Proposal(origin=f"import:{name}", findings=findings, now_ms=now, braked=False)
         if dry:
             async with self.database.reader() as reader:
-                return await self._plan(reader, origin, findings, now, braked=False)
-        done = await self._apply(origin, findings, now, braked=False)
-
-        async def note(connection: Connection) -> None:
-            details = {"list": name, "networks": len(networks), "began": len(done.begin), "ended": len(done.end)}
-            await self._audit.record(connection, actor, "RULE_IMPORT", **details)
-
-        await self.database.write(note)
+                return await self._plan(reader, proposal)
+        done = await self._apply(proposal)
+        await self._record_import(name, len(networks), done, actor)
         return done
 
-    async def _apply(self, origin: str, findings: Sequence[Finding], now_ms: int, **how: Any) -> Plan:
+    @transacted
+    async def _record_import(self, connection: Connection, name: str, networks: int, done: Plan, actor: Actor) -> None:
+        counts = {"networks": networks, "began": len(done.begin), "ended": len(done.end)}
+        await self._audit.record(connection, actor, "RULE_IMPORT", list=name, **counts)
+
+    async def _apply(self, proposal: _Proposal) -> Plan:
         for _ in range(_TRIES):
             async with self.database.reader() as reader:
-                plan = await self._plan(reader, origin, findings, now_ms, **how)
+                plan = await self._plan(reader, proposal)
             if not plan.begin and not plan.end:
                 return plan
-            if await self.database.write(lambda connection, plan=plan: _commit(connection, plan, now_ms)):  # type: ignore[misc]
+            if await self._carry_out(plan, proposal.now_ms):
                 return plan
+        return await self._plan_and_carry_out(proposal)
 
-        async def command(connection: Connection) -> Plan:
-            plan = await self._plan(connection, origin, findings, now_ms, **how)
-            await _commit(connection, plan, now_ms)
-            return plan
+    @transacted
+    async def _carry_out(self, connection: Connection, plan: Plan, now_ms: int) -> bool:
+        return await _commit(connection, plan, now_ms)
 
-        return await self.database.write(command)
+    @transacted
+    async def _plan_and_carry_out(self, connection: Connection, proposal: _Proposal) -> Plan:
+        plan = await self._plan(connection, proposal)
+        await _commit(connection, plan, proposal.now_ms)
+        return plan
 
-    async def _plan(
-        self, connection: Connection, origin: str, findings: Sequence[Finding], now_ms: int, **how: Any
-    ) -> Plan:
+    async def _plan(self, connection: Connection, proposal: _Proposal) -> Plan:
+        origin, now = proposal.origin, proposal.now_ms
         # First: a change that is made while the rest is read must make the plan void.
         revision = await store.revision(connection)
-        rows = await store.standing(connection, origin, now_ms)
-        is_analysis = how.get("braked", True)
-        earlier = await store.listings_before(connection, origin, now_ms - planning.RECURRENCE_MS, now_ms)
-        refused = await store.refused_since(connection, origin, now_ms - planning.REFUSAL_MS, now_ms)
-        guard = await self._guard(connection, now_ms)
-        listed = await store.count_listed(connection, now_ms)
-        circle = await store.count_voters(connection, now_ms - MEMBER_MS)
-
-        def make() -> Plan:
-            situation = Situation(
-                revision,
-                store.decisions(rows),
-                guard,
-                listed,
-                earlier if is_analysis else {},
-                refused if is_analysis else (),
-                circle,
-            )
-            return planning.make(origin, findings, situation, now_ms, **how)
-
-        return await asyncio.to_thread(make)
+        rows = await store.standing(connection, origin, now)
+        earlier = await store.listings_before(connection, origin, now - planning.RECURRENCE_MS, now)
+        refused = await store.refused_since(connection, origin, now - planning.REFUSAL_MS, now)
+        situation = Situation(
+            revision=revision,
+            standing=(),
+            guard=await self._guard(connection, now),
+            listed=await store.count_listed(connection, now),
+            earlier=earlier if proposal.braked else {},
+            refused=refused if proposal.braked else (),
+            circle=await store.count_voters(connection, now - MEMBER_MS),
+        )
+        return await asyncio.to_thread(_planned, proposal, situation, rows)
 
     async def _guard(self, connection: Connection, now_ms: int) -> Guard:
         allowed = await store.allowed(connection, now_ms)
@@ -222,42 +245,41 @@ class Decisions:
 
     # --- By hand ------------------------------------------------------------------------------------------------------
 
-    async def deny(self, kind: TargetKind, text: str, note: str, lifetime_ms: int | None, actor: Actor) -> Decision:
+    @transacted
+    async def deny(
+        self, connection: Connection, kind: TargetKind, text: str, note: str, lifetime_ms: int | None, actor: Actor
+    ) -> Decision:
         """List a target for so long (None: for ever). A member's address begins held.
 
         Raises SparkleError: bad_request, conflict where it must never be listed, forbidden.
         """
         actor.require_admin()
         target = rulebook.target(kind, text, is_exception=False)
-        line = _note(note)
+        now = self._clock()
+        new = _by_hand(target, kind, action="deny", code="admin", note=note, expires_at=_until(now, lifetime_ms))
+        if isinstance(target, Network):
+            obstacle = (await self._guard(connection, now)).obstacle(target, capped=False)
+            if obstacle == "member":
+                new = new._replace(state="held", held_for=obstacle)
+            elif obstacle is not None:
+                raise _obstructed(target, obstacle)
+        return await self._supersede(connection, actor, "RULE_DENY", new, now)
 
-        async def command(connection: Connection) -> Decision:
-            now = self._clock()
-            held_for = None
-            if isinstance(target, Network):
-                obstacle = (await self._guard(connection, now)).obstacle(target, capped=False)
-                if obstacle is not None and obstacle != "member":
-                    raise _obstructed(target, obstacle)
-                held_for = obstacle
-            new = _by_hand(target, kind, "deny", "admin", held_for, line, _until(now, lifetime_ms))
-            return await self._supersede(connection, "RULE_DENY", new, now, actor)
-
-        return await self.database.write(command)
-
-    async def allow(self, kind: TargetKind, text: str, note: str, lifetime_ms: int | None, actor: Actor) -> Decision:
+    @transacted
+    async def allow(
+        self, connection: Connection, kind: TargetKind, text: str, note: str, lifetime_ms: int | None, actor: Actor
+    ) -> Decision:
         """Except a target from every rule for so long (None: for ever). Raises SparkleError: bad_request, forbidden."""
         actor.require_admin()
         target = rulebook.target(kind, text, is_exception=True)
-        line = _note(note)
+        now = self._clock()
+        new = _by_hand(target, kind, action="allow", code="exception", note=note, expires_at=_until(now, lifetime_ms))
+        return await self._supersede(connection, actor, "RULE_ALLOW", new, now)
 
-        async def command(connection: Connection) -> Decision:
-            now = self._clock()
-            new = _by_hand(target, kind, "allow", "exception", None, line, _until(now, lifetime_ms))
-            return await self._supersede(connection, "RULE_ALLOW", new, now, actor)
-
-        return await self.database.write(command)
-
-    async def pardon(self, text: str, note: str, actor: Actor, lifetime_ms: int = PARDON_MS) -> Pardoned:
+    @transacted
+    async def pardon(
+        self, connection: Connection, text: str, note: str, actor: Actor, lifetime_ms: int = PARDON_MS
+    ) -> Pardoned:
         """End every decision that lists an address or network, and except it for a while.
 
         The exception is what makes clients lift their bans: they look at the allow list. Decisions on wider networks
@@ -267,125 +289,107 @@ class Decisions:
         actor.require_admin()
         named = rulebook.target("ip", text, is_exception=True)
         assert isinstance(named, Network)
-        line = _note(note)
-
-        async def command(connection: Connection) -> Pardoned:
-            now = self._clock()
-            target = await _subscriber(connection, named, now)
-            found = await store.page(connection, Wanted("deny", within=target), now, Position(), 1 << 31)
-            ended = [one for one in found if one.origin != "config" and _contains(target, one)]
-            standing = [one for one in found if one.state == "active" and one not in ended]
-            await store.end(connection, [(one.id, "pardoned") for one in ended], now)
-            new = _by_hand(target, "ip", "allow", "pardon", None, line, now + lifetime_ms)
-            ids = [one.id for one in ended]
-            exception = await self._supersede(connection, "RULE_PARDON", new, now, actor, ended=ids[:100])
-            return Pardoned(exception, tuple(ended), tuple(standing))
-
-        return await self.database.write(command)
+        now = self._clock()
+        target = await _subscriber(connection, named, now)
+        new = _by_hand(target, "ip", action="allow", code="pardon", note=note, expires_at=now + lifetime_ms)
+        listing = await store.page(connection, Wanted("deny", within=target), now, Position())
+        ended = [old for old in listing if old.origin != "config" and _contains(target, old)]
+        standing = [old for old in listing if old.state == "active" and old not in ended]
+        await store.end(connection, [(old.id, "pardoned") for old in ended], now)
+        ids = [old.id for old in ended[:100]]
+        exception = await self._supersede(connection, actor, "RULE_PARDON", new, now, ended=ids)
+        return Pardoned(exception, tuple(ended), tuple(standing))
 
     async def _supersede(
-        self, connection: Connection, action: str, new: New, now: int, actor: Actor, **details: object
+        self, connection: Connection, actor: Actor, action: str, new: New, now: int, **details: object
     ) -> Decision:
         """Begin a decision of an administrator in place of an earlier one on the same target."""
         rows = await store.standing(connection, new.origin, now)
         same = [
-            one.id
-            for one in store.decisions(rows)
-            if one.action == new.action and planning.key_of(one) == planning.key_of(new)
+            old.id
+            for old in store.decisions(rows)
+            if old.action == new.action and planning.key_of(old) == planning.key_of(new)
         ]
-        await store.end(connection, [(number, "superseded") for number in same], now)
-        [number] = await store.begin(connection, [new], now)
+        await store.end(connection, [(decision_id, "superseded") for decision_id in same], now)
+        [decision_id] = await store.begin(connection, [new], now)
         target = new.text if new.network is None else str(new.network)
-        about = {"decision": number, "target": target, "reason": new.note, "until": date(new.expires_at)}
+        about = {"decision": decision_id, "target": target, "reason": new.note, "until": date(new.expires_at)}
         await self._audit.record(connection, actor, action, **about, **details)
-        return await _decision(connection, number)
+        return await _decision(connection, decision_id)
 
     # --- Review -------------------------------------------------------------------------------------------------------
 
-    async def approve(self, number: int, actor: Actor) -> Decision:
+    @transacted
+    async def approve(self, connection: Connection, decision_id: int, actor: Actor) -> Decision:
         """Put a decision that waits for review in force.
 
         Raises SparkleError: not_found, conflict where it doesn't wait or must never be listed, forbidden.
         """
         actor.require_admin()
+        now = self._clock()
+        old = await _decision(connection, decision_id)
+        _require(old, now, "held")
+        guard = await self._guard(connection, now)
+        obstacle = old.network and guard.obstacle(old.network, capped=False)
+        if old.network is not None and obstacle is not None:
+            raise _obstructed(old.network, obstacle)
+        [approved] = await _approve(connection, [old], now)
+        await self._audit.record(connection, actor, "RULE_APPROVE", decision=decision_id, new=approved)
+        return await _decision(connection, approved)
 
-        async def command(connection: Connection) -> Decision:
-            now = self._clock()
-            old = await _decision(connection, number)
-            _require(old, now, "held")
-            guard = await self._guard(connection, now)
-            obstacle = old.network and guard.obstacle(old.network, capped=False)
-            if old.network is not None and obstacle is not None:
-                raise _obstructed(old.network, obstacle)
-            [approved] = await self._approve(connection, [old], now)
-            await self._audit.record(connection, actor, "RULE_APPROVE", decision=number, new=approved)
-            return await _decision(connection, approved)
-
-        return await self.database.write(command)
-
-    async def approve_held(self, origin: str, actor: Actor) -> int:
+    @transacted
+    async def approve_held(self, connection: Connection, origin: str, actor: Actor) -> int:
         """Put everything of one origin that waits for review in force, except what must never be; how many."""
         actor.require_admin()
+        now = self._clock()
+        guard = await self._guard(connection, now)
+        held = [
+            old
+            for old in await store.page(connection, Wanted("deny", "held", origin), now, Position())
+            if old.network is None or guard.obstacle(old.network, capped=False) is None
+        ]
+        await _approve(connection, held, now)
+        await self._audit.record(connection, actor, "RULE_APPROVE", origin=origin, decisions=len(held))
+        return len(held)
 
-        async def command(connection: Connection) -> int:
-            now = self._clock()
-            guard = await self._guard(connection, now)
-            held = [
-                one
-                for one in await store.page(connection, Wanted("deny", "held", origin), now, Position(), 1 << 31)
-                if one.network is None or guard.obstacle(one.network, capped=False) is None
-            ]
-            await self._approve(connection, held, now)
-            await self._audit.record(connection, actor, "RULE_APPROVE", origin=origin, decisions=len(held))
-            return len(held)
-
-        return await self.database.write(command)
-
-    async def _approve(self, connection: Connection, held: Sequence[Decision], now: int) -> list[int]:
-        await store.end(connection, [(one.id, "superseded") for one in held], now)
-        return await store.begin(connection, [_again(one)._replace(state="active", held_for=None) for one in held], now)
-
-    async def refuse(self, number: int, actor: Actor) -> Decision:
+    @transacted
+    async def refuse(self, connection: Connection, decision_id: int, actor: Actor) -> Decision:
         """End a decision that waits for review; its analysis doesn't propose the target again for 30 days.
 
         Raises SparkleError: not_found, conflict, forbidden.
         """
-        return await self._end(number, "held", "RULE_REFUSE", actor)
+        return await self._end(connection, actor, "RULE_REFUSE", decision_id, "held")
 
-    async def refuse_held(self, origin: str, actor: Actor) -> int:
+    @transacted
+    async def refuse_held(self, connection: Connection, origin: str, actor: Actor) -> int:
         """Refuse everything of one origin that waits for review; how many."""
         actor.require_admin()
+        now = self._clock()
+        held = await store.page(connection, Wanted("deny", "held", origin), now, Position())
+        await store.end(connection, [(old.id, "refused") for old in held], now)
+        await self._audit.record(connection, actor, "RULE_REFUSE", origin=origin, decisions=len(held))
+        return len(held)
 
-        async def command(connection: Connection) -> int:
-            now = self._clock()
-            held = await store.page(connection, Wanted("deny", "held", origin), now, Position(), 1 << 31)
-            await store.end(connection, [(one.id, "refused") for one in held], now)
-            await self._audit.record(connection, actor, "RULE_REFUSE", origin=origin, decisions=len(held))
-            return len(held)
-
-        return await self.database.write(command)
-
-    async def withdraw(self, number: int, actor: Actor) -> Decision:
+    @transacted
+    async def withdraw(self, connection: Connection, decision_id: int, actor: Actor) -> Decision:
         """End a decision, whatever its state; an analysis doesn't propose the target again for 30 days.
 
         Raises SparkleError: not_found, conflict (it is over, or the configuration's), forbidden.
         """
-        return await self._end(number, None, "RULE_WITHDRAW", actor)
+        return await self._end(connection, actor, "RULE_WITHDRAW", decision_id, None)
 
-    async def _end(self, number: int, state: str | None, action: str, actor: Actor) -> Decision:
+    async def _end(
+        self, connection: Connection, actor: Actor, action: str, decision_id: int, state: str | None
+    ) -> Decision:
         actor.require_admin()
-
-        async def command(connection: Connection) -> Decision:
-            now = self._clock()
-            old = await _decision(connection, number)
-            _require(old, now, state)
-            by_people = old.origin == "admin" or old.origin.startswith("import:")
-            why: EndReason = "withdrawn" if by_people and state is None else "refused"
-            await store.end(connection, [(number, why)], now)
-            await self._audit.record(connection, actor, action, decision=number)
-            return await _decision(connection, number)
-
-        return await self.database.write(command)
+        now = self._clock()
+        old = await _decision(connection, decision_id)
+        _require(old, now, state)
+        by_people = old.origin == "admin" or old.origin.startswith("import:")
+        why: EndReason = "withdrawn" if by_people and state is None else "refused"
+        await store.end(connection, [(decision_id, why)], now)
+        await self._audit.record(connection, actor, action, decision=decision_id)
+        return await _decision(connection, decision_id)
 
     # --- Reading ------------------------------------------------------------------------------------------------------
 
@@ -409,10 +413,10 @@ class Decisions:
         code = "exception" if decision.code == "config" and decision.action == "allow" else decision.code
         return reason(code, decision.numbers, *self.tellers)
 
-    async def get(self, number: int) -> Decision:
+    async def get(self, decision_id: int) -> Decision:
         """One decision. Raises SparkleError: not_found."""
         async with self.database.reader() as reader:
-            return await _decision(reader, number)
+            return await _decision(reader, decision_id)
 
     async def page(
         self, wanted: Wanted, position: Position[int], limit: int, at_ms: int | None = None
@@ -435,8 +439,12 @@ class Decisions:
     async def forget_oldest(self) -> None:
         """Let go of the log that is older than two years, a little at a time."""
         before = self._clock() - HISTORY_MS
-        while await self.database.write(lambda main: store.delete_old(main, before, _CHUNK)) == _CHUNK:
+        while await self._delete_old(before) == _CHUNK:
             await asyncio.sleep(_PAUSE_S)
+
+    @transacted
+    async def _delete_old(self, connection: Connection, before_ms: int) -> int:
+        return await store.delete_old(connection, before_ms, _CHUNK)
 
     # --- Why ----------------------------------------------------------------------------------------------------------
 
@@ -506,10 +514,9 @@ class InForce:
     def _update(self, ids: Sequence[int], rows: Iterable[tuple[Any, ...]]) -> tuple[list[Listing], list[Listing]]:
         self._told |= self._tell(rows)
         self._told = {number: self._told[number] for number in ids}
-        lists: tuple[list[Listing], list[Listing]] = ([], [])
-        for is_allowed, listing in self._told.values():
-            lists[is_allowed].append(listing)
-        return lists
+        denied = [listing for is_allowed, listing in self._told.values() if not is_allowed]
+        allowed = [listing for is_allowed, listing in self._told.values() if is_allowed]
+        return denied, allowed
 
     def _tell(self, rows: Iterable[tuple[Any, ...]]) -> dict[int, tuple[bool, Listing]]:
         matcher = lru_cache(4096)(parse)
@@ -531,20 +538,30 @@ def _difference(rules: Rules, rows: Iterable[tuple[Any, ...]], now: int) -> tupl
     wanted = dict.fromkeys(_configured(rules, now))
     end = []
     for old in store.decisions(rows):
-        same = (old.kind, old.network, old.text, old.action, old.category, old.expires_at)
+        same = _Configured(
+            kind=old.kind,
+            network=old.network,
+            text=old.text,
+            action=old.action,
+            category=old.category,
+            expires_at=old.expires_at,
+        )
         if same in wanted:
             del wanted[same]
         else:
             end.append(old.id)
-    return [_config_new(one) for one in wanted], end
+    return [New(**new._asdict(), state="active", origin="config", code="config") for new in wanted], end
 
 
-_Configured = tuple[store.Kind, Network | None, str | None, store.Action, str, int | None]
+class _Configured(NamedTuple):
+    """What the configuration says of one target."""
 
-
-def _config_new(one: _Configured) -> New:
-    kind, network, text, action, category, expires = one
-    return New(kind, network, text, action, "active", "config", category, "config", {}, {}, None, None, expires)
+    kind: store.Kind
+    network: Network | None
+    text: str | None
+    action: store.Action
+    category: str
+    expires_at: int | None
 
 
 def _configured(rules: Rules, now: int) -> Iterable[_Configured]:
@@ -557,11 +574,27 @@ def _configured(rules: Rules, now: int) -> Iterable[_Configured]:
             if not rule.is_active(now):
                 continue
             kind: Any = rule.type
+            said = _Configured(
+                kind=kind, network=None, text=None, action=action, category=rule.category, expires_at=rule.expires
+            )
             texts = (*map(str, rule.ports), *(matcher.pbh() for matcher in rule.matchers), *rule.scripts)
             for network in rule.networks:
-                yield kind, network, None, action, rule.category, rule.expires
+                yield said._replace(network=network)
             for text in texts:
-                yield kind, None, text, action, rule.category, rule.expires
+                yield said._replace(text=text)
+
+
+def _planned(proposal: _Proposal, situation: Situation, rows: Iterable[tuple[Any, ...]]) -> Plan:
+    """The plan, off the event loop: `rows` are what stands."""
+    return planning.make(
+        proposal.origin,
+        proposal.findings,
+        situation._replace(standing=store.decisions(rows)),
+        proposal.now_ms,
+        mode=proposal.mode,
+        formula=proposal.formula,
+        braked=proposal.braked,
+    )
 
 
 async def _commit(connection: Connection, plan: Plan, now_ms: int) -> bool:
@@ -573,11 +606,17 @@ async def _commit(connection: Connection, plan: Plan, now_ms: int) -> bool:
     return True
 
 
-async def _decision(connection: Connection, number: int) -> Decision:
-    found = await store.get(connection, number)
-    if found is None:
-        raise SparkleError("not_found", f"There is no decision {number}.", f"没有编号为 {number} 的决定。")
-    return found
+async def _approve(connection: Connection, held: Sequence[Decision], now_ms: int) -> list[int]:
+    """Begin anew, in force, what waits for review; the new ids, in order."""
+    await store.end(connection, [(old.id, "superseded") for old in held], now_ms)
+    return await store.begin(connection, [_again(old)._replace(state="active", held_for=None) for old in held], now_ms)
+
+
+async def _decision(connection: Connection, decision_id: int) -> Decision:
+    decision = await store.get(connection, decision_id)
+    if decision is None:
+        raise SparkleError("not_found", f"There is no decision {decision_id}.", f"没有编号为 {decision_id} 的决定。")
+    return decision
 
 
 async def _subscriber(connection: Connection, named: Network, now: int) -> Network:
@@ -599,22 +638,25 @@ def _is_served(found: Iterable[Decision], now: int) -> bool:
 
 
 def _by_hand(
-    target: Network | Matcher,
-    kind: TargetKind,
-    action: store.Action,
-    code: str,
-    held_for: str | None,
-    note: str,
-    expires_at: int | None,
+    target: Network | Matcher, kind: TargetKind, *, action: store.Action, code: str, note: str, expires_at: int | None
 ) -> New:
-    network = target if isinstance(target, Network) else None
-    text = target.pbh() if isinstance(target, Matcher) else None
-    state: store.State = "held" if held_for else "active"
-    return New(kind, network, text, action, state, "admin", "admin", code, {}, {}, held_for, note, expires_at)
+    """A decision of an administrator, in force. Raises SparkleError (bad_request) for a note that is no line."""
+    return New(
+        kind=kind,
+        network=target if isinstance(target, Network) else None,
+        text=target.pbh() if isinstance(target, Matcher) else None,
+        action=action,
+        state="active",
+        origin="admin",
+        category="admin",
+        code=code,
+        note=_note(note),
+        expires_at=expires_at,
+    )
 
 
-def _again(one: Decision) -> New:
-    return New(*(getattr(one, name) for name in New._fields))
+def _again(decision: Decision) -> New:
+    return New(**{name: getattr(decision, name) for name in New._fields})
 
 
 def _until(now: int, lifetime_ms: int | None) -> int | None:

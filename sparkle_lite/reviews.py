@@ -8,7 +8,7 @@ from sparkle_lite.accounts.actors import Actor
 from sparkle_lite.accounts.audit import Audit
 from sparkle_lite.db import reviews as store
 from sparkle_lite.db.connection import Connection
-from sparkle_lite.db.database import Database
+from sparkle_lite.db.database import Database, transacted
 from sparkle_lite.db.orders import Position
 from sparkle_lite.db.reviews import Review
 from sparkle_lite.errors import SparkleError
@@ -50,26 +50,26 @@ class Reviews:
         wait = self._asked.take(client_key(actor.address or ""), now)
         if wait:
             raise _too_many(wait)
-        asked = store.Asked(
-            request.address,
-            now,
-            _is_from(actor.address, request.address),
-            actor.user,
-            request.listed,
-            _clean(request.message, MESSAGE),
-            _clean(request.contact, CONTACT),
+        await self._add(
+            store.Asked(
+                address=request.address,
+                asked_at=now,
+                is_own=_is_from(actor.address, request.address),
+                user=actor.user,
+                listed=request.listed,
+                message=_clean(request.message, MESSAGE),
+                contact=_clean(request.contact, CONTACT),
+            )
         )
 
-        async def command(connection: Connection) -> None:
-            await store.delete_old(connection, now - _KEPT_MS, 100)
-            is_known = await store.count_open(connection, request.address) >= OPEN_PER_ADDRESS
-            if is_known:
-                return
-            if await store.count_open(connection) >= OPEN:
-                raise _too_many(3600)
-            await store.add(connection, asked)
-
-        await self.database.write(command)
+    @transacted
+    async def _add(self, connection: Connection, asked: store.Asked) -> None:
+        await store.delete_old(connection, asked.asked_at - _KEPT_MS, 100)
+        if await store.count_open(connection, asked.address) >= OPEN_PER_ADDRESS:
+            return
+        if await store.count_open(connection) >= OPEN:
+            raise _too_many(3600)
+        await store.add(connection, asked)
 
     async def count_open(self) -> int:
         """How many requests wait."""
@@ -81,20 +81,16 @@ class Reviews:
         async with self.database.reader() as reader:
             return await store.page(reader, is_open, position, limit)
 
-    async def close(self, number: int, note: str, actor: Actor) -> None:
+    @transacted
+    async def close(self, connection: Connection, review_id: int, note: str, actor: Actor) -> None:
         """Close a request, with a note for the other administrators. Raises SparkleError: forbidden, not_found."""
         actor.require_admin()
         line = _clean(note, NOTE)
-
-        async def command(connection: Connection) -> None:
-            now = self._clock()
-            address = await store.close(connection, number, actor.user, line, now)
-            if address is None:
-                raise SparkleError("not_found", "There is no such request, or it is closed.", "没有此请求，或已处理。")
-            about = {"review": number, "address": address_text(address), "note": line}
-            await self._audit.record(connection, actor, "REVIEW_CLOSE", **about)
-
-        await self.database.write(command)
+        address = await store.close(connection, review_id, actor.user, line, self._clock())
+        if address is None:
+            raise SparkleError("not_found", "There is no such request, or it is closed.", "没有此请求，或已处理。")
+        about = {"review": review_id, "address": address_text(address), "note": line}
+        await self._audit.record(connection, actor, "REVIEW_CLOSE", **about)
 
 
 def _too_many(wait: int) -> SparkleError:
@@ -114,6 +110,6 @@ def _is_from(text: str | None, address: bytes) -> bool:
 
 
 def _clean(text: str, length: int) -> str:
-    """Text of a stranger: cut, and without what is no character of a text."""
+    """Text of a stranger: truncated, control characters removed."""
     kept = (char for char in text[: 2 * length] if char == "\n" or unicodedata.category(char)[0] != "C")
     return "".join(kept).strip()[:length]

@@ -14,7 +14,7 @@ from sparkle_lite.config.keys import is_struct, keys_of, split_hint
 from sparkle_lite.config.values import Bounds
 from sparkle_lite.db import accounts as store
 from sparkle_lite.db.connection import Connection
-from sparkle_lite.db.database import Database
+from sparkle_lite.db.database import Database, transacted
 from sparkle_lite.errors import SparkleError
 
 S = TypeVar("S", bound=msgspec.Struct)
@@ -155,20 +155,20 @@ class Settings:
                     f"{key} 已在配置文件或环境变量中设置，并以其为准，请在那里修改。",
                 )
         changed = {key: value for key, value in changes.items() if value != self.values.get(key)}
-
-        async def command(connection: Connection) -> None:
-            for key, value in changed.items():
-                if value is None:
-                    await store.delete_setting(connection, _PREFIX + key)
-                else:
-                    await store.set_setting(connection, _PREFIX + key, str(value))
-                text = _TAKEN_BACK if value is None else str(value)
-                await self._audit.record(connection, actor, "SETTING_CHANGE", key=key, value=text)
-
         if changed:
-            await self.database.write(command)
+            await self._store(changed, actor)
             self.values = {key: value for key, value in {**self.values, **changed}.items() if value is not None}
             self._settle()
+
+    @transacted
+    async def _store(self, connection: Connection, changed: Mapping[str, Any], actor: Actor) -> None:
+        for key, value in changed.items():
+            if value is None:
+                await store.delete_setting(connection, _PREFIX + key)
+            else:
+                await store.set_setting(connection, _PREFIX + key, str(value))
+            text = _TAKEN_BACK if value is None else str(value)
+            await self._audit.record(connection, actor, "SETTING_CHANGE", key=key, value=text)
 
     async def is_welcomed(self) -> bool:
         """Whether the guide for a new server was done, or is not needed because clients come already."""
@@ -177,9 +177,10 @@ class Settings:
                 return True
             return await store.has_visitors(connection)
 
-    async def note_welcomed(self) -> None:
+    @transacted
+    async def note_welcomed(self, connection: Connection) -> None:
         """Don't lead to the guide any more."""
-        await self.database.write(lambda connection: store.keep_setting(connection, WELCOMED, 1))
+        await store.keep_setting(connection, WELCOMED, 1)
 
 
 def _with(struct: S, path: tuple[str, ...], value: Any) -> S:

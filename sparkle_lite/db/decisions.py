@@ -288,9 +288,9 @@ async def named(connection: Connection, since_ms: int) -> list[Decision]:
 
 
 async def page(
-    connection: Connection, wanted: Wanted, at_ms: int, position: Position[int], limit: int
+    connection: Connection, wanted: Wanted, at_ms: int, position: Position[int], limit: int | None = None
 ) -> list[Decision]:
-    """Decisions that were not over at a moment, at a position (of ids), newest first."""
+    """Decisions that were not over at a moment, at a position (of ids), newest first; without a limit all of them."""
     conditions = ["ends_at>?", "created_at<=?"]
     values: list[Any] = [at_ms, at_ms]
     for column in ("action", "state", "origin"):
@@ -303,7 +303,8 @@ async def page(
         values += more
     standing, key = by_id("id", position)
     sql = f"{_SELECT} WHERE {' AND '.join(conditions)} AND {standing} LIMIT ?"
-    return in_order(decisions(await fetch_all(connection, sql, (*values, key, limit))), position)
+    rows = await fetch_all(connection, sql, (*values, key, -1 if limit is None else limit))
+    return in_order(decisions(rows), position)
 
 
 class Change(NamedTuple):
