@@ -14,7 +14,7 @@ import unicodedata
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
 from sparkle_lite import __version__
 from sparkle_lite.errors import ConfigError, SparkleError
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from sparkle_lite.db.accounts import UserappRow, UserRow
 
 T = TypeVar("T")
+P = ParamSpec("P")
 Run = Callable[[argparse.Namespace], None]
 
 _ANY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - compared with, not bound to
@@ -238,38 +239,38 @@ def _user_list(args: argparse.Namespace) -> None:
 
 
 def _user_ban(args: argparse.Namespace) -> None:
-    async def command(accounts: "Accounts", actor: "Actor") -> str:
-        user = await accounts.users.named(args.name)
-        await accounts.users.ban(user.id, args.reason, actor)
-        return user.name
-
-    print(f"Banned {_run(args, command)}.")
+    user, _ = _run(args, lambda accounts, actor: _to_user(accounts, args.name, accounts.users.ban, args.reason, actor))
+    print(f"Banned {user.name}.")
 
 
 def _user_unban(args: argparse.Namespace) -> None:
-    async def command(accounts: "Accounts", actor: "Actor") -> str:
-        user = await accounts.users.named(args.name)
-        await accounts.users.unban(user.id, actor)
-        return user.name
-
-    print(f"Lifted the ban of {_run(args, command)}.")
-
-
-def _user_token(args: argparse.Namespace) -> None:
-    async def command(accounts: "Accounts", actor: "Actor") -> str:
-        user = await accounts.users.named(args.name)
-        return await accounts.sessions.sign_in(user, "command line", actor)
-
-    print(_run(args, command))
+    user, _ = _run(args, lambda accounts, actor: _to_user(accounts, args.name, accounts.users.unban, actor))
+    print(f"Lifted the ban of {user.name}.")
 
 
 def _user_login_link(args: argparse.Namespace) -> None:
-    async def command(accounts: "Accounts", _: "Actor") -> str:
-        user = await accounts.users.named(args.name)
-        return await accounts.sessions.login_link(user.id)
-
-    token = _run(args, command)
+    _, token = _run(args, lambda accounts, _: _to_user(accounts, args.name, accounts.sessions.login_link))
     print(f"{_base_url(_load(args))}/login?token={token}")
+
+
+async def _to_user(
+    accounts: "Accounts",
+    name: str,
+    act: Callable[Concatenate[int, P], Awaitable[T]],
+    *args: P.args,
+    **kwargs: P.kwargs,
+) -> "tuple[UserRow, T]":
+    """Do something to the user (row id) of this name; the user, and what came of it."""
+    user = await accounts.users.named(name)
+    return user, await act(user.id, *args, **kwargs)
+
+
+def _user_token(args: argparse.Namespace) -> None:
+    print(_run(args, lambda accounts, actor: _token_of(accounts, args.name, actor)))
+
+
+async def _token_of(accounts: "Accounts", name: str, actor: "Actor") -> str:
+    return await accounts.sessions.sign_in(await accounts.users.named(name), "command line", actor)
 
 
 def _base_url(config: "Config") -> str:
@@ -285,11 +286,8 @@ def _base_url(config: "Config") -> str:
 
 
 def _app_add(args: argparse.Namespace) -> None:
-    async def command(accounts: "Accounts", actor: "Actor") -> "NewSecret":
-        user = await accounts.users.named(args.user)
-        return await accounts.apps.add(user.id, args.comment, actor)
-
-    _print_secret(args, _run(args, command))
+    _, new = _run(args, lambda accounts, actor: _to_user(accounts, args.user, accounts.apps.add, args.comment, actor))
+    _print_secret(args, new)
 
 
 def _app_reset(args: argparse.Namespace) -> None:
@@ -308,14 +306,7 @@ def _print_secret(args: argparse.Namespace, new: "NewSecret") -> None:
 
 
 def _app_list(args: argparse.Namespace) -> None:
-    async def command(accounts: "Accounts", _: "Actor") -> "list[tuple[str, UserappRow]]":
-        from sparkle_lite.accounts.registry import ANONYMOUS
-
-        names = {user.id: user.name for user in await accounts.users.all()}
-        apps = [(names[row.user], row) for row in await accounts.apps.all()]
-        return [one for one in apps if one[0] == ANONYMOUS] if args.anonymous else apps
-
-    apps = _run_or_nothing(args, command)
+    apps = _run_or_nothing(args, lambda accounts, _: _owned_apps(accounts, only_anonymous=args.anonymous))
     if args.json:
         _print_json([{"user": name, **_pick(row, _APP_KEYS)} for name, row in apps])
         return
@@ -335,6 +326,15 @@ def _app_list(args: argparse.Namespace) -> None:
         ("APP ID", "USER", "CREATED (UTC)", "LAST ACCESS (UTC)", "USER AGENT", "STATE", "COMMENT"),
         rows,
     )
+
+
+async def _owned_apps(accounts: "Accounts", *, only_anonymous: bool) -> "list[tuple[str, UserappRow]]":
+    """The applications, newest first, with the names of their owners."""
+    from sparkle_lite.accounts.registry import ANONYMOUS
+
+    names = {user.id: user.name for user in await accounts.users.all()}
+    apps = [(names[row.user], row) for row in await accounts.apps.all()]
+    return [(owner, row) for owner, row in apps if owner == ANONYMOUS] if only_anonymous else apps
 
 
 def _app_ban(args: argparse.Namespace) -> None:

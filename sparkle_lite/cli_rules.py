@@ -9,10 +9,10 @@ import json
 import os
 import sys
 import tempfile
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from sparkle_lite import cli
 from sparkle_lite.errors import SparkleError
@@ -134,10 +134,7 @@ def _wrong(message: str) -> SparkleError:
 def _list(args: argparse.Namespace) -> None:
     from sparkle_lite.db.decisions import Wanted
 
-    async def command(place: "_Place") -> "list[Decision]":
-        return await _all(place.decisions, Wanted(state=args.state, origin=args.origin))
-
-    place, found = _run(args, command)
+    place, found = _run(args, lambda place: _all(place.decisions, Wanted(state=args.state, origin=args.origin)))
     if args.json:
         cli._print_json([_shown(one, one.state, place) for one in found])
         return
@@ -168,23 +165,11 @@ async def _all(decisions: "Decisions", wanted: Any) -> "list[Decision]":
 
 
 def _why(args: argparse.Namespace) -> None:
-    from sparkle_lite.net import AddressError, parse_network
-
     given = [text for text in (args.address_or_network, args.client_name, args.peer_id) if text is not None]
     if len(given) != 1:
         raise _wrong("Name one address or network, or one --client-name or --peer-id.")
 
-    async def command(place: "_Place") -> "tuple[Why, list[Need]]":
-        if args.address_or_network is None:
-            kind: Literal["peer_id", "client_name"] = "peer_id" if args.client_name is None else "client_name"
-            return await place.decisions.why_named(kind, given[0]), []
-        try:
-            network = parse_network(given[0])
-        except AddressError as error:
-            raise _wrong(f"{error}.") from None
-        return await place.decisions.why(network), await place.distances(network)
-
-    place, (why, distances) = _run(args, command)
+    place, (why, distances) = _run(args, lambda place: _explain(place, args))
     if args.json:
         cli._print_json(
             {
@@ -203,6 +188,20 @@ def _why(args: argparse.Namespace) -> None:
         print(f"  {_PROTECTION[name]}")
     for distance in distances:
         print(f"  {distance.analysis}: {distance.number} is {distance.have} of {distance.need}")
+
+
+async def _explain(place: "_Place", args: argparse.Namespace) -> "tuple[Why, list[Need]]":
+    from sparkle_lite.net import AddressError, parse_network
+
+    if args.client_name is not None:
+        return await place.decisions.why_named("client_name", args.client_name), []
+    if args.peer_id is not None:
+        return await place.decisions.why_named("peer_id", args.peer_id), []
+    try:
+        network = parse_network(args.address_or_network)
+    except AddressError as error:
+        raise _wrong(f"{error}.") from None
+    return await place.decisions.why(network), await place.distances(network)
 
 
 _PROTECTION = {
@@ -234,12 +233,8 @@ def _printable(text: str) -> str:
 def _deny(args: argparse.Namespace) -> None:
     from sparkle_lite.accounts.actors import COMMAND_LINE
 
-    lifetime = _chosen_lifetime(args)
-
-    async def command(place: "_Place") -> "Decision":
-        return await place.decisions.deny(args.kind, args.address_or_network, args.reason, lifetime, COMMAND_LINE)
-
-    place, decision = _run(args, command)
+    said = (args.kind, args.address_or_network, args.reason, _chosen_lifetime(args))
+    place, decision = _run(args, lambda place: place.decisions.deny(*said, COMMAND_LINE))
     if args.json:
         cli._print_json(_shown(decision, decision.state, place))
     elif decision.state == "held":
@@ -251,12 +246,8 @@ def _deny(args: argparse.Namespace) -> None:
 def _allow(args: argparse.Namespace) -> None:
     from sparkle_lite.accounts.actors import COMMAND_LINE
 
-    lifetime = _chosen_lifetime(args)
-
-    async def command(place: "_Place") -> "Decision":
-        return await place.decisions.allow(args.kind, args.address_or_network, args.reason, lifetime, COMMAND_LINE)
-
-    place, decision = _run(args, command)
+    said = (args.kind, args.address_or_network, args.reason, _chosen_lifetime(args))
+    place, decision = _run(args, lambda place: place.decisions.allow(*said, COMMAND_LINE))
     if args.json:
         cli._print_json(_shown(decision, decision.state, place))
     else:
@@ -266,12 +257,8 @@ def _allow(args: argparse.Namespace) -> None:
 def _pardon(args: argparse.Namespace) -> None:
     from sparkle_lite.accounts.actors import COMMAND_LINE
 
-    lifetime = _chosen_lifetime(args) or 0
-
-    async def command(place: "_Place") -> Any:
-        return await place.decisions.pardon(args.address_or_network, args.reason, COMMAND_LINE, lifetime)
-
-    place, done = _run(args, command)
+    said, lifetime = (args.address_or_network, args.reason), _chosen_lifetime(args) or 0
+    place, done = _run(args, lambda place: place.decisions.pardon(*said, COMMAND_LINE, lifetime))
     if args.json:
         cli._print_json(
             {
@@ -297,42 +284,41 @@ def _refuse(args: argparse.Namespace) -> None:
 
 
 def _review(args: argparse.Namespace, done: str, acts: "Callable[[_Place], Any]") -> None:
-    from sparkle_lite.accounts.actors import COMMAND_LINE
-
     if (args.id is None) == (args.origin is None):
         raise _wrong("Name one decision, or one --origin.")
 
-    async def command(place: "_Place") -> str:
-        one, every = acts(place)
-        if args.id is None:
-            return f"{await every(args.origin, COMMAND_LINE)} decisions of {args.origin}"
-        return _target(await one(args.id, COMMAND_LINE))
+    print(f"{done} {_run(args, lambda place: _reviewed(args, *acts(place)))[1]}.")
 
-    print(f"{done} {_run(args, command)[1]}.")
+
+async def _reviewed(args: argparse.Namespace, one: "Callable[..., Any]", every: "Callable[..., Any]") -> str:
+    from sparkle_lite.accounts.actors import COMMAND_LINE
+
+    if args.id is None:
+        return f"{await every(args.origin, COMMAND_LINE)} decisions of {args.origin}"
+    return _target(await one(args.id, COMMAND_LINE))
 
 
 def _withdraw(args: argparse.Namespace) -> None:
     from sparkle_lite.accounts.actors import COMMAND_LINE
 
-    async def command(place: "_Place") -> "Decision":
-        return await place.decisions.withdraw(args.id, COMMAND_LINE)
-
-    print(f"Ended {_target(_run(args, command)[1])}.")
+    _, decision = _run(args, lambda place: place.decisions.withdraw(args.id, COMMAND_LINE))
+    print(f"Ended {_target(decision)}.")
 
 
 # --- Lists ------------------------------------------------------------------------------------------------------------
 
 
-def _export(args: argparse.Namespace) -> None:
+async def _exported(place: "_Place", kind: str) -> bytes:
     from sparkle_lite.db.decisions import Wanted
 
-    async def command(place: "_Place") -> bytes:
-        if args.format == "jsonl":
-            found = await _all(place.decisions, Wanted("deny", "active"))
-            return "".join(json.dumps(_shown(one, one.state, place)) + "\n" for one in found).encode()
-        return await place.deny_list()
+    if kind == "jsonl":
+        found = await _all(place.decisions, Wanted("deny", "active"))
+        return "".join(json.dumps(_shown(one, one.state, place)) + "\n" for one in found).encode()
+    return await place.deny_list()
 
-    _, body = _run(args, command, rules=True)
+
+def _export(args: argparse.Namespace) -> None:
+    _, body = _run(args, lambda place: _exported(place, args.format), rules=True)
     if args.file in (None, "-"):
         sys.stdout.flush()
         out = getattr(sys.stdout, "buffer", None)
@@ -378,11 +364,10 @@ def _import(args: argparse.Namespace) -> None:
     if read.bad and not read.networks:
         raise _wrong(f"{args.file} holds no address that can be used; the list {args.name!r} stays as it was.")
 
-    async def command(place: "_Place") -> "Plan":
-        expires = now_ms() + (_chosen_lifetime(args) or 0)
-        return await place.decisions.replace_list(args.name, read.networks, expires, COMMAND_LINE, dry=args.dry_run)
-
-    place, plan = _run(args, command, create=True)
+    said = (args.name, read.networks, now_ms() + (_chosen_lifetime(args) or 0))
+    place, plan = _run(
+        args, lambda place: place.decisions.replace_list(*said, COMMAND_LINE, dry=args.dry_run), create=True
+    )
     if args.json:
         cli._print_json({"bad": len(read.bad), **_summary(plan, place)})
     else:
@@ -402,26 +387,26 @@ def _analyse(args: argparse.Namespace) -> None:
     if args.set and args.name is None:
         raise _wrong("--set needs the NAME of the analysis whose number it is.")
     overrides = dict(_pair(text) for text in args.set)
-
-    async def command(place: "_Place") -> "dict[str, Plan]":
-        import msgspec
-
-        from sparkle_lite import analyses
-        from sparkle_lite.analyses.runs import Runs
-
-        settings = place.config.analysis
-        if args.preset:
-            settings = msgspec.structs.replace(settings, preset=args.preset)
-        runs = Runs(place.database, place.decisions, lambda: settings)
-        names = list(analyses.ANALYSES) if args.name is None else [args.name]
-        return {name: await runs.run(name, overrides, dry=args.dry_run) for name in names}
-
-    place, plans = _run(args, command)
+    place, plans = _run(args, lambda place: _run_analyses(place, args, overrides))
     if args.json:
         cli._print_json({name: _summary(plan, place) for name, plan in plans.items()})
         return
     for name, plan in plans.items():
         _print_plan(name, plan, dry=args.dry_run, details=True, place=place)
+
+
+async def _run_analyses(place: "_Place", args: argparse.Namespace, overrides: Mapping[str, str]) -> "dict[str, Plan]":
+    import msgspec
+
+    from sparkle_lite import analyses
+    from sparkle_lite.analyses.runs import Runs
+
+    settings = place.config.analysis
+    if args.preset:
+        settings = msgspec.structs.replace(settings, preset=args.preset)
+    runs = Runs(place.database, place.decisions, lambda: settings)
+    names = list(analyses.ANALYSES) if args.name is None else [args.name]
+    return {name: await runs.run(name, overrides, dry=args.dry_run) for name in names}
 
 
 def _pair(text: str) -> tuple[str, str]:
