@@ -6,11 +6,9 @@ from contextlib import suppress
 from urllib.parse import urlsplit
 
 from sparkle_lite import net
-from sparkle_lite.config import Config
+from sparkle_lite.config import MEMBER_MS, Config
 from sparkle_lite.db import accounts as account_rows
 from sparkle_lite.db.connection import Connection
-
-MEMBER_MS = 14 * 86_400_000
 
 
 class Protected:

@@ -14,7 +14,7 @@ from sparkle_lite.accounts.actors import Actor
 from sparkle_lite.accounts.audit import Audit, app_details
 from sparkle_lite.accounts.secrets import DUMMY_HASH, hash_secret
 from sparkle_lite.accounts.texts import USER_AGENT_LENGTH, clean_user_agent
-from sparkle_lite.config import AuthSection
+from sparkle_lite.config import MEMBER_MS, AuthSection
 from sparkle_lite.db import accounts as store
 from sparkle_lite.db.accounts import CredentialRow, Visit
 from sparkle_lite.db.connection import Connection
@@ -23,7 +23,6 @@ from sparkle_lite.errors import SparkleError
 from sparkle_lite.rate_limits import Buckets, client_key
 from sparkle_lite.wire.credentials import Presented
 
-MEMBER_MS = 14 * 86_400_000
 # The owner of every application that a client without credentials was given.
 ANONYMOUS = "anonymous"
 

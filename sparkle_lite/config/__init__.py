@@ -11,6 +11,7 @@ ignored, so a variable misspelt with a single underscore goes unnoticed.
 """
 
 from sparkle_lite.config.keys import (
+    MEMBER_MS,
     Abilities,
     Ability,
     AnalysisSection,
@@ -33,6 +34,7 @@ from sparkle_lite.config.values import Duration, Refused, Secret, Size
 from sparkle_lite.config.writing import restart_needed, show
 
 __all__ = [
+    "MEMBER_MS",
     "Abilities",
     "Ability",
     "AnalysisSection",

@@ -36,6 +36,8 @@ _UINT32 = Duration(0xFFFF_FFFF)
 _NEVER_RUNS = ": clients never run such an ability"
 _SECOND = Duration(1000)
 _DAY = Duration(86_400_000)
+# How long an address is a member's after a client came from there: no rule lists it, and it is kept at least so long.
+MEMBER_MS = Duration(14 * _DAY)
 
 Interval = Annotated[Duration, between(_SECOND, _UINT32, _NEVER_RUNS)]
 # PeerBanHelper draws a random number below it, which throws for 0.
@@ -238,7 +240,7 @@ class RetentionSection(msgspec.Struct, frozen=True, kw_only=True):
     swarms: Age = Duration.parse("14d")
     bans: Age = Duration.parse("45d")
     audit: Age = Duration.parse("30d")
-    addresses: Annotated[Duration, between(Duration(14 * _DAY))] = Duration.parse("14d")
+    addresses: Annotated[Duration, between(MEMBER_MS)] = MEMBER_MS
     max_database_size: Annotated[Size, between(Size(1 << 20), or_zero=True)] = Size(0)
 
 
