@@ -21,7 +21,7 @@ from sparkle_lite.accounts.texts import is_line
 from sparkle_lite.config import MEMBER_MS
 from sparkle_lite.db import decisions as store
 from sparkle_lite.db.connection import Connection
-from sparkle_lite.db.database import Database, transacted
+from sparkle_lite.db.database import AnnouncingDatabase, Database, transacted
 from sparkle_lite.db.decisions import Change, Cursor, Decision, EndReason, New, Wanted
 from sparkle_lite.db.orders import Position
 from sparkle_lite.errors import SparkleError
@@ -100,11 +100,15 @@ class _Proposal(NamedTuple):
 
 
 class Decisions:
-    """The decisions of one server or one command; `tellers` know the sentences of the analyses' codes."""
+    """The decisions of one server or one command; `tellers` know the sentences of the analyses' codes.
+
+    Everything that changes them is written through `database`: where that announces what is written, the rules are
+    published before the call returns.
+    """
 
     def __init__(
         self,
-        database: Database,
+        database: Database | AnnouncingDatabase,
         audit: Audit,
         clock: Callable[[], int],
         protected: Protected,

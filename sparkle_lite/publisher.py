@@ -1,7 +1,8 @@
 """The rules that clients are told now: rendered at the start, and anew whenever something that they say has changed.
 
-A change of the decisions is served when the call that made it returns: who decides awaits `publish`. What another
-process changes, what expires and what could not be published is found by `publish_due`, a periodic job.
+A change of the decisions is served when the call that made it returns: their database announces it to
+`publish_changes`. What another process changes, what expires and what could not be published is found by
+`publish_due`, a periodic job.
 """
 
 import asyncio
@@ -100,15 +101,15 @@ class Renderer:
 class Publisher:
     """What is served of the rules. One for a server.
 
-    `rules` are what the operator wrote, `failure` says why the newest could not be published, while the last good ones
-    are served.
+    `failure` says why the newest rules could not be published, while the last good ones are served.
     """
 
     def __init__(self, renderer: Renderer, rules: Rules, first: Edition) -> None:
-        self.rules = rules
         self.failure: str | None = None
         self._renderer = renderer
+        self._rules = rules
         self._edition = first
+        self._is_outdated = False
         self._publishing = asyncio.Lock()
         self._asked = self._done = 0
         self._took, self._at = 0.0, time.monotonic()
@@ -123,6 +124,10 @@ class Publisher:
         """How many listings stood by origin and state when the documents were rendered."""
         return self._edition.counts
 
+    def rewrite(self, rules: Rules) -> None:
+        """What the operator wrote has changed, to be published with the next change."""
+        self._rules, self._is_outdated = rules, True
+
     async def publish(self) -> None:
         """Render all rule documents anew and swap them in; what was asked for meanwhile is done in one go.
 
@@ -134,8 +139,9 @@ class Publisher:
             if self._done >= asked:
                 return
             covered, started = self._asked, time.monotonic()
+            self._is_outdated = False
             try:
-                self._edition = await self._renderer.render(self.rules)
+                self._edition = await self._renderer.render(self._rules)
             except Exception as error:
                 self.failure = str(error) or type(error).__name__
                 logger.exception("the rules could not be published; the last good ones are served on")
@@ -147,7 +153,7 @@ class Publisher:
 
     async def publish_changes(self) -> None:
         """Publish, unless what is served is what stands."""
-        if await self._renderer.decisions.revision() != self._edition.revision:
+        if self._is_outdated or await self._renderer.decisions.revision() != self._edition.revision:
             await self.publish()
 
     async def publish_due(self) -> None:

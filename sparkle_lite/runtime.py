@@ -21,7 +21,7 @@ from sparkle_lite.analyses.runs import Runs
 from sparkle_lite.analyses.sentences import tell
 from sparkle_lite.clock import now_ms
 from sparkle_lite.config import Config
-from sparkle_lite.db.database import Database
+from sparkle_lite.db.database import AnnouncingDatabase, Database
 from sparkle_lite.db.overview import Overview
 from sparkle_lite.db.search import Search
 from sparkle_lite.decisions import Decisions
@@ -89,10 +89,10 @@ class Server:
         rules = rulebook.compile_rules(config.rules, config.exceptions)
         stay = configuration.restart_needed(self.settings.written, config)
         self.settings.rewrite(config, given)
-        self.publisher.rules = rules
+        self.publisher.rewrite(rules)
         await self.protected.look_up(config)
         await self.decisions.sync(rules)
-        await self.publisher.publish()
+        await self.publisher.publish_changes()
         return stay
 
     async def health(self) -> None:
@@ -153,7 +153,8 @@ async def _start(written: Config, given: Mapping[str, str], stack: AsyncExitStac
     await protected.look_up(settings.config)
     distances = Distances(database, lambda: settings.config.analysis, now_ms)
     stack.push_async_callback(distances.close)
-    decisions = Decisions(database, audit, now_ms, protected, tellers=(tell,))
+    announcing = AnnouncingDatabase(database)
+    decisions = Decisions(announcing, audit, now_ms, protected, tellers=(tell,))
     await decisions.sync(rules)
     renderer = Renderer(
         database=database,
@@ -164,6 +165,8 @@ async def _start(written: Config, given: Mapping[str, str], stack: AsyncExitStac
         clock=now_ms,
     )
     stack.push_async_callback(renderer.close)
+    publisher = Publisher(renderer, rules, await renderer.render(rules))
+    announcing.on_commit = publisher.publish_changes
     return Server(
         settings=settings,
         database=database,
@@ -180,7 +183,7 @@ async def _start(written: Config, given: Mapping[str, str], stack: AsyncExitStac
         reviews=Reviews(database, audit, now_ms),
         protected=protected,
         decisions=decisions,
-        publisher=Publisher(renderer, rules, await renderer.render(rules)),
+        publisher=publisher,
         distances=distances,
         analyses=Runs(database, decisions, lambda: settings.config.analysis),
         housekeeping=Housekeeping(database, ingest, lambda: settings.config, now_ms),
@@ -204,12 +207,6 @@ def _schedule(server: Server) -> None:
     closed_segment = asyncio.Event()
     server.ingest.on_closed = closed_segment.set
 
-    async def analyse() -> None:
-        try:
-            await server.analyses.run_all()
-        finally:
-            await server.publisher.publish_changes()
-
     async def tidy() -> None:
         await server.search.tidy()
         await server.overview.tidy()
@@ -224,7 +221,7 @@ def _schedule(server: Server) -> None:
     jobs.every("activity", 600, server.overview.record, first=5)
     jobs.every("collect", 24 * 3600, house.collect, first=3600)
     jobs.every("publish", _NOTICE_S, server.publisher.publish_due)
-    jobs.every("analyse", 3600, analyse, first=300, wake=server.analyse_soon)
+    jobs.every("analyse", 3600, server.analyses.run_all, first=300, wake=server.analyse_soon)
     jobs.every("history", 24 * 3600, server.decisions.forget_oldest, first=7200)
     jobs.every("size", 60, house.measure, first=0)
 

@@ -383,12 +383,12 @@ def test_a_long_list_is_rendered_by_another_process_just_as_well(tmp_path: Path)
             return [(answer.headers["x-btn-contentversion"], answer.body) for answer in answers]
 
     inside = documents("", tmp_path / "a")
-    assert inside == documents("import sparkle_lite.runtime as r; r._LONG_LIST = 0", tmp_path / "b")
+    assert inside == documents("import sparkle_lite.publisher as r; r._LONG_LIST = 0", tmp_path / "b")
     assert b"https://btn.example/ip/60.220.182.0" in inside[2][1]
 
 
 def test_another_process_that_dies_is_replaced_and_ends_with_the_server(tmp_path: Path) -> None:
-    with start_server(tmp_path / "s", CONFIG, prelude="import sparkle_lite.runtime as r; r._LONG_LIST = 0") as server:
+    with start_server(tmp_path / "s", CONFIG, prelude="import sparkle_lite.publisher as r; r._LONG_LIST = 0") as server:
         (first,) = children(server)
         os.kill(first, signal.SIGKILL)
         server.run("rules", "deny", "1.2.3.4")
@@ -401,7 +401,7 @@ def test_another_process_that_dies_is_replaced_and_ends_with_the_server(tmp_path
 
 
 def test_another_process_that_has_nothing_to_do_for_long_leaves(tmp_path: Path) -> None:
-    prelude = "import sparkle_lite.runtime as r; r._LONG_LIST = 0; import sparkle_lite.press as p; p.STAY_S = 0.3"
+    prelude = "import sparkle_lite.publisher as r; r._LONG_LIST = 0; import sparkle_lite.press as p; p.STAY_S = 0.3"
     with start_server(tmp_path / "s", CONFIG, prelude=prelude) as server:
         wait_for(lambda: not children(server), 5)
         server.run("rules", "deny", "1.2.3.4")
@@ -415,7 +415,7 @@ def children(server: RunningServer) -> list[int]:
 
 
 def test_another_process_that_fails_leaves_the_last_good_list(tmp_path: Path) -> None:
-    prelude = "import sparkle_lite.runtime as r; r._LONG_LIST = 3; import sparkle_lite.press as p; p.TIMEOUT_S = 0.001"
+    prelude = "import sparkle_lite.publisher as r; r._LONG_LIST = 3; import sparkle_lite.press as p; p.TIMEOUT_S = 0.001"
     with start_server(tmp_path / "s", CONFIG, prelude=prelude) as server:
         before = deny_list(server)
         server.run("rules", "deny", "1.2.3.4")

@@ -329,7 +329,7 @@ def test_many_reloads_at_once_are_survived(start: Callable[..., RunningServer]) 
 
 
 def test_a_rule_goes_when_it_expires(start: Callable[..., RunningServer]) -> None:
-    soon = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() + 3))
+    soon = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() + 6))
     server = start(RULE.format("60.220.182.0/24") + f"expires = {soon}\n")
     version = server.get("/ping/rules/retrieve").json()["version"]
     wait_for(lambda: server.get("/ping/rules/retrieve").json()["ip"] == {}, 12)

@@ -160,13 +160,14 @@ class Database:
 class AnnouncingDatabase:
     """A database of which somebody is told when something was written through it: `write` waits until they know.
 
-    They are told whatever becomes of who wrote. Reading is as with the database itself.
+    They are told whatever becomes of who wrote. Reading is as with the database itself. `on_commit` may be set later:
+    who is told may need what writes.
     """
 
-    def __init__(self, database: Database, on_commit: Callable[[], Awaitable[None]]) -> None:
+    def __init__(self, database: Database, on_commit: Callable[[], Awaitable[None]] | None = None) -> None:
         self.reader = database.reader
+        self.on_commit = on_commit
         self._database = database
-        self._on_commit = on_commit
         self._writes: set[asyncio.Task[Any]] = set()
 
     async def write(self, command: Command[T]) -> T:
@@ -178,7 +179,8 @@ class AnnouncingDatabase:
 
     async def _write(self, command: Command[T]) -> T:
         result = await self._database.write(command)
-        await self._on_commit()
+        if self.on_commit is not None:
+            await self.on_commit()
         return result
 
     def _forget(self, task: asyncio.Task[Any]) -> None:

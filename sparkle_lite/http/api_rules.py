@@ -343,7 +343,6 @@ def _deciding(runtime: Server) -> list[HTTPRouteHandler]:
         me = await _admin(request, runtime)
         lifetime = BY_HAND_MS if data.expires is msgspec.UNSET else _lifetime(data.expires)
         decision = await act(data.kind, data.target, data.reason, lifetime, me.actor)
-        await runtime.publisher.publish()
         return _ok(_rule(Match(decision, decision.state, runtime.decisions.reason(decision)), me))
 
     @post(
@@ -379,7 +378,6 @@ def _deciding(runtime: Server) -> list[HTTPRouteHandler]:
     async def pardon(request: Asked, data: PardonRequest) -> Answer[Pardon]:
         me = await _admin(request, runtime)
         done = await runtime.decisions.pardon(data.target, data.reason, me.actor, _lifetime(data.expires) or PARDON_MS)
-        await runtime.publisher.publish()
 
         def shown(one: Decision, state: str) -> Rule:
             return _rule(Match(one, state, runtime.decisions.reason(one)), me)
@@ -404,7 +402,6 @@ def _reviewing(runtime: Server) -> list[HTTPRouteHandler]:
         if not 0 < number <= _INT64:
             raise SparkleError("not_found", f"There is no decision {number}.", "没有此决定。")
         decision = await act(number, me.actor)
-        await runtime.publisher.publish()
         state = decision.end_reason or decision.state
         return _ok(_rule(Match(decision, state, runtime.decisions.reason(decision)), me))
 
@@ -443,7 +440,6 @@ def _reviewing(runtime: Server) -> list[HTTPRouteHandler]:
     async def review_all(request: Asked, origin: str, act: Callable[..., Awaitable[int]]) -> Answer[Reviewed]:
         me = await _admin(request, runtime)
         count = await act(origin, me.actor)
-        await runtime.publisher.publish()
         return _ok(Reviewed(count))
 
     @post(

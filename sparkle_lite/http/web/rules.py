@@ -163,7 +163,6 @@ def _deciding(pages: Pages) -> list[HTTPRouteHandler]:
         me = await pages.admin(request)
         form = await render.form(request)
         decision = await act(form, me.actor)
-        await server.publisher.publish()
         return render.see_other(_back(form), done="rule_held" if decision.state == "held" else done)
 
     @post("/rules/deny", status_code=200)
@@ -230,7 +229,6 @@ def _reviewing(pages: Pages) -> list[HTTPRouteHandler]:
         me = await pages.admin(request)
         form = await render.form(request)
         await act(min(number, _INT64), me.actor)
-        await server.publisher.publish()
         return render.see_other(_back(form), done=done)
 
     @post("/rules/{number:int}/approve", status_code=200)
@@ -249,7 +247,6 @@ def _reviewing(pages: Pages) -> list[HTTPRouteHandler]:
         me = await pages.admin(request)
         form = await render.form(request)
         await act(form.get("origin", ""), me.actor)
-        await server.publisher.publish()
         return render.see_other(_back(form), done=done)
 
     @post("/rules/held/approve", status_code=200)

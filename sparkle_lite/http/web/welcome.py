@@ -143,8 +143,6 @@ async def _allow(
         except SparkleError as error:
             errors.append(f"{line}: {said(error, language_of(request))}")
             left.append(line)
-    if len(errors) < len(lines):
-        await runtime.publisher.publish()
     return errors, left
 
 
