@@ -25,6 +25,7 @@ from sparkle_lite.http.btn import Btn
 from sparkle_lite.http.observe import Observe
 from sparkle_lite.http.problems import internal, known, problem
 from sparkle_lite.http.requests import Receive, Scope, Send
+from sparkle_lite.http.session import DEPENDENCIES
 from sparkle_lite.http.web.render import Pages, is_for_person
 from sparkle_lite.runtime import Server, running
 
@@ -49,8 +50,9 @@ def create_app(runtime: Server) -> Litestar:
         *api_rules.routes(runtime),
         *github.routes(runtime, partial(web.sign_in_page, pages)),
     ]
-    return Litestar(
+    app = Litestar(
         [*Btn(runtime).routes(), *documented, *web.routes(pages), *openapi.routes(documented), *docs.routes()],
+        dependencies=DEPENDENCIES,
         before_request=_options,
         exception_handlers={Exception: on_exception},
         openapi_config=None,
@@ -58,6 +60,8 @@ def create_app(runtime: Server) -> Litestar:
         debug=False,
         pdb_on_exception=False,
     )
+    app.state.server = runtime
+    return app
 
 
 class Application:

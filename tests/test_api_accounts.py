@@ -306,6 +306,20 @@ def test_refused_attempts_are_audited_but_cannot_fill_the_table(
         assert "guessed-link" not in json.dumps(rows)
 
 
+def test_whatever_is_for_administrators_is_audited_alike_when_it_is_refused(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    with start_server(tmp_path_factory.mktemp("refused")) as fresh:
+        alice = person(fresh)
+        assert alice.call("POST", "/api/rules/deny", {"target": "203.0.113.7"}).status == 403
+        assert alice.call("GET", "/api/user/1").status == 403
+        assert alice.by_cookie("GET", "/admin/users", Accept="text/html").status == 403
+        rows = audit(fresh, "ADMIN")
+        assert {(row["success"], row["user"]) for row in rows} == {(0, alice.id)}
+        asked = [(row["method"], row["path"]) for row in rows]
+        assert sorted(asked) == [("GET", "/admin/users"), ("GET", "/api/user/1"), ("POST", "/api/rules/deny")]
+
+
 # --- Users ------------------------------------------------------------------------------------------------------------
 
 

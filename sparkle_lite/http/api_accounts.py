@@ -379,7 +379,7 @@ def _user_routes(runtime: Server) -> list[HTTPRouteHandler]:
     async def get_user(request: Asked, user_id: int) -> Answer[User]:
         me = await signed_in(request, runtime)
         if user_id != me.user.id:
-            require_admin(me)
+            await require_admin(request, me)
         return _ok(_user(await runtime.accounts.user(user_id)))
 
     @route(
@@ -609,13 +609,7 @@ def _admin_routes(runtime: Server) -> list[HTTPRouteHandler]:
 
 async def _admin(request: Asked, runtime: Server) -> SignedIn:
     me = await signed_in(request, runtime)
-    try:
-        require_admin(me)
-    except SparkleError as error:
-        await runtime.accounts.note_failure(
-            "ADMIN", me.actor, error, method=request.method, path=request.url.path[:200]
-        )
-        raise
+    await require_admin(request, me)
     return me
 
 

@@ -578,7 +578,7 @@ def _moment(at_ms: int) -> str:
 
 async def _admin(request: Asked, runtime: Server) -> SignedIn:
     me = await signed_in(request, runtime)
-    require_admin(me)
+    await require_admin(request, me)
     return me
 
 

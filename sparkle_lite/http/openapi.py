@@ -20,6 +20,7 @@ from litestar.types import Empty
 
 import sparkle_lite
 from sparkle_lite.http import btn_openapi
+from sparkle_lite.http.session import DEPENDENCIES
 
 Json = dict[str, Any]
 
@@ -153,7 +154,7 @@ def routes(handlers: Sequence[HTTPRouteHandler | Router]) -> list[HTTPRouteHandl
 def document(handlers: Sequence[HTTPRouteHandler | Router]) -> bytes:
     """The document of these handlers and the BTN routes. Raises ValueError if a name would stand for two schemas."""
     # An application of its own: the framework would publish pages and a raw copy along with the served one's schema.
-    app = Litestar(list(handlers), openapi_config=_framework_config(), logging_config=None)
+    app = Litestar(list(handlers), dependencies=DEPENDENCIES, openapi_config=_framework_config(), logging_config=None)
     found = app.openapi_schema.to_schema()
     schemas = _schemas(_shapes(app))
     paths = {**btn_openapi.paths(), **_renamed(found["paths"])}

@@ -1,9 +1,17 @@
-"""Who is signed in: the session of a request, from its header or its cookie; and the cookie itself."""
+"""Who is signed in: the session of a request, from its header or its cookie; and the cookie itself.
 
-from typing import Any, NamedTuple
+A handler names what it needs as parameters, `server: Injected[Server]` and `me: Injected[SignedIn]`. Who may ask at all
+is for guards to say, which run before anything of the request is read: `guards=[requires_sign_in]`, `[requires_admin]`.
+"""
+
+from typing import Any, NamedTuple, TypeAlias, TypeVar, cast
 from urllib.parse import SplitResult, urlsplit
 
 from litestar import Request, Response
+from litestar.connection import ASGIConnection
+from litestar.di import NamedDependency, Provide
+from litestar.handlers import BaseRouteHandler
+from litestar.params import SkipValidation
 
 from sparkle_lite.accounts import Actor
 from sparkle_lite.db.accounts import UserRow
@@ -11,7 +19,14 @@ from sparkle_lite.errors import SparkleError
 from sparkle_lite.http.requests import base_url, client_address
 from sparkle_lite.runtime import Server
 
+T = TypeVar("T")
+# What a handler is given by the name of its parameter; a name that nobody provides stops the start.
+Injected: TypeAlias = NamedDependency[SkipValidation[T]]
+Connection = ASGIConnection[Any, Any, Any, Any]
+
 COOKIE = "X-BTN-Token"
+# Where in a request's state its session stands once it was looked up.
+_STATE = "me"
 _SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 _PORTS = {"http": 80, "https": 443}
 
@@ -29,6 +44,11 @@ class SignedIn(NamedTuple):
         return self.user.role == "admin"
 
 
+def server_of(request: Connection) -> Server:
+    """The server that a request came to: the dependency `server`."""
+    return cast(Server, request.app.state.server)
+
+
 def token_of(request: Request[Any, Any, Any]) -> tuple[str, bool]:
     """The session token, and whether it came by cookie. A header wins; URLs are never read: they end up in logs."""
     scheme, _, bearer = request.headers.get("authorization", "").partition(" ")
@@ -40,17 +60,54 @@ def token_of(request: Request[Any, Any, Any]) -> tuple[str, bool]:
     return request.cookies.get(COOKIE, ""), True
 
 
-async def signed_in(request: Request[Any, Any, Any], runtime: Server) -> SignedIn:
-    """The session of a request.
+async def signed_in(request: Request[Any, Any, Any], server: Injected[Server]) -> SignedIn:
+    """The session of a request, looked up once: the dependency `me`.
 
     Raises SparkleError("forbidden") without one, for a banned user, and for a change that another site's page asked
     for: a browser sends the cookie along with those too.
     """
-    token, by_cookie = token_of(request)
-    user = await runtime.accounts.session_user(token)
-    if by_cookie and request.method not in _SAFE:
-        require_same_origin(request, runtime)
-    return SignedIn(user, token, Actor.of(user, *_whence(request, runtime)))
+    me: SignedIn | None = request.scope["state"].get(_STATE)
+    if me is None:
+        token, by_cookie = token_of(request)
+        user = await server.accounts.session_user(token)
+        if by_cookie and request.method not in _SAFE:
+            require_same_origin(request, server)
+        me = SignedIn(user, token, Actor.of(user, *_whence(request, server)))
+        request.scope["state"][_STATE] = me
+    return me
+
+
+async def requires_sign_in(connection: Connection, _: BaseRouteHandler) -> None:
+    """A guard: only who is signed in. Raises as `signed_in` does."""
+    await _session_of(connection)
+
+
+async def requires_admin(connection: Connection, _: BaseRouteHandler) -> None:
+    """A guard: only administrators. Raises as `signed_in` and `require_admin` do."""
+    me = await _session_of(connection)
+    if me is not None:
+        await require_admin(_request(connection), me)
+
+
+async def require_admin(request: Request[Any, Any, Any], me: SignedIn) -> None:
+    """Refuse who is no administrator, and audit that it was tried."""
+    if me.is_admin:
+        return
+    error = SparkleError("forbidden", "Access denied: this is for administrators.", "拒绝访问")
+    details = {"method": request.method, "path": request.url.path[:200]}
+    await server_of(request).accounts.note_failure("ADMIN", me.actor, error, **details)
+    raise error
+
+
+async def _session_of(connection: Connection) -> SignedIn | None:
+    """Who asks through a guarded route; None for OPTIONS, which is answered to anybody."""
+    request = _request(connection)
+    return None if request.method == "OPTIONS" else await signed_in(request, server_of(request))
+
+
+def _request(connection: Connection) -> Request[Any, Any, Any]:
+    # The framework hands guards the very request that the handler gets.
+    return cast(Request[Any, Any, Any], connection)
 
 
 def visitor(request: Request[Any, Any, Any], runtime: Server) -> Actor:
@@ -113,7 +170,4 @@ def is_https(request: Request[Any, Any, Any], runtime: Server) -> bool:
     return base_url(request.scope, server.public_url, server.trusted_proxies).startswith("https://")
 
 
-def require_admin(me: SignedIn) -> None:
-    """Refuse who is no administrator."""
-    if not me.is_admin:
-        raise SparkleError("forbidden", "Access denied: this is for administrators.", "拒绝访问")
+DEPENDENCIES = {"server": Provide(server_of, sync_to_thread=False), "me": Provide(signed_in)}
