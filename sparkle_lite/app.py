@@ -45,7 +45,7 @@ def create_app(runtime: Server) -> Litestar:
 
     documented: list[HTTPRouteHandler | Router] = [
         *operation.routes(runtime),
-        *api_accounts.routes(runtime),
+        *api_accounts.ROUTERS,
         *api_search.routes(runtime),
         *api_rules.routes(runtime),
         *github.routes(runtime, partial(web.sign_in_page, pages)),

@@ -281,6 +281,16 @@ def test_what_people_do_is_audited_with_its_outcome_and_without_secrets(alice: P
     assert bob.id != alice.id
 
 
+def test_who_may_not_ask_is_refused_before_the_request_is_read(alice: Person) -> None:
+    nobody = alice._replace(token="")
+    for body in (b"", b"{", {"comment": 1}, {"unknown": "x"}):
+        assert NOT_SIGNED_IN in nobody.call("PUT", "/api/userapp", body).json()["message"], body
+        refused = alice.call("PUT", "/api/admin/users", body)
+        assert (refused.status, DENIED in refused.json()["message"]) == (403, True), body
+    assert nobody.call("GET", "/api/admin/users?page=x").status == 403
+    assert alice.call("PUT", "/api/userapp", b"{").status == 400
+
+
 def test_refused_attempts_are_audited_but_cannot_fill_the_table(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:

@@ -315,9 +315,16 @@ def test_a_wrong_method_is_told_the_right_ones(shared: RunningServer, token: str
     assert answer.json()["success"] is False
 
 
-def test_options_names_every_method_of_a_path(shared: RunningServer, token: str) -> None:
-    answer = ask(shared, b"OPTIONS /api/userapp", token)
-    assert (answer.status, answer.headers["allow"]) == (204, "GET, OPTIONS, PUT")
+@pytest.mark.parametrize(
+    ("path", "allow"),
+    [("/api/userapp", "GET, OPTIONS, PUT"), ("/api/admin/users", "GET, OPTIONS, PUT")],
+)
+def test_options_names_every_method_of_a_path_to_anybody(
+    shared: RunningServer, token: str, path: str, allow: str
+) -> None:
+    for each in (token, ""):
+        answer = ask(shared, f"OPTIONS {path}".encode(), each)
+        assert (answer.status, answer.headers["allow"]) == (204, allow)
 
 
 # --- Everything at once -----------------------------------------------------------------------------------------------

@@ -24,7 +24,7 @@ from sparkle_lite.db.decisions import Action, Change, Cursor, Decision, State, W
 from sparkle_lite.db.orders import Position
 from sparkle_lite.decisions import BY_HAND_MS, PARDON_MS, Decisions, Match, TargetKind, Why
 from sparkle_lite.errors import SparkleError
-from sparkle_lite.http.api_accounts import Answer
+from sparkle_lite.http.api import Answer
 from sparkle_lite.http.problems import Envelope
 from sparkle_lite.http.requests import base_url, only
 from sparkle_lite.http.session import SignedIn, require_admin, signed_in

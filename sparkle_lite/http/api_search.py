@@ -21,9 +21,10 @@ from litestar.response import Stream
 from sparkle_lite.db.conditions import Table
 from sparkle_lite.db.search import Discoveries, Page
 from sparkle_lite.errors import SparkleError
-from sparkle_lite.http.api_accounts import Answer, Asked
+from sparkle_lite.http.api import Answer
 from sparkle_lite.http.problems import Envelope
 from sparkle_lite.http.requests import only
+from sparkle_lite.http.session import AnyRequest as Asked
 from sparkle_lite.http.session import signed_in
 from sparkle_lite.query import (
     DEFAULT_PAGE_SIZE,

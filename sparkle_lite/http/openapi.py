@@ -216,10 +216,14 @@ def _described(schema: Json) -> Json:
     return {"description": inspect.cleandoc(schema["description"])} if "description" in schema else {}
 
 
+# What types are called outside, where their names in the program say more.
+_WORDS = {"list": "List", "NoneType": "Empty", "NumberedPage": "Page", "BanRequest": "Reason"}
+
+
 def _readable(name: str) -> str:
     """The name of a schema without modules and brackets: `Answer_list_package.module.User__` is UserListAnswer."""
     bare = re.sub(r"sparkle_lite(?:\.[a-z_]+)+\.", "", name)
-    words = [{"list": "List", "NoneType": "Empty"}.get(word, word) for word in bare.split("_") if word]
+    words = [_WORDS.get(word, word) for word in bare.split("_") if word]
     return "".join(reversed(words))
 
 

@@ -22,6 +22,7 @@ from sparkle_lite.runtime import Server
 T = TypeVar("T")
 # What a handler is given by the name of its parameter; a name that nobody provides stops the start.
 Injected: TypeAlias = NamedDependency[SkipValidation[T]]
+AnyRequest = Request[Any, Any, Any]
 Connection = ASGIConnection[Any, Any, Any, Any]
 
 COOKIE = "X-BTN-Token"
@@ -49,7 +50,7 @@ def server_of(request: Connection) -> Server:
     return cast(Server, request.app.state.server)
 
 
-def token_of(request: Request[Any, Any, Any]) -> tuple[str, bool]:
+def token_of(request: AnyRequest) -> tuple[str, bool]:
     """The session token, and whether it came by cookie. A header wins; URLs are never read: they end up in logs."""
     scheme, _, bearer = request.headers.get("authorization", "").partition(" ")
     if scheme.lower() == "bearer" and bearer.strip():
@@ -60,7 +61,7 @@ def token_of(request: Request[Any, Any, Any]) -> tuple[str, bool]:
     return request.cookies.get(COOKIE, ""), True
 
 
-async def signed_in(request: Request[Any, Any, Any], server: Injected[Server]) -> SignedIn:
+async def signed_in(request: AnyRequest, server: Injected[Server]) -> SignedIn:
     """The session of a request, looked up once: the dependency `me`.
 
     Raises SparkleError("forbidden") without one, for a banned user, and for a change that another site's page asked
@@ -89,7 +90,7 @@ async def requires_admin(connection: Connection, _: BaseRouteHandler) -> None:
         await require_admin(_request(connection), me)
 
 
-async def require_admin(request: Request[Any, Any, Any], me: SignedIn) -> None:
+async def require_admin(request: AnyRequest, me: SignedIn) -> None:
     """Refuse who is no administrator, and audit that it was tried."""
     if me.is_admin:
         return
@@ -105,29 +106,29 @@ async def _session_of(connection: Connection) -> SignedIn | None:
     return None if request.method == "OPTIONS" else await signed_in(request, server_of(request))
 
 
-def _request(connection: Connection) -> Request[Any, Any, Any]:
+def _request(connection: Connection) -> AnyRequest:
     # The framework hands guards the very request that the handler gets.
-    return cast(Request[Any, Any, Any], connection)
+    return cast(AnyRequest, connection)
 
 
-def visitor(request: Request[Any, Any, Any], runtime: Server) -> Actor:
+def visitor(request: AnyRequest, server: Server) -> Actor:
     """Whoever asks, when nobody is signed in or it doesn't matter."""
-    return Actor(None, False, *_whence(request, runtime))
+    return Actor(None, False, *_whence(request, server))
 
 
-def _whence(request: Request[Any, Any, Any], runtime: Server) -> tuple[str, str | None]:
-    address = client_address(request.scope, runtime.config.server.trusted_proxies)
+def _whence(request: AnyRequest, server: Server) -> tuple[str, str | None]:
+    address = client_address(request.scope, server.config.server.trusted_proxies)
     return address, request.headers.get("user-agent")
 
 
-def require_same_origin(request: Request[Any, Any, Any], runtime: Server) -> None:
+def require_same_origin(request: AnyRequest, server: Server) -> None:
     """Refuse what another site's page asks a browser to do.
 
     Browsers say so themselves in Sec-Fetch-Site, which no page can forge; over plain http to another machine they
     leave it out, and Origin decides. What carries neither is no browser of today and can send the token as a header.
     """
     site, origin = request.headers.get("sec-fetch-site"), request.headers.get("origin")
-    same = site in ("same-origin", "none") if site is not None else _is_ours(origin or "", request, runtime)
+    same = site in ("same-origin", "none") if site is not None else _is_ours(origin or "", request, server)
     if not same:
         raise SparkleError(
             "forbidden",
@@ -136,10 +137,10 @@ def require_same_origin(request: Request[Any, Any, Any], runtime: Server) -> Non
         )
 
 
-def _is_ours(origin: str, request: Request[Any, Any, Any], runtime: Server) -> bool:
+def _is_ours(origin: str, request: AnyRequest, server: Server) -> bool:
     """Whether an origin is this server, by its public URL or by the name that this request calls it."""
-    server = runtime.config.server
-    urls = {base_url(request.scope, public, server.trusted_proxies) for public in (server.public_url, "")}
+    section = server.config.server
+    urls = {base_url(request.scope, public, section.trusted_proxies) for public in (section.public_url, "")}
     try:
         asked = _place(urlsplit(origin))
         return asked[1] is not None and asked in {_place(urlsplit(url)) for url in urls}
@@ -151,23 +152,28 @@ def _place(url: SplitResult) -> tuple[str, str | None, int | None]:
     return url.scheme, url.hostname, url.port or _PORTS.get(url.scheme)
 
 
-def set_session_cookie(response: Response[Any], token: str, request: Request[Any, Any, Any], runtime: Server) -> None:
+def set_session_cookie(response: Response[Any], token: str, request: AnyRequest, server: Server) -> None:
     """Give the browser a session's token, out of reach of scripts; no token ends what it has."""
     response.set_cookie(
         COOKIE,
         token,
-        max_age=runtime.config.auth.session_lifetime // 1000 if token else 0,
+        max_age=server.config.auth.session_lifetime // 1000 if token else 0,
         path="/",
-        secure=is_https(request, runtime),
+        secure=is_https(request, server),
         httponly=True,
         samesite="lax",
     )
 
 
-def is_https(request: Request[Any, Any, Any], runtime: Server) -> bool:
+def own_url(request: AnyRequest, server: Server) -> str:
+    """The URL under which the client reaches this server, without a trailing slash. Raises as `base_url` does."""
+    section = server.config.server
+    return base_url(request.scope, section.public_url, section.trusted_proxies)
+
+
+def is_https(request: AnyRequest, server: Server) -> bool:
     """Whether the client reaches this server by https, so that cookies may be bound to it."""
-    server = runtime.config.server
-    return base_url(request.scope, server.public_url, server.trusted_proxies).startswith("https://")
+    return own_url(request, server).startswith("https://")
 
 
 DEPENDENCIES = {"server": Provide(server_of, sync_to_thread=False), "me": Provide(signed_in)}
