@@ -47,7 +47,7 @@ def create_app(runtime: Server) -> Litestar:
         *operation.routes(runtime),
         *api_accounts.ROUTERS,
         *api_search.routes(runtime),
-        *api_rules.routes(runtime),
+        *api_rules.ROUTERS,
         *github.routes(runtime, partial(web.sign_in_page, pages)),
     ]
     app = Litestar(

@@ -217,7 +217,15 @@ def _described(schema: Json) -> Json:
 
 
 # What types are called outside, where their names in the program say more.
-_WORDS = {"list": "List", "NoneType": "Empty", "NumberedPage": "Page", "BanRequest": "Reason"}
+_WORDS = {
+    "list": "List",
+    "NoneType": "Empty",
+    "NumberedPage": "Page",
+    "BanRequest": "Reason",
+    "EvidenceEntry": "Evidence",
+    "OriginRequest": "Origin",
+    "RuleEntry": "Rule",
+}
 
 
 def _readable(name: str) -> str:
