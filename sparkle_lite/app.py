@@ -46,7 +46,7 @@ def create_app(runtime: Server) -> Litestar:
     documented: list[HTTPRouteHandler | Router] = [
         *operation.routes(runtime),
         *api_accounts.ROUTERS,
-        *api_search.routes(runtime),
+        *api_search.ROUTERS,
         *api_rules.ROUTERS,
         *github.routes(runtime, partial(web.sign_in_page, pages)),
     ]

@@ -65,11 +65,15 @@ def documented(
 
     What every operation refuses is added where the document is made.
     """
-    envelope = msgspec.to_builtins(ok(example))
-    answers = {200: _answer(shape, text, envelope)}
-    for status, why in (refusals or {}).items():
-        answers[status] = _answer(Envelope, why, {"success": False, "message": why, "data": None})
-    return answers
+    return {200: _answer(shape, text, msgspec.to_builtins(ok(example))), **refused(refusals or {})}
+
+
+def refused(refusals: Mapping[int, str]) -> dict[int, ResponseSpec]:
+    """Why an operation refuses: status -> a sentence."""
+    return {
+        status: _answer(Envelope, why, {"success": False, "message": why, "data": None})
+        for status, why in refusals.items()
+    }
 
 
 def _answer(shape: Any, text: str, example: object) -> ResponseSpec:
