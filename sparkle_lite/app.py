@@ -44,14 +44,14 @@ def create_app(runtime: Server) -> Litestar:
         return pages.refusal(request, shown) if is_for_person(request) else _refusal(shown)
 
     documented: list[HTTPRouteHandler | Router] = [
-        *operation.routes(runtime),
+        *operation.HANDLERS,
         *api_accounts.ROUTERS,
         *api_search.ROUTERS,
         *api_rules.ROUTERS,
         *github.routes(runtime, partial(web.sign_in_page, pages)),
     ]
     app = Litestar(
-        [*Btn(runtime).routes(), *documented, *web.routes(pages), *openapi.routes(documented), *docs.routes()],
+        [*Btn(runtime).routes(), *documented, *web.routes(pages), *openapi.routes(documented), *docs.HANDLERS],
         dependencies=DEPENDENCIES,
         before_request=_options,
         exception_handlers={Exception: on_exception},

@@ -65,16 +65,17 @@ def documented(
 
     What every operation refuses is added where the document is made.
     """
-    return {200: _answer(shape, text, msgspec.to_builtins(ok(example))), **refused(refusals or {})}
+    return {200: described(shape, text, msgspec.to_builtins(ok(example))), **refused(refusals or {})}
 
 
 def refused(refusals: Mapping[int, str]) -> dict[int, ResponseSpec]:
     """Why an operation refuses: status -> a sentence."""
     return {
-        status: _answer(Envelope, why, {"success": False, "message": why, "data": None})
+        status: described(Envelope, why, {"success": False, "message": why, "data": None})
         for status, why in refusals.items()
     }
 
 
-def _answer(shape: Any, text: str, example: object) -> ResponseSpec:
+def described(shape: Any, text: str, example: object) -> ResponseSpec:
+    """One answer: the type of its body, what it means, and an example as JSON."""
     return ResponseSpec(shape, generate_examples=False, description=text, examples=[Example(value=example)])
