@@ -6,7 +6,6 @@ import os
 import sys
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,18 @@ from sparkle_lite import logs, rulebook
 from sparkle_lite.accounts import FirstStart, peerbanhelper_lines
 from sparkle_lite.config import Config
 from sparkle_lite.errors import ConfigError, SparkleError
-from sparkle_lite.http import api_accounts, api_rules, api_search, docs, github, openapi, operation, server, web
+from sparkle_lite.http import (
+    api_accounts,
+    api_rules,
+    api_search,
+    docs,
+    github,
+    login_link,
+    openapi,
+    operation,
+    server,
+    web,
+)
 from sparkle_lite.http.btn import Btn
 from sparkle_lite.http.observe import Observe
 from sparkle_lite.http.problems import internal, known, problem
@@ -48,7 +58,8 @@ def create_app(runtime: Server) -> Litestar:
         *api_accounts.ROUTERS,
         *api_search.ROUTERS,
         *api_rules.ROUTERS,
-        *github.routes(runtime, partial(web.sign_in_page, pages)),
+        *github.HANDLERS,
+        *login_link.HANDLERS,
     ]
     app = Litestar(
         [*Btn(runtime).routes(), *documented, *web.routes(pages), *openapi.routes(documented), *docs.HANDLERS],
@@ -60,7 +71,7 @@ def create_app(runtime: Server) -> Litestar:
         debug=False,
         pdb_on_exception=False,
     )
-    app.state.server = runtime
+    app.state.server, app.state.pages = runtime, pages
     return app
 
 

@@ -7,7 +7,7 @@ is for guards to say, which run before anything of the request is read: `guards=
 from typing import Any, NamedTuple, TypeAlias, TypeVar, cast
 from urllib.parse import SplitResult, urlsplit
 
-from litestar import Request, Response
+from litestar import MediaType, Request, Response
 from litestar.connection import ASGIConnection
 from litestar.di import NamedDependency, Provide
 from litestar.handlers import BaseRouteHandler
@@ -163,6 +163,22 @@ def set_session_cookie(response: Response[Any], token: str, request: AnyRequest,
         httponly=True,
         samesite="lax",
     )
+
+
+async def enter(request: AnyRequest, server: Server, actor: Actor, token: str) -> Response[str]:
+    """Lead the browser to the first page with a session of its own; the one that it had ends."""
+    before = request.cookies.get(COOKIE, "")
+    if before:
+        await server.accounts.log_out(before, actor)
+    response = redirect("/")
+    set_session_cookie(response, token, request, server)
+    return response
+
+
+def redirect(url: str) -> Response[str]:
+    """Lead a browser elsewhere; nobody keeps the way or is told where it came from."""
+    headers = {"location": url, "cache-control": "no-store", "referrer-policy": "no-referrer"}
+    return Response("", status_code=302, headers=headers, media_type=MediaType.TEXT)
 
 
 def own_url(request: AnyRequest, server: Server) -> str:
