@@ -6,7 +6,6 @@ import os
 import sys
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +20,23 @@ from sparkle_lite.accounts.apps import peerbanhelper_lines
 from sparkle_lite.accounts.parts import FirstStart
 from sparkle_lite.config import Config
 from sparkle_lite.errors import ConfigError, SparkleError
-from sparkle_lite.http import api_accounts, api_rules, api_search, docs, github, openapi, operation, server, web
+from sparkle_lite.http import (
+    api_accounts,
+    api_rules,
+    api_search,
+    docs,
+    github,
+    login_link,
+    openapi,
+    operation,
+    server,
+    web,
+)
 from sparkle_lite.http.btn import Btn
 from sparkle_lite.http.observe import Observe
 from sparkle_lite.http.problems import internal, known, problem
 from sparkle_lite.http.requests import Receive, Scope, Send
+from sparkle_lite.http.session import DEPENDENCIES
 from sparkle_lite.http.web.render import Pages, is_for_person
 from sparkle_lite.runtime import Server, running
 
@@ -44,14 +55,16 @@ def create_app(runtime: Server) -> Litestar:
         return pages.refusal(request, shown) if is_for_person(request) else _refusal(shown)
 
     documented: list[HTTPRouteHandler | Router] = [
-        *operation.routes(runtime),
-        *api_accounts.routes(runtime),
-        *api_search.routes(runtime),
-        *api_rules.routes(runtime),
-        *github.routes(runtime, partial(web.sign_in_page, pages)),
+        *operation.HANDLERS,
+        *api_accounts.ROUTERS,
+        *api_search.ROUTERS,
+        *api_rules.ROUTERS,
+        *github.HANDLERS,
+        *login_link.HANDLERS,
     ]
-    return Litestar(
-        [*Btn(runtime).routes(), *documented, *web.routes(pages), *openapi.routes(documented), *docs.routes()],
+    app = Litestar(
+        [*Btn(runtime).routes(), *documented, *web.routes(pages), *openapi.routes(documented), *docs.HANDLERS],
+        dependencies=DEPENDENCIES,
         before_request=_options,
         exception_handlers={Exception: on_exception},
         openapi_config=None,
@@ -59,6 +72,8 @@ def create_app(runtime: Server) -> Litestar:
         debug=False,
         pdb_on_exception=False,
     )
+    app.state.server, app.state.pages = runtime, pages
+    return app
 
 
 class Application:

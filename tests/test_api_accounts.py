@@ -281,6 +281,16 @@ def test_what_people_do_is_audited_with_its_outcome_and_without_secrets(alice: P
     assert bob.id != alice.id
 
 
+def test_who_may_not_ask_is_refused_before_the_request_is_read(alice: Person) -> None:
+    nobody = alice._replace(token="")
+    for body in (b"", b"{", {"comment": 1}, {"unknown": "x"}):
+        assert NOT_SIGNED_IN in nobody.call("PUT", "/api/userapp", body).json()["message"], body
+        refused = alice.call("PUT", "/api/admin/users", body)
+        assert (refused.status, DENIED in refused.json()["message"]) == (403, True), body
+    assert nobody.call("GET", "/api/admin/users?page=x").status == 403
+    assert alice.call("PUT", "/api/userapp", b"{").status == 400
+
+
 def test_refused_attempts_are_audited_but_cannot_fill_the_table(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
@@ -304,6 +314,20 @@ def test_refused_attempts_are_audited_but_cannot_fill_the_table(
         rows = [row for row in audit(fresh, "USER_LOGIN") if not row["success"]]
         assert len(rows) <= 3
         assert "guessed-link" not in json.dumps(rows)
+
+
+def test_whatever_is_for_administrators_is_audited_alike_when_it_is_refused(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    with start_server(tmp_path_factory.mktemp("refused")) as fresh:
+        alice = person(fresh)
+        assert alice.call("POST", "/api/rules/deny", {"target": "203.0.113.7"}).status == 403
+        assert alice.call("GET", "/api/user/1").status == 403
+        assert alice.by_cookie("GET", "/admin/users", Accept="text/html").status == 403
+        rows = audit(fresh, "ADMIN")
+        assert {(row["success"], row["user"]) for row in rows} == {(0, alice.id)}
+        asked = [(row["method"], row["path"]) for row in rows]
+        assert sorted(asked) == [("GET", "/admin/users"), ("GET", "/api/user/1"), ("POST", "/api/rules/deny")]
 
 
 # --- Users ------------------------------------------------------------------------------------------------------------

@@ -415,7 +415,9 @@ def children(server: RunningServer) -> list[int]:
 
 
 def test_another_process_that_fails_leaves_the_last_good_list(tmp_path: Path) -> None:
-    prelude = "import sparkle_lite.publisher as r; r._LONG_LIST = 3; import sparkle_lite.press as p; p.TIMEOUT_S = 0.001"
+    prelude = (
+        "import sparkle_lite.publisher as r; r._LONG_LIST = 3; import sparkle_lite.press as p; p.TIMEOUT_S = 0.001"
+    )
     with start_server(tmp_path / "s", CONFIG, prelude=prelude) as server:
         before = deny_list(server)
         server.run("rules", "deny", "1.2.3.4")

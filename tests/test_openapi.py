@@ -13,11 +13,14 @@ from typing import Any
 
 import jsonschema_rs
 import pytest
+from litestar import Litestar, get
+from litestar.exceptions import ImproperlyConfiguredException
 from server import Answer, RunningServer, read_answer
 
 from sparkle_lite import config
 from sparkle_lite.app import create_app
-from sparkle_lite.runtime import running
+from sparkle_lite.http.session import DEPENDENCIES, Injected
+from sparkle_lite.runtime import Server, running
 
 Json = dict[str, Any]
 
@@ -71,6 +74,15 @@ def test_everything_that_the_server_answers_to_is_documented(document: Json, tmp
     api = {path for path in served if path.startswith(("/api/", "/ping/", "/auth/"))}
     assert api <= set(document["paths"]) <= served
     assert {"/healthz", "/readyz", "/metrics", "/login"} <= set(document["paths"])
+
+
+def test_a_handler_that_wants_what_nobody_provides_stops_the_start() -> None:
+    @get("/")
+    async def mistyped(sever: Injected[Server]) -> None:
+        raise AssertionError(sever)
+
+    with pytest.raises(ImproperlyConfiguredException, match="sever"):
+        Litestar([mistyped], dependencies=DEPENDENCIES)
 
 
 def test_every_operation_is_described(document: Json) -> None:
@@ -303,9 +315,16 @@ def test_a_wrong_method_is_told_the_right_ones(shared: RunningServer, token: str
     assert answer.json()["success"] is False
 
 
-def test_options_names_every_method_of_a_path(shared: RunningServer, token: str) -> None:
-    answer = ask(shared, b"OPTIONS /api/userapp", token)
-    assert (answer.status, answer.headers["allow"]) == (204, "GET, OPTIONS, PUT")
+@pytest.mark.parametrize(
+    ("path", "allow"),
+    [("/api/userapp", "GET, OPTIONS, PUT"), ("/api/admin/users", "GET, OPTIONS, PUT")],
+)
+def test_options_names_every_method_of_a_path_to_anybody(
+    shared: RunningServer, token: str, path: str, allow: str
+) -> None:
+    for each in (token, ""):
+        answer = ask(shared, f"OPTIONS {path}".encode(), each)
+        assert (answer.status, answer.headers["allow"]) == (204, allow)
 
 
 # --- Everything at once -----------------------------------------------------------------------------------------------

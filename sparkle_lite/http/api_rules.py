@@ -11,32 +11,23 @@ from typing import Annotated, Any, Literal
 from xml.sax.saxutils import escape
 
 import msgspec
-from litestar import Request, Response, Router, get, post
-from litestar.datastructures import CacheControlHeader
-from litestar.handlers import HTTPRouteHandler
-from litestar.openapi import ResponseSpec
-from litestar.openapi.spec import Example
+from litestar import Response, get, post
 from litestar.params import QueryParameter
 
+from sparkle_lite.accounts.actors import Actor
 from sparkle_lite.analyses import Need
 from sparkle_lite.config import Duration, Refused
 from sparkle_lite.db.decisions import Action, Change, Cursor, Decision, State, Wanted
 from sparkle_lite.db.orders import Position
 from sparkle_lite.decisions import BY_HAND_MS, PARDON_MS, Decisions, Match, TargetKind, Why
 from sparkle_lite.errors import SparkleError
-from sparkle_lite.http.api_accounts import Answer
-from sparkle_lite.http.problems import Envelope
-from sparkle_lite.http.requests import base_url, only
-from sparkle_lite.http.session import SignedIn, require_admin, signed_in
+from sparkle_lite.http.api import MAX_INT64, Answer, allow_only, api_router, documented, invalid, ok
+from sparkle_lite.http.session import AnyRequest, Injected, SignedIn, own_url, requires_admin, requires_sign_in
 from sparkle_lite.net import AddressError, Network, parse_network
 from sparkle_lite.reasons import Reason
 from sparkle_lite.runtime import Server
 
-Asked = Request[Any, Any, Any]
-
 MAX_LIMIT = 1000
-_BODY_BYTES = 65_536
-_INT64 = (1 << 63) - 1
 
 
 # --- What goes out ----------------------------------------------------------------------------------------------------
@@ -49,7 +40,7 @@ class Sentence(msgspec.Struct, frozen=True):
     zh: str
 
 
-class Evidence(msgspec.Struct, frozen=True, rename="camel"):
+class EvidenceEntry(msgspec.Struct, frozen=True, rename="camel"):
     """What a decision rests on: how many people (counted once per network), when first and last (ms)."""
 
     people: int
@@ -58,7 +49,7 @@ class Evidence(msgspec.Struct, frozen=True, rename="camel"):
     last_seen: int
 
 
-class Rule(msgspec.Struct, frozen=True, rename="camel"):
+class RuleEntry(msgspec.Struct, frozen=True, rename="camel"):
     """A decision. `state` is the one at the moment that was asked for; times in ms, null for never.
 
     `target` is a canonical network, a port, a script, or a matcher as JSON text; `numbers` is what `reason` says.
@@ -74,7 +65,7 @@ class Rule(msgspec.Struct, frozen=True, rename="camel"):
     code: str
     numbers: dict[str, int | float]
     reason: Sentence
-    evidence: Evidence | None
+    evidence: EvidenceEntry | None
     held_for: str | None
     note: str | None
     created_at: int
@@ -85,7 +76,7 @@ class Rule(msgspec.Struct, frozen=True, rename="camel"):
 class RulePage(msgspec.Struct, frozen=True):
     """Newest first; pass `next` as `after` for what is older. It is null at the end."""
 
-    results: list[Rule]
+    results: list[RuleEntry]
     next: int | None
 
 
@@ -94,7 +85,7 @@ class ChangeEntry(msgspec.Struct, frozen=True):
 
     at: int
     change: str
-    rule: Rule
+    rule: RuleEntry
 
 
 class ChangePage(msgspec.Struct, frozen=True):
@@ -115,7 +106,7 @@ class Explanation(msgspec.Struct, frozen=True, rename="camel"):
     subject: str
     listed: bool
     protected_by: list[str]
-    rules: list[Rule]
+    rules: list[RuleEntry]
     distances: list["DistanceEntry"]
 
 
@@ -131,9 +122,9 @@ class DistanceEntry(msgspec.Struct, frozen=True):
 class Pardon(msgspec.Struct, frozen=True):
     """The exception that a pardon made, what it ended, and what still stands behind the exception."""
 
-    exception: Rule
-    ended: list[Rule]
-    standing: list[Rule]
+    exception: RuleEntry
+    ended: list[RuleEntry]
+    standing: list[RuleEntry]
 
 
 class Reviewed(msgspec.Struct, frozen=True):
@@ -165,7 +156,7 @@ class PardonRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     expires: str = "7d"
 
 
-class Origin(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class OriginRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Whose decisions: the name of an analysis, or `import:<list>`."""
 
     origin: Annotated[str, msgspec.Meta(examples=["untrusted_vote"])]
@@ -178,7 +169,7 @@ Limit = Annotated[
 Standing = Annotated[State | None, QueryParameter(name="state", description="Only rules in this state.")]
 After = Annotated[int | None, QueryParameter(description="`next` of the page before.")]
 
-_EXAMPLE = Rule(
+_EXAMPLE = RuleEntry(
     id=12,
     kind="ip",
     target="203.0.113.7",
@@ -189,337 +180,310 @@ _EXAMPLE = Rule(
     code="progress_cheater",
     numbers={"people": 4, "torrents": 3},
     reason=Sentence("4 people saw it cheat about its progress on 3 torrents", "4 人发现其谎报下载进度，涉及 3 个种子"),
-    evidence=Evidence(4, 1, 1723916701954, 1723974023732),
+    evidence=EvidenceEntry(4, 1, 1723916701954, 1723974023732),
     held_for=None,
     note=None,
     created_at=1723974917039,
     expires_at=1725184517039,
     ended_at=None,
 )
-_FORBIDDEN = "Not signed in, banned, or not allowed to; the sentence says which."
-_INVALID = "Something in the request is not valid; the sentence names it."
 _UNKNOWN = "There is no such decision."
 _CONFLICT = "It is over, it stands in the configuration, or it must never be listed; the sentence says which."
 
 
-def _documented(shape: Any, text: str, data: object, /, **refusals: str) -> dict[int, ResponseSpec]:
-    """The answers of an operation: what a 200 holds, and why it refuses (`r404="..."`)."""
-    refusals = {"r403": _FORBIDDEN, **refusals}
-    example = Example(value=msgspec.to_builtins(Answer(True, None, data)))
-    answers = {200: ResponseSpec(shape, generate_examples=False, description=text, examples=[example])}
-    for status, why in refusals.items():
-        answers[int(status[1:])] = ResponseSpec(Envelope, generate_examples=False, description=why)
-    return answers
+# --- Reading ----------------------------------------------------------------------------------------------------------
 
 
-# --- The operations ---------------------------------------------------------------------------------------------------
+@get(
+    "/rules",
+    summary="The rules in force, waiting for review, or in shadow",
+    operation_id="listRules",
+    description="`ip` asks for those that share addresses with an address or network.",
+    responses=documented(Answer[RulePage], "One page.", RulePage([_EXAMPLE], None)),
+)
+async def list_rules(
+    request: AnyRequest,
+    server: Injected[Server],
+    me: Injected[SignedIn],
+    action: Action | None = None,
+    standing: Standing = None,
+    origin: str | None = None,
+    ip: str | None = None,
+    after: After = None,
+    limit: Limit = 100,
+) -> Answer[RulePage]:
+    allow_only(request, action=action, state=standing, origin=origin, ip=ip, after=after, limit=limit)
+    return await _page(server, me, _wanted(action, standing, origin, ip), after, limit)
 
 
-def routes(runtime: Server) -> list[Router]:
-    """The handlers of one server."""
-    return [
-        Router(
-            "/api",
-            route_handlers=[*_reading(runtime), *_why(runtime), *_deciding(runtime), *_reviewing(runtime)],
-            cache_control=CacheControlHeader(no_store=True),
-            request_max_body_size=_BODY_BYTES,
-            tags=["rules"],
+@get(
+    "/rules/at",
+    summary="The rules as they stood at a moment",
+    operation_id="listRulesAt",
+    description="`time` is in ms since the epoch, within the last two years.",
+    responses=documented(Answer[RulePage], "One page.", RulePage([_EXAMPLE], None)),
+)
+async def list_rules_at(
+    request: AnyRequest,
+    server: Injected[Server],
+    me: Injected[SignedIn],
+    time: int,
+    action: Action | None = None,
+    standing: Standing = None,
+    origin: str | None = None,
+    ip: str | None = None,
+    after: After = None,
+    limit: Limit = 100,
+) -> Answer[RulePage]:
+    allow_only(request, time=time, action=action, state=standing, origin=origin, ip=ip, after=after, limit=limit)
+    if not 0 <= time <= MAX_INT64:
+        raise invalid("time must be ms since the epoch.")
+    return await _page(server, me, _wanted(action, standing, origin, ip), after, limit, at=time)
+
+
+@get(
+    "/rules/changes",
+    summary="The log of rules: what began, what was over, and why",
+    operation_id="listRuleChanges",
+    description="`format=atom` gives the newest as an Atom feed.",
+    responses=documented(
+        Answer[ChangePage], "One page.", ChangePage([ChangeEntry(1723974917039, "active", _EXAMPLE)], None)
+    ),
+)
+async def list_changes(
+    request: AnyRequest,
+    server: Injected[Server],
+    me: Injected[SignedIn],
+    after: Annotated[str | None, QueryParameter(description="`next` of the page before.")] = None,
+    limit: Limit = 100,
+    form: Annotated[Literal["json", "atom"], QueryParameter(name="format")] = "json",
+) -> Response[Any]:
+    allow_only(request, after=after, limit=limit, format=form)
+    _check_limit(limit)
+    changes = await server.decisions.changes(Position(_cursor(after)), limit)
+    if form == "atom":
+        feed = _atom(changes, server.decisions, own_url(request, server))
+        return Response(feed, media_type="application/atom+xml; charset=utf-8")
+    last = _cursor_of(changes[-1]) if len(changes) == limit else None
+    return Response(ok(ChangePage([_change(server, me, change) for change in changes], last)))
+
+
+@get(
+    "/why",
+    summary="Why an address, client name or peer id is listed, or how far it is from that",
+    operation_id="why",
+    description="Give one of the three. Reporters are counted, never named.",
+    responses=documented(
+        Answer[Explanation],
+        "Everything about it.",
+        Explanation("203.0.113.7", True, [], [_EXAMPLE], [DistanceEntry("over_download", "min_people", 2, 3)]),
+    ),
+)
+async def why(
+    request: AnyRequest,
+    server: Injected[Server],
+    me: Injected[SignedIn],
+    ip: str | None = None,
+    client_name: str | None = None,
+    peer_id: str | None = None,
+) -> Answer[Explanation]:
+    allow_only(request, ip=ip, client_name=client_name, peer_id=peer_id)
+    if sum(value is not None for value in (ip, client_name, peer_id)) != 1:
+        raise invalid("Give one of ip, client_name and peer_id.")
+    if ip is not None:
+        network = _network(ip)
+        distances = await server.distances.of(network.address) if network.prefix == network.bits else ()
+        return ok(_explained(me, await server.decisions.why(network), distances))
+    kind: Literal["client_name", "peer_id"] = "peer_id" if client_name is None else "client_name"
+    text = (client_name or peer_id or "")[:512]
+    return ok(_explained(me, await server.decisions.why_named(kind, text)))
+
+
+# --- Deciding ---------------------------------------------------------------------------------------------------------
+
+
+@post(
+    "/rules/deny",
+    status_code=200,
+    summary="List a network, peer id or client name",
+    operation_id="denyRule",
+    description="For administrators. An address that a member used in the last 14 days is held for review.",
+    responses=documented(Answer[RuleEntry], "The decision.", _EXAMPLE, {409: _CONFLICT}),
+)
+async def deny(server: Injected[Server], me: Injected[SignedIn], data: Decide) -> Answer[RuleEntry]:
+    return await _decide(server, me, data, server.decisions.deny)
+
+
+@post(
+    "/rules/allow",
+    status_code=200,
+    summary="Except a network, peer id or client name from every rule",
+    operation_id="allowRule",
+    description="For administrators. An exception always wins.",
+    responses=documented(Answer[RuleEntry], "The decision.", _EXAMPLE, {409: _CONFLICT}),
+)
+async def allow(server: Injected[Server], me: Injected[SignedIn], data: Decide) -> Answer[RuleEntry]:
+    return await _decide(server, me, data, server.decisions.allow)
+
+
+async def _decide(
+    server: Server, me: SignedIn, data: Decide, act: Callable[..., Awaitable[Decision]]
+) -> Answer[RuleEntry]:
+    lifetime = BY_HAND_MS if data.expires is msgspec.UNSET else _lifetime(data.expires)
+    decision = await act(data.kind, data.target, data.reason, lifetime, me.actor)
+    return ok(_rule(server, me, decision, decision.state))
+
+
+@post(
+    "/rules/pardon",
+    status_code=200,
+    summary="End the listing of an address or network, and except it for a while",
+    operation_id="pardonRule",
+    description="For administrators. The exception is what makes clients lift the bans that they have made.",
+    responses=documented(Answer[Pardon], "What it did.", Pardon(_EXAMPLE, [_EXAMPLE], [])),
+)
+async def pardon(server: Injected[Server], me: Injected[SignedIn], data: PardonRequest) -> Answer[Pardon]:
+    lifetime = _lifetime(data.expires) or PARDON_MS
+    pardoned = await server.decisions.pardon(data.target, data.reason, me.actor, lifetime)
+    return ok(
+        Pardon(
+            exception=_rule(server, me, pardoned.exception, "active"),
+            ended=[_rule(server, me, decision, "pardoned") for decision in pardoned.ended],
+            standing=[_rule(server, me, decision, decision.state) for decision in pardoned.standing],
         )
-    ]
-
-
-def _reading(runtime: Server) -> list[HTTPRouteHandler]:
-    @get(
-        "/rules",
-        summary="The rules in force, waiting for review, or in shadow",
-        operation_id="listRules",
-        description="`ip` asks for those that share addresses with an address or network.",
-        responses=_documented(Answer[RulePage], "One page.", RulePage([_EXAMPLE], None), r400=_INVALID),
     )
-    async def list_rules(
-        request: Asked,
-        action: Action | None = None,
-        standing: Standing = None,
-        origin: str | None = None,
-        ip: str | None = None,
-        after: After = None,
-        limit: Limit = 100,
-    ) -> Answer[RulePage]:
-        me = await signed_in(request, runtime)
-        _only(request, action=action, state=standing, origin=origin, ip=ip, after=after, limit=limit)
-        return _ok(await _page(runtime, me, _wanted(action, standing, origin, ip), after, limit, None))
-
-    @get(
-        "/rules/at",
-        summary="The rules as they stood at a moment",
-        operation_id="listRulesAt",
-        description="`time` is in ms since the epoch, within the last two years.",
-        responses=_documented(Answer[RulePage], "One page.", RulePage([_EXAMPLE], None), r400=_INVALID),
-    )
-    async def list_rules_at(
-        request: Asked,
-        time: int,
-        action: Action | None = None,
-        standing: Standing = None,
-        origin: str | None = None,
-        ip: str | None = None,
-        after: After = None,
-        limit: Limit = 100,
-    ) -> Answer[RulePage]:
-        me = await signed_in(request, runtime)
-        _only(request, time=time, action=action, state=standing, origin=origin, ip=ip, after=after, limit=limit)
-        if not 0 <= time <= _INT64:
-            raise _bad("time must be ms since the epoch.")
-        return _ok(await _page(runtime, me, _wanted(action, standing, origin, ip), after, limit, time))
-
-    @get(
-        "/rules/changes",
-        summary="The log of rules: what began, what was over, and why",
-        operation_id="listRuleChanges",
-        description="`format=atom` gives the newest as an Atom feed.",
-        responses=_documented(
-            Answer[ChangePage],
-            "One page.",
-            ChangePage([ChangeEntry(1723974917039, "active", _EXAMPLE)], None),
-            r400=_INVALID,
-        ),
-    )
-    async def list_changes(
-        request: Asked,
-        after: Annotated[str | None, QueryParameter(description="`next` of the page before.")] = None,
-        limit: Limit = 100,
-        form: Annotated[Literal["json", "atom"], QueryParameter(name="format")] = "json",
-    ) -> Response[Any]:
-        me = await signed_in(request, runtime)
-        _only(request, after=after, limit=limit, format=form)
-        _check_limit(limit)
-        found = await runtime.decisions.changes(Position(_cursor(after)), limit)
-        if form == "atom":
-            server = runtime.config.server
-            feed = _atom(found, runtime.decisions, base_url(request.scope, server.public_url, server.trusted_proxies))
-            return Response(feed, media_type="application/atom+xml; charset=utf-8")
-        entries = [_change(one, runtime.decisions, me) for one in found]
-        last = _cursor_of(found[-1]) if len(found) == limit else None
-        return Response(_ok(ChangePage(entries, last)))
-
-    return [list_rules, list_rules_at, list_changes]
 
 
-def _why(runtime: Server) -> list[HTTPRouteHandler]:
-    @get(
-        "/why",
-        summary="Why an address, client name or peer id is listed, or how far it is from that",
-        operation_id="why",
-        description="Give one of the three. Reporters are counted, never named.",
-        responses=_documented(
-            Answer[Explanation],
-            "Everything about it.",
-            Explanation("203.0.113.7", True, [], [_EXAMPLE], [DistanceEntry("over_download", "min_people", 2, 3)]),
-            r400=_INVALID,
-        ),
-    )
-    async def why(
-        request: Asked, ip: str | None = None, client_name: str | None = None, peer_id: str | None = None
-    ) -> Answer[Explanation]:
-        me = await signed_in(request, runtime)
-        _only(request, ip=ip, client_name=client_name, peer_id=peer_id)
-        if sum(value is not None for value in (ip, client_name, peer_id)) != 1:
-            raise _bad("Give one of ip, client_name and peer_id.")
-        if ip is not None:
-            network = _network(ip)
-            distances = await runtime.distances.of(network.address) if network.prefix == network.bits else ()
-            return _ok(_explained(await runtime.decisions.why(network), me, distances))
-        kind: Literal["client_name", "peer_id"] = "peer_id" if client_name is None else "client_name"
-        text = (client_name or peer_id or "")[:512]
-        return _ok(_explained(await runtime.decisions.why_named(kind, text), me))
-
-    return [why]
+# --- Reviewing --------------------------------------------------------------------------------------------------------
 
 
-def _deciding(runtime: Server) -> list[HTTPRouteHandler]:
-    documented = _documented(Answer[Rule], "The decision.", _EXAMPLE, r400=_INVALID, r409=_CONFLICT)
-
-    async def decide(request: Asked, data: Decide, act: Callable[..., Awaitable[Decision]]) -> Answer[Rule]:
-        me = await _admin(request, runtime)
-        lifetime = BY_HAND_MS if data.expires is msgspec.UNSET else _lifetime(data.expires)
-        decision = await act(data.kind, data.target, data.reason, lifetime, me.actor)
-        return _ok(_rule(Match(decision, decision.state, runtime.decisions.reason(decision)), me))
-
-    @post(
-        "/rules/deny",
-        status_code=200,
-        summary="List a network, peer id or client name",
-        operation_id="denyRule",
-        description="For administrators. An address that a member used in the last 14 days is held for review.",
-        responses=documented,
-    )
-    async def deny(request: Asked, data: Decide) -> Answer[Rule]:
-        return await decide(request, data, runtime.decisions.deny)
-
-    @post(
-        "/rules/allow",
-        status_code=200,
-        summary="Except a network, peer id or client name from every rule",
-        operation_id="allowRule",
-        description="For administrators. An exception always wins.",
-        responses=documented,
-    )
-    async def allow(request: Asked, data: Decide) -> Answer[Rule]:
-        return await decide(request, data, runtime.decisions.allow)
-
-    @post(
-        "/rules/pardon",
-        status_code=200,
-        summary="End the listing of an address or network, and except it for a while",
-        operation_id="pardonRule",
-        description="For administrators. The exception is what makes clients lift the bans that they have made.",
-        responses=_documented(Answer[Pardon], "What it did.", Pardon(_EXAMPLE, [_EXAMPLE], []), r400=_INVALID),
-    )
-    async def pardon(request: Asked, data: PardonRequest) -> Answer[Pardon]:
-        me = await _admin(request, runtime)
-        done = await runtime.decisions.pardon(data.target, data.reason, me.actor, _lifetime(data.expires) or PARDON_MS)
-
-        def shown(one: Decision, state: str) -> Rule:
-            return _rule(Match(one, state, runtime.decisions.reason(one)), me)
-
-        return _ok(
-            Pardon(
-                shown(done.exception, "active"),
-                [shown(one, "pardoned") for one in done.ended],
-                [shown(one, one.state) for one in done.standing],
-            )
-        )
-
-    return [deny, allow, pardon]
+@post(
+    "/rules/{rule_id:int}/approve",
+    status_code=200,
+    summary="Put a rule that waits for review in force",
+    operation_id="approveRule",
+    responses=documented(Answer[RuleEntry], "The decision.", _EXAMPLE, {404: _UNKNOWN, 409: _CONFLICT}),
+)
+async def approve(server: Injected[Server], me: Injected[SignedIn], rule_id: int) -> Answer[RuleEntry]:
+    return await _review(server, me, rule_id, server.decisions.approve)
 
 
-def _reviewing(runtime: Server) -> list[HTTPRouteHandler]:
-    documented = _documented(Answer[Rule], "The decision.", _EXAMPLE, r404=_UNKNOWN, r409=_CONFLICT)
-    counted = _documented(Answer[Reviewed], "How many.", Reviewed(40), r400=_INVALID)
+@post(
+    "/rules/{rule_id:int}/refuse",
+    status_code=200,
+    summary="Refuse a rule that waits for review",
+    operation_id="refuseRule",
+    description="Its analysis does not propose the target again for 30 days.",
+    responses=documented(Answer[RuleEntry], "The decision.", _EXAMPLE, {404: _UNKNOWN, 409: _CONFLICT}),
+)
+async def refuse(server: Injected[Server], me: Injected[SignedIn], rule_id: int) -> Answer[RuleEntry]:
+    return await _review(server, me, rule_id, server.decisions.refuse)
 
-    async def review(request: Asked, number: int, act: Callable[..., Awaitable[Decision]]) -> Answer[Rule]:
-        me = await _admin(request, runtime)
-        if not 0 < number <= _INT64:
-            raise SparkleError("not_found", f"There is no decision {number}.", "没有此决定。")
-        decision = await act(number, me.actor)
-        state = decision.end_reason or decision.state
-        return _ok(_rule(Match(decision, state, runtime.decisions.reason(decision)), me))
 
-    @post(
-        "/rules/{rule_id:int}/approve",
-        status_code=200,
-        summary="Put a rule that waits for review in force",
-        operation_id="approveRule",
-        responses=documented,
-    )
-    async def approve(request: Asked, rule_id: int) -> Answer[Rule]:
-        return await review(request, rule_id, runtime.decisions.approve)
+@post(
+    "/rules/{rule_id:int}/withdraw",
+    status_code=200,
+    summary="End a rule",
+    operation_id="withdrawRule",
+    description="An analysis does not propose the target again for 30 days.",
+    responses=documented(Answer[RuleEntry], "The decision.", _EXAMPLE, {404: _UNKNOWN, 409: _CONFLICT}),
+)
+async def withdraw(server: Injected[Server], me: Injected[SignedIn], rule_id: int) -> Answer[RuleEntry]:
+    return await _review(server, me, rule_id, server.decisions.withdraw)
 
-    @post(
-        "/rules/{rule_id:int}/refuse",
-        status_code=200,
-        summary="Refuse a rule that waits for review",
-        operation_id="refuseRule",
-        description="Its analysis does not propose the target again for 30 days.",
-        responses=documented,
-    )
-    async def refuse(request: Asked, rule_id: int) -> Answer[Rule]:
-        return await review(request, rule_id, runtime.decisions.refuse)
 
-    @post(
-        "/rules/{rule_id:int}/withdraw",
-        status_code=200,
-        summary="End a rule",
-        operation_id="withdrawRule",
-        description="An analysis does not propose the target again for 30 days.",
-        responses=documented,
-    )
-    async def withdraw(request: Asked, rule_id: int) -> Answer[Rule]:
-        return await review(request, rule_id, runtime.decisions.withdraw)
+async def _review(
+    server: Server, me: SignedIn, rule_id: int, act: Callable[[int, Actor], Awaitable[Decision]]
+) -> Answer[RuleEntry]:
+    if not 0 < rule_id <= MAX_INT64:
+        raise SparkleError("not_found", f"There is no decision {rule_id}.", "没有此决定。")
+    decision = await act(rule_id, me.actor)
+    return ok(_rule(server, me, decision, decision.end_reason or decision.state))
 
-    async def review_all(request: Asked, origin: str, act: Callable[..., Awaitable[int]]) -> Answer[Reviewed]:
-        me = await _admin(request, runtime)
-        count = await act(origin, me.actor)
-        return _ok(Reviewed(count))
 
-    @post(
-        "/rules/held/approve",
-        status_code=200,
-        summary="Put everything of one origin that waits for review in force",
-        operation_id="approveHeldRules",
-        responses=counted,
-    )
-    async def approve_held(request: Asked, data: Origin) -> Answer[Reviewed]:
-        return await review_all(request, data.origin, runtime.decisions.approve_held)
+@post(
+    "/rules/held/approve",
+    status_code=200,
+    summary="Put everything of one origin that waits for review in force",
+    operation_id="approveHeldRules",
+    responses=documented(Answer[Reviewed], "How many.", Reviewed(40)),
+)
+async def approve_held(server: Injected[Server], me: Injected[SignedIn], data: OriginRequest) -> Answer[Reviewed]:
+    return await _review_held(server, me, data, server.decisions.approve_held)
 
-    @post(
-        "/rules/held/refuse",
-        status_code=200,
-        summary="Refuse everything of one origin that waits for review",
-        operation_id="refuseHeldRules",
-        responses=counted,
-    )
-    async def refuse_held(request: Asked, data: Origin) -> Answer[Reviewed]:
-        return await review_all(request, data.origin, runtime.decisions.refuse_held)
 
-    return [approve, refuse, withdraw, approve_held, refuse_held]
+@post(
+    "/rules/held/refuse",
+    status_code=200,
+    summary="Refuse everything of one origin that waits for review",
+    operation_id="refuseHeldRules",
+    responses=documented(Answer[Reviewed], "How many.", Reviewed(40)),
+)
+async def refuse_held(server: Injected[Server], me: Injected[SignedIn], data: OriginRequest) -> Answer[Reviewed]:
+    return await _review_held(server, me, data, server.decisions.refuse_held)
+
+
+async def _review_held(
+    server: Server, me: SignedIn, data: OriginRequest, act: Callable[[str, Actor], Awaitable[int]]
+) -> Answer[Reviewed]:
+    count = await act(data.origin, me.actor)
+    return ok(Reviewed(count))
 
 
 # --- Decisions as answers ---------------------------------------------------------------------------------------------
 
 
-def _ok(data: Any) -> Answer[Any]:
-    return Answer(True, None, data)
+def _rule(server: Server, me: SignedIn, decision: Decision, state: str) -> RuleEntry:
+    return _entry(me, Match(decision, state, server.decisions.reason(decision)))
 
 
-def _rule(match: Match, me: SignedIn) -> Rule:
-    one, found = match.decision, match.decision.evidence
-    is_secret = one.held_for == "member" and not me.is_admin
-    return Rule(
-        id=one.id,
-        kind=one.kind,
-        target=(one.text or "") if one.network is None else str(one.network),
-        action=one.action,
+def _entry(me: SignedIn, match: Match) -> RuleEntry:
+    decision, evidence = match.decision, match.decision.evidence
+    is_secret = decision.held_for == "member" and not me.is_admin
+    return RuleEntry(
+        id=decision.id,
+        kind=decision.kind,
+        target=(decision.text or "") if decision.network is None else str(decision.network),
+        action=decision.action,
         state=match.state,
-        origin=one.origin,
-        category=one.category,
-        code=one.code,
-        numbers=dict(one.numbers),
+        origin=decision.origin,
+        category=decision.category,
+        code=decision.code,
+        numbers=dict(decision.numbers),
         reason=Sentence(*match.reason),
-        evidence=Evidence(**found) if found.get("people") else None,
-        held_for=None if is_secret else one.held_for,
-        note=one.note,
-        created_at=one.created_at,
-        expires_at=one.expires_at,
-        ended_at=one.ended_at,
+        evidence=EvidenceEntry(**evidence) if evidence.get("people") else None,
+        held_for=None if is_secret else decision.held_for,
+        note=decision.note,
+        created_at=decision.created_at,
+        expires_at=decision.expires_at,
+        ended_at=decision.ended_at,
     )
 
 
-def _explained(why: Why, me: SignedIn, distances: Sequence[Need] = ()) -> Explanation:
-    protection = [name for name in why.protection if name != "member" or me.is_admin]
+def _explained(me: SignedIn, why: Why, distances: Sequence[Need] = ()) -> Explanation:
     return Explanation(
-        why.subject,
-        why.listed,
-        list(protection),
-        [_rule(m, me) for m in why.matches],
-        [DistanceEntry(*need) for need in distances],
+        subject=why.subject,
+        listed=why.listed,
+        protected_by=[name for name in why.protection if name != "member" or me.is_admin],
+        rules=[_entry(me, match) for match in why.matches],
+        distances=[DistanceEntry(*need) for need in distances],
     )
 
 
 async def _page(
-    runtime: Server, me: SignedIn, wanted: Wanted, after: int | None, limit: int, at: int | None
-) -> RulePage:
+    server: Server, me: SignedIn, wanted: Wanted, after: int | None, limit: int, *, at: int | None = None
+) -> Answer[RulePage]:
     _check_limit(limit)
-    if after is not None and not 0 <= after <= _INT64:
-        raise _bad("after must be the `next` of the page before.")
-    found, moment = await runtime.decisions.page(wanted, Position(after), limit, at)
-    rules = [_rule(Match(one, one.state_at(moment), runtime.decisions.reason(one)), me) for one in found]
-    return RulePage(rules, found[-1].id if len(found) == limit else None)
+    if after is not None and not 0 <= after <= MAX_INT64:
+        raise invalid("after must be the `next` of the page before.")
+    decisions, moment = await server.decisions.page(wanted, Position(after), limit, at)
+    rules = [_rule(server, me, decision, decision.state_at(moment)) for decision in decisions]
+    return ok(RulePage(rules, decisions[-1].id if len(decisions) == limit else None))
 
 
-def _change(change: Change, decisions: Decisions, me: SignedIn) -> ChangeEntry:
+def _change(server: Server, me: SignedIn, change: Change) -> ChangeEntry:
     state = _state_of(change)
-    return ChangeEntry(change.at, state, _rule(Match(change.decision, state, decisions.reason(change.decision)), me))
+    return ChangeEntry(change.at, state, _rule(server, me, change.decision, state))
 
 
 def _state_of(change: Change) -> str:
@@ -543,17 +507,18 @@ def _atom(changes: list[Change], decisions: Decisions, base: str) -> bytes:
         "<author><name>Sparkle Lite</name></author>"
         f'<link rel="self" href="{_xml(base)}/api/rules/changes?format=atom"/>'
     )
-    return (head + "".join(_entry(one, decisions.reason(one.decision), base) for one in changes) + "</feed>\n").encode()
+    entries = (_atom_entry(change, decisions.reason(change.decision), base) for change in changes)
+    return (head + "".join(entries) + "</feed>\n").encode()
 
 
-def _entry(change: Change, why: Reason, base: str) -> str:
-    one = change.decision
-    target = (one.text or "")[:200] if one.network is None else str(one.network)
+def _atom_entry(change: Change, reason: Reason, base: str) -> str:
+    decision = change.decision
+    target = (decision.text or "")[:200] if decision.network is None else str(decision.network)
     state = _state_of(change)
-    title = f"{_TITLES.get((one.action, state), state.capitalize())}: {target}"
-    body = f"{one.origin}: {why.en}. {why.zh}。"
+    title = f"{_TITLES.get((decision.action, state), state.capitalize())}: {target}"
+    body = f"{decision.origin}: {reason.en}. {reason.zh}。"
     return (
-        f"<entry><title>{_xml(title)}</title><id>{_xml(base)}/api/rules/changes#{one.id}-{int(change.ended)}</id>"
+        f"<entry><title>{_xml(title)}</title><id>{_xml(base)}/api/rules/changes#{decision.id}-{int(change.ended)}</id>"
         f"<updated>{_moment(change.at)}</updated><content>{_xml(body)}</content></entry>"
     )
 
@@ -572,35 +537,20 @@ def _moment(at_ms: int) -> str:
 # --- Requests ---------------------------------------------------------------------------------------------------------
 
 
-async def _admin(request: Asked, runtime: Server) -> SignedIn:
-    me = await signed_in(request, runtime)
-    require_admin(me)
-    return me
-
-
-def _bad(message: str) -> SparkleError:
-    return SparkleError("bad_request", message, "无效参数。")
-
-
-def _only(request: Asked, **known: object) -> None:
-    """Refuse parameters that aren't there, come twice, or are null."""
-    only(request.query_params.multi_items(), known)
-
-
 def _check_limit(limit: int) -> None:
     if not 1 <= limit <= MAX_LIMIT:
-        raise _bad(f"limit must be 1 to {MAX_LIMIT}.")
+        raise invalid(f"limit must be 1 to {MAX_LIMIT}.")
 
 
 def _wanted(action: Action | None, state: State | None, origin: str | None, ip: str | None) -> Wanted:
-    return Wanted(action, state, origin, None if ip is None else _network(ip))
+    return Wanted(action=action, state=state, origin=origin, within=None if ip is None else _network(ip))
 
 
 def _network(text: str) -> Network:
     try:
         return parse_network(text)
     except AddressError as error:
-        raise _bad(f"{error}.") from None
+        raise invalid(f"{error}.") from None
 
 
 def _lifetime(text: str | None) -> int | None:
@@ -610,9 +560,9 @@ def _lifetime(text: str | None) -> int | None:
     try:
         lifetime = int(Duration.parse(text))
     except Refused as refused:
-        raise _bad(f"expires: {refused}.") from None
+        raise invalid(f"expires: {refused}.") from None
     if lifetime <= 0:
-        raise _bad("expires: it must last some time.")
+        raise invalid("expires: it must last some time.")
     return lifetime
 
 
@@ -628,7 +578,26 @@ def _cursor(text: str | None) -> Cursor | None:
         raw = base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)).decode("ascii")
         at, number, ended = map(int, raw.split("."))
     except ValueError:
-        raise _bad("after must be the `next` of the page before.") from None
-    if not (0 <= at <= _INT64 - 1 and 0 <= number <= _INT64 - 1):
-        raise _bad("after must be the `next` of the page before.")
+        raise invalid("after must be the `next` of the page before.") from None
+    if not (0 <= at <= MAX_INT64 - 1 and 0 <= number <= MAX_INT64 - 1):
+        raise invalid("after must be the `next` of the page before.")
     return at, number, bool(ended)
+
+
+# --- Who may ask ------------------------------------------------------------------------------------------------------
+
+ROUTERS = (
+    api_router(list_rules, list_rules_at, list_changes, why, tags=["rules"], guards=[requires_sign_in]),
+    api_router(
+        deny,
+        allow,
+        pardon,
+        approve,
+        refuse,
+        withdraw,
+        approve_held,
+        refuse_held,
+        tags=["rules"],
+        guards=[requires_admin],
+    ),
+)

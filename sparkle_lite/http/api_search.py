@@ -10,8 +10,7 @@ from collections.abc import AsyncIterator
 from typing import Annotated, Any, Literal, NamedTuple
 
 import msgspec
-from litestar import Response, Router, get, post
-from litestar.datastructures import CacheControlHeader
+from litestar import Response, get, post
 from litestar.handlers import HTTPRouteHandler
 from litestar.openapi import ResponseSpec
 from litestar.openapi.spec import Example
@@ -20,11 +19,8 @@ from litestar.response import Stream
 
 from sparkle_lite.db.conditions import Table
 from sparkle_lite.db.search import Discoveries, Page
-from sparkle_lite.errors import SparkleError
-from sparkle_lite.http.api_accounts import Answer, Asked
-from sparkle_lite.http.problems import Envelope
-from sparkle_lite.http.requests import only
-from sparkle_lite.http.session import signed_in
+from sparkle_lite.http.api import Answer, allow_only, api_router, documented, invalid, ok, refused
+from sparkle_lite.http.session import AnyRequest, Injected, SignedIn, requires_sign_in
 from sparkle_lite.query import (
     DEFAULT_PAGE_SIZE,
     MAX_PAGE_SIZE,
@@ -48,80 +44,12 @@ from sparkle_lite.shown import (
     shown,
 )
 
-# Filters and names; nothing longer means anything.
-_BODY_BYTES = 65_536
 # Rows whose making and encoding may hold up the event loop, about a millisecond.
 _AT_ONCE = 200
 _JSON = "application/json; charset=utf-8"
-_FORMATS = {"csv": "text/csv", "jsonl": "application/x-ndjson"}
+FileKind = Literal["csv", "jsonl"]
+_FORMATS: dict[FileKind, str] = {"csv": "text/csv", "jsonl": "application/x-ndjson"}
 
-
-class _Resource(NamedTuple):
-    """One kind of rows: its path below /api, and what its bodies and results look like."""
-
-    path: str
-    table: Table
-    asked: type[Listing]
-    row: type[msgspec.Struct]
-    answer: Any
-    name: str
-    what: str
-    example: dict[str, Any]
-
-
-_RESOURCES = (
-    _Resource(
-        "banhistory",
-        "ban",
-        BanQuery,
-        BanHistory,
-        Answer[ResultPage[BanHistory]],
-        "BanHistory",
-        "bans",
-        {
-            "timeFrom": 1723900000000,
-            "timeTo": 1723990000000,
-            "peerClientName": "Xunlei",
-            "peerClientNameCompareMethod": "STARTS_WITH",
-            "peerIp": "203.0.113.0/24",
-            "toPeerTraffic": 1048576,
-            "toPeerTrafficCompareMethod": "GREATER_THAN",
-            "btnBan": False,
-            "sortBy": ["insertTime"],
-            "sortOrder": "DESC",
-        },
-    ),
-    _Resource(
-        "snapshot",
-        "snapshot",
-        SnapshotQuery,
-        Snapshot,
-        Answer[ResultPage[Snapshot]],
-        "Snapshot",
-        "snapshots of peers",
-        {"page": 0, "pageSize": 100, "peerId": "-XL", "peerIdCompareMethod": "STARTS_WITH"},
-    ),
-    _Resource(
-        "swarm",
-        "swarm",
-        SwarmQuery,
-        Swarm,
-        Answer[ResultPage[Swarm]],
-        "Swarm",
-        "cumulative rows (histories and swarms), the version of each with the latest evidence",
-        {"peerIp": "2001:db8::/32", "sortBy": "toPeerTraffic"},
-    ),
-    _Resource(
-        "clientdiscovery",
-        "discovery",
-        DiscoveryQuery,
-        ClientDiscovery,
-        Answer[ResultPage[ClientDiscovery]],
-        "ClientDiscovery",
-        "client identities",
-        {"foundAtTimeFrom": 1723900000000, "peerClientName": "aria2", "sortBy": "lastSeenAt"},
-    ),
-)
 
 PageNumber = Annotated[
     int | None, QueryParameter(name="page", description="Which page, from 0.", schema_extra={"minimum": 0})
@@ -141,7 +69,7 @@ Before = Annotated[
     str | None, QueryParameter(name="before", description="The `previous` of the page behind, instead of `page`.")
 ]
 Format = Annotated[
-    Literal["csv", "jsonl"],
+    FileKind,
     QueryParameter(name="format", description="CSV with a header line, or a JSON object a line."),
 ]
 
@@ -177,9 +105,48 @@ _PERSON = {
     "registerAt": 1723916701954,
     "lastSeenAt": 1723974023732,
 }
-_SHOWN: dict[Table, dict[str, Any]] = {
-    "snapshot": _PEER | _WHEN,
-    "ban": {
+
+
+# --- The four kinds of rows -------------------------------------------------------------------------------------------
+
+
+class _Rows(NamedTuple):
+    """One kind of rows: its path below /api, what its bodies and answers look like, and an example of each."""
+
+    path: str
+    table: Table
+    query: type[Listing]
+    row: type[msgspec.Struct]
+    answer: Any
+    tag: str
+    name: str
+    what: str
+    asked: dict[str, Any]
+    shown: dict[str, Any]
+
+
+_BANS = _Rows(
+    path="banhistory",
+    table="ban",
+    query=BanQuery,
+    row=BanHistory,
+    answer=Answer[ResultPage[BanHistory]],
+    tag="ban history",
+    name="BanHistory",
+    what="bans",
+    asked={
+        "timeFrom": 1723900000000,
+        "timeTo": 1723990000000,
+        "peerClientName": "Xunlei",
+        "peerClientNameCompareMethod": "STARTS_WITH",
+        "peerIp": "203.0.113.0/24",
+        "toPeerTraffic": 1048576,
+        "toPeerTrafficCompareMethod": "GREATER_THAN",
+        "btnBan": False,
+        "sortBy": ["insertTime"],
+        "sortOrder": "DESC",
+    },
+    shown={
         **_PEER,
         "btnBan": False,
         "module": "com.ghostchu.peerbanhelper.module.impl.rule.ProgressCheatBlocker",
@@ -190,7 +157,30 @@ _SHOWN: dict[Table, dict[str, Any]] = {
         "banAt": 1723974890000,
         "description": None,
     },
-    "swarm": {
+)
+_SNAPSHOTS = _Rows(
+    path="snapshot",
+    table="snapshot",
+    query=SnapshotQuery,
+    row=Snapshot,
+    answer=Answer[ResultPage[Snapshot]],
+    tag="snapshot",
+    name="Snapshot",
+    what="snapshots of peers",
+    asked={"page": 0, "pageSize": 100, "peerId": "-XL", "peerIdCompareMethod": "STARTS_WITH"},
+    shown=_PEER | _WHEN,
+)
+_SWARMS = _Rows(
+    path="swarm",
+    table="swarm",
+    query=SwarmQuery,
+    row=Swarm,
+    answer=Answer[ResultPage[Swarm]],
+    tag="swarm",
+    name="Swarm",
+    what="cumulative rows (histories and swarms), the version of each with the latest evidence",
+    asked={"peerIp": "2001:db8::/32", "sortBy": "toPeerTraffic"},
+    shown={
         **_PEER,
         "origin": "SWARM",
         "downloader": "home",
@@ -202,7 +192,18 @@ _SHOWN: dict[Table, dict[str, Any]] = {
         "lastTimeSeen": 1723974900000,
         **_WHEN,
     },
-    "discovery": {
+)
+_DISCOVERIES = _Rows(
+    path="clientdiscovery",
+    table="discovery",
+    query=DiscoveryQuery,
+    row=ClientDiscovery,
+    answer=Answer[ResultPage[ClientDiscovery]],
+    tag="client discovery",
+    name="ClientDiscovery",
+    what="client identities",
+    asked={"foundAtTimeFrom": 1723900000000, "peerClientName": "aria2", "sortBy": "lastSeenAt"},
+    shown={
         "hash": 4426014693617597602,
         "clientName": "PicoTorrent/0.25.0",
         "peerId": "-PI0250-",
@@ -211,90 +212,15 @@ _SHOWN: dict[Table, dict[str, Any]] = {
         "lastSeenAt": 1723974023732,
         "lastSeenBy": None,
     },
-}
-_REFUSALS = {
-    400: "Something in the request is not valid, or the query takes too long; the sentence says what.",
-    403: "Not signed in, or banned; the sentence says which.",
-    503: "Too many queries are waiting; try again after Retry-After seconds.",
-}
+)
+
+BanBody = Annotated[BanQuery, Body(examples=[Example(value=_BANS.asked)])]
+SnapshotBody = Annotated[SnapshotQuery, Body(examples=[Example(value=_SNAPSHOTS.asked)])]
+SwarmBody = Annotated[SwarmQuery, Body(examples=[Example(value=_SWARMS.asked)])]
+DiscoveryBody = Annotated[DiscoveryQuery, Body(examples=[Example(value=_DISCOVERIES.asked)])]
 
 
-def routes(runtime: Server) -> list[Router]:
-    """The handlers of one server."""
-    handlers = [handler for resource in _RESOURCES for handler in _handlers(runtime, resource)]
-    return [
-        Router(
-            "/api",
-            route_handlers=handlers,
-            cache_control=CacheControlHeader(no_store=True),
-            request_max_body_size=_BODY_BYTES,
-        )
-    ]
-
-
-def _handlers(runtime: Server, resource: _Resource) -> list[HTTPRouteHandler]:
-    """The three operations on one kind of rows."""
-
-    async def recent(
-        request: Asked,
-        page: PageNumber = None,
-        page_size: PageSize = None,
-        after: After = None,
-        before: Before = None,
-    ) -> Response[bytes]:
-        viewer = await _viewer(request, runtime)
-        known = {"page": page, "pageSize": page_size, "after": after, "before": before}
-        only(request.query_params.multi_items(), known)
-        asked = resource.asked(page=page, page_size=page_size, after=after, before=before)
-        return await _answer(runtime, resource, asked, viewer)
-
-    async def find(request: Asked, data: Any) -> Response[bytes]:
-        viewer = await _viewer(request, runtime)
-        only(request.query_params.multi_items(), {})
-        return await _answer(runtime, resource, _strictly(await request.body(), type(data)), viewer)
-
-    async def export(request: Asked, data: Any, format_: Format) -> Stream:
-        viewer = await _viewer(request, runtime)
-        only(request.query_params.multi_items(), {"format": format_})
-        asked = _strictly(await request.body(), type(data))
-        lines = _export(runtime, resource, asked, viewer, format_)
-        # The first lines are fetched before the status is sent: a query that fails is never an empty file.
-        first = await anext(lines)
-        name = f'attachment; filename="{resource.path}.{format_}"'
-        return Stream(_chain(first, lines), media_type=_FORMATS[format_], headers={"content-disposition": name})
-
-    body = Annotated[resource.asked, Body(examples=[Example(value=resource.example)])]  # type: ignore[name-defined]
-    find.__annotations__["data"] = export.__annotations__["data"] = body
-    tags, name = [_title(resource)], resource.name
-    return [
-        get(
-            f"/{resource.path}",
-            tags=tags,
-            summary=f"The latest {resource.what}",
-            operation_id=f"list{name}",
-            description="By time of receipt, newest first.",
-            responses=_documented(resource),
-        )(recent),
-        post(
-            f"/{resource.path}/query",
-            status_code=200,
-            tags=tags,
-            summary=f"Search {resource.what}",
-            operation_id=f"query{name}",
-            description=_SEARCHING,
-            responses=_documented(resource),
-        )(find),
-        post(
-            f"/{resource.path}/export",
-            status_code=200,
-            tags=tags,
-            summary=f"Search {resource.what} and get all of them as a file",
-            operation_id=f"export{name}",
-            description=_EXPORTING,
-            responses=_documented_file(),
-        )(export),
-    ]
-
+# --- The three operations on each, as they are documented -------------------------------------------------------------
 
 _SEARCHING = (
     "Filters are joined by AND, or by OR with `orConnector`; time ranges hold in any case. Texts match literally and"
@@ -306,106 +232,242 @@ _EXPORTING = (
     " spreadsheet would take for a formula (beginning with = + - @, a tab or a carriage return) has an apostrophe put"
     " before it. A connection that ends without the last chunk is a file that is not whole."
 )
+_REFUSALS = {
+    400: "Something in the request is not valid, or the query takes too long; the sentence says what.",
+    403: "Not signed in, or banned; the sentence says which.",
+    503: "Too many queries are waiting; try again after Retry-After seconds.",
+}
 
 
-def _title(resource: _Resource) -> str:
-    return {"ban": "ban history", "snapshot": "snapshot", "swarm": "swarm", "discovery": "client discovery"}[
-        resource.table
-    ]
+def _latest(rows: _Rows) -> HTTPRouteHandler:
+    return get(
+        f"/{rows.path}",
+        tags=[rows.tag],
+        summary=f"The latest {rows.what}",
+        operation_id=f"list{rows.name}",
+        description="By time of receipt, newest first.",
+        responses=_page_of(rows),
+    )
 
 
-def _documented(resource: _Resource) -> dict[int, ResponseSpec]:
-    data = {
+def _search(rows: _Rows) -> HTTPRouteHandler:
+    return post(
+        f"/{rows.path}/query",
+        status_code=200,
+        tags=[rows.tag],
+        summary=f"Search {rows.what}",
+        operation_id=f"query{rows.name}",
+        description=_SEARCHING,
+        responses=_page_of(rows),
+    )
+
+
+def _export(rows: _Rows) -> HTTPRouteHandler:
+    return post(
+        f"/{rows.path}/export",
+        status_code=200,
+        tags=[rows.tag],
+        summary=f"Search {rows.what} and get all of them as a file",
+        operation_id=f"export{rows.name}",
+        description=_EXPORTING,
+        responses={
+            200: ResponseSpec(str, generate_examples=False, description="The file.", media_type="text/csv"),
+            **refused(_REFUSALS),
+        },
+    )
+
+
+def _page_of(rows: _Rows) -> dict[int, ResponseSpec]:
+    page = {
         "page": 0,
         "size": 1,
         "total": 42,
-        "results": [_SHOWN[resource.table]],
+        "results": [rows.shown],
         "totalExact": True,
         "next": _CURSOR,
         "previous": None,
     }
-    example = Example(value={"success": True, "message": None, "data": data})
-    return {
-        200: ResponseSpec(resource.answer, generate_examples=False, description="The page.", examples=[example]),
-        **_refusals(),
-    }
+    return documented(rows.answer, "The page.", page, _REFUSALS)
 
 
-def _documented_file() -> dict[int, ResponseSpec]:
-    return {
-        200: ResponseSpec(str, generate_examples=False, description="The file.", media_type="text/csv"),
-        **_refusals(),
-    }
+# --- The operations ---------------------------------------------------------------------------------------------------
 
 
-def _refusals() -> dict[int, ResponseSpec]:
-    return {
-        status: ResponseSpec(
-            Envelope,
-            generate_examples=False,
-            description=why,
-            examples=[Example(value={"success": False, "message": why, "data": None})],
-        )
-        for status, why in _REFUSALS.items()
-    }
+@_latest(_BANS)
+async def list_bans(
+    request: AnyRequest,
+    server: Injected[Server],
+    me: Injected[SignedIn],
+    page: PageNumber = None,
+    page_size: PageSize = None,
+    after: After = None,
+    before: Before = None,
+) -> Response[bytes]:
+    allow_only(request, page=page, pageSize=page_size, after=after, before=before)
+    return await _answer(server, me, _BANS, Listing(page=page, page_size=page_size, after=after, before=before))
 
 
-async def _viewer(request: Asked, runtime: Server) -> Viewer:
-    me = await signed_in(request, runtime)
-    return Viewer(me.user.id, me.is_admin)
+@_search(_BANS)
+async def query_bans(
+    request: AnyRequest, server: Injected[Server], me: Injected[SignedIn], data: BanBody
+) -> Response[bytes]:
+    return await _answer(server, me, _BANS, await _body(request, data))
 
 
-def _strictly(body: bytes, shape: type[Listing]) -> Listing:
+@_export(_BANS)
+async def export_bans(
+    request: AnyRequest, server: Injected[Server], me: Injected[SignedIn], data: BanBody, format_: Format
+) -> Stream:
+    return await _file(server, me, _BANS, await _body(request, data, format=format_), format_)
+
+
+@_latest(_SNAPSHOTS)
+async def list_snapshots(
+    request: AnyRequest,
+    server: Injected[Server],
+    me: Injected[SignedIn],
+    page: PageNumber = None,
+    page_size: PageSize = None,
+    after: After = None,
+    before: Before = None,
+) -> Response[bytes]:
+    allow_only(request, page=page, pageSize=page_size, after=after, before=before)
+    return await _answer(server, me, _SNAPSHOTS, Listing(page=page, page_size=page_size, after=after, before=before))
+
+
+@_search(_SNAPSHOTS)
+async def query_snapshots(
+    request: AnyRequest, server: Injected[Server], me: Injected[SignedIn], data: SnapshotBody
+) -> Response[bytes]:
+    return await _answer(server, me, _SNAPSHOTS, await _body(request, data))
+
+
+@_export(_SNAPSHOTS)
+async def export_snapshots(
+    request: AnyRequest, server: Injected[Server], me: Injected[SignedIn], data: SnapshotBody, format_: Format
+) -> Stream:
+    return await _file(server, me, _SNAPSHOTS, await _body(request, data, format=format_), format_)
+
+
+@_latest(_SWARMS)
+async def list_swarms(
+    request: AnyRequest,
+    server: Injected[Server],
+    me: Injected[SignedIn],
+    page: PageNumber = None,
+    page_size: PageSize = None,
+    after: After = None,
+    before: Before = None,
+) -> Response[bytes]:
+    allow_only(request, page=page, pageSize=page_size, after=after, before=before)
+    return await _answer(server, me, _SWARMS, Listing(page=page, page_size=page_size, after=after, before=before))
+
+
+@_search(_SWARMS)
+async def query_swarms(
+    request: AnyRequest, server: Injected[Server], me: Injected[SignedIn], data: SwarmBody
+) -> Response[bytes]:
+    return await _answer(server, me, _SWARMS, await _body(request, data))
+
+
+@_export(_SWARMS)
+async def export_swarms(
+    request: AnyRequest, server: Injected[Server], me: Injected[SignedIn], data: SwarmBody, format_: Format
+) -> Stream:
+    return await _file(server, me, _SWARMS, await _body(request, data, format=format_), format_)
+
+
+@_latest(_DISCOVERIES)
+async def list_discoveries(
+    request: AnyRequest,
+    server: Injected[Server],
+    me: Injected[SignedIn],
+    page: PageNumber = None,
+    page_size: PageSize = None,
+    after: After = None,
+    before: Before = None,
+) -> Response[bytes]:
+    allow_only(request, page=page, pageSize=page_size, after=after, before=before)
+    return await _answer(server, me, _DISCOVERIES, Listing(page=page, page_size=page_size, after=after, before=before))
+
+
+@_search(_DISCOVERIES)
+async def query_discoveries(
+    request: AnyRequest, server: Injected[Server], me: Injected[SignedIn], data: DiscoveryBody
+) -> Response[bytes]:
+    return await _answer(server, me, _DISCOVERIES, await _body(request, data))
+
+
+@_export(_DISCOVERIES)
+async def export_discoveries(
+    request: AnyRequest, server: Injected[Server], me: Injected[SignedIn], data: DiscoveryBody, format_: Format
+) -> Stream:
+    return await _file(server, me, _DISCOVERIES, await _body(request, data, format=format_), format_)
+
+
+# --- Pages and files --------------------------------------------------------------------------------------------------
+
+
+async def _body(request: AnyRequest, data: Listing, **parameters: object) -> Listing:
     """The body as just what it says: the framework would take "1" for 1, and 1 for true."""
+    allow_only(request, **parameters)
     try:
-        return msgspec.json.decode(body, type=shape)
+        return msgspec.json.decode(await request.body(), type=type(data))
     except msgspec.ValidationError as error:
         why, _, where = str(error).partition(" - at `$.")
         where = where.rstrip("`") or "body"
-        raise SparkleError("bad_request", f"The request is not valid: {where}: {why}.", f"无效参数: {where}") from None
+        raise invalid(f"The request is not valid: {where}: {why}.", f"无效参数: {where}") from None
 
 
-async def _page(runtime: Server, resource: _Resource, asked: Listing, viewer: Viewer) -> Page | Discoveries:
-    limits, query = runtime.config.limits, ask(resource.table, asked, viewer)
-    find = runtime.search.discoveries if resource.table == "discovery" else runtime.search.page
-    return await find(query, limits.query_time, limits.count_time)
-
-
-async def _answer(runtime: Server, resource: _Resource, asked: Listing, viewer: Viewer) -> Response[bytes]:
-    found = await _page(runtime, resource, asked, viewer)
-
-    def encode() -> bytes:
-        page = ResultPage(
-            page=asked.page or 0,
-            size=DEFAULT_PAGE_SIZE if asked.page_size is None else asked.page_size,
-            total=found.total,
-            results=[shown(row, viewer) for row in found.rows],
-            total_exact=found.exact,
-            next=found.next,
-            previous=found.previous,
-        )
-        return msgspec.json.encode(Answer(True, None, page))
-
-    body = encode() if len(found.rows) <= _AT_ONCE else await asyncio.to_thread(encode)
+async def _answer(server: Server, me: SignedIn, rows: _Rows, listing: Listing) -> Response[bytes]:
+    viewer = Viewer(me.user.id, me.is_admin)
+    found = await _find(server, viewer, rows, listing)
+    is_short = len(found.rows) <= _AT_ONCE
+    body = _encoded(found, viewer, listing) if is_short else await asyncio.to_thread(_encoded, found, viewer, listing)
     return Response(body, media_type=_JSON)
 
 
-# --- Files ------------------------------------------------------------------------------------------------------------
+async def _find(server: Server, viewer: Viewer, rows: _Rows, listing: Listing) -> Page | Discoveries:
+    limits, query = server.config.limits, ask(rows.table, listing, viewer)
+    find = server.search.discoveries if rows.table == "discovery" else server.search.page
+    return await find(query, limits.query_time, limits.count_time)
 
 
-async def _export(
-    runtime: Server, resource: _Resource, asked: Listing, viewer: Viewer, kind: Literal["csv", "jsonl"]
+def _encoded(found: Page | Discoveries, viewer: Viewer, listing: Listing) -> bytes:
+    page = ResultPage(
+        page=listing.page or 0,
+        size=DEFAULT_PAGE_SIZE if listing.page_size is None else listing.page_size,
+        total=found.total,
+        results=[shown(row, viewer) for row in found.rows],
+        total_exact=found.exact,
+        next=found.next,
+        previous=found.previous,
+    )
+    return msgspec.json.encode(ok(page))
+
+
+async def _file(server: Server, me: SignedIn, rows: _Rows, listing: Listing, kind: FileKind) -> Stream:
+    pieces = _pieces(server, Viewer(me.user.id, me.is_admin), rows, listing, kind)
+    # The first lines are fetched before the status is sent: a query that fails is never an empty file.
+    first = await anext(pieces)
+    name = f'attachment; filename="{rows.path}.{kind}"'
+    return Stream(_chain(first, pieces), media_type=_FORMATS[kind], headers={"content-disposition": name})
+
+
+async def _pieces(
+    server: Server, viewer: Viewer, rows: _Rows, listing: Listing, kind: FileKind
 ) -> AsyncIterator[bytes]:
     """The file in pieces, each a page of its own: between two of them others have their turn."""
-    columns = csv_columns(resource.row) if kind == "csv" else []
+    columns = csv_columns(rows.row) if kind == "csv" else []
     header = [".".join(column) for column in columns]
-    asked = msgspec.structs.replace(asked, page_size=MAX_PAGE_SIZE) if asked.page_size is None else asked
+    if listing.page_size is None:
+        listing = msgspec.structs.replace(listing, page_size=MAX_PAGE_SIZE)
     while True:
-        found = await _page(runtime, resource, asked, viewer)
+        found = await _find(server, viewer, rows, listing)
         yield await asyncio.to_thread(_lines, found, viewer, header, columns)
         if found.next is None:
             return
-        asked, header = msgspec.structs.replace(asked, page=None, before=None, after=found.next), []
+        listing, header = msgspec.structs.replace(listing, page=None, before=None, after=found.next), []
 
 
 def _lines(found: Page | Discoveries, viewer: Viewer, header: list[str], columns: list[tuple[str, ...]]) -> bytes:
@@ -424,3 +486,24 @@ async def _chain(first: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator[byte
     yield first
     async for piece in rest:
         yield piece
+
+
+# --- Who may ask ------------------------------------------------------------------------------------------------------
+
+ROUTERS = (
+    api_router(
+        list_bans,
+        query_bans,
+        export_bans,
+        list_snapshots,
+        query_snapshots,
+        export_snapshots,
+        list_swarms,
+        query_swarms,
+        export_swarms,
+        list_discoveries,
+        query_discoveries,
+        export_discoveries,
+        guards=[requires_sign_in],
+    ),
+)

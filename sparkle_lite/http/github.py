@@ -1,4 +1,4 @@
-"""Signing in with a browser: GitHub's OAuth 2 with PKCE, and one-time login links. Refusals are pages.
+"""Signing in with a browser by GitHub's OAuth 2 with PKCE. Refusals are pages.
 
 The way through GitHub: `login` sends the browser there with a state and a challenge and leaves the verifier in its
 cookie; `callback` wants both back, trades GitHub's code for a token, asks who that is, and forgets the token.
@@ -9,17 +9,15 @@ import html
 import logging
 import re
 import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from http.cookiejar import CookieJar, DefaultCookiePolicy
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, NamedTuple, TypeVar
 from urllib.parse import urlencode
 
 import msgspec
-from litestar import MediaType, Request, Response, get
-from litestar.handlers import HTTPRouteHandler
+from litestar import MediaType, Response, get
 from litestar.openapi import ResponseSpec
-from litestar.openapi.spec import Example
 from litestar.params import QueryParameter
 
 import sparkle_lite
@@ -27,18 +25,14 @@ from sparkle_lite.accounts.actors import Actor
 from sparkle_lite.accounts.sessions import OAUTH_STATE_MS, GitHubUser
 from sparkle_lite.config import GitHubSection
 from sparkle_lite.errors import SparkleError
-from sparkle_lite.http.problems import STATUS, Envelope
-from sparkle_lite.http.requests import base_url
-from sparkle_lite.http.session import COOKIE, is_https, set_session_cookie, visitor
+from sparkle_lite.http.problems import STATUS
+from sparkle_lite.http.session import AnyRequest, Injected, enter, is_https, own_url, redirect, visitor
 from sparkle_lite.runtime import Server
 
 if TYPE_CHECKING:
     import httpx
 
 T = TypeVar("T")
-Asked = Request[Any, Any, Any]
-
-SignInPage = Callable[[Asked, SparkleError | None], Awaitable[Response[bytes]]]
 
 # For each of the three questions to GitHub.
 TIMEOUT_S = 10.0
@@ -178,145 +172,105 @@ def _decoded(status: int, body: bytes, shape: type[T], what: str) -> T:
         raise GitHubFailed(f"{what}: not the JSON that is documented") from None
 
 
+def _new_client() -> "httpx.AsyncClient":
+    # A tenth of a second that only a server on which somebody signs in spends.
+    import httpx
+
+    return httpx.AsyncClient(
+        timeout=TIMEOUT_S,
+        follow_redirects=False,
+        cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
+        # Uncompressed: the limit counts what arrives, and a small body can inflate to a huge one.
+        headers={"user-agent": f"sparkle-lite/{sparkle_lite.__version__}", "accept-encoding": "identity"},
+    )
+
+
 @asynccontextmanager
 async def _client() -> AsyncIterator["httpx.AsyncClient"]:
-    def make() -> "httpx.AsyncClient":
-        # A tenth of a second that only a server on which somebody signs in spends.
-        import httpx
-
-        return httpx.AsyncClient(
-            timeout=TIMEOUT_S,
-            follow_redirects=False,
-            cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
-            # Uncompressed: the limit counts what arrives, and a small body can inflate to a huge one.
-            headers={"user-agent": f"sparkle-lite/{sparkle_lite.__version__}", "accept-encoding": "identity"},
-        )
-
-    async with await asyncio.to_thread(make) as client:
+    async with await asyncio.to_thread(_new_client) as client:
         yield client
 
 
-# --- The routes -------------------------------------------------------------------------------------------------------
+# --- The operations ---------------------------------------------------------------------------------------------------
+
+_REFUSED = ResponseSpec(
+    str, generate_examples=False, media_type=MediaType.HTML, description="Refused; a page says why."
+)
 
 
-def routes(runtime: Server, sign_in_page: SignInPage) -> list[HTTPRouteHandler]:
-    """The handlers of one server; `sign_in_page` is what a browser gets that has no usable login link."""
-    page = ResponseSpec(
-        str, generate_examples=False, media_type=MediaType.HTML, description="Refused; a page says why."
-    )
+class _Return(NamedTuple):
+    """What a browser comes back from GitHub with: a one-time code, or why there is none; `state` is ours."""
 
-    @get(
-        "/auth/oauth2/github/login",
-        status_code=302,
-        tags=["session"],
-        summary="Sign in with GitHub",
-        operation_id="githubLogin",
-        description="Sends the browser to GitHub, which sends it back to the callback.",
-        responses={404: page, 429: page},
-    )
-    async def login(request: Asked) -> Response[str]:
-        github = runtime.config.auth.github
-        if not is_configured(github):
-            return refusal_page(_not_configured())
-        try:
-            runtime.sessions.limit_login(visitor(request, runtime).address or "")
-            back = _callback_url(request, runtime)
-            begun = await runtime.sessions.start_oauth()
-        except SparkleError as error:
-            return refusal_page(error)
-        query = {
-            "client_id": github.client_id,
-            "redirect_uri": back,
-            "scope": "read:user user:email",
-            "state": begun.state,
-            "code_challenge": begun.challenge,
-            "code_challenge_method": "S256",
-        }
-        separator = "&" if "?" in github.authorize_url else "?"
-        response = _redirect(f"{github.authorize_url}{separator}{urlencode(query)}")
-        _set_verifier(response, begun.verifier, request, runtime)
-        return response
-
-    @get(
-        _CALLBACK,
-        status_code=302,
-        tags=["session"],
-        summary="Where GitHub sends the browser back to",
-        operation_id="githubCallback",
-        description="Sets the session cookie and leads to the first page.",
-        responses={400: page, 403: page, 404: page, 429: page, 502: page},
-    )
-    async def callback(
-        request: Asked,
-        code: Annotated[str, QueryParameter(description="GitHub's one-time code.")] = "",
-        login_state: Annotated[str, QueryParameter(name="state", description="What `login` sent to GitHub.")] = "",
-        refused: Annotated[str, QueryParameter(name="error", description="Why GitHub refused.")] = "",
-    ) -> Response[str]:
-        actor = visitor(request, runtime)
-        try:
-            token = await _finish(request, runtime, actor, code, login_state, refused)
-        except SparkleError as error:
-            if error.code == "forbidden":
-                await runtime.audit.note_failure("USER_LOGIN", actor, error, origin="GitHub")
-            response = refusal_page(error)
-        except GitHubFailed as error:
-            response = _failure_page(error)
-        else:
-            response = await _signed_in(token, actor, request, runtime)
-        _set_verifier(response, "", request, runtime)
-        return response
-
-    return [login, callback, _login_link(runtime, sign_in_page)]
+    code: str
+    state: str
+    error: str
 
 
-def _login_link(runtime: Server, sign_in_page: SignInPage) -> HTTPRouteHandler:
-    @get(
-        "/login",
-        tags=["session"],
-        summary="Exchange a one-time login link for a session",
-        operation_id="useLoginLink",
-        description="A browser gets the session cookie and the first page; who prefers JSON gets the token.",
-        responses={
-            200: ResponseSpec(
-                Envelope,
-                generate_examples=False,
-                description="The token and the user's name; a page without a link.",
-                examples=[Example(value={"success": True, "data": {"token": "eyJhbGciOi…", "user": "alice"}})],
-            ),
-            302: ResponseSpec(None, description="To the first page, where the client prefers HTML."),
-            403: ResponseSpec(Envelope, generate_examples=False, description="Used already, too old, or banned."),
-            429: ResponseSpec(Envelope, generate_examples=False, description="Too many attempts from this address."),
-        },
-    )
-    async def login(
-        request: Asked, link: Annotated[str, QueryParameter(name="token", description="The link's token.")] = ""
-    ) -> Response[Any]:
-        actor = visitor(request, runtime)
-        in_browser = request.accept.best_match(["application/json", "text/html"]) == "text/html"
-        if in_browser and not link:
-            return await sign_in_page(request, None)
-        try:
-            runtime.sessions.limit_login(actor.address or "")
-            user = await runtime.sessions.use_login_link(link)
-            actor = actor._replace(user=user.id)
-            token = await runtime.sessions.sign_in(user, "login link", actor)
-        except SparkleError as error:
-            if error.code == "forbidden":
-                await runtime.audit.note_failure("USER_LOGIN", actor, error, origin="login link")
-            if not in_browser:
-                raise
-            return await sign_in_page(request, error)
-        if in_browser:
-            return await _signed_in(token, actor, request, runtime)
-        response: Response[Any] = Response(
-            Envelope(success=True, data={"token": token, "user": user.name}),
-            media_type=MediaType.JSON,
-            headers={"cache-control": "no-store", "referrer-policy": "no-referrer"},
-        )
-        set_session_cookie(response, token, request, runtime)
-        return response
+@get(
+    "/auth/oauth2/github/login",
+    status_code=302,
+    tags=["session"],
+    summary="Sign in with GitHub",
+    operation_id="githubLogin",
+    description="Sends the browser to GitHub, which sends it back to the callback.",
+    responses={404: _REFUSED, 429: _REFUSED},
+)
+async def login(request: AnyRequest, server: Injected[Server]) -> Response[str]:
+    github = server.config.auth.github
+    if not is_configured(github):
+        return refusal_page(_not_configured())
+    try:
+        server.sessions.limit_login(visitor(request, server).address or "")
+        callback_url = own_url(request, server) + _CALLBACK
+        begun = await server.sessions.start_oauth()
+    except SparkleError as error:
+        return refusal_page(error)
+    query = {
+        "client_id": github.client_id,
+        "redirect_uri": callback_url,
+        "scope": "read:user user:email",
+        "state": begun.state,
+        "code_challenge": begun.challenge,
+        "code_challenge_method": "S256",
+    }
+    separator = "&" if "?" in github.authorize_url else "?"
+    response = redirect(f"{github.authorize_url}{separator}{urlencode(query)}")
+    _set_verifier(response, begun.verifier, request, server)
+    return response
 
-    return login
+
+@get(
+    _CALLBACK,
+    status_code=302,
+    tags=["session"],
+    summary="Where GitHub sends the browser back to",
+    operation_id="githubCallback",
+    description="Sets the session cookie and leads to the first page.",
+    responses={400: _REFUSED, 403: _REFUSED, 404: _REFUSED, 429: _REFUSED, 502: _REFUSED},
+)
+async def callback(
+    request: AnyRequest,
+    server: Injected[Server],
+    code: Annotated[str, QueryParameter(description="GitHub's one-time code.")] = "",
+    login_state: Annotated[str, QueryParameter(name="state", description="What `login` sent to GitHub.")] = "",
+    refused: Annotated[str, QueryParameter(name="error", description="Why GitHub refused.")] = "",
+) -> Response[str]:
+    actor = visitor(request, server)
+    try:
+        token = await _finish(request, server, actor, _Return(code=code, state=login_state, error=refused))
+    except SparkleError as error:
+        if error.code == "forbidden":
+            await server.audit.note_failure("USER_LOGIN", actor, error, origin="GitHub")
+        response = refusal_page(error)
+    except GitHubFailed as error:
+        response = _failure_page(error)
+    else:
+        response = await enter(request, server, actor, token)
+    _set_verifier(response, "", request, server)
+    return response
+
+
+HANDLERS = (login, callback)
 
 
 def is_configured(github: GitHubSection) -> bool:
@@ -324,52 +278,34 @@ def is_configured(github: GitHubSection) -> bool:
     return bool(github.client_id and github.client_secret)
 
 
-async def _finish(request: Asked, runtime: Server, actor: Actor, code: str, state: str, refused: str) -> str:
-    github = runtime.config.auth.github
+async def _finish(request: AnyRequest, server: Server, actor: Actor, returned: _Return) -> str:
+    """The session token of whoever comes back. Raises SparkleError, GitHubFailed."""
+    github = server.config.auth.github
     if not is_configured(github):
         raise _not_configured()
-    runtime.sessions.limit_login(actor.address or "")
+    server.sessions.limit_login(actor.address or "")
     verifier = request.cookies.get(VERIFIER_COOKIE, "")
-    await runtime.sessions.finish_oauth(state, verifier)
-    if refused == "access_denied":
+    await server.sessions.finish_oauth(returned.state, verifier)
+    if returned.error == "access_denied":
         raise SparkleError("forbidden", "You did not allow the sign-in at GitHub.", "您在 GitHub 上取消了授权。")
-    if refused:
-        raise GitHubFailed(f"the callback: {refused if _ERROR_NAME.fullmatch(refused) else 'an unknown error'}")
-    if not _CODE.fullmatch(code):
+    if returned.error:
+        name = returned.error if _ERROR_NAME.fullmatch(returned.error) else "an unknown error"
+        raise GitHubFailed(f"the callback: {name}")
+    if not _CODE.fullmatch(returned.code):
         raise SparkleError("bad_request", "GitHub's answer lacks its code; begin again.", "缺少授权码，请重新登录。")
-    callback = _callback_url(request, runtime)
+    callback_url = own_url(request, server) + _CALLBACK
     async with _client() as client:
-        who = await _Exchange(client, github).who(code, verifier, callback)
-    return await runtime.sessions.sign_in_github(who, actor)
+        who = await _Exchange(client, github).who(returned.code, verifier, callback_url)
+    return await server.sessions.sign_in_github(who, actor)
 
 
-async def _signed_in(token: str, actor: Actor, request: Asked, runtime: Server) -> Response[str]:
-    """To the first page with a session of its own; the one that the browser had ends."""
-    before = request.cookies.get(COOKIE, "")
-    if before:
-        await runtime.sessions.log_out(before, actor)
-    response = _redirect("/")
-    set_session_cookie(response, token, request, runtime)
-    return response
-
-
-def _redirect(url: str) -> Response[str]:
-    headers = {"location": url, "cache-control": "no-store", "referrer-policy": "no-referrer"}
-    return Response("", status_code=302, headers=headers, media_type=MediaType.TEXT)
-
-
-def _callback_url(request: Asked, runtime: Server) -> str:
-    server = runtime.config.server
-    return base_url(request.scope, server.public_url, server.trusted_proxies) + _CALLBACK
-
-
-def _set_verifier(response: Response[str], verifier: str, request: Asked, runtime: Server) -> None:
+def _set_verifier(response: Response[str], verifier: str, request: AnyRequest, server: Server) -> None:
     response.set_cookie(
         VERIFIER_COOKIE,
         verifier,
         max_age=OAUTH_STATE_MS // 1000 if verifier else 0,
         path="/auth",
-        secure=is_https(request, runtime),
+        secure=is_https(request, server),
         httponly=True,
         # Lax, not strict: the way back from GitHub is a link on another site.
         samesite="lax",

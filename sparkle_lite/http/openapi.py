@@ -20,6 +20,7 @@ from litestar.types import Empty
 
 import sparkle_lite
 from sparkle_lite.http import btn_openapi
+from sparkle_lite.http.session import DEPENDENCIES
 
 Json = dict[str, Any]
 
@@ -153,7 +154,7 @@ def routes(handlers: Sequence[HTTPRouteHandler | Router]) -> list[HTTPRouteHandl
 def document(handlers: Sequence[HTTPRouteHandler | Router]) -> bytes:
     """The document of these handlers and the BTN routes. Raises ValueError if a name would stand for two schemas."""
     # An application of its own: the framework would publish pages and a raw copy along with the served one's schema.
-    app = Litestar(list(handlers), openapi_config=_framework_config(), logging_config=None)
+    app = Litestar(list(handlers), dependencies=DEPENDENCIES, openapi_config=_framework_config(), logging_config=None)
     found = app.openapi_schema.to_schema()
     schemas = _schemas(_shapes(app))
     paths = {**btn_openapi.paths(), **_renamed(found["paths"])}
@@ -215,10 +216,22 @@ def _described(schema: Json) -> Json:
     return {"description": inspect.cleandoc(schema["description"])} if "description" in schema else {}
 
 
+# What types are called outside, where their names in the program say more.
+_WORDS = {
+    "list": "List",
+    "NoneType": "Empty",
+    "NumberedPage": "Page",
+    "BanRequest": "Reason",
+    "EvidenceEntry": "Evidence",
+    "OriginRequest": "Origin",
+    "RuleEntry": "Rule",
+}
+
+
 def _readable(name: str) -> str:
     """The name of a schema without modules and brackets: `Answer_list_package.module.User__` is UserListAnswer."""
     bare = re.sub(r"sparkle_lite(?:\.[a-z_]+)+\.", "", name)
-    words = [{"list": "List", "NoneType": "Empty"}.get(word, word) for word in bare.split("_") if word]
+    words = [_WORDS.get(word, word) for word in bare.split("_") if word]
     return "".join(reversed(words))
 
 

@@ -2,16 +2,16 @@
 
 from typing import Any
 
-from litestar import Request, Response, get
-from litestar.handlers import HTTPRouteHandler
+from litestar import Response, get
 from litestar.openapi import ResponseSpec
-from litestar.openapi.spec import Example
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from sparkle_lite import net
 from sparkle_lite.errors import SparkleError
+from sparkle_lite.http.api import described
 from sparkle_lite.http.problems import Envelope
 from sparkle_lite.http.requests import client_address, is_from_proxy
+from sparkle_lite.http.session import AnyRequest, Injected
 from sparkle_lite.net import Network
 from sparkle_lite.runtime import Server
 
@@ -20,75 +20,68 @@ _TEXT = CONTENT_TYPE_LATEST.partition("; charset")[0]
 NO_STORE = {"cache-control": "no-store"}
 
 
-def routes(runtime: Server) -> list[HTTPRouteHandler]:
-    """The handlers of one server."""
-
-    @get(
-        "/healthz",
-        summary="Whether the process and its database answer",
-        operation_id="health",
-        tags=["operation"],
-        responses={
-            200: _spec(dict[str, str], "They do.", {"status": "ok"}),
-            503: _spec(dict[str, str], "They don't.", {"status": "failing", "reason": "timeout"}),
-        },
-    )
-    async def healthz() -> Response[dict[str, str]]:
-        try:
-            await runtime.health()
-        except (SparkleError, TimeoutError) as error:
-            return Response({"status": "failing", "reason": str(error) or "timeout"}, status_code=503, headers=NO_STORE)
-        return Response({"status": "ok"}, headers=NO_STORE)
-
-    @get(
-        "/readyz",
-        summary="Whether submissions are taken and rules are served",
-        operation_id="ready",
-        tags=["operation"],
-        responses={
-            200: _spec(dict[str, Any], "They are.", {"ready": True}),
-            503: _spec(dict[str, Any], "Not now; what stands in the way.", {"ready": False}),
-        },
-    )
-    async def readyz() -> Response[dict[str, object]]:
-        state = runtime.readiness()
-        return Response(state, status_code=200 if state["ready"] else 503, headers=NO_STORE)
-
-    @get(
-        "/metrics",
-        summary="Counters for Prometheus, for configured networks only",
-        operation_id="metrics",
-        tags=["operation"],
-        responses={
-            200: ResponseSpec(str, generate_examples=False, media_type="text/plain", description="The counters."),
-            403: ResponseSpec(Envelope, generate_examples=False, description="Not for this address."),
-            404: ResponseSpec(Envelope, generate_examples=False, description="Switched off on this server."),
-        },
-    )
-    async def metrics(request: Request[Any, Any, Any]) -> Response[bytes]:
-        config = runtime.config
-        if not config.metrics.allow:
-            raise SparkleError("not_found", "Metrics are switched off on this server.", "此服务器未开放指标。")
-        trusted = config.server.trusted_proxies
-        if request.headers.get("x-forwarded-for") and not is_from_proxy(request.scope, trusted):
-            raise SparkleError(
-                "forbidden",
-                "This request came through a proxy that is not in server.trusted_proxies, so its sender is unknown.",
-                "请求经由未列入 server.trusted_proxies 的代理转发，无法确认来源。",
-            )
-        if not _is_within(client_address(request.scope, trusted), config.metrics.allow):
-            raise SparkleError(
-                "forbidden",
-                "Metrics are only shown to the networks in metrics.allow.",
-                "仅允许 metrics.allow 中的网络访问指标。",
-            )
-        return Response(runtime.metrics.render(), media_type=_TEXT, headers=NO_STORE)
-
-    return [healthz, readyz, metrics]
+@get(
+    "/healthz",
+    summary="Whether the process and its database answer",
+    operation_id="health",
+    tags=["operation"],
+    responses={
+        200: described(dict[str, str], "They do.", {"status": "ok"}),
+        503: described(dict[str, str], "They don't.", {"status": "failing", "reason": "timeout"}),
+    },
+)
+async def healthz(server: Injected[Server]) -> Response[dict[str, str]]:
+    try:
+        await server.health()
+    except (SparkleError, TimeoutError) as error:
+        return Response({"status": "failing", "reason": str(error) or "timeout"}, status_code=503, headers=NO_STORE)
+    return Response({"status": "ok"}, headers=NO_STORE)
 
 
-def _spec(shape: Any, text: str, example: dict[str, Any]) -> ResponseSpec:
-    return ResponseSpec(shape, generate_examples=False, description=text, examples=[Example(value=example)])
+@get(
+    "/readyz",
+    summary="Whether submissions are taken and rules are served",
+    operation_id="ready",
+    tags=["operation"],
+    responses={
+        200: described(dict[str, Any], "They are.", {"ready": True}),
+        503: described(dict[str, Any], "Not now; what stands in the way.", {"ready": False}),
+    },
+)
+async def readyz(server: Injected[Server]) -> Response[dict[str, object]]:
+    state = server.readiness()
+    return Response(state, status_code=200 if state["ready"] else 503, headers=NO_STORE)
+
+
+@get(
+    "/metrics",
+    summary="Counters for Prometheus, for configured networks only",
+    operation_id="metrics",
+    tags=["operation"],
+    responses={
+        200: ResponseSpec(str, generate_examples=False, media_type="text/plain", description="The counters."),
+        403: ResponseSpec(Envelope, generate_examples=False, description="Not for this address."),
+        404: ResponseSpec(Envelope, generate_examples=False, description="Switched off on this server."),
+    },
+)
+async def metrics(request: AnyRequest, server: Injected[Server]) -> Response[bytes]:
+    config = server.config
+    if not config.metrics.allow:
+        raise SparkleError("not_found", "Metrics are switched off on this server.", "此服务器未开放指标。")
+    trusted = config.server.trusted_proxies
+    if request.headers.get("x-forwarded-for") and not is_from_proxy(request.scope, trusted):
+        raise SparkleError(
+            "forbidden",
+            "This request came through a proxy that is not in server.trusted_proxies, so its sender is unknown.",
+            "请求经由未列入 server.trusted_proxies 的代理转发，无法确认来源。",
+        )
+    if not _is_within(client_address(request.scope, trusted), config.metrics.allow):
+        raise SparkleError(
+            "forbidden",
+            "Metrics are only shown to the networks in metrics.allow.",
+            "仅允许 metrics.allow 中的网络访问指标。",
+        )
+    return Response(server.metrics.render(), media_type=_TEXT, headers=NO_STORE)
 
 
 def _is_within(text: str, networks: tuple[Network, ...]) -> bool:
@@ -97,3 +90,6 @@ def _is_within(text: str, networks: tuple[Network, ...]) -> bool:
     except net.AddressError:
         return False
     return any(network.contains(Network(address, len(address) * 8)) for network in networks)
+
+
+HANDLERS = (healthz, readyz, metrics)

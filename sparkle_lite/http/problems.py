@@ -58,6 +58,11 @@ def internal() -> SparkleError:
     )
 
 
+def nothing_here() -> SparkleError:
+    """What is said of a path that isn't there."""
+    return SparkleError("not_found", "There is nothing at this path.", "404 Not Found - 资源未找到")
+
+
 def problem(error: SparkleError) -> tuple[int, list[tuple[bytes, bytes]], bytes]:
     """Status, headers (but the length) and body of a refusal; in both languages, because clients show it raw."""
     message = f"{error.message} {error.message_zh}".strip()
@@ -87,7 +92,7 @@ def known(error: Exception, method: str) -> SparkleError | None:
         case 400:
             return _invalid(error)
         case 404:
-            return SparkleError("not_found", "There is nothing at this path.", "404 Not Found - 资源未找到")
+            return nothing_here()
         case 405:
             return MethodNotAllowed(method, (error.headers or {}).get("allow", "").split(", "))
         case 413:

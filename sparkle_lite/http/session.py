@@ -1,9 +1,17 @@
-"""Who is signed in: the session of a request, from its header or its cookie; and the cookie itself."""
+"""Who is signed in: the session of a request, from its header or its cookie; and the cookie itself.
 
-from typing import Any, NamedTuple
+A handler names what it needs as parameters, `server: Injected[Server]` and `me: Injected[SignedIn]`. Who may ask at all
+is for guards to say, which run before anything of the request is read: `guards=[requires_sign_in]`, `[requires_admin]`.
+"""
+
+from typing import Any, NamedTuple, TypeAlias, TypeVar, cast
 from urllib.parse import SplitResult, urlsplit
 
-from litestar import Request, Response
+from litestar import MediaType, Request, Response
+from litestar.connection import ASGIConnection
+from litestar.di import NamedDependency, Provide
+from litestar.handlers import BaseRouteHandler
+from litestar.params import SkipValidation
 
 from sparkle_lite.accounts.actors import Actor
 from sparkle_lite.db.accounts import UserRow
@@ -11,7 +19,15 @@ from sparkle_lite.errors import SparkleError
 from sparkle_lite.http.requests import base_url, client_address
 from sparkle_lite.runtime import Server
 
+T = TypeVar("T")
+# What a handler is given by the name of its parameter; a name that nobody provides stops the start.
+Injected: TypeAlias = NamedDependency[SkipValidation[T]]
+AnyRequest = Request[Any, Any, Any]
+Connection = ASGIConnection[Any, Any, Any, Any]
+
 COOKIE = "X-BTN-Token"
+# Where in a request's state its session stands once it was looked up.
+_STATE = "me"
 _SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 _PORTS = {"http": 80, "https": 443}
 
@@ -29,7 +45,12 @@ class SignedIn(NamedTuple):
         return self.user.role == "admin"
 
 
-def token_of(request: Request[Any, Any, Any]) -> tuple[str, bool]:
+def server_of(request: Connection) -> Server:
+    """The server that a request came to: the dependency `server`."""
+    return cast(Server, request.app.state.server)
+
+
+def token_of(request: AnyRequest) -> tuple[str, bool]:
     """The session token, and whether it came by cookie. A header wins; URLs are never read: they end up in logs."""
     scheme, _, bearer = request.headers.get("authorization", "").partition(" ")
     if scheme.lower() == "bearer" and bearer.strip():
@@ -40,37 +61,74 @@ def token_of(request: Request[Any, Any, Any]) -> tuple[str, bool]:
     return request.cookies.get(COOKIE, ""), True
 
 
-async def signed_in(request: Request[Any, Any, Any], runtime: Server) -> SignedIn:
-    """The session of a request.
+async def signed_in(request: AnyRequest, server: Injected[Server]) -> SignedIn:
+    """The session of a request, looked up once: the dependency `me`.
 
     Raises SparkleError("forbidden") without one, for a banned user, and for a change that another site's page asked
     for: a browser sends the cookie along with those too.
     """
-    token, by_cookie = token_of(request)
-    user = await runtime.sessions.user(token)
-    if by_cookie and request.method not in _SAFE:
-        require_same_origin(request, runtime)
-    return SignedIn(user, token, Actor.of(user, *_whence(request, runtime)))
+    me: SignedIn | None = request.scope["state"].get(_STATE)
+    if me is None:
+        token, by_cookie = token_of(request)
+        user = await server.sessions.user(token)
+        if by_cookie and request.method not in _SAFE:
+            require_same_origin(request, server)
+        me = SignedIn(user, token, Actor.of(user, *_whence(request, server)))
+        request.scope["state"][_STATE] = me
+    return me
 
 
-def visitor(request: Request[Any, Any, Any], runtime: Server) -> Actor:
+async def requires_sign_in(connection: Connection, _: BaseRouteHandler) -> None:
+    """A guard: only who is signed in. Raises as `signed_in` does."""
+    await _session_of(connection)
+
+
+async def requires_admin(connection: Connection, _: BaseRouteHandler) -> None:
+    """A guard: only administrators. Raises as `signed_in` and `require_admin` do."""
+    me = await _session_of(connection)
+    if me is not None:
+        await require_admin(_request(connection), me)
+
+
+async def require_admin(request: AnyRequest, me: SignedIn) -> None:
+    """Refuse who is no administrator, and audit that it was tried."""
+    try:
+        me.actor.require_admin()
+    except SparkleError as error:
+        details = {"method": request.method, "path": request.url.path[:200]}
+        await server_of(request).audit.note_failure("ADMIN", me.actor, error, **details)
+        raise
+
+
+async def _session_of(connection: Connection) -> SignedIn | None:
+    """Who asks through a guarded route; None for OPTIONS, which is answered to anybody."""
+    request = _request(connection)
+    return None if request.method == "OPTIONS" else await signed_in(request, server_of(request))
+
+
+def _request(connection: Connection) -> AnyRequest:
+    # The framework hands guards the very request that the handler gets.
+    return cast(AnyRequest, connection)
+
+
+def visitor(request: AnyRequest, server: Server) -> Actor:
     """Whoever asks, when nobody is signed in or it doesn't matter."""
-    return Actor(None, False, *_whence(request, runtime))
+    return Actor(None, False, *_whence(request, server))
 
 
-def _whence(request: Request[Any, Any, Any], runtime: Server) -> tuple[str, str | None]:
-    address = client_address(request.scope, runtime.config.server.trusted_proxies)
+def _whence(request: AnyRequest, server: Server) -> tuple[str, str | None]:
+    address = client_address(request.scope, server.config.server.trusted_proxies)
     return address, request.headers.get("user-agent")
 
 
-def require_same_origin(request: Request[Any, Any, Any], runtime: Server) -> None:
+def require_same_origin(request: AnyRequest, server: Server) -> None:
     """Refuse what another site's page asks a browser to do.
 
     Browsers say so themselves in Sec-Fetch-Site, which no page can forge; over plain http to another machine they
     leave it out, and Origin decides. What carries neither is no browser of today and can send the token as a header.
     """
     site, origin = request.headers.get("sec-fetch-site"), request.headers.get("origin")
-    same = site in ("same-origin", "none") if site is not None else _is_ours(origin or "", request, runtime)
+    same = site in ("same-origin", "none") if site is not None else _is_ours(origin or "", request, server)
     if not same:
         raise SparkleError(
             "forbidden",
@@ -79,10 +137,10 @@ def require_same_origin(request: Request[Any, Any, Any], runtime: Server) -> Non
         )
 
 
-def _is_ours(origin: str, request: Request[Any, Any, Any], runtime: Server) -> bool:
+def _is_ours(origin: str, request: AnyRequest, server: Server) -> bool:
     """Whether an origin is this server, by its public URL or by the name that this request calls it."""
-    server = runtime.config.server
-    urls = {base_url(request.scope, public, server.trusted_proxies) for public in (server.public_url, "")}
+    section = server.config.server
+    urls = {base_url(request.scope, public, section.trusted_proxies) for public in (section.public_url, "")}
     try:
         asked = _place(urlsplit(origin))
         return asked[1] is not None and asked in {_place(urlsplit(url)) for url in urls}
@@ -94,25 +152,44 @@ def _place(url: SplitResult) -> tuple[str, str | None, int | None]:
     return url.scheme, url.hostname, url.port or _PORTS.get(url.scheme)
 
 
-def set_session_cookie(response: Response[Any], token: str, request: Request[Any, Any, Any], runtime: Server) -> None:
+def set_session_cookie(response: Response[Any], token: str, request: AnyRequest, server: Server) -> None:
     """Give the browser a session's token, out of reach of scripts; no token ends what it has."""
     response.set_cookie(
         COOKIE,
         token,
-        max_age=runtime.config.auth.session_lifetime // 1000 if token else 0,
+        max_age=server.config.auth.session_lifetime // 1000 if token else 0,
         path="/",
-        secure=is_https(request, runtime),
+        secure=is_https(request, server),
         httponly=True,
         samesite="lax",
     )
 
 
-def is_https(request: Request[Any, Any, Any], runtime: Server) -> bool:
+async def enter(request: AnyRequest, server: Server, actor: Actor, token: str) -> Response[str]:
+    """Lead the browser to the first page with a session of its own; the one that it had ends."""
+    before = request.cookies.get(COOKIE, "")
+    if before:
+        await server.sessions.log_out(before, actor)
+    response = redirect("/")
+    set_session_cookie(response, token, request, server)
+    return response
+
+
+def redirect(url: str) -> Response[str]:
+    """Lead a browser elsewhere; nobody keeps the way or is told where it came from."""
+    headers = {"location": url, "cache-control": "no-store", "referrer-policy": "no-referrer"}
+    return Response("", status_code=302, headers=headers, media_type=MediaType.TEXT)
+
+
+def own_url(request: AnyRequest, server: Server) -> str:
+    """The URL under which the client reaches this server, without a trailing slash. Raises as `base_url` does."""
+    section = server.config.server
+    return base_url(request.scope, section.public_url, section.trusted_proxies)
+
+
+def is_https(request: AnyRequest, server: Server) -> bool:
     """Whether the client reaches this server by https, so that cookies may be bound to it."""
-    server = runtime.config.server
-    return base_url(request.scope, server.public_url, server.trusted_proxies).startswith("https://")
+    return own_url(request, server).startswith("https://")
 
 
-def require_admin(me: SignedIn) -> None:
-    """Refuse who is no administrator."""
-    me.actor.require_admin()
+DEPENDENCIES = {"server": Provide(server_of, sync_to_thread=False), "me": Provide(signed_in)}

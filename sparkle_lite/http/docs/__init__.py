@@ -8,13 +8,13 @@ import gzip
 import hashlib
 from functools import cache
 from importlib import resources
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from litestar import MediaType, Request, Response, get
-from litestar.handlers import HTTPRouteHandler
+from litestar import MediaType, Response, get
 
-from sparkle_lite.errors import SparkleError
+from sparkle_lite.http.problems import nothing_here
 from sparkle_lite.http.requests import takes_gzip
+from sparkle_lite.http.session import AnyRequest
 
 _BUNDLE = "rapidoc-min.js"
 _YEAR_S = 365 * 86_400
@@ -49,27 +49,28 @@ def _files() -> _Files:
     return _Files(name, bundle, gzip.compress(bundle, 9, mtime=0), page.encode())
 
 
-def routes() -> list[HTTPRouteHandler]:
-    """The handlers of the page and its bundle."""
+@get("/docs", include_in_schema=False)
+async def page() -> Response[bytes]:
+    """The page itself."""
+    files = await asyncio.to_thread(_files)
+    return Response(files.page, media_type=MediaType.HTML, headers=_PAGE_HEADERS)
 
-    @get("/docs", include_in_schema=False)
-    async def docs() -> Response[bytes]:
-        files = await asyncio.to_thread(_files)
-        return Response(files.page, media_type=MediaType.HTML, headers=_PAGE_HEADERS)
 
-    @get("/docs/{name:str}", include_in_schema=False)
-    async def file(request: Request[Any, Any, Any], name: str) -> Response[bytes]:
-        files = await asyncio.to_thread(_files)
-        if name != files.name:
-            raise SparkleError("not_found", "There is nothing at this path.", "404 Not Found - 资源未找到")
-        headers = {
-            "cache-control": f"public, max-age={_YEAR_S}, immutable",
-            "vary": "Accept-Encoding",
-            "x-content-type-options": "nosniff",
-        }
-        if takes_gzip(request.scope):
-            headers["content-encoding"] = "gzip"
-            return Response(files.compressed, media_type="text/javascript", headers=headers)
-        return Response(files.bundle, media_type="text/javascript", headers=headers)
+@get("/docs/{name:str}", include_in_schema=False)
+async def bundle(request: AnyRequest, name: str) -> Response[bytes]:
+    """Its script, under the name that this content has."""
+    files = await asyncio.to_thread(_files)
+    if name != files.name:
+        raise nothing_here()
+    headers = {
+        "cache-control": f"public, max-age={_YEAR_S}, immutable",
+        "vary": "Accept-Encoding",
+        "x-content-type-options": "nosniff",
+    }
+    if takes_gzip(request.scope):
+        headers["content-encoding"] = "gzip"
+        return Response(files.compressed, media_type="text/javascript", headers=headers)
+    return Response(files.bundle, media_type="text/javascript", headers=headers)
 
-    return [docs, file]
+
+HANDLERS = (page, bundle)

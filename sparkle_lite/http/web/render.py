@@ -217,7 +217,7 @@ class Pages:
     async def admin(self, request: Asked) -> SignedIn:
         """The administrator who asks. Raises as `member` does, and SparkleError (forbidden) for everybody else."""
         me = await self.member(request)
-        require_admin(me)
+        await require_admin(request, me)
         return me
 
     def texts(self, request: Asked) -> Texts:
