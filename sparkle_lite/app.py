@@ -26,7 +26,7 @@ from sparkle_lite.http.observe import Observe
 from sparkle_lite.http.problems import internal, known, problem
 from sparkle_lite.http.requests import Receive, Scope, Send
 from sparkle_lite.http.session import DEPENDENCIES
-from sparkle_lite.http.web.render import Pages, is_for_person
+from sparkle_lite.http.web.render import Pages, is_for_person, refusal
 from sparkle_lite.runtime import Server, running
 
 logger = logging.getLogger("sparkle.app")
@@ -41,7 +41,7 @@ def create_app(runtime: Server) -> Litestar:
         if shown is None:
             logger.error("a request failed", exc_info=error)
             shown = internal()
-        return pages.refusal(request, shown) if is_for_person(request) else _refusal(shown)
+        return refusal(request, shown) if is_for_person(request) else _refusal(shown)
 
     documented: list[HTTPRouteHandler | Router] = [
         *operation.HANDLERS,

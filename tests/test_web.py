@@ -69,7 +69,7 @@ def asked(
 def test_the_guide_leads_from_the_login_link_to_a_connected_client(
     tmp_path: Path, browser: Any, language: Literal["en", "zh"]
 ) -> None:
-    t = render.Texts(language)
+    t = render.PageTexts(language)
     viewport = PHONE if language == "zh" else DESKTOP
     with start_server(tmp_path / "server") as server:
         link = re.search(r"(/login\?token=\S+)", server.stdout)

@@ -18,6 +18,8 @@ _YEAR_S = 365 * 86_400
 
 def routes(pages: Pages) -> list[Router]:
     """The handlers of one server's pages."""
+    for language in render.LANGUAGES:
+        render.environment(language)
     handlers: list[HTTPRouteHandler] = []
     for module in (sign_in, home, welcome, apps, admin, explore, why, rules, analyses):
         handlers += module.routes(pages)

@@ -15,12 +15,11 @@ from sparkle_lite.accounts import LOGIN_LINK_MS, Role, now_ms
 from sparkle_lite.analyses.numbers import PRESETS
 from sparkle_lite.db.accounts import AuditFilter, AuditRow, UserRow
 from sparkle_lite.errors import ConfigError, SparkleError
-from sparkle_lite.http.problems import STATUS
 from sparkle_lite.http.requests import base_url
 from sparkle_lite.http.web.apps import page_number
 from sparkle_lite.http.web.home import program
 from sparkle_lite.http.web.paging import cut, position, row_id
-from sparkle_lite.http.web.render import Asked, Page, Pages, Texts, form, language_of, said, see_other
+from sparkle_lite.http.web.render import Asked, Page, Pages, PageTexts, page, posted, see_other, texts_of
 from sparkle_lite.http.web.welcome import PRESET
 from sparkle_lite.settings import read
 
@@ -67,19 +66,18 @@ def routes(pages: Pages) -> list[HTTPRouteHandler]:
 def _user_list(pages: Pages) -> list[HTTPRouteHandler]:
     runtime = pages.runtime
 
-    async def listing(request: Asked, error: SparkleError | None = None, name: str = "") -> Page:
+    async def listing(request: Asked, refused: SparkleError | None = None, name: str = "") -> Page:
         number = page_number(request)
         rows, total = await runtime.accounts.users_page(number, _PAGE)
-        return pages.page(
+        return page(
             request,
             "users.html",
-            status=200 if error is None else STATUS[error.code],
+            refused=refused,
             rows=rows,
             total=total,
             number=number,
             size=_PAGE,
             name=name,
-            error="" if error is None else said(error, language_of(request)),
         )
 
     @get("/admin/users")
@@ -90,7 +88,7 @@ def _user_list(pages: Pages) -> list[HTTPRouteHandler]:
     @post("/admin/users", status_code=303)
     async def add_user(request: Asked) -> Page:
         me = await pages.admin(request)
-        fields = await form(request)
+        fields = await posted(request)
         try:
             user = await runtime.accounts.add_user(fields.get("name", ""), _role(fields), me.actor)
         except SparkleError as error:
@@ -107,7 +105,7 @@ def _user_routes(pages: Pages) -> list[HTTPRouteHandler]:
         apps = await runtime.accounts.apps(user.id)
         sessions = await runtime.accounts.sessions_of(user.id)
         values: dict[str, Any] = {"user": user, "apps": apps, "sessions": sessions, "link": link, "until": until}
-        return pages.page(request, "user.html", program=program, **values)
+        return page(request, "user.html", program=program, **values)
 
     @get("/admin/users/{user_id:int}")
     async def show_user(request: Asked, user_id: int) -> Page:
@@ -117,13 +115,13 @@ def _user_routes(pages: Pages) -> list[HTTPRouteHandler]:
     @post("/admin/users/{user_id:int}/role", status_code=303)
     async def set_role(request: Asked, user_id: int) -> Page:
         me = await pages.admin(request)
-        await runtime.accounts.set_role(user_id, _role(await form(request)), me.actor)
+        await runtime.accounts.set_role(user_id, _role(await posted(request)), me.actor)
         return see_other(f"/admin/users/{user_id}", done="saved")
 
     @post("/admin/users/{user_id:int}/ban", status_code=303)
     async def ban_user(request: Asked, user_id: int) -> Page:
         me = await pages.admin(request)
-        await runtime.accounts.ban_user(user_id, (await form(request)).get("reason", ""), me.actor)
+        await runtime.accounts.ban_user(user_id, (await posted(request)).get("reason", ""), me.actor)
         return see_other(f"/admin/users/{user_id}", done="user_banned")
 
     @post("/admin/users/{user_id:int}/unban", status_code=303)
@@ -175,11 +173,11 @@ def _audit(pages: Pages) -> HTTPRouteHandler:
         )
         at = position(request.query_params, row_id)
         part = cut(await runtime.accounts.audit(wanted, at, _AUDIT_PAGE + 1), at, _AUDIT_PAGE, lambda row: str(row.id))
-        return pages.page(
+        return page(
             request,
             "audit.html",
             part=part,
-            details={row.id: _details(row, pages.texts(request)) for row in part.rows},
+            details={row.id: _details(row, texts_of(request)) for row in part.rows},
             by={row.id: json.loads(row.details).get("by", "–") for row in part.rows},
             asked=asked,
             parameters=dict(request.query_params),
@@ -191,7 +189,7 @@ def _audit(pages: Pages) -> HTTPRouteHandler:
     return audit
 
 
-def _details(row: AuditRow, texts: Texts) -> dict[str, str]:
+def _details(row: AuditRow, texts: PageTexts) -> dict[str, str]:
     """What an audit row says beyond its columns, in words where there are some."""
     found: dict[str, Any] = json.loads(row.details)
     setting = str(found.get("key", ""))
@@ -202,7 +200,7 @@ def _details(row: AuditRow, texts: Texts) -> dict[str, str]:
     }
 
 
-def _in_words(name: str, value: object, setting: str, texts: Texts) -> str:
+def _in_words(name: str, value: object, setting: str, texts: PageTexts) -> str:
     if isinstance(value, list):
         return ", ".join(map(str, value))
     text = str(value)
@@ -245,7 +243,7 @@ def _settings(pages: Pages) -> list[HTTPRouteHandler]:
 
     async def shown(request: Asked, *, status: int = 200, problems: tuple[str, ...] = (), stay: str = "") -> Page:
         config = runtime.config
-        return pages.page(
+        return page(
             request,
             "settings.html",
             status=status,
@@ -285,7 +283,7 @@ def _settings(pages: Pages) -> list[HTTPRouteHandler]:
     @post("/admin/settings/preset", status_code=303)
     async def preset(request: Asked) -> Page:
         me = await pages.admin(request)
-        chosen = read(PRESET, (await form(request)).get("preset", ""))
+        chosen = read(PRESET, (await posted(request)).get("preset", ""))
         await runtime.change_settings({PRESET: chosen}, me.actor)
         return see_other("/admin/settings", done="saved")
 

@@ -16,7 +16,7 @@ from sparkle_lite.config import AnalysisSection, Config
 from sparkle_lite.config.values import toml
 from sparkle_lite.errors import SparkleError
 from sparkle_lite.http.web import links, render
-from sparkle_lite.http.web.render import Asked, Page, Pages
+from sparkle_lite.http.web.render import Asked, Page, Pages, page
 from sparkle_lite.http.web.rules import Told, frame
 from sparkle_lite.http.web.welcome import PRESET
 from sparkle_lite.plan import Plan, key_of
@@ -187,7 +187,7 @@ def _numbers(pages: Pages) -> list[HTTPRouteHandler]:
 
     async def shown(request: Asked, answers: Answers = _NOTHING) -> Page:
         settings = server.config.analysis
-        return pages.page(
+        return page(
             request,
             "rules_analyses.html",
             status=400 if answers.refusals else 200,
@@ -195,7 +195,7 @@ def _numbers(pages: Pages) -> list[HTTPRouteHandler]:
             preset_given=server.settings.given.get(PRESET),
             cards=_cards(server, await server.decisions.counts(), answers),
             voters=_voters(server, answers),
-            refused=list(answers.refusals),
+            refused_fields=list(answers.refusals),
             lines=_lines(settings),
             run=server.jobs.runs.get("analyse"),
             **await frame(pages),
@@ -215,7 +215,7 @@ def _numbers(pages: Pages) -> list[HTTPRouteHandler]:
     @post("/rules/analyses/{name:str}", status_code=303)
     async def save(request: Asked, name: str) -> Page:
         me = await pages.admin(request)
-        form = await render.form(request)
+        form = await render.posted(request)
         changes, refusals = {}, {}
         for one in _of(name):
             if one.field not in form:
@@ -235,7 +235,7 @@ def _numbers(pages: Pages) -> list[HTTPRouteHandler]:
     @post("/rules/analyses/{name:str}/back", status_code=303)
     async def back(request: Asked, name: str) -> Page:
         me = await pages.admin(request)
-        number = (await render.form(request)).get("number", "")
+        number = (await render.posted(request)).get("number", "")
         keys = [one.setting.key for one in _of(name) if one.source == "page" and number in ("", one.field)]
         await server.change_settings(dict.fromkeys(keys), me.actor)
         return render.see_other(f"/rules/analyses#{name}", done="numbers_saved")
@@ -264,14 +264,14 @@ def _dry_run(pages: Pages) -> HTTPRouteHandler:
         given = {name: text.strip() for name, text in request.query_params.items() if text.strip()}
         if given != dict(request.query_params):
             return render.see_other(f"/rules/dry-run{render.query(given)}")
-        values: dict[str, Any] = {"runs": [], "refusal": "", "status": 200}
+        values: dict[str, Any] = {"runs": []}
         if "run" in given:
             try:
                 values["runs"] = await _dry(given)
             except SparkleError as error:
-                values |= {"refusal": render.said(error, render.language_of(request)), "status": 400}
+                values |= {"refused": error, "status": 400}
         cards = _cards(server, {})
-        return pages.page(
+        return page(
             request,
             "rules_dry_run.html",
             given=given,

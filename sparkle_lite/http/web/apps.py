@@ -9,11 +9,10 @@ from litestar.handlers import HTTPRouteHandler
 from sparkle_lite.accounts import NewSecret, peerbanhelper_lines
 from sparkle_lite.db.accounts import UserappRow
 from sparkle_lite.errors import SparkleError
-from sparkle_lite.http.problems import STATUS
 from sparkle_lite.http.requests import base_url
 from sparkle_lite.http.session import SignedIn
 from sparkle_lite.http.web.home import program
-from sparkle_lite.http.web.render import Asked, Page, Pages, form, language_of, said, see_other
+from sparkle_lite.http.web.render import Asked, Page, Pages, page, posted, see_other
 
 _PAGE = 100
 
@@ -26,17 +25,16 @@ def routes(pages: Pages) -> list[HTTPRouteHandler]:
 def _list_routes(pages: Pages) -> list[HTTPRouteHandler]:
     runtime = pages.runtime
 
-    async def listing(request: Asked, me: SignedIn, error: SparkleError | None = None, comment: str = "") -> Page:
-        return pages.page(
+    async def listing(request: Asked, me: SignedIn, refused: SparkleError | None = None, comment: str = "") -> Page:
+        return page(
             request,
             "apps.html",
-            status=200 if error is None else STATUS[error.code],
+            refused=refused,
             apps=await runtime.accounts.apps(me.user.id),
             sent=await runtime.overview.sent(),
             program=program,
             limit=runtime.config.auth.max_apps_per_user,
             comment=comment,
-            error="" if error is None else said(error, language_of(request)),
         )
 
     @get("/apps")
@@ -46,19 +44,19 @@ def _list_routes(pages: Pages) -> list[HTTPRouteHandler]:
     @post("/apps", status_code=200)
     async def create(request: Asked) -> Page:
         me = await pages.member(request)
-        comment = (await form(request)).get("comment", "")
+        comment = (await posted(request)).get("comment", "")
         try:
             made = await runtime.accounts.add_app(me.user.id, comment, me.actor)
         except SparkleError as error:
             return await listing(request, me, error, comment)
-        return pages.page(request, "app_secret.html", made=True, **secret_values(pages, request, made))
+        return page(request, "app_secret.html", made=True, **secret_values(pages, request, made))
 
     @get("/apps/all")
     async def list_all(request: Asked) -> Page:
         await pages.admin(request)
         number = page_number(request)
         rows, total = await runtime.accounts.apps_page(number, _PAGE)
-        return pages.page(
+        return page(
             request,
             "apps_all.html",
             rows=rows,
@@ -79,7 +77,7 @@ def _app_routes(pages: Pages) -> list[HTTPRouteHandler]:
     async def show(request: Asked, app_id: str) -> Page:
         me = await pages.member(request)
         app = await runtime.accounts.app(app_id, me.actor)
-        return pages.page(
+        return page(
             request,
             "app.html",
             owner=await runtime.accounts.user(app.user),
@@ -92,21 +90,19 @@ def _app_routes(pages: Pages) -> list[HTTPRouteHandler]:
         me = await pages.member(request)
         app = await runtime.accounts.app(app_id, me.actor)
         since = request.query_params.get("since", "")
-        return pages.page(
-            request, "connected.html", **connection_values(pages, app, int(since) if since.isdecimal() else 0)
-        )
+        return page(request, "connected.html", **connection_values(pages, app, int(since) if since.isdecimal() else 0))
 
     @post("/apps/{app_id:str}/edit", status_code=303)
     async def edit(request: Asked, app_id: str) -> Page:
         me = await pages.member(request)
-        await runtime.accounts.edit_app(app_id, (await form(request)).get("comment", ""), me.actor)
+        await runtime.accounts.edit_app(app_id, (await posted(request)).get("comment", ""), me.actor)
         return see_other(f"/apps/{app_id}", done="saved")
 
     @post("/apps/{app_id:str}/reset", status_code=200)
     async def reset(request: Asked, app_id: str) -> Page:
         me = await pages.member(request)
         made = await runtime.accounts.reset_app(app_id, me.actor)
-        return pages.page(request, "app_secret.html", made=False, **secret_values(pages, request, made))
+        return page(request, "app_secret.html", made=False, **secret_values(pages, request, made))
 
     @post("/apps/{app_id:str}/delete", status_code=303)
     async def delete(request: Asked, app_id: str) -> Page:
@@ -117,7 +113,7 @@ def _app_routes(pages: Pages) -> list[HTTPRouteHandler]:
     @post("/apps/{app_id:str}/ban", status_code=303)
     async def ban(request: Asked, app_id: str) -> Page:
         me = await pages.admin(request)
-        await runtime.accounts.ban_app(app_id, (await form(request)).get("reason", ""), me.actor)
+        await runtime.accounts.ban_app(app_id, (await posted(request)).get("reason", ""), me.actor)
         return see_other(f"/apps/{app_id}", done="app_banned")
 
     @post("/apps/{app_id:str}/unban", status_code=303)

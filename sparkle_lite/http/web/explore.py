@@ -16,11 +16,10 @@ from sparkle_lite.db import torrents
 from sparkle_lite.db.conditions import Filter, Query
 from sparkle_lite.db.torrents import TorrentRow, WantedTorrents
 from sparkle_lite.errors import SparkleError
-from sparkle_lite.http.problems import STATUS
 from sparkle_lite.http.session import SignedIn
 from sparkle_lite.http.web import filters, links, paging, render
 from sparkle_lite.http.web.filters import VIEWS, TorrentQuery, View
-from sparkle_lite.http.web.render import HEADERS, Asked, Page, Pages
+from sparkle_lite.http.web.render import HEADERS, Asked, Page, Pages, page
 from sparkle_lite.query import DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE, Listing, ask
 from sparkle_lite.runtime import Server
 from sparkle_lite.shown import Torrent, Viewer, csv_cells, csv_columns, shown
@@ -154,13 +153,12 @@ def _explorer(pages: Pages) -> list[HTTPRouteHandler]:
         return await asyncio.to_thread(_answer, request, view, parameters, found, None)
 
     def _answer(
-        request: Asked, view: View, parameters: Mapping[str, str], found: Found | None, refusal: SparkleError | None
+        request: Asked, view: View, parameters: Mapping[str, str], found: Found | None, refused: SparkleError | None
     ) -> Page:
-        language = render.language_of(request)
-        return pages.page(
+        return page(
             request,
             "explore.html",
-            status=200 if refusal is None else STATUS[refusal.code],
+            refused=refused,
             views=list(VIEWS),
             view=view,
             form=filters.form(view, parameters),
@@ -168,7 +166,6 @@ def _explorer(pages: Pages) -> list[HTTPRouteHandler]:
             sizes=filters.PAGE_SIZES,
             parameters=parameters,
             found=found,
-            refusal=refusal and render.said(refusal, language),
             links=links,
             export_rows=EXPORT_ROWS,
         )
@@ -227,7 +224,7 @@ def _client(pages: Pages) -> list[HTTPRouteHandler]:
         why = [await runtime.decisions.why_named("client_name", name)]
         if peer_id:
             why.append(await runtime.decisions.why_named("peer_id", peer_id))
-        return pages.page(
+        return page(
             request, "client.html", name=name, peer_id=peer_id, known=known, recent=recent, whys=why, links=links
         )
 
@@ -264,7 +261,7 @@ def _torrents(pages: Pages) -> list[HTTPRouteHandler]:
         known = await section(runtime, me, "torrents", {"identifier": identifier}, 50)
         same = {"torrentIdentifier": identifier}
         recent = [await section(runtime, me, view, same) for view in ("bans", "swarms", "snapshots")]
-        return pages.page(request, "torrent.html", identifier=identifier, known=known, recent=recent, links=links)
+        return page(request, "torrent.html", identifier=identifier, known=known, recent=recent, links=links)
 
     @get("/torrent")
     async def by_parameter(request: Asked) -> Page:

@@ -7,7 +7,7 @@ from litestar import MediaType, Response, get
 from litestar.handlers import HTTPRouteHandler
 
 from sparkle_lite.db.overview import BANS, SPANS, Series
-from sparkle_lite.http.web.render import Asked, Page, Pages, see_other
+from sparkle_lite.http.web.render import Asked, Page, Pages, page, see_other
 from sparkle_lite.http.web.sign_in import wanted_page
 from sparkle_lite.http.web.why import reviews_of
 
@@ -41,7 +41,7 @@ def routes(pages: Pages) -> list[HTTPRouteHandler]:
             return see_other("/welcome")
         apps = await runtime.accounts.apps(None if me.is_admin else me.user.id)
         seen = sorted((app for app in apps if app.last_access_at), key=lambda app: -(app.last_access_at or 0))
-        return pages.page(
+        return page(
             request,
             "home.html",
             figures=await runtime.overview.figures(),

@@ -1,8 +1,7 @@
-"""What every page has in common: who asks, in which language, templates, refusals, headers, static files.
+"""What every page has in common: in which language it is, templates, refusals, headers, static files.
 
-A page module makes its handlers in `routes(pages)`; a handler asks `pages.member(request)` who is there and answers
-with `pages.page(request, "template.html", name=value)`. Templates escape every value; their texts come from the
-catalogues text/<language>*.toml by `t("key", name=value)`, whose values are escaped too.
+A handler answers with `page(request, "template.html", name=value)`. Templates escape every value; their texts come
+from the catalogues text/<language>*.toml by `t("key", name=value)`, whose values are escaped too.
 """
 
 import gzip
@@ -30,6 +29,8 @@ from sparkle_lite.runtime import Server
 
 Asked = Request[Any, Any, Any]
 Page = Response[bytes]
+# Fields without blanks around them; of a field that comes twice the last.
+PostedForm = dict[str, str]
 Language = Literal["en", "zh"]
 
 LANGUAGES: tuple[Language, ...] = ("en", "zh")
@@ -128,7 +129,7 @@ def _flat(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str
             yield prefix + key, str(value).strip()
 
 
-class Texts:
+class PageTexts:
     """The texts of one language; called with a key."""
 
     def __init__(self, language: Language) -> None:
@@ -147,6 +148,17 @@ class Texts:
     def known(self, key: str, otherwise: str) -> Markup:
         """A text whose key is made of data; `otherwise` is shown where there is none."""
         return self(key) if key in self._texts else Markup.escape(otherwise)
+
+
+@cache
+def texts_in(language: Language) -> PageTexts:
+    """The texts in a language."""
+    return PageTexts(language)
+
+
+def texts_of(request: Asked) -> PageTexts:
+    """The texts in the language of whoever asks."""
+    return texts_in(language_of(request))
 
 
 def language_of(request: Asked) -> Language:
@@ -177,12 +189,10 @@ def _preferred(header: str) -> Language:
 
 
 class Pages:
-    """Everything that a page module needs of the server."""
+    """Who may see a page of a server."""
 
     def __init__(self, runtime: Server) -> None:
         self.runtime = runtime
-        self._texts = {language: Texts(language) for language in LANGUAGES}
-        self._environments = {language: _environment(texts) for language, texts in self._texts.items()}
 
     async def me(self, request: Asked) -> SignedIn | None:
         """Who is signed in, if anybody."""
@@ -190,22 +200,18 @@ class Pages:
         if not request.cookies.get(COOKIE) and not request.headers.get("authorization"):
             return None
         try:
-            me = await signed_in(request, self.runtime)
+            return await signed_in(request, self.runtime)
         except SparkleError:
             return None
-        request.state.me = me
-        return me
 
     async def member(self, request: Asked) -> SignedIn:
         """Who is signed in. Raises SignInFirst; SparkleError (forbidden) for a change that another site asks for."""
         try:
-            me = await signed_in(request, self.runtime)
+            return await signed_in(request, self.runtime)
         except SparkleError:
             if await self._has_session(request):
                 raise
             raise SignInFirst(here(request) if request.method == "GET" else "/") from None
-        request.state.me = me
-        return me
 
     async def _has_session(self, request: Asked) -> bool:
         try:
@@ -220,48 +226,49 @@ class Pages:
         await require_admin(request, me)
         return me
 
-    def texts(self, request: Asked) -> Texts:
-        """The texts in the language of whoever asks."""
-        return self._texts[language_of(request)]
 
-    def page(self, request: Asked, template: str, *, status: int = 200, **values: Any) -> Page:
-        """A page, or a part of one where the template is that; who was asked for by `me`/`member` is `me` there."""
-        language = language_of(request)
-        context = {
-            "me": getattr(request.state, "me", None),
-            # Where a page is refused before anybody asked who is there.
-            "may_be_in": not hasattr(request.state, "me") and bool(request.cookies.get(COOKIE)),
-            "path": request.url.path,
-            "here": here(request),
-            "now": now_ms(),
-            "done": request.query_params.get("done", ""),
-            **values,
-        }
-        text = self._environments[language].get_template(template).render(context)
-        headers = {**HEADERS, "content-language": HTML_LANGUAGE[language], "vary": "Accept-Language, Cookie"}
-        return Response(text.encode(), status_code=status, media_type=MediaType.HTML, headers=headers)
+def page(
+    request: Asked, template: str, *, status: int | None = None, refused: SparkleError | None = None, **values: Any
+) -> Page:
+    """A page, or a part of one where the template is that; whoever is signed in is `me` there.
 
-    def refusal(self, request: Asked, error: SparkleError) -> Page:
-        """A refusal as a page that helps; as a mere notice where it goes into a part of one."""
-        partial = is_partial(request)
-        if isinstance(error, SignInFirst):
-            return _to_login(error.wanted, partial)
-        status = STATUS[error.code]
-        page = self.page(
-            request,
-            "refusal_part.html" if partial else "refusal.html",
-            status=status,
-            code=status,
-            reason=said(error, language_of(request)),
-        )
-        if error.retry_after is not None:
-            page.headers["retry-after"] = str(max(1, error.retry_after))
-        return page
+    `refused` is why something that was asked for can't be: its sentence is `refusal` there, and its status that of the
+    page where no other is given.
+    """
+    language = language_of(request)
+    context = {
+        "me": getattr(request.state, "me", None),
+        # Where a page is refused before anybody asked who is there.
+        "may_be_in": not hasattr(request.state, "me") and bool(request.cookies.get(COOKIE)),
+        "path": request.url.path,
+        "here": here(request),
+        "now": now_ms(),
+        "done": request.query_params.get("done", ""),
+        "refusal": "" if refused is None else said(refused, language),
+        **values,
+    }
+    text = environment(language).get_template(template).render(context)
+    headers = {**HEADERS, "content-language": HTML_LANGUAGE[language], "vary": "Accept-Language, Cookie"}
+    if status is None:
+        status = 200 if refused is None else STATUS[refused.code]
+    if refused is not None and refused.retry_after is not None:
+        headers["retry-after"] = str(max(1, refused.retry_after))
+    return Response(text.encode(), status_code=status, media_type=MediaType.HTML, headers=headers)
 
 
-def _environment(texts: Texts) -> Environment:
-    language = texts.language
-    environment = Environment(
+def refusal(request: Asked, error: SparkleError) -> Page:
+    """A refusal as a page that helps; as a mere notice where it goes into a part of one."""
+    partial = is_partial(request)
+    if isinstance(error, SignInFirst):
+        return _to_login(error.wanted, partial)
+    template = "refusal_part.html" if partial else "refusal.html"
+    return page(request, template, refused=error, code=STATUS[error.code])
+
+
+@cache
+def environment(language: Language) -> Environment:
+    """The templates in a language. Making one takes a while, in which nothing should wait for it."""
+    made = Environment(
         loader=PackageLoader("sparkle_lite.http.web"),
         autoescape=True,
         undefined=StrictUndefined,
@@ -269,7 +276,8 @@ def _environment(texts: Texts) -> Environment:
         lstrip_blocks=True,
         auto_reload=False,
     )
-    environment.globals.update(
+    texts = texts_in(language)
+    made.globals.update(
         t=texts,
         lang=language,
         html_lang=HTML_LANGUAGE[language],
@@ -277,7 +285,7 @@ def _environment(texts: Texts) -> Environment:
         version=sparkle_lite.__version__,
         query=query,
     )
-    environment.filters.update(
+    made.filters.update(
         # A text that stands in a template by its key is put in once, when that is compiled; with values, or
         # with a key made of data, the function of the same name is called.
         t=texts,
@@ -291,7 +299,7 @@ def _environment(texts: Texts) -> Environment:
         ago=shapes.ago,
         segment=lambda value: quote(str(value), safe=""),
     )
-    return environment
+    return made
 
 
 def said(error: SparkleError, language: Language) -> str:
@@ -340,8 +348,8 @@ def see_other(url: str, *, done: str = "") -> Page:
     return Response(b"", status_code=303, media_type=MediaType.TEXT, headers={**HEADERS, "location": url})
 
 
-async def form(request: Asked) -> dict[str, str]:
-    """The fields of a posted form without blanks around them; of a field that comes twice the last."""
+async def posted(request: Asked) -> PostedForm:
+    """The fields of a posted form: the dependency `form`."""
     return {name: value.strip() for name, value in (await request.form()).items() if isinstance(value, str)}
 
 

@@ -13,7 +13,7 @@ from sparkle_lite.decisions import BY_HAND_MS, PARDON_MS, TargetKind
 from sparkle_lite.errors import SparkleError
 from sparkle_lite.http.session import SignedIn
 from sparkle_lite.http.web import links, paging, render
-from sparkle_lite.http.web.render import Asked, Page, Pages
+from sparkle_lite.http.web.render import Asked, Page, Pages, page
 from sparkle_lite.http.web.why import reviews_of
 from sparkle_lite.net import AddressError, address_text, parse_network
 from sparkle_lite.reasons import Reason
@@ -60,7 +60,7 @@ def _reading(pages: Pages) -> list[HTTPRouteHandler]:
         found, moment = await decisions.page(wanted, at, SIZE + 1)
         part = paging.cut(found, at, SIZE, lambda one: str(one.id))
         counts = await decisions.counts()
-        return pages.page(
+        return page(
             request,
             template,
             rows=_told(pages, part.rows, moment),
@@ -84,7 +84,7 @@ def _reading(pages: Pages) -> list[HTTPRouteHandler]:
             try:
                 within = parse_network(text)
             except AddressError:
-                refusal = pages.texts(request)("why.no_address", text=text[:128])
+                refusal = render.texts_of(request)("why.no_address", text=text[:128])
         wanted = Wanted(
             cast(Action | None, _one_of(given.get("action"), get_args(Action))),
             cast(State | None, _one_of(given.get("state"), get_args(State))),
@@ -108,7 +108,7 @@ def _reading(pages: Pages) -> list[HTTPRouteHandler]:
     async def deny(request: Asked) -> Page:
         await pages.admin(request)
         given = request.query_params
-        return pages.page(
+        return page(
             request,
             "rules_deny.html",
             kind=_one_of(given.get("kind"), KINDS) or "ip",
@@ -131,7 +131,7 @@ def _reading(pages: Pages) -> list[HTTPRouteHandler]:
             for told in _told(pages, [change.decision], change.at if change.ended else change.decision.created_at)
         ]
         values: dict[str, Any] = {"rows": rows, "part": part, "parameters": _kept(request), "links": links}
-        return pages.page(request, "rules_changes.html", **values, **await frame(pages))
+        return page(request, "rules_changes.html", **values, **await frame(pages))
 
     return [rules, held, exceptions, deny, changes]
 
@@ -161,7 +161,7 @@ def _deciding(pages: Pages) -> list[HTTPRouteHandler]:
 
     async def decide(request: Asked, act: Callable[[dict[str, str], Actor], Awaitable[Decision]], done: str) -> Page:
         me = await pages.admin(request)
-        form = await render.form(request)
+        form = await render.posted(request)
         decision = await act(form, me.actor)
         await server.publisher.publish()
         return render.see_other(_back(form), done="rule_held" if decision.state == "held" else done)
@@ -228,7 +228,7 @@ def _reviewing(pages: Pages) -> list[HTTPRouteHandler]:
 
     async def review(request: Asked, number: int, act: Callable[[int, Actor], Awaitable[Decision]], done: str) -> Page:
         me = await pages.admin(request)
-        form = await render.form(request)
+        form = await render.posted(request)
         await act(min(number, _INT64), me.actor)
         await server.publisher.publish()
         return render.see_other(_back(form), done=done)
@@ -247,7 +247,7 @@ def _reviewing(pages: Pages) -> list[HTTPRouteHandler]:
 
     async def review_all(request: Asked, act: Callable[[str, Actor], Awaitable[int]], done: str) -> Page:
         me = await pages.admin(request)
-        form = await render.form(request)
+        form = await render.posted(request)
         await act(form.get("origin", ""), me.actor)
         await server.publisher.publish()
         return render.see_other(_back(form), done=done)
@@ -275,7 +275,7 @@ def _requests(pages: Pages) -> list[HTTPRouteHandler]:
         is_open = request.query_params.get("state") != "closed"
         at = paging.position(request.query_params, paging.row_id)
         part = paging.cut(await reviews.page(is_open, at, SIZE + 1), at, SIZE, lambda one: str(one.id))
-        return pages.page(
+        return page(
             request,
             "rules_reviews.html",
             rows=[{"review": one, "text": address_text(one.address)} for one in part.rows],
@@ -289,7 +289,7 @@ def _requests(pages: Pages) -> list[HTTPRouteHandler]:
     @post("/rules/reviews/{number:int}/close", status_code=200)
     async def close(request: Asked, number: int) -> Page:
         me: SignedIn = await pages.admin(request)
-        form = await render.form(request)
+        form = await render.posted(request)
         await reviews.close(min(number, _INT64), form.get("note", ""), me.actor)
         return render.see_other("/rules/reviews", done="review_closed")
 

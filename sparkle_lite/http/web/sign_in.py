@@ -5,9 +5,8 @@ from litestar.handlers import HTTPRouteHandler
 
 from sparkle_lite.errors import SparkleError
 from sparkle_lite.http import github
-from sparkle_lite.http.problems import STATUS
 from sparkle_lite.http.session import COOKIE, is_https, require_same_origin, set_session_cookie, token_of, visitor
-from sparkle_lite.http.web.render import Asked, Page, Pages, form, language_of, local, said, see_other
+from sparkle_lite.http.web.render import Asked, Page, Pages, local, page, posted, see_other
 
 # Where to go after signing in: the way through GitHub, and a link from elsewhere, both end at the first page.
 _NEXT_COOKIE = "sparkle-next"
@@ -20,20 +19,17 @@ async def sign_in_page(pages: Pages, request: Asked, error: SparkleError | None)
         if await pages.me(request) is not None:
             return see_other(local(request.query_params.get("next", "/")))
         error = await _why_out(pages, request)
-    page = pages.page(
+    shown = page(
         request,
         "login.html",
-        status=200 if error is None else STATUS[error.code],
-        reason="" if error is None else said(error, language_of(request)),
+        refused=error,
         with_github=github.is_configured(pages.runtime.config.auth.github),
     )
     wanted = local(request.query_params.get("next", "/"))
     if wanted != "/":
         secure = is_https(request, pages.runtime)
-        page.set_cookie(_NEXT_COOKIE, wanted, max_age=_NEXT_S, path="/", secure=secure, httponly=True, samesite="lax")
-    if error is not None and error.retry_after is not None:
-        page.headers["retry-after"] = str(max(1, error.retry_after))
-    return page
+        shown.set_cookie(_NEXT_COOKIE, wanted, max_age=_NEXT_S, path="/", secure=secure, httponly=True, samesite="lax")
+    return shown
 
 
 async def _why_out(pages: Pages, request: Asked) -> SparkleError | None:
@@ -75,12 +71,12 @@ def routes(pages: Pages) -> list[HTTPRouteHandler]:
     @get("/account")
     async def account(request: Asked) -> Page:
         me = await pages.member(request)
-        return pages.page(request, "account.html", sessions=await runtime.accounts.sessions(me.token))
+        return page(request, "account.html", sessions=await runtime.accounts.sessions(me.token))
 
     @post("/account/name", status_code=303)
     async def rename(request: Asked) -> Page:
         me = await pages.member(request)
-        await runtime.accounts.rename(me.user.id, (await form(request)).get("name", ""), me.actor)
+        await runtime.accounts.rename(me.user.id, (await posted(request)).get("name", ""), me.actor)
         return see_other("/account", done="saved")
 
     @post("/account/end-others", status_code=303)

@@ -10,7 +10,6 @@ from sparkle_lite.analyses.numbers import PRESETS
 from sparkle_lite.db.decisions import Wanted
 from sparkle_lite.db.orders import Position
 from sparkle_lite.errors import SparkleError
-from sparkle_lite.http.problems import STATUS
 from sparkle_lite.http.session import SignedIn, is_https
 from sparkle_lite.http.web.apps import connection_values, secret_values
 from sparkle_lite.http.web.render import (
@@ -19,10 +18,12 @@ from sparkle_lite.http.web.render import (
     Asked,
     Page,
     Pages,
-    form,
     language_of,
+    page,
+    posted,
     said,
     see_other,
+    texts_of,
 )
 from sparkle_lite.net import AddressError, address_bytes, is_public
 from sparkle_lite.runtime import Server
@@ -46,19 +47,16 @@ def _who_and_circle(pages: Pages) -> list[HTTPRouteHandler]:
     @get("/welcome")
     async def who(request: Asked) -> Page:
         await pages.admin(request)
-        return pages.page(request, "welcome_who.html", step=1, error="", name=None)
+        return page(request, "welcome_who.html", step=1, name=None)
 
     @post("/welcome", status_code=303)
     async def save_who(request: Asked) -> Page:
         me = await pages.admin(request)
-        fields = await form(request)
+        fields = await posted(request)
         try:
             await runtime.accounts.rename(me.user.id, fields.get("name", ""), me.actor)
         except SparkleError as error:
-            reason = said(error, language_of(request))
-            status = STATUS[error.code]
-            name = fields.get("name", "")
-            return pages.page(request, "welcome_who.html", status=status, step=1, error=reason, name=name)
+            return page(request, "welcome_who.html", refused=error, step=1, name=fields.get("name", ""))
         response = see_other("/welcome/circle")
         if fields.get("language") in LANGUAGES:
             secure = is_https(request, runtime)
@@ -70,7 +68,7 @@ def _who_and_circle(pages: Pages) -> list[HTTPRouteHandler]:
     @get("/welcome/circle")
     async def circle(request: Asked) -> Page:
         await pages.admin(request)
-        return pages.page(
+        return page(
             request,
             "welcome_circle.html",
             step=2,
@@ -83,7 +81,7 @@ def _who_and_circle(pages: Pages) -> list[HTTPRouteHandler]:
     async def save_circle(request: Asked) -> Page:
         me = await pages.admin(request)
         if PRESET not in runtime.settings.given:
-            chosen = read(PRESET, (await form(request)).get("preset", ""))
+            chosen = read(PRESET, (await posted(request)).get("preset", ""))
             await runtime.change_settings({PRESET: chosen}, me.actor)
         return see_other("/welcome/exceptions")
 
@@ -93,9 +91,9 @@ def _who_and_circle(pages: Pages) -> list[HTTPRouteHandler]:
 def _exceptions(pages: Pages) -> list[HTTPRouteHandler]:
     runtime = pages.runtime
 
-    async def page(request: Asked, me: SignedIn, errors: list[str], left: str) -> Page:
+    async def shown(request: Asked, me: SignedIn, errors: list[str], left: str) -> Page:
         allowed, _ = await runtime.decisions.page(Wanted("allow", "active"), Position(), _SHOWN)
-        return pages.page(
+        return page(
             request,
             "welcome_exceptions.html",
             status=400 if errors else 200,
@@ -108,16 +106,16 @@ def _exceptions(pages: Pages) -> list[HTTPRouteHandler]:
 
     @get("/welcome/exceptions")
     async def exceptions(request: Asked) -> Page:
-        return await page(request, await pages.admin(request), [], "")
+        return await shown(request, await pages.admin(request), [], "")
 
     @post("/welcome/exceptions", status_code=303)
     async def save_exceptions(request: Asked) -> Page:
         me = await pages.admin(request)
-        lines = [line.strip() for line in (await form(request)).get("addresses", "").splitlines() if line.strip()]
-        note = str(pages.texts(request)("welcome.exceptions.note"))
+        lines = [line.strip() for line in (await posted(request)).get("addresses", "").splitlines() if line.strip()]
+        note = str(texts_of(request)("welcome.exceptions.note"))
         errors, left = await _allow(runtime, request, me, lines[:_MAX_LINES], note)
         if errors:
-            return await page(request, me, errors, "\n".join(left))
+            return await shown(request, me, errors, "\n".join(left))
         return see_other("/welcome/connect")
 
     return [exceptions, save_exceptions]
@@ -151,38 +149,37 @@ async def _allow(
 def _connect(pages: Pages) -> list[HTTPRouteHandler]:
     runtime = pages.runtime
 
-    async def page(request: Asked, me: SignedIn, error: SparkleError | None = None, **values: Any) -> Page:
+    async def shown(request: Asked, me: SignedIn, error: SparkleError | None = None, **values: Any) -> Page:
         apps = await runtime.accounts.apps(me.user.id)
         # The oldest: whose secret the first start printed.
         first = connection_values(pages, apps[-1], 0) if apps else {}
-        return pages.page(
+        return page(
             request,
             "welcome_connect.html",
-            status=200 if error is None else STATUS[error.code],
+            refused=error,
             step=4,
             apps=apps,
-            error="" if error is None else said(error, language_of(request)),
             **{"secret": None, "seen": None, **first, **values},
         )
 
     @get("/welcome/connect")
     async def connect(request: Asked) -> Page:
-        return await page(request, await pages.admin(request))
+        return await shown(request, await pages.admin(request))
 
     @post("/welcome/connect", status_code=200)
     async def make_secret(request: Asked) -> Page:
         me = await pages.admin(request)
-        fields = await form(request)
+        fields = await posted(request)
         try:
             if fields.get("app"):
                 made = await runtime.accounts.reset_app(fields["app"], me.actor)
             else:
                 made = await runtime.accounts.add_app(me.user.id, fields.get("comment", ""), me.actor)
         except SparkleError as error:
-            return await page(request, me, error)
+            return await shown(request, me, error)
         values = secret_values(pages, request, made)
         # What the old secret did before does not count as the new one's connection.
-        return await page(request, me, **{**values, "since": now_ms(), "seen": None, "agent": None})
+        return await shown(request, me, **{**values, "since": now_ms(), "seen": None, "agent": None})
 
     @post("/welcome/done", status_code=303)
     async def finish(request: Asked) -> Page:

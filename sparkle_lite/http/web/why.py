@@ -20,7 +20,7 @@ from sparkle_lite.errors import SparkleError
 from sparkle_lite.http.session import SignedIn, require_same_origin, visitor
 from sparkle_lite.http.web import links, render, shapes
 from sparkle_lite.http.web.explore import RECENT, Section, section
-from sparkle_lite.http.web.render import Asked, Page, Pages
+from sparkle_lite.http.web.render import Asked, Page, Pages, page
 from sparkle_lite.net import AddressError, Network, parse_network
 from sparkle_lite.reasons import date
 from sparkle_lite.reviews import Request, Reviews
@@ -72,14 +72,14 @@ def _looking(pages: Pages) -> list[HTTPRouteHandler]:
     async def ask(request: Asked) -> Page:
         await pages.me(request)
         text = request.query_params.get("address", "").strip()
-        return _look_up(request, text) if text else pages.page(request, "why_ask.html", text="", refusal="")
+        return _look_up(request, text) if text else page(request, "why_ask.html", text="", refusal="")
 
     def _look_up(request: Asked, text: str) -> Page:
         try:
             network = parse_network(text[:128])
         except AddressError:
-            refusal = pages.texts(request)("why.no_address", text=text[:128])
-            return pages.page(request, "why_ask.html", status=400, text=text[:128], refusal=refusal)
+            refusal = render.texts_of(request)("why.no_address", text=text[:128])
+            return page(request, "why_ask.html", status=400, text=text[:128], refusal=refusal)
         if network.prefix < network.bits:
             return render.see_other(links.explore("bans", peerIp=str(network)))
         return render.see_other(links.network(network))
@@ -102,13 +102,13 @@ def _looking(pages: Pages) -> list[HTTPRouteHandler]:
                     "too_many", "Too many look-ups; wait a little.", "查询过于频繁，请稍后再试。", retry_after=wait
                 )
             verdict = await runtime.decisions.verdict(network.address)
-            return pages.page(
+            return page(
                 request, "why.html", subject=text, verdict=verdict, why=None, is_own=actor.address == text, links=links
             )
         if "distances" in request.query_params:
             measured = await runtime.distances.of(network.address)
             if render.is_partial(request):
-                return pages.page(request, "distances.html", distances=measured, distance=_amount)
+                return page(request, "distances.html", distances=measured, distance=_amount)
         return await _told(request, me, network, actor.address == text)
 
     async def _ban_days(network: Network, now: int) -> Sequence[BanDay]:
@@ -131,7 +131,7 @@ def _looking(pages: Pages) -> list[HTTPRouteHandler]:
         days = _days(bans, recent[1:], now)
         # Begun last: measuring them may take long, and what the page can't do without would wait.
         distances = await runtime.distances.known(network.address, _PATIENCE_S)
-        return pages.page(
+        return page(
             request,
             "why.html",
             subject=subject,
@@ -202,7 +202,7 @@ def _asking(pages: Pages) -> list[HTTPRouteHandler]:
     async def ask(request: Asked) -> Page:
         me = await pages.me(request)
         require_same_origin(request, runtime)
-        form = await render.form(request)
+        form = await render.posted(request)
         try:
             network = parse_network(form.get("address", ""))
         except AddressError as error:
