@@ -6,7 +6,6 @@ import os
 import sys
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -48,10 +47,10 @@ def create_app(runtime: Server) -> Litestar:
         *api_accounts.ROUTERS,
         *api_search.ROUTERS,
         *api_rules.ROUTERS,
-        *github.routes(runtime, partial(web.sign_in_page, pages)),
+        *github.routes(runtime, web.sign_in_page),
     ]
     app = Litestar(
-        [*Btn(runtime).routes(), *documented, *web.routes(pages), *openapi.routes(documented), *docs.HANDLERS],
+        [*Btn(runtime).routes(), *documented, web.router(pages), *openapi.routes(documented), *docs.HANDLERS],
         dependencies=DEPENDENCIES,
         before_request=_options,
         exception_handlers={Exception: on_exception},

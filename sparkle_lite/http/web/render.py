@@ -23,7 +23,7 @@ import sparkle_lite
 from sparkle_lite.accounts import now_ms
 from sparkle_lite.errors import SparkleError
 from sparkle_lite.http.problems import STATUS
-from sparkle_lite.http.session import COOKIE, SignedIn, require_admin, signed_in
+from sparkle_lite.http.session import COOKIE, SignedIn, is_https, require_admin, signed_in
 from sparkle_lite.http.web import shapes
 from sparkle_lite.runtime import Server
 
@@ -34,7 +34,8 @@ PostedForm = dict[str, str]
 Language = Literal["en", "zh"]
 
 LANGUAGES: tuple[Language, ...] = ("en", "zh")
-LANGUAGE_COOKIE = "lang"
+_LANGUAGE_COOKIE = "lang"
+_YEAR_S = 365 * 86_400
 # The language of a page as its html element names it.
 HTML_LANGUAGE: Mapping[Language, str] = {"en": "en", "zh": "zh-CN"}
 
@@ -163,11 +164,18 @@ def texts_of(request: Asked) -> PageTexts:
 
 def language_of(request: Asked) -> Language:
     """The cookie's language, else the first of Accept-Language that we speak, else English."""
-    chosen = request.cookies.get(LANGUAGE_COOKIE)
+    chosen = request.cookies.get(_LANGUAGE_COOKIE)
     for language in LANGUAGES:
         if chosen == language:
             return language
     return _preferred(request.headers.get("accept-language", ""))
+
+
+def keep_language(response: Page, language: str, request: Asked, server: Server) -> None:
+    """Have the browser keep a language that was chosen; what is none leaves it as it is."""
+    if language in LANGUAGES:
+        secure = is_https(request, server)
+        response.set_cookie(_LANGUAGE_COOKIE, language, max_age=_YEAR_S, path="/", secure=secure, samesite="lax")
 
 
 def _preferred(header: str) -> Language:

@@ -10,14 +10,13 @@ from sparkle_lite.analyses.numbers import PRESETS
 from sparkle_lite.db.decisions import Wanted
 from sparkle_lite.db.orders import Position
 from sparkle_lite.errors import SparkleError
-from sparkle_lite.http.session import SignedIn, is_https
+from sparkle_lite.http.session import SignedIn
 from sparkle_lite.http.web.apps import connection_values, secret_values
 from sparkle_lite.http.web.render import (
-    LANGUAGE_COOKIE,
-    LANGUAGES,
     Asked,
     Page,
     Pages,
+    keep_language,
     language_of,
     page,
     posted,
@@ -30,7 +29,6 @@ from sparkle_lite.runtime import Server
 from sparkle_lite.settings import read
 
 PRESET = "analysis.preset"
-_YEAR_S = 365 * 86_400
 # Exceptions that the guide names; the page of the rules has all of them.
 _SHOWN = 50
 _MAX_LINES = 200
@@ -58,11 +56,7 @@ def _who_and_circle(pages: Pages) -> list[HTTPRouteHandler]:
         except SparkleError as error:
             return page(request, "welcome_who.html", refused=error, step=1, name=fields.get("name", ""))
         response = see_other("/welcome/circle")
-        if fields.get("language") in LANGUAGES:
-            secure = is_https(request, runtime)
-            response.set_cookie(
-                LANGUAGE_COOKIE, fields["language"], max_age=_YEAR_S, path="/", secure=secure, samesite="lax"
-            )
+        keep_language(response, fields.get("language", ""), request, runtime)
         return response
 
     @get("/welcome/circle")
