@@ -9,7 +9,6 @@ from litestar.handlers import HTTPRouteHandler
 from sparkle_lite.db.overview import BANS, SPANS, Series
 from sparkle_lite.http.web.render import Asked, Page, Pages, page, see_other
 from sparkle_lite.http.web.sign_in import wanted_page
-from sparkle_lite.http.web.why import reviews_of
 
 _PROGRAM = re.compile(r"([A-Za-z][A-Za-z0-9._ -]{0,39})/v?([0-9][0-9A-Za-z.+_-]{0,23})")
 # Applications that the first page names.
@@ -46,7 +45,7 @@ def routes(pages: Pages) -> list[HTTPRouteHandler]:
             "home.html",
             figures=await runtime.overview.figures(),
             seen=seen[:_CLIENTS],
-            asked_to_look=await reviews_of(pages).count_open() if me.is_admin else 0,
+            asked_to_look=await pages.runtime.reviews.count_open() if me.is_admin else 0,
             program=program,
             size=runtime.housekeeping.measured,
             state=runtime.readiness(),

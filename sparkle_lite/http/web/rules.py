@@ -14,7 +14,6 @@ from sparkle_lite.errors import SparkleError
 from sparkle_lite.http.session import SignedIn
 from sparkle_lite.http.web import links, paging, render
 from sparkle_lite.http.web.render import Asked, Page, Pages, page
-from sparkle_lite.http.web.why import reviews_of
 from sparkle_lite.net import AddressError, address_text, parse_network
 from sparkle_lite.reasons import Reason
 
@@ -42,7 +41,7 @@ async def frame(pages: Pages) -> dict[str, Any]:
     """What the tabs show: how much waits for review, and how many have asked for one."""
     counts = await pages.runtime.decisions.counts()
     held = sum(number for (_, state), number in counts.items() if state == "held")
-    return {"held": held, "asked_to_look": await reviews_of(pages).count_open()}
+    return {"held": held, "asked_to_look": await pages.runtime.reviews.count_open()}
 
 
 def _told(pages: Pages, found: Iterable[Decision], moment: int) -> list[Told]:
@@ -267,7 +266,7 @@ def _reviewing(pages: Pages) -> list[HTTPRouteHandler]:
 
 
 def _requests(pages: Pages) -> list[HTTPRouteHandler]:
-    reviews = reviews_of(pages)
+    reviews = pages.runtime.reviews
 
     @get("/rules/reviews")
     async def listing(request: Asked) -> Page:

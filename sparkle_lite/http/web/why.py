@@ -23,7 +23,7 @@ from sparkle_lite.http.web.explore import RECENT, Section, section
 from sparkle_lite.http.web.render import Asked, Page, Pages, page
 from sparkle_lite.net import AddressError, Network, parse_network
 from sparkle_lite.reasons import date
-from sparkle_lite.reviews import Request, Reviews
+from sparkle_lite.reviews import Request
 
 # What a stranger may look up in a minute.
 _LOOKUPS = 30
@@ -56,12 +56,6 @@ class Bar(NamedTuple):
 def routes(pages: Pages) -> list[HTTPRouteHandler]:
     """The handlers of one server."""
     return [*_looking(pages), *_asking(pages)]
-
-
-def reviews_of(pages: Pages) -> Reviews:
-    """The server's review list."""
-    runtime = pages.runtime
-    return Reviews(runtime.database, now_ms)
 
 
 def _looking(pages: Pages) -> list[HTTPRouteHandler]:
@@ -196,7 +190,6 @@ def _bars(days: Sequence[Day]) -> list[Bar]:
 
 def _asking(pages: Pages) -> list[HTTPRouteHandler]:
     runtime = pages.runtime
-    reviews = reviews_of(pages)
 
     @post("/reviews", status_code=200)
     async def ask(request: Asked) -> Page:
@@ -212,7 +205,7 @@ def _asking(pages: Pages) -> list[HTTPRouteHandler]:
         verdict = await runtime.decisions.verdict(network.address)
         actor = me.actor if me else visitor(request, runtime)
         wanted = Request(network.address, verdict.listed, form.get("message", ""), form.get("contact", ""))
-        await reviews.ask(wanted, actor)
+        await runtime.reviews.ask(wanted, actor)
         return render.see_other(links.network(network), done="review_asked")
 
     return [ask]
