@@ -17,7 +17,6 @@ from sparkle_lite.db.accounts import AuditFilter, AuditRow, UserRow
 from sparkle_lite.errors import ConfigError, SparkleError
 from sparkle_lite.http.requests import base_url
 from sparkle_lite.http.web.apps import page_number
-from sparkle_lite.http.web.home import program
 from sparkle_lite.http.web.paging import cut, position, row_id
 from sparkle_lite.http.web.render import Asked, Page, Pages, PageTexts, page, posted, see_other, texts_of
 from sparkle_lite.http.web.welcome import PRESET
@@ -105,7 +104,7 @@ def _user_routes(pages: Pages) -> list[HTTPRouteHandler]:
         apps = await runtime.accounts.apps(user.id)
         sessions = await runtime.accounts.sessions_of(user.id)
         values: dict[str, Any] = {"user": user, "apps": apps, "sessions": sessions, "link": link, "until": until}
-        return page(request, "user.html", program=program, **values)
+        return page(request, "user.html", **values)
 
     @get("/admin/users/{user_id:int}")
     async def show_user(request: Asked, user_id: int) -> Page:

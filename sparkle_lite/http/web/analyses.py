@@ -15,7 +15,7 @@ from sparkle_lite.analyses.runs import Runs
 from sparkle_lite.config import AnalysisSection, Config
 from sparkle_lite.config.values import toml
 from sparkle_lite.errors import SparkleError
-from sparkle_lite.http.web import links, render
+from sparkle_lite.http.web import render
 from sparkle_lite.http.web.render import Asked, Page, Pages, page
 from sparkle_lite.http.web.rules import Told, frame
 from sparkle_lite.http.web.welcome import PRESET
@@ -279,7 +279,6 @@ def _dry_run(pages: Pages) -> HTTPRouteHandler:
             cards=cards,
             tried=_tried(cards, given),
             shown=SHOWN,
-            links=links,
             **values,
             **await frame(pages),
         )

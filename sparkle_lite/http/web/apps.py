@@ -11,7 +11,6 @@ from sparkle_lite.db.accounts import UserappRow
 from sparkle_lite.errors import SparkleError
 from sparkle_lite.http.requests import base_url
 from sparkle_lite.http.session import SignedIn
-from sparkle_lite.http.web.home import program
 from sparkle_lite.http.web.render import Asked, Page, Pages, page, posted, see_other
 
 _PAGE = 100
@@ -32,7 +31,6 @@ def _list_routes(pages: Pages) -> list[HTTPRouteHandler]:
             refused=refused,
             apps=await runtime.accounts.apps(me.user.id),
             sent=await runtime.overview.sent(),
-            program=program,
             limit=runtime.config.auth.max_apps_per_user,
             comment=comment,
         )
@@ -64,7 +62,6 @@ def _list_routes(pages: Pages) -> list[HTTPRouteHandler]:
             number=number,
             size=_PAGE,
             sent=await runtime.overview.sent(),
-            program=program,
         )
 
     return [list_apps, create, list_all]
@@ -155,7 +152,6 @@ def connection_values(pages: Pages, app: UserappRow, since: int) -> dict[str, An
         "since": since,
         "seen": seen if is_there else None,
         "agent": agent if is_there else None,
-        "program": program,
         "first_data": delay.random_initial_delay + delay.interval,
     }
 

@@ -166,7 +166,6 @@ def _explorer(pages: Pages) -> list[HTTPRouteHandler]:
             sizes=filters.PAGE_SIZES,
             parameters=parameters,
             found=found,
-            links=links,
             export_rows=EXPORT_ROWS,
         )
 
@@ -224,9 +223,7 @@ def _client(pages: Pages) -> list[HTTPRouteHandler]:
         why = [await runtime.decisions.why_named("client_name", name)]
         if peer_id:
             why.append(await runtime.decisions.why_named("peer_id", peer_id))
-        return page(
-            request, "client.html", name=name, peer_id=peer_id, known=known, recent=recent, whys=why, links=links
-        )
+        return page(request, "client.html", name=name, peer_id=peer_id, known=known, recent=recent, whys=why)
 
     async def _by_number(number: int, me: SignedIn) -> str | None:
         """The page of the client identity with a public number, if there is one."""
@@ -261,7 +258,7 @@ def _torrents(pages: Pages) -> list[HTTPRouteHandler]:
         known = await section(runtime, me, "torrents", {"identifier": identifier}, 50)
         same = {"torrentIdentifier": identifier}
         recent = [await section(runtime, me, view, same) for view in ("bans", "swarms", "snapshots")]
-        return page(request, "torrent.html", identifier=identifier, known=known, recent=recent, links=links)
+        return page(request, "torrent.html", identifier=identifier, known=known, recent=recent)
 
     @get("/torrent")
     async def by_parameter(request: Asked) -> Page:

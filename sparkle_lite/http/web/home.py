@@ -1,6 +1,5 @@
 """The first page: what this server has seen, decided and stored."""
 
-import re
 from typing import NamedTuple
 
 from litestar import MediaType, Response, get
@@ -12,7 +11,6 @@ from sparkle_lite.http.web.render import Asked, Page, page, see_other
 from sparkle_lite.http.web.sign_in import wanted_page
 from sparkle_lite.runtime import Server
 
-_PROGRAM = re.compile(r"([A-Za-z][A-Za-z0-9._ -]{0,39})/v?([0-9][0-9A-Za-z.+_-]{0,23})")
 # Applications that the first page names.
 _CLIENTS = 8
 _DAY_S = 86_400
@@ -44,7 +42,6 @@ async def overview(request: Asked, server: Injected[Server], me: Injected[Signed
         figures=await server.overview.figures(),
         seen=seen[:_CLIENTS],
         asked_to_look=await server.reviews.count_open() if me.is_admin else 0,
-        program=program,
         size=server.housekeeping.measured,
         state=server.readiness(),
         span=_span(request),
@@ -85,9 +82,3 @@ def _periods(series: Series) -> list[Period]:
 def _span(request: Asked) -> str:
     asked = request.query_params.get("span", "")
     return asked if asked in SPANS else "week"
-
-
-def program(user_agent: str | None) -> str:
-    """The name and version of a client program as it calls itself, "" for none."""
-    match = _PROGRAM.match(user_agent or "")
-    return f"{match[1]} {match[2]}" if match else (user_agent or "")[:40]

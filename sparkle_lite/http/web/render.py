@@ -24,7 +24,7 @@ from sparkle_lite.accounts import now_ms
 from sparkle_lite.errors import SparkleError
 from sparkle_lite.http.problems import STATUS
 from sparkle_lite.http.session import COOKIE, SignedIn, is_https, require_admin, signed_in
-from sparkle_lite.http.web import shapes
+from sparkle_lite.http.web import links, shapes
 from sparkle_lite.runtime import Server
 
 Asked = Request[Any, Any, Any]
@@ -292,6 +292,7 @@ def environment(language: Language) -> Environment:
         static=static,
         version=sparkle_lite.__version__,
         query=query,
+        links=links,
     )
     made.filters.update(
         # A text that stands in a template by its key is put in once, when that is compiled; with values, or
@@ -305,6 +306,7 @@ def environment(language: Language) -> Environment:
         time=shapes.time,
         day=shapes.day,
         ago=shapes.ago,
+        program=shapes.program,
         segment=lambda value: quote(str(value), safe=""),
     )
     return made

@@ -12,7 +12,7 @@ from sparkle_lite.db.decisions import Action, Cursor, Decision, New, State, Want
 from sparkle_lite.decisions import BY_HAND_MS, PARDON_MS, TargetKind
 from sparkle_lite.errors import SparkleError
 from sparkle_lite.http.session import SignedIn
-from sparkle_lite.http.web import links, paging, render
+from sparkle_lite.http.web import paging, render
 from sparkle_lite.http.web.render import Asked, Page, Pages, page
 from sparkle_lite.net import AddressError, address_text, parse_network
 from sparkle_lite.reasons import Reason
@@ -70,7 +70,6 @@ def _reading(pages: Pages) -> list[HTTPRouteHandler]:
             parameters=_kept(request),
             lifetimes=LIFETIMES,
             forever=_FOREVER,
-            links=links,
             **values,
         )
 
@@ -129,7 +128,7 @@ def _reading(pages: Pages) -> list[HTTPRouteHandler]:
             for change in part.rows
             for told in _told(pages, [change.decision], change.at if change.ended else change.decision.created_at)
         ]
-        values: dict[str, Any] = {"rows": rows, "part": part, "parameters": _kept(request), "links": links}
+        values: dict[str, Any] = {"rows": rows, "part": part, "parameters": _kept(request)}
         return page(request, "rules_changes.html", **values, **await frame(pages))
 
     return [rules, held, exceptions, deny, changes]
@@ -281,7 +280,6 @@ def _requests(pages: Pages) -> list[HTTPRouteHandler]:
             part=part,
             is_open=is_open,
             parameters=_kept(request),
-            links=links,
             **await frame(pages),
         )
 

@@ -96,9 +96,7 @@ def _looking(pages: Pages) -> list[HTTPRouteHandler]:
                     "too_many", "Too many look-ups; wait a little.", "查询过于频繁，请稍后再试。", retry_after=wait
                 )
             verdict = await runtime.decisions.verdict(network.address)
-            return page(
-                request, "why.html", subject=text, verdict=verdict, why=None, is_own=actor.address == text, links=links
-            )
+            return page(request, "why.html", subject=text, verdict=verdict, why=None, is_own=actor.address == text)
         if "distances" in request.query_params:
             measured = await runtime.distances.of(network.address)
             if render.is_partial(request):
@@ -140,7 +138,6 @@ def _looking(pages: Pages) -> list[HTTPRouteHandler]:
             is_own=is_own,
             distances=distances,
             distance=_amount,
-            links=links,
         )
 
     return [ask, why]
