@@ -22,8 +22,14 @@ def router(pages: Pages) -> Router:
     """The pages of one server."""
     for language in render.LANGUAGES:
         render.environment(language)
-    handlers: list[HTTPRouteHandler] = [choose_language, static_file, *sign_in.HANDLERS, *home.HANDLERS]
-    for module in (welcome, apps, admin, explore, why, rules, analyses):
+    handlers: list[HTTPRouteHandler] = [
+        *(choose_language, static_file),
+        *sign_in.HANDLERS,
+        *home.HANDLERS,
+        *welcome.HANDLERS,
+        *apps.HANDLERS,
+    ]
+    for module in (admin, explore, why, rules, analyses):
         handlers += module.routes(pages)
     return Router(
         "/",

@@ -16,11 +16,9 @@ from sparkle_lite.analyses.numbers import PRESETS
 from sparkle_lite.db.accounts import AuditFilter, AuditRow, UserRow
 from sparkle_lite.errors import ConfigError, SparkleError
 from sparkle_lite.http.requests import base_url
-from sparkle_lite.http.web.apps import page_number
-from sparkle_lite.http.web.paging import cut, position, row_id
+from sparkle_lite.http.web.paging import cut, page_number, position, row_id
 from sparkle_lite.http.web.render import Asked, Page, Pages, PageTexts, page, posted, see_other, texts_of
-from sparkle_lite.http.web.welcome import PRESET
-from sparkle_lite.settings import read
+from sparkle_lite.http.web.welcome import PRESET, choose_preset
 
 _PAGE = 100
 _AUDIT_PAGE = 50
@@ -66,7 +64,7 @@ def _user_list(pages: Pages) -> list[HTTPRouteHandler]:
     runtime = pages.runtime
 
     async def listing(request: Asked, refused: SparkleError | None = None, name: str = "") -> Page:
-        number = page_number(request)
+        number = page_number(request.query_params)
         rows, total = await runtime.accounts.users_page(number, _PAGE)
         return page(
             request,
@@ -282,8 +280,7 @@ def _settings(pages: Pages) -> list[HTTPRouteHandler]:
     @post("/admin/settings/preset", status_code=303)
     async def preset(request: Asked) -> Page:
         me = await pages.admin(request)
-        chosen = read(PRESET, (await posted(request)).get("preset", ""))
-        await runtime.change_settings({PRESET: chosen}, me.actor)
+        await choose_preset(runtime, await posted(request), me.actor)
         return see_other("/admin/settings", done="saved")
 
     return [settings, reload, preset]
