@@ -28,8 +28,9 @@ def router(pages: Pages) -> Router:
         *home.HANDLERS,
         *welcome.HANDLERS,
         *apps.HANDLERS,
+        *admin.HANDLERS,
     ]
-    for module in (admin, explore, why, rules, analyses):
+    for module in (explore, why, rules, analyses):
         handlers += module.routes(pages)
     return Router(
         "/",
