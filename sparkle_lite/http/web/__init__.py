@@ -29,8 +29,9 @@ def router(pages: Pages) -> Router:
         *welcome.HANDLERS,
         *apps.HANDLERS,
         *admin.HANDLERS,
+        *explore.HANDLERS,
     ]
-    for module in (explore, why, rules, analyses):
+    for module in (why, rules, analyses):
         handlers += module.routes(pages)
     return Router(
         "/",
