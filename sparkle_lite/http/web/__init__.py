@@ -30,13 +30,19 @@ def router(pages: Pages) -> Router:
         *apps.HANDLERS,
         *admin.HANDLERS,
         *explore.HANDLERS,
+        *why.HANDLERS,
     ]
-    for module in (why, rules, analyses):
+    for module in (rules, analyses):
         handlers += module.routes(pages)
     return Router(
         "/",
         route_handlers=handlers,
-        dependencies={"form": Provide(render.posted), "reader": Provide(access.reader, sync_to_thread=False)},
+        dependencies={
+            "form": Provide(render.posted),
+            "reader": Provide(access.reader, sync_to_thread=False),
+            # Made once and kept.
+            "lookups": Provide(why.lookup_limit, use_cache=True, sync_to_thread=False),
+        },
         include_in_schema=False,
         request_max_body_size=_FORM_BYTES,
     )
