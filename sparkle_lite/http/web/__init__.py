@@ -31,8 +31,9 @@ def router(pages: Pages) -> Router:
         *admin.HANDLERS,
         *explore.HANDLERS,
         *why.HANDLERS,
+        *rules.HANDLERS,
     ]
-    for module in (rules, analyses):
+    for module in (analyses,):
         handlers += module.routes(pages)
     return Router(
         "/",

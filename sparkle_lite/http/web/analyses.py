@@ -198,7 +198,7 @@ def _numbers(pages: Pages) -> list[HTTPRouteHandler]:
             refused_fields=list(answers.refusals),
             lines=_lines(settings),
             run=server.jobs.runs.get("analyse"),
-            **await frame(pages),
+            **await frame(pages.runtime),
         )
 
     @get("/rules/analyses")
@@ -280,7 +280,7 @@ def _dry_run(pages: Pages) -> HTTPRouteHandler:
             tried=_tried(cards, given),
             shown=SHOWN,
             **values,
-            **await frame(pages),
+            **await frame(pages.runtime),
         )
 
     async def _dry(given: Mapping[str, str]) -> list[Run]:
