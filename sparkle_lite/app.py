@@ -25,7 +25,7 @@ from sparkle_lite.http.observe import Observe
 from sparkle_lite.http.problems import internal, known, problem
 from sparkle_lite.http.requests import Receive, Scope, Send
 from sparkle_lite.http.session import DEPENDENCIES
-from sparkle_lite.http.web.render import Pages, is_for_person, refusal
+from sparkle_lite.http.web.render import is_for_person, refusal
 from sparkle_lite.runtime import Server, running
 
 logger = logging.getLogger("sparkle.app")
@@ -33,7 +33,6 @@ logger = logging.getLogger("sparkle.app")
 
 def create_app(runtime: Server) -> Litestar:
     """The application that answers for one server."""
-    pages = Pages(runtime)
 
     def on_exception(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
         shown = known(error, request.method)
@@ -50,7 +49,7 @@ def create_app(runtime: Server) -> Litestar:
         *github.routes(runtime, web.sign_in_page),
     ]
     app = Litestar(
-        [*Btn(runtime).routes(), *documented, web.router(pages), *openapi.routes(documented), *docs.HANDLERS],
+        [*Btn(runtime).routes(), *documented, web.router(), *openapi.routes(documented), *docs.HANDLERS],
         dependencies=DEPENDENCIES,
         before_request=_options,
         exception_handlers={Exception: on_exception},

@@ -2,12 +2,11 @@
 
 from litestar import MediaType, Response, Router, get
 from litestar.di import Provide
-from litestar.handlers import HTTPRouteHandler
 
 from sparkle_lite.http.requests import takes_gzip
 from sparkle_lite.http.session import Injected
 from sparkle_lite.http.web import access, admin, analyses, apps, explore, home, render, rules, sign_in, welcome, why
-from sparkle_lite.http.web.render import Asked, Page, Pages
+from sparkle_lite.http.web.render import Asked, Page
 from sparkle_lite.http.web.sign_in import sign_in_page
 from sparkle_lite.runtime import Server
 
@@ -16,37 +15,6 @@ __all__ = ["router", "sign_in_page"]
 # The longest form is a list of addresses.
 _FORM_BYTES = 65_536
 _YEAR_S = 365 * 86_400
-
-
-def router(pages: Pages) -> Router:
-    """The pages of one server."""
-    for language in render.LANGUAGES:
-        render.environment(language)
-    handlers: list[HTTPRouteHandler] = [
-        *(choose_language, static_file),
-        *sign_in.HANDLERS,
-        *home.HANDLERS,
-        *welcome.HANDLERS,
-        *apps.HANDLERS,
-        *admin.HANDLERS,
-        *explore.HANDLERS,
-        *why.HANDLERS,
-        *rules.HANDLERS,
-    ]
-    for module in (analyses,):
-        handlers += module.routes(pages)
-    return Router(
-        "/",
-        route_handlers=handlers,
-        dependencies={
-            "form": Provide(render.posted),
-            "reader": Provide(access.reader, sync_to_thread=False),
-            # Made once and kept.
-            "lookups": Provide(why.lookup_limit, use_cache=True, sync_to_thread=False),
-        },
-        include_in_schema=False,
-        request_max_body_size=_FORM_BYTES,
-    )
 
 
 @get("/language")
@@ -72,3 +40,36 @@ async def static_file(request: Asked, name: str) -> Response[bytes]:
         headers["content-encoding"] = "gzip"
         return Response(asset.compressed, media_type=asset.media_type, headers=headers)
     return Response(asset.content, media_type=asset.media_type, headers=headers)
+
+
+HANDLERS = (
+    *(choose_language, static_file),
+    *sign_in.HANDLERS,
+    *home.HANDLERS,
+    *welcome.HANDLERS,
+    *apps.HANDLERS,
+    *admin.HANDLERS,
+    *explore.HANDLERS,
+    *why.HANDLERS,
+    *rules.HANDLERS,
+    *analyses.HANDLERS,
+)
+
+
+def router() -> Router:
+    """The pages of one server."""
+    for language in render.LANGUAGES:
+        render.environment(language)
+    return Router(
+        "/",
+        route_handlers=HANDLERS,
+        dependencies={
+            "form": Provide(render.posted),
+            "reader": Provide(access.reader, sync_to_thread=False),
+            # Made once and kept.
+            "lookups": Provide(why.lookup_limit, use_cache=True, sync_to_thread=False),
+            "dry_run": Provide(analyses.one_dry_run, use_cache=True, sync_to_thread=False),
+        },
+        include_in_schema=False,
+        request_max_body_size=_FORM_BYTES,
+    )

@@ -23,7 +23,7 @@ import sparkle_lite
 from sparkle_lite.accounts import now_ms
 from sparkle_lite.errors import SparkleError
 from sparkle_lite.http.problems import STATUS
-from sparkle_lite.http.session import COOKIE, SignedIn, is_https, require_admin, signed_in
+from sparkle_lite.http.session import COOKIE, is_https
 from sparkle_lite.http.web import links, shapes
 from sparkle_lite.runtime import Server
 
@@ -194,45 +194,6 @@ def _preferred(header: str) -> Language:
 
 
 # --- Pages ------------------------------------------------------------------------------------------------------------
-
-
-class Pages:
-    """Who may see a page of a server."""
-
-    def __init__(self, runtime: Server) -> None:
-        self.runtime = runtime
-
-    async def me(self, request: Asked) -> SignedIn | None:
-        """Who is signed in, if anybody."""
-        request.state.me = None
-        if not request.cookies.get(COOKIE) and not request.headers.get("authorization"):
-            return None
-        try:
-            return await signed_in(request, self.runtime)
-        except SparkleError:
-            return None
-
-    async def member(self, request: Asked) -> SignedIn:
-        """Who is signed in. Raises SignInFirst; SparkleError (forbidden) for a change that another site asks for."""
-        try:
-            return await signed_in(request, self.runtime)
-        except SparkleError:
-            if await self._has_session(request):
-                raise
-            raise SignInFirst(here(request) if request.method == "GET" else "/") from None
-
-    async def _has_session(self, request: Asked) -> bool:
-        try:
-            await self.runtime.accounts.session_user(request.cookies.get(COOKIE, ""))
-        except SparkleError:
-            return False
-        return True
-
-    async def admin(self, request: Asked) -> SignedIn:
-        """The administrator who asks. Raises as `member` does, and SparkleError (forbidden) for everybody else."""
-        me = await self.member(request)
-        await require_admin(request, me)
-        return me
 
 
 def page(
