@@ -33,14 +33,6 @@ logger = logging.getLogger("sparkle.app")
 
 def create_app(runtime: Server) -> Litestar:
     """The application that answers for one server."""
-
-    def on_exception(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
-        shown = known(error, request.method)
-        if shown is None:
-            logger.error("a request failed", exc_info=error)
-            shown = internal()
-        return refusal(request, shown) if is_for_person(request) else _refusal(shown)
-
     documented: list[HTTPRouteHandler | Router] = [
         *operation.HANDLERS,
         *api_accounts.ROUTERS,
@@ -52,7 +44,7 @@ def create_app(runtime: Server) -> Litestar:
         [*Btn(runtime).routes(), *documented, web.router(), *openapi.routes(documented), *docs.HANDLERS],
         dependencies=DEPENDENCIES,
         before_request=_options,
-        exception_handlers={Exception: on_exception},
+        exception_handlers={Exception: _on_exception},
         openapi_config=None,
         logging_config=None,
         debug=False,
@@ -60,6 +52,14 @@ def create_app(runtime: Server) -> Litestar:
     )
     app.state.server = runtime
     return app
+
+
+def _on_exception(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
+    shown = known(error, request.method)
+    if shown is None:
+        logger.error("a request failed", exc_info=error)
+        shown = internal()
+    return refusal(request, shown) if is_for_person(request) else _refusal(shown)
 
 
 class Application:

@@ -4,9 +4,9 @@ from litestar import MediaType, Response, Router, get
 from litestar.di import Provide
 
 from sparkle_lite.http.requests import takes_gzip
-from sparkle_lite.http.session import Injected
+from sparkle_lite.http.session import AnyRequest, Injected
 from sparkle_lite.http.web import access, admin, analyses, apps, explore, home, render, rules, sign_in, welcome, why
-from sparkle_lite.http.web.render import Asked, Page
+from sparkle_lite.http.web.render import Page
 from sparkle_lite.http.web.sign_in import sign_in_page
 from sparkle_lite.runtime import Server
 
@@ -18,7 +18,7 @@ _YEAR_S = 365 * 86_400
 
 
 @get("/language")
-async def choose_language(request: Asked, server: Injected[Server]) -> Page:
+async def choose_language(request: AnyRequest, server: Injected[Server]) -> Page:
     """Choose a language and go back to the page."""
     response = render.see_other(render.local(request.query_params.get("next", "/")))
     render.keep_language(response, request.query_params.get("to", ""), request, server)
@@ -26,7 +26,7 @@ async def choose_language(request: Asked, server: Injected[Server]) -> Page:
 
 
 @get("/static/{name:path}")
-async def static_file(request: Asked, name: str) -> Response[bytes]:
+async def static_file(request: AnyRequest, name: str) -> Response[bytes]:
     """A file of the package by its hashed name; what it holds never changes under that name."""
     asset = render.assets().get(name.removeprefix("/"))
     if asset is None:

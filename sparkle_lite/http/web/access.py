@@ -11,6 +11,7 @@ from litestar.handlers import BaseRouteHandler
 from sparkle_lite.errors import SparkleError
 from sparkle_lite.http.session import (
     COOKIE,
+    AnyRequest,
     Connection,
     SignedIn,
     requires_admin,
@@ -18,7 +19,7 @@ from sparkle_lite.http.session import (
     server_of,
     signed_in,
 )
-from sparkle_lite.http.web.render import Asked, SignInFirst, here
+from sparkle_lite.http.web.render import SignInFirst, here
 from sparkle_lite.runtime import Server
 
 
@@ -27,7 +28,7 @@ async def _leads_to_sign_in(connection: Connection, handler: BaseRouteHandler) -
 
     Raises SignInFirst; SparkleError (forbidden) for a change that another site asks for.
     """
-    request = cast(Asked, connection)
+    request = cast(AnyRequest, connection)
     try:
         await requires_sign_in(connection, handler)
     except SparkleError:
@@ -38,7 +39,7 @@ async def _leads_to_sign_in(connection: Connection, handler: BaseRouteHandler) -
 
 async def _looks_who_asks(connection: Connection, _: BaseRouteHandler) -> None:
     """Everybody; the page knows who is signed in."""
-    request = cast(Asked, connection)
+    request = cast(AnyRequest, connection)
     await look_who_asks(request, server_of(request))
 
 
@@ -47,7 +48,7 @@ ADMINS = [_leads_to_sign_in, requires_admin]
 ANYBODY = [_looks_who_asks]
 
 
-async def look_who_asks(request: Asked, server: Server) -> SignedIn | None:
+async def look_who_asks(request: AnyRequest, server: Server) -> SignedIn | None:
     """Who is signed in, if anybody, for a page to show."""
     request.state.me = None
     if not request.cookies.get(COOKIE) and not request.headers.get("authorization"):
@@ -58,12 +59,12 @@ async def look_who_asks(request: Asked, server: Server) -> SignedIn | None:
         return None
 
 
-def reader(request: Asked) -> SignedIn | None:
+def reader(request: AnyRequest) -> SignedIn | None:
     """Who is signed in, if anybody, where a page is for everybody: the dependency `reader`."""
     return cast(SignedIn | None, request.state.me)
 
 
-async def why_out(request: Asked, server: Server) -> SparkleError | None:
+async def why_out(request: AnyRequest, server: Server) -> SparkleError | None:
     """Why the session that a browser still has is no good; None where it has none, or a good one."""
     token = request.cookies.get(COOKIE, "")
     if not token:

@@ -14,10 +14,10 @@ from sparkle_lite.accounts import LOGIN_LINK_MS, Role, now_ms
 from sparkle_lite.analyses.numbers import PRESETS
 from sparkle_lite.db.accounts import AuditFilter, AuditRow, UserRow
 from sparkle_lite.errors import ConfigError, SparkleError
-from sparkle_lite.http.session import Injected, SignedIn, own_url
+from sparkle_lite.http.session import AnyRequest, Injected, SignedIn, own_url
 from sparkle_lite.http.web.access import ADMINS
 from sparkle_lite.http.web.paging import cut, page_number, position, row_id
-from sparkle_lite.http.web.render import Asked, Page, PageTexts, PostedForm, page, see_other, texts_of
+from sparkle_lite.http.web.render import Page, PageTexts, PostedForm, page, see_other, texts_of
 from sparkle_lite.http.web.welcome import PRESET, choose_preset
 from sparkle_lite.runtime import Server
 
@@ -57,12 +57,12 @@ ACTIONS = (
 
 
 @get("/admin/users", guards=ADMINS)
-async def list_users(request: Asked, server: Injected[Server]) -> Page:
+async def list_users(request: AnyRequest, server: Injected[Server]) -> Page:
     """Everybody, and a form for one more."""
     return await _users_page(request, server)
 
 
-async def _users_page(request: Asked, server: Server, name: str = "", refused: SparkleError | None = None) -> Page:
+async def _users_page(request: AnyRequest, server: Server, name: str = "", refused: SparkleError | None = None) -> Page:
     number = page_number(request.query_params)
     rows, total = await server.accounts.users_page(number, _PAGE)
     values: dict[str, Any] = {"rows": rows, "total": total, "number": number, "size": _PAGE, "name": name}
@@ -71,7 +71,7 @@ async def _users_page(request: Asked, server: Server, name: str = "", refused: S
 
 @post("/admin/users", status_code=303, guards=ADMINS)
 async def add_user(
-    request: Asked, server: Injected[Server], me: Injected[SignedIn], form: Injected[PostedForm]
+    request: AnyRequest, server: Injected[Server], me: Injected[SignedIn], form: Injected[PostedForm]
 ) -> Page:
     """Make a local user."""
     name = form.get("name", "")
@@ -83,12 +83,12 @@ async def add_user(
 
 
 @get("/admin/users/{user_id:int}", guards=ADMINS)
-async def show_user(request: Asked, server: Injected[Server], user_id: int) -> Page:
+async def show_user(request: AnyRequest, server: Injected[Server], user_id: int) -> Page:
     """A user."""
     return await _user_page(request, server, await server.accounts.user(user_id))
 
 
-async def _user_page(request: Asked, server: Server, user: UserRow, link: str = "", until: int = 0) -> Page:
+async def _user_page(request: AnyRequest, server: Server, user: UserRow, link: str = "", until: int = 0) -> Page:
     apps = await server.accounts.apps(user.id)
     sessions = await server.accounts.sessions_of(user.id)
     return page(request, "user.html", user=user, apps=apps, sessions=sessions, link=link, until=until)
@@ -123,7 +123,7 @@ async def sign_out(server: Injected[Server], me: Injected[SignedIn], user_id: in
 
 
 @post("/admin/users/{user_id:int}/link", status_code=200, guards=ADMINS)
-async def login_link(request: Asked, server: Injected[Server], me: Injected[SignedIn], user_id: int) -> Page:
+async def login_link(request: AnyRequest, server: Injected[Server], me: Injected[SignedIn], user_id: int) -> Page:
     """Make a login link, which is shown only now."""
     user = await server.accounts.user(user_id)
     url = own_url(request, server)
@@ -144,7 +144,7 @@ def _role(form: PostedForm) -> Role:
 
 
 @get("/admin/audit", guards=ADMINS)
-async def audit(request: Asked, server: Injected[Server]) -> Page:
+async def audit(request: AnyRequest, server: Injected[Server]) -> Page:
     """What was done and refused, the newest first."""
     query = {name: request.query_params.get(name, "") for name in ("action", "user", "success", "from", "to")}
     wanted = AuditFilter(
@@ -221,13 +221,13 @@ def _day(text: str, more: int) -> int | None:
 
 
 @get("/admin/settings", guards=ADMINS)
-async def settings(request: Asked, server: Injected[Server]) -> Page:
+async def settings(request: AnyRequest, server: Injected[Server]) -> Page:
     """How this server is configured, and how it does."""
     return await _settings_page(request, server)
 
 
 async def _settings_page(
-    request: Asked, server: Server, *, problems: tuple[str, ...] = (), stay: Sequence[str] = ()
+    request: AnyRequest, server: Server, *, problems: tuple[str, ...] = (), stay: Sequence[str] = ()
 ) -> Page:
     config = server.config
     return page(
@@ -251,7 +251,7 @@ async def _settings_page(
 
 
 @post("/admin/settings/reload", status_code=303, guards=ADMINS)
-async def reload(request: Asked, server: Injected[Server]) -> Page:
+async def reload(request: AnyRequest, server: Injected[Server]) -> Page:
     """Read the configuration again."""
     if server.reread is None:
         raise SparkleError("not_found", "There is no configuration to reload.", "没有可重新加载的配置。")

@@ -14,9 +14,9 @@ from sparkle_lite.analyses.runs import Runs
 from sparkle_lite.config import AnalysisSection, Config
 from sparkle_lite.config.values import toml
 from sparkle_lite.errors import SparkleError
-from sparkle_lite.http.session import Injected, SignedIn
+from sparkle_lite.http.session import AnyRequest, Injected, SignedIn
 from sparkle_lite.http.web.access import ADMINS, MEMBERS
-from sparkle_lite.http.web.render import Asked, Page, PostedForm, language_of, page, query, said, see_other
+from sparkle_lite.http.web.render import Page, PostedForm, language_of, page, query, said, see_other
 from sparkle_lite.http.web.rules import Told, frame
 from sparkle_lite.http.web.welcome import PRESET
 from sparkle_lite.plan import Plan, key_of
@@ -192,12 +192,12 @@ def _lines(settings: AnalysisSection) -> str:
 
 
 @get("/rules/analyses", guards=MEMBERS)
-async def overview(request: Asked, server: Injected[Server]) -> Page:
+async def overview(request: AnyRequest, server: Injected[Server]) -> Page:
     """The analyses with their numbers."""
     return await _numbers_page(request, server)
 
 
-async def _numbers_page(request: Asked, server: Server, answers: Answers = _NOTHING) -> Page:
+async def _numbers_page(request: AnyRequest, server: Server, answers: Answers = _NOTHING) -> Page:
     settings = server.config.analysis
     return page(
         request,
@@ -223,7 +223,7 @@ async def run_now(server: Injected[Server]) -> Page:
 
 @post("/rules/analyses/{name:str}", status_code=303, guards=ADMINS)
 async def save(
-    request: Asked, server: Injected[Server], me: Injected[SignedIn], form: Injected[PostedForm], name: str
+    request: AnyRequest, server: Injected[Server], me: Injected[SignedIn], form: Injected[PostedForm], name: str
 ) -> Page:
     """Take the numbers of an analysis; all of them or none."""
     changes, refusals = {}, {}
@@ -272,7 +272,7 @@ def one_dry_run() -> asyncio.Lock:
 
 
 @get("/rules/dry-run", guards=ADMINS)
-async def try_numbers(request: Asked, server: Injected[Server], dry_run: Injected[asyncio.Lock]) -> Page:
+async def try_numbers(request: AnyRequest, server: Injected[Server], dry_run: Injected[asyncio.Lock]) -> Page:
     """What the analyses would list with other numbers."""
     given = {name: text.strip() for name, text in request.query_params.items() if text.strip()}
     if given != dict(request.query_params):

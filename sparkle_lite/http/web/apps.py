@@ -8,23 +8,23 @@ from litestar import get, post
 from sparkle_lite.accounts import NewSecret, peerbanhelper_lines
 from sparkle_lite.db.accounts import UserappRow
 from sparkle_lite.errors import SparkleError
-from sparkle_lite.http.session import Injected, SignedIn, own_url
+from sparkle_lite.http.session import AnyRequest, Injected, SignedIn, own_url
 from sparkle_lite.http.web.access import ADMINS, MEMBERS
 from sparkle_lite.http.web.paging import page_number, row_id
-from sparkle_lite.http.web.render import Asked, Page, PostedForm, page, see_other
+from sparkle_lite.http.web.render import Page, PostedForm, page, see_other
 from sparkle_lite.runtime import Server
 
 _PAGE = 100
 
 
 @get("/apps", guards=MEMBERS)
-async def list_apps(request: Asked, server: Injected[Server], me: Injected[SignedIn]) -> Page:
+async def list_apps(request: AnyRequest, server: Injected[Server], me: Injected[SignedIn]) -> Page:
     """One's own applications, and a form for one more."""
     return await _list_page(request, server, me)
 
 
 async def _list_page(
-    request: Asked, server: Server, me: SignedIn, comment: str = "", refused: SparkleError | None = None
+    request: AnyRequest, server: Server, me: SignedIn, comment: str = "", refused: SparkleError | None = None
 ) -> Page:
     return page(
         request,
@@ -38,7 +38,9 @@ async def _list_page(
 
 
 @post("/apps", status_code=200, guards=MEMBERS)
-async def create(request: Asked, server: Injected[Server], me: Injected[SignedIn], form: Injected[PostedForm]) -> Page:
+async def create(
+    request: AnyRequest, server: Injected[Server], me: Injected[SignedIn], form: Injected[PostedForm]
+) -> Page:
     """Make an application; its secret is shown only now."""
     comment = form.get("comment", "")
     try:
@@ -49,7 +51,7 @@ async def create(request: Asked, server: Injected[Server], me: Injected[SignedIn
 
 
 @get("/apps/all", guards=ADMINS)
-async def list_all(request: Asked, server: Injected[Server]) -> Page:
+async def list_all(request: AnyRequest, server: Injected[Server]) -> Page:
     """Everybody's applications."""
     number = page_number(request.query_params)
     rows, total = await server.accounts.apps_page(number, _PAGE)
@@ -58,7 +60,7 @@ async def list_all(request: Asked, server: Injected[Server]) -> Page:
 
 
 @get("/apps/{app_id:str}", guards=MEMBERS)
-async def show(request: Asked, server: Injected[Server], me: Injected[SignedIn], app_id: str) -> Page:
+async def show(request: AnyRequest, server: Injected[Server], me: Injected[SignedIn], app_id: str) -> Page:
     """An application."""
     app = await server.accounts.app(app_id, me.actor)
     return page(
@@ -71,7 +73,7 @@ async def show(request: Asked, server: Injected[Server], me: Injected[SignedIn],
 
 
 @get("/apps/{app_id:str}/connected", guards=MEMBERS)
-async def connected(request: Asked, server: Injected[Server], me: Injected[SignedIn], app_id: str) -> Page:
+async def connected(request: AnyRequest, server: Injected[Server], me: Injected[SignedIn], app_id: str) -> Page:
     """The part of a page that says whether an application has come, for a script that asks until it has."""
     app = await server.accounts.app(app_id, me.actor)
     since = row_id(request.query_params.get("since", "")) or 0
@@ -86,7 +88,7 @@ async def edit(server: Injected[Server], me: Injected[SignedIn], form: Injected[
 
 
 @post("/apps/{app_id:str}/reset", status_code=200, guards=MEMBERS)
-async def reset(request: Asked, server: Injected[Server], me: Injected[SignedIn], app_id: str) -> Page:
+async def reset(request: AnyRequest, server: Injected[Server], me: Injected[SignedIn], app_id: str) -> Page:
     """Make a new secret, which is shown only now."""
     made = await server.accounts.reset_app(app_id, me.actor)
     return page(request, "app_secret.html", made=False, **secret_values(request, server, made))
@@ -116,7 +118,7 @@ async def unban(server: Injected[Server], me: Injected[SignedIn], app_id: str) -
 HANDLERS = (list_apps, create, list_all, show, connected, edit, reset, delete, ban, unban)
 
 
-def secret_values(request: Asked, server: Server, made: NewSecret) -> dict[str, Any]:
+def secret_values(request: AnyRequest, server: Server, made: NewSecret) -> dict[str, Any]:
     """What a page needs to show a secret, which it can do only now."""
     url = own_url(request, server)
     app_id = made.userapp.app_id

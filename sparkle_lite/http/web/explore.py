@@ -15,11 +15,11 @@ from sparkle_lite.db import torrents
 from sparkle_lite.db.conditions import Filter, Query
 from sparkle_lite.db.torrents import TorrentRow, WantedTorrents
 from sparkle_lite.errors import SparkleError
-from sparkle_lite.http.session import Injected, SignedIn
+from sparkle_lite.http.session import AnyRequest, Injected, SignedIn
 from sparkle_lite.http.web import filters, links, paging
 from sparkle_lite.http.web.access import MEMBERS
 from sparkle_lite.http.web.filters import VIEWS, TorrentQuery, View
-from sparkle_lite.http.web.render import HEADERS, Asked, Page, page, see_other
+from sparkle_lite.http.web.render import HEADERS, Page, page, see_other
 from sparkle_lite.query import DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE, Listing, ask
 from sparkle_lite.runtime import Server
 from sparkle_lite.shown import Torrent, Viewer, csv_cells, csv_columns, shown
@@ -134,7 +134,7 @@ async def first_table() -> Page:
 
 
 @get("/explore/{name:str}", guards=MEMBERS)
-async def explore(request: Asked, server: Injected[Server], me: Injected[SignedIn], name: str) -> Page:
+async def explore(request: AnyRequest, server: Injected[Server], me: Injected[SignedIn], name: str) -> Page:
     """A table with its filters; a URL that says more than it needs leads to the one that doesn't."""
     view = _view(name)
     given = dict(request.query_params)
@@ -152,7 +152,7 @@ async def explore(request: Asked, server: Injected[Server], me: Injected[SignedI
 
 
 def _table_page(
-    request: Asked,
+    request: AnyRequest,
     view: View,
     parameters: Mapping[str, str],
     found: Found | None = None,
@@ -180,7 +180,7 @@ def _view(name: str) -> View:
 
 
 @get("/explore/{name:str}/csv", guards=MEMBERS)
-async def export(request: Asked, server: Injected[Server], me: Injected[SignedIn], name: str) -> Response[Any]:
+async def export(request: AnyRequest, server: Injected[Server], me: Injected[SignedIn], name: str) -> Response[Any]:
     """A table under some filters as a file."""
     view = _view(name)
     parameters = filters.canonical(view, request.query_params)
@@ -223,18 +223,18 @@ def _csv(rows: Sequence[Sequence[object]]) -> bytes:
 
 
 @get("/client", guards=MEMBERS)
-async def client_by_parameter(request: Asked, server: Injected[Server], me: Injected[SignedIn]) -> Page:
+async def client_by_parameter(request: AnyRequest, server: Injected[Server], me: Injected[SignedIn]) -> Page:
     """What is known of a client whose name can't stand in a path."""
     return await _client_page(request, server, me, request.query_params.get("name", ""))
 
 
 @get("/client/{name:path}", guards=MEMBERS)
-async def client(request: Asked, server: Injected[Server], me: Injected[SignedIn], name: str) -> Page:
+async def client(request: AnyRequest, server: Injected[Server], me: Injected[SignedIn], name: str) -> Page:
     """What is known of a client by its name, with or without a peer id, or by its public number."""
     return await _client_page(request, server, me, name.removeprefix("/"))
 
 
-async def _client_page(request: Asked, server: Server, me: SignedIn, name: str) -> Page:
+async def _client_page(request: AnyRequest, server: Server, me: SignedIn, name: str) -> Page:
     peer_id = request.query_params.get("peerId", "")
     if _is_number(name) and (url := await _client_by_number(server, int(name))):
         return see_other(url)
@@ -273,7 +273,7 @@ def _is_number(text: str) -> bool:
 
 
 @get("/torrent", guards=MEMBERS)
-async def torrent_by_parameter(request: Asked, server: Injected[Server], me: Injected[SignedIn]) -> Page:
+async def torrent_by_parameter(request: AnyRequest, server: Injected[Server], me: Injected[SignedIn]) -> Page:
     """What is known of a torrent whose identifier can't stand in a path; the way there by an info-hash."""
     info_hash = request.query_params.get("hash", "").strip()
     if info_hash:
@@ -282,12 +282,12 @@ async def torrent_by_parameter(request: Asked, server: Injected[Server], me: Inj
 
 
 @get("/torrent/{identifier:path}", guards=MEMBERS)
-async def torrent(request: Asked, server: Injected[Server], me: Injected[SignedIn], identifier: str) -> Page:
+async def torrent(request: AnyRequest, server: Injected[Server], me: Injected[SignedIn], identifier: str) -> Page:
     """What is known of a torrent by its identifier."""
     return await _torrent_page(request, server, me, identifier.removeprefix("/"))
 
 
-async def _torrent_page(request: Asked, server: Server, me: SignedIn, identifier: str) -> Page:
+async def _torrent_page(request: AnyRequest, server: Server, me: SignedIn, identifier: str) -> Page:
     known = await section(server, me, "torrents", {"identifier": identifier}, 50)
     recent = await _recent(server, me, {"torrentIdentifier": identifier})
     return page(request, "torrent.html", identifier=identifier, known=known, recent=recent)

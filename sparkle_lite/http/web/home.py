@@ -5,9 +5,9 @@ from typing import NamedTuple
 from litestar import MediaType, Response, get
 
 from sparkle_lite.db.overview import BANS, SPANS, Series
-from sparkle_lite.http.session import Injected, SignedIn
+from sparkle_lite.http.session import AnyRequest, Injected, SignedIn
 from sparkle_lite.http.web.access import MEMBERS
-from sparkle_lite.http.web.render import Asked, Page, page, see_other
+from sparkle_lite.http.web.render import Page, page, see_other
 from sparkle_lite.http.web.sign_in import wanted_page
 from sparkle_lite.runtime import Server
 
@@ -27,7 +27,7 @@ class Period(NamedTuple):
 
 
 @get("/", guards=MEMBERS)
-async def overview(request: Asked, server: Injected[Server], me: Injected[SignedIn]) -> Page:
+async def overview(request: AnyRequest, server: Injected[Server], me: Injected[SignedIn]) -> Page:
     """The first page, or what somebody wanted before they signed in, or the guide where nobody has gone through it."""
     wanted = wanted_page(request)
     if wanted is not None:
@@ -52,7 +52,7 @@ async def overview(request: Asked, server: Injected[Server], me: Injected[Signed
 
 
 @get("/overview.json", guards=MEMBERS)
-async def activity(request: Asked, server: Injected[Server]) -> Response[dict[str, object]]:
+async def activity(request: AnyRequest, server: Injected[Server]) -> Response[dict[str, object]]:
     """The numbers of the charts."""
     series = await server.overview.activity(_span(request))
     content: dict[str, object] = {"times": series.times, "submissions": series.submissions, "rows": series.rows}
@@ -79,6 +79,6 @@ def _periods(series: Series) -> list[Period]:
     return list(found.values())[::-1]
 
 
-def _span(request: Asked) -> str:
+def _span(request: AnyRequest) -> str:
     asked = request.query_params.get("span", "")
     return asked if asked in SPANS else "week"

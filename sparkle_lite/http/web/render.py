@@ -16,18 +16,17 @@ from typing import Any, Literal, NamedTuple
 from urllib.parse import quote, urlencode
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from litestar import MediaType, Request, Response
+from litestar import MediaType, Response
 from markupsafe import Markup
 
 import sparkle_lite
 from sparkle_lite.accounts import now_ms
 from sparkle_lite.errors import SparkleError
 from sparkle_lite.http.problems import STATUS
-from sparkle_lite.http.session import COOKIE, is_https
+from sparkle_lite.http.session import COOKIE, AnyRequest, is_https
 from sparkle_lite.http.web import links, shapes
 from sparkle_lite.runtime import Server
 
-Asked = Request[Any, Any, Any]
 Page = Response[bytes]
 # Fields without blanks around them; of a field that comes twice the last.
 PostedForm = dict[str, str]
@@ -157,12 +156,12 @@ def texts_in(language: Language) -> PageTexts:
     return PageTexts(language)
 
 
-def texts_of(request: Asked) -> PageTexts:
+def texts_of(request: AnyRequest) -> PageTexts:
     """The texts in the language of whoever asks."""
     return texts_in(language_of(request))
 
 
-def language_of(request: Asked) -> Language:
+def language_of(request: AnyRequest) -> Language:
     """The cookie's language, else the first of Accept-Language that we speak, else English."""
     chosen = request.cookies.get(_LANGUAGE_COOKIE)
     for language in LANGUAGES:
@@ -171,7 +170,7 @@ def language_of(request: Asked) -> Language:
     return _preferred(request.headers.get("accept-language", ""))
 
 
-def keep_language(response: Page, language: str, request: Asked, server: Server) -> None:
+def keep_language(response: Page, language: str, request: AnyRequest, server: Server) -> None:
     """Have the browser keep a language that was chosen; what is none leaves it as it is."""
     if language in LANGUAGES:
         secure = is_https(request, server)
@@ -197,7 +196,7 @@ def _preferred(header: str) -> Language:
 
 
 def page(
-    request: Asked, template: str, *, status: int | None = None, refused: SparkleError | None = None, **values: Any
+    request: AnyRequest, template: str, *, status: int | None = None, refused: SparkleError | None = None, **values: Any
 ) -> Page:
     """A page, or a part of one where the template is that; whoever is signed in is `me` there.
 
@@ -225,7 +224,7 @@ def page(
     return Response(text.encode(), status_code=status, media_type=MediaType.HTML, headers=headers)
 
 
-def refusal(request: Asked, error: SparkleError) -> Page:
+def refusal(request: AnyRequest, error: SparkleError) -> Page:
     """A refusal as a page that helps; as a mere notice where it goes into a part of one."""
     partial = is_partial(request)
     if isinstance(error, SignInFirst):
@@ -285,7 +284,7 @@ def query(values: Mapping[str, Any], **changes: Any) -> str:
     return f"?{text}" if text else "?"
 
 
-def here(request: Asked) -> str:
+def here(request: AnyRequest) -> str:
     """The path and query of a request, without the note of what was just done."""
     kept = [(name, value) for name, value in request.query_params.multi_items() if name != "done"]
     path = quote(request.url.path, safe="/:@!$&'()*+,;=~-._")
@@ -298,12 +297,12 @@ def local(url: str) -> str:
     return url if is_path and url.isascii() else "/"
 
 
-def is_partial(request: Asked) -> bool:
+def is_partial(request: AnyRequest) -> bool:
     """Whether a script of ours asks for a part of a page."""
     return request.headers.get("hx-request") == "true"
 
 
-def is_for_person(request: Asked) -> bool:
+def is_for_person(request: AnyRequest) -> bool:
     """Whether a browser shows the answer to a person."""
     path = request.scope["path"]
     if path.startswith(_MACHINES):
@@ -319,7 +318,7 @@ def see_other(url: str, *, done: str = "") -> Page:
     return Response(b"", status_code=303, media_type=MediaType.TEXT, headers={**HEADERS, "location": url})
 
 
-async def posted(request: Asked) -> PostedForm:
+async def posted(request: AnyRequest) -> PostedForm:
     """The fields of a posted form: the dependency `form`."""
     return {name: value.strip() for name, value in (await request.form()).items() if isinstance(value, str)}
 

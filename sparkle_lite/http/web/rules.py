@@ -9,10 +9,10 @@ from sparkle_lite.config import Duration, Refused
 from sparkle_lite.db.decisions import Action, Change, Cursor, Decision, New, State, Wanted
 from sparkle_lite.decisions import BY_HAND_MS, PARDON_MS, TargetKind
 from sparkle_lite.errors import SparkleError
-from sparkle_lite.http.session import Injected, SignedIn
+from sparkle_lite.http.session import AnyRequest, Injected, SignedIn
 from sparkle_lite.http.web import paging
 from sparkle_lite.http.web.access import ADMINS, MEMBERS
-from sparkle_lite.http.web.render import Asked, Page, PostedForm, local, page, see_other, texts_of
+from sparkle_lite.http.web.render import Page, PostedForm, local, page, see_other, texts_of
 from sparkle_lite.net import AddressError, address_text, parse_network
 from sparkle_lite.reasons import Reason
 from sparkle_lite.runtime import Server
@@ -43,7 +43,7 @@ async def frame(server: Server) -> dict[str, Any]:
 
 
 @get("/rules", guards=MEMBERS)
-async def rules(request: Asked, server: Injected[Server]) -> Page:
+async def rules(request: AnyRequest, server: Injected[Server]) -> Page:
     """What is listed and allowed, by several filters."""
     given = request.query_params
     refusal, within = "", None
@@ -62,7 +62,7 @@ async def rules(request: Asked, server: Injected[Server]) -> Page:
 
 
 @get("/rules/held", guards=MEMBERS)
-async def held(request: Asked, server: Injected[Server]) -> Page:
+async def held(request: AnyRequest, server: Injected[Server]) -> Page:
     """What waits for somebody to approve it."""
     wanted = Wanted("deny", "held", request.query_params.get("origin") or None)
     counts = await server.decisions.counts()
@@ -71,12 +71,12 @@ async def held(request: Asked, server: Injected[Server]) -> Page:
 
 
 @get("/rules/exceptions", guards=MEMBERS)
-async def exceptions(request: Asked, server: Injected[Server]) -> Page:
+async def exceptions(request: AnyRequest, server: Injected[Server]) -> Page:
     """Whom no rule may touch."""
     return await _table_page(request, server, "rules_exceptions.html", Wanted("allow", "active"), kinds=KINDS)
 
 
-async def _table_page(request: Asked, server: Server, template: str, wanted: Wanted, **values: Any) -> Page:
+async def _table_page(request: AnyRequest, server: Server, template: str, wanted: Wanted, **values: Any) -> Page:
     """A page of decisions, the newest first."""
     at = paging.position(request.query_params, paging.row_id)
     found, moment = await server.decisions.page(wanted, at, SIZE + 1)
@@ -102,7 +102,7 @@ def _told(server: Server, decision: Decision, moment: int) -> Told:
 
 
 @get("/rules/changes", guards=MEMBERS)
-async def changes(request: Asked, server: Injected[Server]) -> Page:
+async def changes(request: AnyRequest, server: Injected[Server]) -> Page:
     """What began and what ended, the newest first."""
     at = paging.position(request.query_params, _moment)
     found = await server.decisions.changes(at, SIZE + 1)
@@ -117,7 +117,7 @@ def _told_then(server: Server, change: Change) -> Told:
     return _told(server, change.decision, change.at if change.ended else change.decision.created_at)
 
 
-def _kept(request: Asked) -> dict[str, str]:
+def _kept(request: AnyRequest) -> dict[str, str]:
     """The parameters that the links of a page keep."""
     return {name: value for name, value in request.query_params.items() if name != "done" and value}
 
@@ -138,7 +138,7 @@ def _moment(text: str) -> Cursor | None:
 
 
 @get("/rules/deny", guards=ADMINS)
-async def deny_form(request: Asked, server: Injected[Server]) -> Page:
+async def deny_form(request: AnyRequest, server: Injected[Server]) -> Page:
     """The form for a rule by hand."""
     given = request.query_params
     return page(
@@ -257,7 +257,7 @@ def _stored(row_id: int) -> int:
 
 
 @get("/rules/reviews", guards=ADMINS)
-async def reviews(request: Asked, server: Injected[Server]) -> Page:
+async def reviews(request: AnyRequest, server: Injected[Server]) -> Page:
     """What people asked us to look at, the newest first."""
     is_open = request.query_params.get("state") != "closed"
     at = paging.position(request.query_params, paging.row_id)

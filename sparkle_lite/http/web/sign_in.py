@@ -5,6 +5,7 @@ from litestar import get, post
 from sparkle_lite.errors import SparkleError
 from sparkle_lite.http import github
 from sparkle_lite.http.session import (
+    AnyRequest,
     Injected,
     SignedIn,
     is_https,
@@ -15,7 +16,7 @@ from sparkle_lite.http.session import (
     visitor,
 )
 from sparkle_lite.http.web.access import MEMBERS, look_who_asks, why_out
-from sparkle_lite.http.web.render import Asked, Page, PostedForm, local, page, see_other
+from sparkle_lite.http.web.render import Page, PostedForm, local, page, see_other
 from sparkle_lite.runtime import Server
 
 # Where to go after signing in: the way through GitHub, and a link from elsewhere, both end at the first page.
@@ -23,7 +24,7 @@ _NEXT_COOKIE = "sparkle-next"
 _NEXT_S = 600
 
 
-async def sign_in_page(request: Asked, error: SparkleError | None) -> Page:
+async def sign_in_page(request: AnyRequest, error: SparkleError | None) -> Page:
     """How to sign in; with why the last attempt was refused."""
     server = server_of(request)
     wanted = local(request.query_params.get("next", "/"))
@@ -41,7 +42,7 @@ async def sign_in_page(request: Asked, error: SparkleError | None) -> Page:
     return response
 
 
-def wanted_page(request: Asked) -> Page | None:
+def wanted_page(request: AnyRequest) -> Page | None:
     """The way to the page that somebody wanted before they signed in."""
     wanted = local(request.cookies.get(_NEXT_COOKIE, "/"))
     if wanted == "/":
@@ -52,7 +53,7 @@ def wanted_page(request: Asked) -> Page | None:
 
 
 @post("/logout", status_code=303)
-async def log_out(request: Asked, server: Injected[Server]) -> Page:
+async def log_out(request: AnyRequest, server: Injected[Server]) -> Page:
     """End the session of whoever asks, be it good or not."""
     token, _ = token_of(request)
     require_same_origin(request, server)
@@ -64,7 +65,7 @@ async def log_out(request: Asked, server: Injected[Server]) -> Page:
 
 
 @get("/account", guards=MEMBERS)
-async def account(request: Asked, server: Injected[Server], me: Injected[SignedIn]) -> Page:
+async def account(request: AnyRequest, server: Injected[Server], me: Injected[SignedIn]) -> Page:
     """Who one is here, and where one is signed in."""
     return page(request, "account.html", sessions=await server.accounts.sessions(me.token))
 

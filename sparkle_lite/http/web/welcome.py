@@ -10,20 +10,10 @@ from sparkle_lite.analyses.numbers import PRESETS
 from sparkle_lite.db.decisions import Wanted
 from sparkle_lite.db.orders import Position
 from sparkle_lite.errors import SparkleError
-from sparkle_lite.http.session import Injected, SignedIn
+from sparkle_lite.http.session import AnyRequest, Injected, SignedIn
 from sparkle_lite.http.web.access import ADMINS
 from sparkle_lite.http.web.apps import connection_values, secret_values
-from sparkle_lite.http.web.render import (
-    Asked,
-    Page,
-    PostedForm,
-    keep_language,
-    language_of,
-    page,
-    said,
-    see_other,
-    texts_of,
-)
+from sparkle_lite.http.web.render import Page, PostedForm, keep_language, language_of, page, said, see_other, texts_of
 from sparkle_lite.net import AddressError, address_bytes, is_public
 from sparkle_lite.runtime import Server
 from sparkle_lite.settings import read
@@ -38,14 +28,14 @@ _MAX_LINES = 200
 
 
 @get("/welcome", guards=ADMINS)
-async def who(request: Asked) -> Page:
+async def who(request: AnyRequest) -> Page:
     """Where the guide begins: a name and a language."""
     return page(request, "welcome_who.html", step=1, name=None)
 
 
 @post("/welcome", status_code=303, guards=ADMINS)
 async def save_who(
-    request: Asked, server: Injected[Server], me: Injected[SignedIn], form: Injected[PostedForm]
+    request: AnyRequest, server: Injected[Server], me: Injected[SignedIn], form: Injected[PostedForm]
 ) -> Page:
     """Keep the name and the language."""
     name = form.get("name", "")
@@ -62,7 +52,7 @@ async def save_who(
 
 
 @get("/welcome/circle", guards=ADMINS)
-async def circle(request: Asked, server: Injected[Server]) -> Page:
+async def circle(request: AnyRequest, server: Injected[Server]) -> Page:
     """How many people report to this server."""
     is_given = PRESET in server.settings.given
     chosen = server.config.analysis.preset
@@ -86,14 +76,14 @@ async def choose_preset(server: Server, form: PostedForm, actor: Actor) -> None:
 
 
 @get("/welcome/exceptions", guards=ADMINS)
-async def exceptions(request: Asked, server: Injected[Server], me: Injected[SignedIn]) -> Page:
+async def exceptions(request: AnyRequest, server: Injected[Server], me: Injected[SignedIn]) -> Page:
     """Whom no rule may touch."""
     return await _exceptions_page(request, server, me)
 
 
 @post("/welcome/exceptions", status_code=303, guards=ADMINS)
 async def save_exceptions(
-    request: Asked, server: Injected[Server], me: Injected[SignedIn], form: Injected[PostedForm]
+    request: AnyRequest, server: Injected[Server], me: Injected[SignedIn], form: Injected[PostedForm]
 ) -> Page:
     """Make each line ("address  # note") an exception; those that can't be one stay in the form."""
     lines = [line.strip() for line in form.get("addresses", "").splitlines() if line.strip()][:_MAX_LINES]
@@ -113,7 +103,7 @@ async def save_exceptions(
 
 
 async def _exceptions_page(
-    request: Asked, server: Server, me: SignedIn, refusals: Sequence[tuple[str, SparkleError]] = ()
+    request: AnyRequest, server: Server, me: SignedIn, refusals: Sequence[tuple[str, SparkleError]] = ()
 ) -> Page:
     allowed, _ = await server.decisions.page(Wanted("allow", "active"), Position(), _SHOWN)
     language = language_of(request)
@@ -141,14 +131,14 @@ def _public(address: str | None) -> str:
 
 
 @get("/welcome/connect", guards=ADMINS)
-async def connect(request: Asked, server: Injected[Server], me: Injected[SignedIn]) -> Page:
+async def connect(request: AnyRequest, server: Injected[Server], me: Injected[SignedIn]) -> Page:
     """Connect the first client."""
     return await _connect_page(request, server, me)
 
 
 @post("/welcome/connect", status_code=200, guards=ADMINS)
 async def make_secret(
-    request: Asked, server: Injected[Server], me: Injected[SignedIn], form: Injected[PostedForm]
+    request: AnyRequest, server: Injected[Server], me: Injected[SignedIn], form: Injected[PostedForm]
 ) -> Page:
     """Make a secret for the application that there is, or another application."""
     try:
@@ -163,7 +153,7 @@ async def make_secret(
     return await _connect_page(request, server, me, **{**values, "since": now_ms(), "seen": None, "agent": None})
 
 
-async def _connect_page(request: Asked, server: Server, me: SignedIn, **values: Any) -> Page:
+async def _connect_page(request: AnyRequest, server: Server, me: SignedIn, **values: Any) -> Page:
     apps = await server.accounts.apps(me.user.id)
     # The oldest: whose secret the first start printed.
     first = connection_values(server, apps[-1], 0) if apps else {}

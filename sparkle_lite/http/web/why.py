@@ -16,11 +16,11 @@ from sparkle_lite.db import timeline
 from sparkle_lite.db.timeline import DAY_MS, BanDay
 from sparkle_lite.decisions import Match, Verdict, Why
 from sparkle_lite.errors import SparkleError
-from sparkle_lite.http.session import Injected, SignedIn, require_same_origin, visitor
+from sparkle_lite.http.session import AnyRequest, Injected, SignedIn, require_same_origin, visitor
 from sparkle_lite.http.web import links, shapes
 from sparkle_lite.http.web.access import ANYBODY
 from sparkle_lite.http.web.explore import RECENT, Section, section
-from sparkle_lite.http.web.render import Asked, Page, PostedForm, is_partial, page, see_other, texts_of
+from sparkle_lite.http.web.render import Page, PostedForm, is_partial, page, see_other, texts_of
 from sparkle_lite.net import AddressError, Network, parse_network
 from sparkle_lite.reasons import date
 from sparkle_lite.reviews import Request
@@ -58,13 +58,13 @@ class Bar(NamedTuple):
 
 
 @get("/ip", guards=ANYBODY)
-async def ask_address(request: Asked) -> Page:
+async def ask_address(request: AnyRequest) -> Page:
     """Which address is meant."""
     text = request.query_params.get("address", "").strip()
     return _look_up(request, text) if text else page(request, "why_ask.html", text="")
 
 
-def _look_up(request: Asked, text: str) -> Page:
+def _look_up(request: AnyRequest, text: str) -> Page:
     """The way to what somebody wrote: the page of an address, or what the members of a network did."""
     try:
         network = parse_network(text[:128])
@@ -78,7 +78,7 @@ def _look_up(request: Asked, text: str) -> Page:
 
 @get("/ip/{address:path}", guards=ANYBODY)
 async def why_listed(
-    request: Asked,
+    request: AnyRequest,
     server: Injected[Server],
     reader: Injected[SignedIn | None],
     lookups: Injected[Buckets],
@@ -106,7 +106,7 @@ def lookup_limit() -> Buckets:
     return Buckets(burst=_LOOKUPS, per_minute=_LOOKUPS)
 
 
-async def _stranger_page(request: Asked, server: Server, network: Network, lookups: Buckets) -> Page:
+async def _stranger_page(request: AnyRequest, server: Server, network: Network, lookups: Buckets) -> Page:
     asker = visitor(request, server).address or ""
     wait = lookups.take(place(asker), now_ms())
     if wait:
@@ -118,7 +118,7 @@ async def _stranger_page(request: Asked, server: Server, network: Network, looku
     return page(request, "why.html", subject=subject, verdict=verdict, why=None, is_own=asker == subject)
 
 
-async def _member_page(request: Asked, server: Server, network: Network, me: SignedIn) -> Page:
+async def _member_page(request: AnyRequest, server: Server, network: Network, me: SignedIn) -> Page:
     subject = str(network)
     now = now_ms()
     why, bans, recent = await asyncio.gather(
@@ -212,7 +212,7 @@ def _height(count: int, most: int) -> int:
 
 @post("/reviews", status_code=200, guards=ANYBODY)
 async def ask_review(
-    request: Asked, server: Injected[Server], reader: Injected[SignedIn | None], form: Injected[PostedForm]
+    request: AnyRequest, server: Injected[Server], reader: Injected[SignedIn | None], form: Injected[PostedForm]
 ) -> Page:
     """Ask the administrators to look at an address."""
     require_same_origin(request, server)
