@@ -37,7 +37,7 @@ from sparkle_lite.http.observe import Observe
 from sparkle_lite.http.problems import internal, known, problem
 from sparkle_lite.http.requests import Receive, Scope, Send
 from sparkle_lite.http.session import DEPENDENCIES
-from sparkle_lite.http.web.render import Pages, is_for_person
+from sparkle_lite.http.web.render import is_for_person, refusal
 from sparkle_lite.runtime import Server, running
 
 logger = logging.getLogger("sparkle.app")
@@ -45,15 +45,6 @@ logger = logging.getLogger("sparkle.app")
 
 def create_app(runtime: Server) -> Litestar:
     """The application that answers for one server."""
-    pages = Pages(runtime)
-
-    def on_exception(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
-        shown = known(error, request.method)
-        if shown is None:
-            logger.error("a request failed", exc_info=error)
-            shown = internal()
-        return pages.refusal(request, shown) if is_for_person(request) else _refusal(shown)
-
     documented: list[HTTPRouteHandler | Router] = [
         *operation.HANDLERS,
         *api_accounts.ROUTERS,
@@ -63,17 +54,25 @@ def create_app(runtime: Server) -> Litestar:
         *login_link.HANDLERS,
     ]
     app = Litestar(
-        [*Btn(runtime).routes(), *documented, *web.routes(pages), *openapi.routes(documented), *docs.HANDLERS],
+        [*Btn(runtime).routes(), *documented, web.router(), *openapi.routes(documented), *docs.HANDLERS],
         dependencies=DEPENDENCIES,
         before_request=_options,
-        exception_handlers={Exception: on_exception},
+        exception_handlers={Exception: _on_exception},
         openapi_config=None,
         logging_config=None,
         debug=False,
         pdb_on_exception=False,
     )
-    app.state.server, app.state.pages = runtime, pages
+    app.state.server = runtime
     return app
+
+
+def _on_exception(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
+    shown = known(error, request.method)
+    if shown is None:
+        logger.error("a request failed", exc_info=error)
+        shown = internal()
+    return refusal(request, shown) if is_for_person(request) else _refusal(shown)
 
 
 class Application:

@@ -2,6 +2,8 @@
 
 import gzip
 import html
+import importlib
+import pkgutil
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,12 +13,13 @@ from urllib.parse import urlencode
 import pytest
 from browser import DESKTOP, PHONE, command, launch, visiting
 from feeder import HOSTILE, LEGACY, feed
+from litestar.handlers import HTTPRouteHandler
 from server import Answer, App, RunningServer, start_server
 
-import sparkle_lite.http.web
-from sparkle_lite.http.web import render
+from sparkle_lite.http import web
+from sparkle_lite.http.web import access, render, sign_in
 
-WEB = Path(sparkle_lite.http.web.__file__).parent
+WEB = Path(web.__file__).parent
 HTML = {"Accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
 # Figures are read anew at once, so that a test need not wait for them.
 EAGER = "from sparkle_lite.db import overview; overview.FRESH_S = overview.STALE_S = 0"
@@ -69,7 +72,7 @@ def asked(
 def test_the_guide_leads_from_the_login_link_to_a_connected_client(
     tmp_path: Path, browser: Any, language: Literal["en", "zh"]
 ) -> None:
-    t = render.Texts(language)
+    t = render.PageTexts(language)
     viewport = PHONE if language == "zh" else DESKTOP
     with start_server(tmp_path / "server") as server:
         link = re.search(r"(/login\?token=\S+)", server.stdout)
@@ -282,14 +285,43 @@ def test_static_files_are_named_by_their_content_and_kept_for_ever(busy: Running
     assert busy.request("GET", "/static/..%2frender.py").status == 404
 
 
+def filled(handler: HTTPRouteHandler) -> tuple[str, dict[str, str] | None]:
+    """A path of a handler, and a form if it takes one."""
+    [path], [method] = handler.paths, handler.http_methods
+    return re.sub(r"\{\w+:\w+\}", "7", path), None if method == "GET" else {}
+
+
+def test_every_page_says_who_may_see_it_and_holds_to_it(busy: RunningServer) -> None:
+    member = token_of(busy, HOSTILE[0])
+    for handler in web.HANDLERS:
+        path, form = filled(handler)
+        guards = handler.guards or []
+        if guards not in (access.MEMBERS, access.ADMINS):
+            assert guards == access.ANYBODY or handler in (web.choose_language, web.static_file, sign_in.log_out), path
+            continue
+        is_for_admins = path.startswith(("/admin/", "/welcome")) or (form is not None and path.startswith("/rules/"))
+        assert guards == access.ADMINS or not is_for_admins, path
+        wanted = f"/login?{urlencode({'next': path})}" if form is None and path != "/" else "/login"
+        answer = asked(busy, path, "", form)
+        assert (answer.status, answer.headers["location"]) == (303, wanted), path
+        if guards == access.ADMINS:
+            answer = asked(busy, path, member, form)
+            assert (answer.status, "for administrators" in answer.body.decode()) == (403, True), path
+
+
+def test_no_handler_of_a_page_is_forgotten() -> None:
+    declared = []
+    for module in pkgutil.iter_modules([str(WEB)]):
+        names = vars(importlib.import_module(f"{web.__name__}.{module.name}"))
+        declared += [value for value in names.values() if isinstance(value, HTTPRouteHandler)]
+    assert set(declared) | {web.choose_language, web.static_file} == set(web.HANDLERS)
+
+
 def test_no_page_changes_anything_for_another_site(busy: RunningServer) -> None:
     token = token_of(busy)
-    for headers in ({"Sec-Fetch-Site": "cross-site"}, {"Sec-Fetch-Site": "same-site"}):
-        for path in ("/apps", "/logout", "/admin/users", "/welcome/done", "/admin/settings/reload"):
-            answer = busy.request(
-                "POST", path, b"comment=x&name=x", {**HTML, **headers, "Cookie": f"X-BTN-Token={token}"}
-            )
-            assert answer.status == 403, path
+    for path, form in map(filled, web.HANDLERS):
+        for site in ("cross-site", "same-site") if form is not None else ():
+            assert asked(busy, path, token, form, Sec_Fetch_Site=site).status == 403, path
     assert asked(busy, "/account", token).status == 200
 
 

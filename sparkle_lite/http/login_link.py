@@ -37,10 +37,10 @@ async def use_login_link(
     server: Injected[Server],
     link: Annotated[str, QueryParameter(name="token", description="The link's token.")] = "",
 ) -> Response[Any]:
-    actor, pages = visitor(request, server), request.app.state.pages
+    actor = visitor(request, server)
     in_browser = request.accept.best_match(["application/json", "text/html"]) == "text/html"
     if in_browser and not link:
-        return await sign_in_page(pages, request, None)
+        return await sign_in_page(request, None)
     try:
         server.sessions.limit_login(actor.address or "")
         user = await server.sessions.use_login_link(link)
@@ -51,7 +51,7 @@ async def use_login_link(
             await server.audit.note_failure("USER_LOGIN", actor, error, origin="login link")
         if not in_browser:
             raise
-        return await sign_in_page(pages, request, error)
+        return await sign_in_page(request, error)
     if in_browser:
         return await enter(request, server, actor, token)
     response: Response[Any] = Response(

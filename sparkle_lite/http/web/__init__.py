@@ -1,67 +1,75 @@
 """The pages for people with a browser."""
 
 from litestar import MediaType, Response, Router, get
-from litestar.handlers import HTTPRouteHandler
+from litestar.di import Provide
 
 from sparkle_lite.http.requests import takes_gzip
-from sparkle_lite.http.session import is_https
-from sparkle_lite.http.web import admin, analyses, apps, explore, home, render, rules, sign_in, welcome, why
-from sparkle_lite.http.web.render import Asked, Page, Pages
+from sparkle_lite.http.session import AnyRequest, Injected
+from sparkle_lite.http.web import access, admin, analyses, apps, explore, home, render, rules, sign_in, welcome, why
+from sparkle_lite.http.web.render import Page
 from sparkle_lite.http.web.sign_in import sign_in_page
+from sparkle_lite.runtime import Server
 
-__all__ = ["Pages", "routes", "sign_in_page"]
+__all__ = ["router", "sign_in_page"]
 
 # The longest form is a list of addresses.
 _FORM_BYTES = 65_536
 _YEAR_S = 365 * 86_400
 
 
-def routes(pages: Pages) -> list[Router]:
-    """The handlers of one server's pages."""
-    handlers: list[HTTPRouteHandler] = []
-    for module in (sign_in, home, welcome, apps, admin, explore, why, rules, analyses):
-        handlers += module.routes(pages)
-    return [
-        Router(
-            "/",
-            route_handlers=[*handlers, _language(pages), _static()],
-            include_in_schema=False,
-            request_max_body_size=_FORM_BYTES,
-        )
-    ]
+@get("/language")
+async def choose_language(request: AnyRequest, server: Injected[Server]) -> Page:
+    """Choose a language and go back to the page."""
+    response = render.see_other(render.local(request.query_params.get("next", "/")))
+    render.keep_language(response, request.query_params.get("to", ""), request, server)
+    return response
 
 
-def _language(pages: Pages) -> HTTPRouteHandler:
-    @get("/language")
-    async def language(request: Asked) -> Page:
-        """Choose a language and go back to the page."""
-        chosen = request.query_params.get("to", "")
-        response = render.see_other(render.local(request.query_params.get("next", "/")))
-        if chosen in render.LANGUAGES:
-            secure = is_https(request, pages.runtime)
-            response.set_cookie(
-                render.LANGUAGE_COOKIE, chosen, max_age=_YEAR_S, path="/", secure=secure, samesite="lax"
-            )
-        return response
+@get("/static/{name:path}")
+async def static_file(request: AnyRequest, name: str) -> Response[bytes]:
+    """A file of the package by its hashed name; what it holds never changes under that name."""
+    asset = render.assets().get(name.removeprefix("/"))
+    if asset is None:
+        return Response(b"", status_code=404, media_type=MediaType.TEXT)
+    headers = {
+        "cache-control": f"public, max-age={_YEAR_S}, immutable",
+        "vary": "Accept-Encoding",
+        "x-content-type-options": "nosniff",
+    }
+    if takes_gzip(request.scope):
+        headers["content-encoding"] = "gzip"
+        return Response(asset.compressed, media_type=asset.media_type, headers=headers)
+    return Response(asset.content, media_type=asset.media_type, headers=headers)
 
-    return language
+
+HANDLERS = (
+    *(choose_language, static_file),
+    *sign_in.HANDLERS,
+    *home.HANDLERS,
+    *welcome.HANDLERS,
+    *apps.HANDLERS,
+    *admin.HANDLERS,
+    *explore.HANDLERS,
+    *why.HANDLERS,
+    *rules.HANDLERS,
+    *analyses.HANDLERS,
+)
 
 
-def _static() -> HTTPRouteHandler:
-    @get("/static/{name:path}")
-    async def static(request: Asked, name: str) -> Response[bytes]:
-        """A file of the package by its hashed name; what it holds never changes under that name."""
-        asset = render.assets().get(name.removeprefix("/"))
-        if asset is None:
-            return Response(b"", status_code=404, media_type=MediaType.TEXT)
-        headers = {
-            "cache-control": f"public, max-age={_YEAR_S}, immutable",
-            "vary": "Accept-Encoding",
-            "x-content-type-options": "nosniff",
-        }
-        if takes_gzip(request.scope):
-            headers["content-encoding"] = "gzip"
-            return Response(asset.compressed, media_type=asset.media_type, headers=headers)
-        return Response(asset.content, media_type=asset.media_type, headers=headers)
-
-    return static
+def router() -> Router:
+    """The pages of one server."""
+    for language in render.LANGUAGES:
+        render.environment(language)
+    return Router(
+        "/",
+        route_handlers=HANDLERS,
+        dependencies={
+            "form": Provide(render.posted),
+            "reader": Provide(access.reader, sync_to_thread=False),
+            # Made once and kept.
+            "lookups": Provide(why.lookup_limit, use_cache=True, sync_to_thread=False),
+            "dry_run": Provide(analyses.one_dry_run, use_cache=True, sync_to_thread=False),
+        },
+        include_in_schema=False,
+        request_max_body_size=_FORM_BYTES,
+    )

@@ -3,12 +3,11 @@
 import asyncio
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 from litestar import get, post
-from litestar.handlers import HTTPRouteHandler
 
 from sparkle_lite import config as configuration
 from sparkle_lite.accounts.sessions import LOGIN_LINK_MS
@@ -17,14 +16,12 @@ from sparkle_lite.analyses.numbers import PRESETS
 from sparkle_lite.clock import now_ms
 from sparkle_lite.db.accounts import AuditFilter, AuditRow, UserRow
 from sparkle_lite.errors import ConfigError, SparkleError
-from sparkle_lite.http.problems import STATUS
-from sparkle_lite.http.requests import base_url
-from sparkle_lite.http.web.apps import page_number
-from sparkle_lite.http.web.home import program
-from sparkle_lite.http.web.paging import cut, position, row_id
-from sparkle_lite.http.web.render import Asked, Page, Pages, Texts, form, language_of, said, see_other
-from sparkle_lite.http.web.welcome import PRESET
-from sparkle_lite.settings import read
+from sparkle_lite.http.session import AnyRequest, Injected, SignedIn, own_url
+from sparkle_lite.http.web.access import ADMINS
+from sparkle_lite.http.web.paging import cut, page_number, position, row_id
+from sparkle_lite.http.web.render import Page, PageTexts, PostedForm, page, see_other, texts_of
+from sparkle_lite.http.web.welcome import PRESET, choose_preset
+from sparkle_lite.runtime import Server
 
 _PAGE = 100
 _AUDIT_PAGE = 50
@@ -58,142 +55,125 @@ ACTIONS = (
 )
 
 
-def routes(pages: Pages) -> list[HTTPRouteHandler]:
-    """The handlers of one server."""
-    return [*_user_list(pages), *_user_routes(pages), _audit(pages), *_settings(pages)]
-
-
 # --- Users ------------------------------------------------------------------------------------------------------------
 
 
-def _user_list(pages: Pages) -> list[HTTPRouteHandler]:
-    runtime = pages.runtime
-
-    async def listing(request: Asked, error: SparkleError | None = None, name: str = "") -> Page:
-        number = page_number(request)
-        rows, total = await runtime.users.page(number, _PAGE)
-        return pages.page(
-            request,
-            "users.html",
-            status=200 if error is None else STATUS[error.code],
-            rows=rows,
-            total=total,
-            number=number,
-            size=_PAGE,
-            name=name,
-            error="" if error is None else said(error, language_of(request)),
-        )
-
-    @get("/admin/users")
-    async def list_users(request: Asked) -> Page:
-        await pages.admin(request)
-        return await listing(request)
-
-    @post("/admin/users", status_code=303)
-    async def add_user(request: Asked) -> Page:
-        me = await pages.admin(request)
-        fields = await form(request)
-        try:
-            user = await runtime.users.add(fields.get("name", ""), _role(fields), me.actor)
-        except SparkleError as error:
-            return await listing(request, error, fields.get("name", ""))
-        return see_other(f"/admin/users/{user.id}", done="user_added")
-
-    return [list_users, add_user]
+@get("/admin/users", guards=ADMINS)
+async def list_users(request: AnyRequest, server: Injected[Server]) -> Page:
+    """Everybody, and a form for one more."""
+    return await _users_page(request, server)
 
 
-def _user_routes(pages: Pages) -> list[HTTPRouteHandler]:
-    runtime = pages.runtime
-
-    async def shown(request: Asked, user: UserRow, link: str = "", until: int = 0) -> Page:
-        apps = await runtime.apps.all(user.id)
-        sessions = await runtime.sessions.of(user.id)
-        values: dict[str, Any] = {"user": user, "apps": apps, "sessions": sessions, "link": link, "until": until}
-        return pages.page(request, "user.html", program=program, **values)
-
-    @get("/admin/users/{user_id:int}")
-    async def show_user(request: Asked, user_id: int) -> Page:
-        await pages.admin(request)
-        return await shown(request, await runtime.users.get(user_id))
-
-    @post("/admin/users/{user_id:int}/role", status_code=303)
-    async def set_role(request: Asked, user_id: int) -> Page:
-        me = await pages.admin(request)
-        await runtime.users.set_role(user_id, _role(await form(request)), me.actor)
-        return see_other(f"/admin/users/{user_id}", done="saved")
-
-    @post("/admin/users/{user_id:int}/ban", status_code=303)
-    async def ban_user(request: Asked, user_id: int) -> Page:
-        me = await pages.admin(request)
-        await runtime.users.ban(user_id, (await form(request)).get("reason", ""), me.actor)
-        return see_other(f"/admin/users/{user_id}", done="user_banned")
-
-    @post("/admin/users/{user_id:int}/unban", status_code=303)
-    async def unban_user(request: Asked, user_id: int) -> Page:
-        me = await pages.admin(request)
-        await runtime.users.unban(user_id, me.actor)
-        return see_other(f"/admin/users/{user_id}", done="user_unbanned")
-
-    @post("/admin/users/{user_id:int}/sign-out", status_code=303)
-    async def sign_out(request: Asked, user_id: int) -> Page:
-        me = await pages.admin(request)
-        await runtime.sessions.log_out_user(user_id, me.actor)
-        return see_other(f"/admin/users/{user_id}", done="user_signed_out")
-
-    @post("/admin/users/{user_id:int}/link", status_code=200)
-    async def login_link(request: Asked, user_id: int) -> Page:
-        me = await pages.admin(request)
-        user = await runtime.users.get(user_id)
-        server = runtime.config.server
-        url = base_url(request.scope, server.public_url, server.trusted_proxies)
-        until = now_ms() + LOGIN_LINK_MS
-        token = await runtime.sessions.login_link(user_id, me.actor)
-        return await shown(request, user, f"{url}/login?token={token}", until)
-
-    return [show_user, set_role, ban_user, unban_user, sign_out, login_link]
+async def _users_page(request: AnyRequest, server: Server, name: str = "", refused: SparkleError | None = None) -> Page:
+    number = page_number(request.query_params)
+    rows, total = await server.users.page(number, _PAGE)
+    values: dict[str, Any] = {"rows": rows, "total": total, "number": number, "size": _PAGE, "name": name}
+    return page(request, "users.html", refused=refused, **values)
 
 
-def _role(fields: Mapping[str, str]) -> Role:
-    return "admin" if fields.get("role") == "admin" else "user"
+@post("/admin/users", status_code=303, guards=ADMINS)
+async def add_user(
+    request: AnyRequest, server: Injected[Server], me: Injected[SignedIn], form: Injected[PostedForm]
+) -> Page:
+    """Make a local user."""
+    name = form.get("name", "")
+    try:
+        user = await server.users.add(name, _role(form), me.actor)
+    except SparkleError as error:
+        return await _users_page(request, server, name, error)
+    return see_other(f"/admin/users/{user.id}", done="user_added")
+
+
+@get("/admin/users/{user_id:int}", guards=ADMINS)
+async def show_user(request: AnyRequest, server: Injected[Server], user_id: int) -> Page:
+    """A user."""
+    return await _user_page(request, server, await server.users.get(user_id))
+
+
+async def _user_page(request: AnyRequest, server: Server, user: UserRow, link: str = "", until: int = 0) -> Page:
+    apps = await server.apps.all(user.id)
+    sessions = await server.sessions.of(user.id)
+    return page(request, "user.html", user=user, apps=apps, sessions=sessions, link=link, until=until)
+
+
+@post("/admin/users/{user_id:int}/role", status_code=303, guards=ADMINS)
+async def set_role(server: Injected[Server], me: Injected[SignedIn], form: Injected[PostedForm], user_id: int) -> Page:
+    """Make a user an administrator, or not."""
+    await server.users.set_role(user_id, _role(form), me.actor)
+    return _changed(user_id, "saved")
+
+
+@post("/admin/users/{user_id:int}/ban", status_code=303, guards=ADMINS)
+async def ban_user(server: Injected[Server], me: Injected[SignedIn], form: Injected[PostedForm], user_id: int) -> Page:
+    """Lock a user out."""
+    await server.users.ban(user_id, form.get("reason", ""), me.actor)
+    return _changed(user_id, "user_banned")
+
+
+@post("/admin/users/{user_id:int}/unban", status_code=303, guards=ADMINS)
+async def unban_user(server: Injected[Server], me: Injected[SignedIn], user_id: int) -> Page:
+    """Let a user in again."""
+    await server.users.unban(user_id, me.actor)
+    return _changed(user_id, "user_unbanned")
+
+
+@post("/admin/users/{user_id:int}/sign-out", status_code=303, guards=ADMINS)
+async def sign_out(server: Injected[Server], me: Injected[SignedIn], user_id: int) -> Page:
+    """End all sessions of a user."""
+    await server.sessions.log_out_user(user_id, me.actor)
+    return _changed(user_id, "user_signed_out")
+
+
+@post("/admin/users/{user_id:int}/link", status_code=200, guards=ADMINS)
+async def login_link(request: AnyRequest, server: Injected[Server], me: Injected[SignedIn], user_id: int) -> Page:
+    """Make a login link, which is shown only now."""
+    user = await server.users.get(user_id)
+    url = own_url(request, server)
+    until = now_ms() + LOGIN_LINK_MS
+    token = await server.sessions.login_link(user_id, me.actor)
+    return await _user_page(request, server, user, f"{url}/login?token={token}", until)
+
+
+def _changed(user_id: int, done: str) -> Page:
+    return see_other(f"/admin/users/{user_id}", done=done)
+
+
+def _role(form: PostedForm) -> Role:
+    return "admin" if form.get("role") == "admin" else "user"
 
 
 # --- Audit ------------------------------------------------------------------------------------------------------------
 
 
-def _audit(pages: Pages) -> HTTPRouteHandler:
-    runtime = pages.runtime
-
-    @get("/admin/audit")
-    async def audit(request: Asked) -> Page:
-        await pages.admin(request)
-        asked = {name: request.query_params.get(name, "") for name in ("action", "user", "success", "from", "to")}
-        users = await runtime.users.all()
-        wanted = AuditFilter(
-            action=asked["action"] or None,
-            user=row_id(asked["user"]),
-            success={"yes": True, "no": False}.get(asked["success"]),
-            time_from=_day(asked["from"], 0),
-            time_to=_day(asked["to"], _DAY_MS - 1),
-        )
-        at = position(request.query_params, row_id)
-        part = cut(await runtime.audit.page(wanted, at, _AUDIT_PAGE + 1), at, _AUDIT_PAGE, lambda row: str(row.id))
-        return pages.page(
-            request,
-            "audit.html",
-            part=part,
-            details={row.id: _details(row, pages.texts(request)) for row in part.rows},
-            by={row.id: json.loads(row.details).get("by", "–") for row in part.rows},
-            asked=asked,
-            parameters=dict(request.query_params),
-            users=users,
-            names={user.id: user.nickname or user.name for user in users},
-            actions=ACTIONS,
-        )
-
-    return audit
+@get("/admin/audit", guards=ADMINS)
+async def audit(request: AnyRequest, server: Injected[Server]) -> Page:
+    """What was done and refused, the newest first."""
+    query = {name: request.query_params.get(name, "") for name in ("action", "user", "success", "from", "to")}
+    wanted = AuditFilter(
+        action=query["action"] or None,
+        user=row_id(query["user"]),
+        success={"yes": True, "no": False}.get(query["success"]),
+        time_from=_day(query["from"], 0),
+        time_to=_day(query["to"], _DAY_MS - 1),
+    )
+    at = position(request.query_params, row_id)
+    part = cut(await server.audit.page(wanted, at, _AUDIT_PAGE + 1), at, _AUDIT_PAGE, lambda row: str(row.id))
+    users = await server.users.all()
+    return page(
+        request,
+        "audit.html",
+        part=part,
+        details={row.id: _details(row, texts_of(request)) for row in part.rows},
+        by={row.id: json.loads(row.details).get("by", "–") for row in part.rows},
+        asked=query,
+        parameters=dict(request.query_params),
+        users=users,
+        names={user.id: user.nickname or user.name for user in users},
+        actions=ACTIONS,
+    )
 
 
-def _details(row: AuditRow, texts: Texts) -> dict[str, str]:
+def _details(row: AuditRow, texts: PageTexts) -> dict[str, str]:
     """What an audit row says beyond its columns, in words where there are some."""
     found: dict[str, Any] = json.loads(row.details)
     setting = str(found.get("key", ""))
@@ -204,7 +184,7 @@ def _details(row: AuditRow, texts: Texts) -> dict[str, str]:
     }
 
 
-def _in_words(name: str, value: object, setting: str, texts: Texts) -> str:
+def _in_words(name: str, value: object, setting: str, texts: PageTexts) -> str:
     if isinstance(value, list):
         return ", ".join(map(str, value))
     text = str(value)
@@ -242,53 +222,57 @@ def _day(text: str, more: int) -> int | None:
 # --- Settings and health ----------------------------------------------------------------------------------------------
 
 
-def _settings(pages: Pages) -> list[HTTPRouteHandler]:
-    runtime = pages.runtime
+@get("/admin/settings", guards=ADMINS)
+async def settings(request: AnyRequest, server: Injected[Server]) -> Page:
+    """How this server is configured, and how it does."""
+    return await _settings_page(request, server)
 
-    async def shown(request: Asked, *, status: int = 200, problems: tuple[str, ...] = (), stay: str = "") -> Page:
-        config = runtime.config
-        return pages.page(
-            request,
-            "settings.html",
-            status=status,
-            text=configuration.show(config),
-            config=config,
-            presets=PRESETS,
-            is_given=PRESET in runtime.settings.given,
-            problems=problems,
-            stay=stay,
-            can_reload=runtime.reread is not None,
-            storage=await runtime.overview.storage(),
-            size=runtime.housekeeping.measured,
-            free=(await asyncio.to_thread(shutil.disk_usage, runtime.database.path.parent)).free,
-            jobs=sorted(runtime.jobs.periods.items()),
-            runs=runtime.jobs.runs,
-            state=runtime.readiness(),
-        )
 
-    @get("/admin/settings")
-    async def settings(request: Asked) -> Page:
-        await pages.admin(request)
-        return await shown(request)
+async def _settings_page(
+    request: AnyRequest, server: Server, *, problems: tuple[str, ...] = (), stay: Sequence[str] = ()
+) -> Page:
+    config = server.config
+    return page(
+        request,
+        "settings.html",
+        status=400 if problems else 200,
+        text=configuration.show(config),
+        config=config,
+        presets=PRESETS,
+        is_given=PRESET in server.settings.given,
+        problems=problems,
+        stay=", ".join(stay),
+        can_reload=server.reread is not None,
+        storage=await server.overview.storage(),
+        size=server.housekeeping.measured,
+        free=(await asyncio.to_thread(shutil.disk_usage, server.database.path.parent)).free,
+        jobs=sorted(server.jobs.periods.items()),
+        runs=server.jobs.runs,
+        state=server.readiness(),
+    )
 
-    @post("/admin/settings/reload", status_code=303)
-    async def reload(request: Asked) -> Page:
-        await pages.admin(request)
-        if runtime.reread is None:
-            raise SparkleError("not_found", "There is no configuration to reload.", "没有可重新加载的配置。")
-        try:
-            stay = await runtime.reread()
-        except ConfigError as error:
-            return await shown(request, status=400, problems=error.lines)
-        if stay:
-            return await shown(request, stay=", ".join(stay))
-        return see_other("/admin/settings", done="reloaded")
 
-    @post("/admin/settings/preset", status_code=303)
-    async def preset(request: Asked) -> Page:
-        me = await pages.admin(request)
-        chosen = read(PRESET, (await form(request)).get("preset", ""))
-        await runtime.change_settings({PRESET: chosen}, me.actor)
-        return see_other("/admin/settings", done="saved")
+@post("/admin/settings/reload", status_code=303, guards=ADMINS)
+async def reload(request: AnyRequest, server: Injected[Server]) -> Page:
+    """Read the configuration again."""
+    if server.reread is None:
+        raise SparkleError("not_found", "There is no configuration to reload.", "没有可重新加载的配置。")
+    try:
+        stay = await server.reread()
+    except ConfigError as error:
+        return await _settings_page(request, server, problems=error.lines)
+    return await _settings_page(request, server, stay=stay) if stay else see_other("/admin/settings", done="reloaded")
 
-    return [settings, reload, preset]
+
+@post("/admin/settings/preset", status_code=303, guards=ADMINS)
+async def set_preset(server: Injected[Server], me: Injected[SignedIn], form: Injected[PostedForm]) -> Page:
+    """Choose how large the circle is."""
+    await choose_preset(server, form, me.actor)
+    return see_other("/admin/settings", done="saved")
+
+
+HANDLERS = (
+    *(list_users, add_user, show_user, set_role, ban_user, unban_user, sign_out, login_link),
+    audit,
+    *(settings, reload, set_preset),
+)

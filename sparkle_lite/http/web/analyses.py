@@ -6,7 +6,6 @@ from typing import Any, NamedTuple
 
 import msgspec
 from litestar import get, post
-from litestar.handlers import HTTPRouteHandler
 
 from sparkle_lite import analyses
 from sparkle_lite.analyses import ANALYSES
@@ -15,8 +14,9 @@ from sparkle_lite.analyses.runs import Runs
 from sparkle_lite.config import AnalysisSection, Config
 from sparkle_lite.config.values import toml
 from sparkle_lite.errors import SparkleError
-from sparkle_lite.http.web import links, render
-from sparkle_lite.http.web.render import Asked, Page, Pages
+from sparkle_lite.http.session import AnyRequest, Injected, SignedIn
+from sparkle_lite.http.web.access import ADMINS, MEMBERS
+from sparkle_lite.http.web.render import Page, PostedForm, language_of, page, query, said, see_other
 from sparkle_lite.http.web.rules import Told, frame
 from sparkle_lite.http.web.welcome import PRESET
 from sparkle_lite.plan import Plan, key_of
@@ -83,7 +83,7 @@ class Card(NamedTuple):
         return not all(one.is_given for one in self.all)
 
 
-class Run(NamedTuple):
+class DryRun(NamedTuple):
     """What an analysis would change: what is not there now in that state, what ends; `stay` counts the rest."""
 
     name: str
@@ -103,11 +103,6 @@ class Answers(NamedTuple):
 _NOTHING = Answers({}, {})
 
 
-def routes(pages: Pages) -> list[HTTPRouteHandler]:
-    """The handlers of one server."""
-    return [*_numbers(pages), _dry_run(pages)]
-
-
 # --- Cards ------------------------------------------------------------------------------------------------------------
 
 
@@ -121,7 +116,14 @@ def _card(name: str, server: Server, counts: Mapping[tuple[str, str], int], answ
     values = {"mode": chosen.mode, **chosen.numbers}
     by_preset = {key: dict(zip(PRESETS, columns, strict=True)) for key, columns in TABLE[name].items()}
     mode, *numbers = (
-        _number(server.settings, f"{name}.{key}", kinds[settings.preset], values[key], kinds, answers)
+        _number(
+            server.settings,
+            f"{name}.{key}",
+            values[key],
+            usual=kinds[settings.preset],
+            by_preset=kinds,
+            answers=answers,
+        )
         for key, kinds in by_preset.items()
     )
     mine = {state: number for (origin, state), number in counts.items() if origin == name}
@@ -131,14 +133,20 @@ def _card(name: str, server: Server, counts: Mapping[tuple[str, str], int], answ
 def _voters(server: Server, answers: Answers = _NOTHING) -> Card:
     usual, settings = AnalysisSection(), server.config.analysis
     numbers = tuple(
-        _number(server.settings, key, getattr(usual, key), getattr(settings, key), {}, answers)
+        _number(server.settings, key, getattr(settings, key), usual=getattr(usual, key), by_preset={}, answers=answers)
         for key in ("account_age", "active_days")
     )
     return Card(VOTERS, None, numbers, {})
 
 
 def _number(
-    settings: Settings, path: str, usual: str | int, value: str | int, by_preset: Mapping[str, str | int], its: Answers
+    settings: Settings,
+    path: str,
+    value: str | int,
+    *,
+    usual: str | int,
+    by_preset: Mapping[str, str | int],
+    answers: Answers,
 ) -> Number:
     key = f"analysis.{path}"
     place = settings.given.get(key, "")
@@ -147,18 +155,19 @@ def _number(
     else:
         source = "page" if key in settings.values else "preset"
     differ = len(set(by_preset.values())) > 1
-    text = _written(type(usual), value)
+    kind = type(usual)
+    text = _written(kind, value)
     return Number(
-        path.rpartition(".")[2],
-        path,
-        known()[key],
-        text,
-        _written(type(usual), usual),
-        tuple((preset, _written(type(usual), each)) for preset, each in by_preset.items()) if differ else (),
-        source,
-        place,
-        its.typed.get(path, text),
-        its.refusals.get(path, ""),
+        name=path.rpartition(".")[2],
+        field=path,
+        setting=known()[key],
+        value=text,
+        usual=_written(kind, usual),
+        by_preset=tuple((preset, _written(kind, each)) for preset, each in by_preset.items()) if differ else (),
+        source=source,
+        place=place,
+        typed=answers.typed.get(path, text),
+        refusal=answers.refusals.get(path, ""),
     )
 
 
@@ -182,127 +191,130 @@ def _lines(settings: AnalysisSection) -> str:
 # --- Numbers ----------------------------------------------------------------------------------------------------------
 
 
-def _numbers(pages: Pages) -> list[HTTPRouteHandler]:
-    server = pages.runtime
+@get("/rules/analyses", guards=MEMBERS)
+async def overview(request: AnyRequest, server: Injected[Server]) -> Page:
+    """The analyses with their numbers."""
+    return await _numbers_page(request, server)
 
-    async def shown(request: Asked, answers: Answers = _NOTHING) -> Page:
-        settings = server.config.analysis
-        return pages.page(
-            request,
-            "rules_analyses.html",
-            status=400 if answers.refusals else 200,
-            settings=settings,
-            preset_given=server.settings.given.get(PRESET),
-            cards=_cards(server, await server.decisions.counts(), answers),
-            voters=_voters(server, answers),
-            refused=list(answers.refusals),
-            lines=_lines(settings),
-            run=server.jobs.runs.get("analyse"),
-            **await frame(pages),
-        )
 
-    @get("/rules/analyses")
-    async def overview(request: Asked) -> Page:
-        await pages.member(request)
-        return await shown(request)
+async def _numbers_page(request: AnyRequest, server: Server, answers: Answers = _NOTHING) -> Page:
+    settings = server.config.analysis
+    return page(
+        request,
+        "rules_analyses.html",
+        status=400 if answers.refusals else 200,
+        settings=settings,
+        preset_given=server.settings.given.get(PRESET),
+        cards=_cards(server, await server.decisions.counts(), answers),
+        voters=_voters(server, answers),
+        refused_fields=list(answers.refusals),
+        lines=_lines(settings),
+        run=server.jobs.runs.get("analyse"),
+        **await frame(server),
+    )
 
-    @post("/rules/analyses/run", status_code=303)
-    async def run(request: Asked) -> Page:
-        await pages.admin(request)
-        server.analyse_soon.set()
-        return render.see_other("/rules/analyses", done="analyses_run")
 
-    @post("/rules/analyses/{name:str}", status_code=303)
-    async def save(request: Asked, name: str) -> Page:
-        me = await pages.admin(request)
-        form = await render.form(request)
-        changes, refusals = {}, {}
-        for one in _of(name):
-            if one.field not in form:
-                continue
-            try:
-                value = read(one.setting.key, form[one.field])
-            except SparkleError as error:
-                refusals[one.field] = render.said(error, render.language_of(request))
-                continue
-            # What is the preset's own number follows the preset.
-            changes[one.setting.key] = None if str(value) == one.usual else value
-        if refusals:
-            return await shown(request, Answers(form, refusals))
-        await server.change_settings(changes, me.actor)
-        return render.see_other(f"/rules/analyses#{name}", done="numbers_saved")
+@post("/rules/analyses/run", status_code=303, guards=ADMINS)
+async def run_now(server: Injected[Server]) -> Page:
+    """Have all analyses run now."""
+    server.analyse_soon.set()
+    return see_other("/rules/analyses", done="analyses_run")
 
-    @post("/rules/analyses/{name:str}/back", status_code=303)
-    async def back(request: Asked, name: str) -> Page:
-        me = await pages.admin(request)
-        number = (await render.form(request)).get("number", "")
-        keys = [one.setting.key for one in _of(name) if one.source == "page" and number in ("", one.field)]
-        await server.change_settings(dict.fromkeys(keys), me.actor)
-        return render.see_other(f"/rules/analyses#{name}", done="numbers_saved")
 
-    def _of(name: str) -> tuple[Number, ...]:
-        if name == VOTERS:
-            return _voters(server).numbers
-        if name not in ANALYSES:
-            raise SparkleError("not_found", "There is no such analysis.", "没有此分析。")
-        return _card(name, server, {}).all
+@post("/rules/analyses/{name:str}", status_code=303, guards=ADMINS)
+async def save(
+    request: AnyRequest, server: Injected[Server], me: Injected[SignedIn], form: Injected[PostedForm], name: str
+) -> Page:
+    """Take the numbers of an analysis; all of them or none."""
+    changes, refusals = {}, {}
+    for number in _numbers_of(server, name):
+        if number.field not in form:
+            continue
+        try:
+            value = read(number.setting.key, form[number.field])
+        except SparkleError as error:
+            refusals[number.field] = said(error, language_of(request))
+            continue
+        # What is the preset's own number follows the preset.
+        changes[number.setting.key] = None if str(value) == number.usual else value
+    if refusals:
+        return await _numbers_page(request, server, Answers(form, refusals))
+    return await _changed(server, me, name, changes)
 
-    return [overview, run, save, back]
+
+@post("/rules/analyses/{name:str}/back", status_code=303, guards=ADMINS)
+async def set_back(server: Injected[Server], me: Injected[SignedIn], form: Injected[PostedForm], name: str) -> Page:
+    """Give up a number that was set on a page, or all of them of an analysis."""
+    field = form.get("number", "")
+    numbers = [one for one in _numbers_of(server, name) if one.source == "page" and field in ("", one.field)]
+    return await _changed(server, me, name, dict.fromkeys(one.setting.key for one in numbers))
+
+
+async def _changed(server: Server, me: SignedIn, name: str, changes: Mapping[str, Any]) -> Page:
+    await server.change_settings(changes, me.actor)
+    return see_other(f"/rules/analyses#{name}", done="numbers_saved")
+
+
+def _numbers_of(server: Server, name: str) -> tuple[Number, ...]:
+    if name == VOTERS:
+        return _voters(server).numbers
+    if name not in ANALYSES:
+        raise SparkleError("not_found", "There is no such analysis.", "没有此分析。")
+    return _card(name, server, {}).all
 
 
 # --- Dry run ----------------------------------------------------------------------------------------------------------
 
 
-def _dry_run(pages: Pages) -> HTTPRouteHandler:
-    server = pages.runtime
-    # A run reads much of what is stored: one at a time.
-    running = asyncio.Lock()
+def one_dry_run() -> asyncio.Lock:
+    """Held while a dry run is under way, which reads much of what is stored: the dependency `dry_run`."""
+    return asyncio.Lock()
 
-    @get("/rules/dry-run")
-    async def dry_run(request: Asked) -> Page:
-        await pages.admin(request)
-        given = {name: text.strip() for name, text in request.query_params.items() if text.strip()}
-        if given != dict(request.query_params):
-            return render.see_other(f"/rules/dry-run{render.query(given)}")
-        values: dict[str, Any] = {"runs": [], "refusal": "", "status": 200}
-        if "run" in given:
-            try:
-                values["runs"] = await _dry(given)
-            except SparkleError as error:
-                values |= {"refusal": render.said(error, render.language_of(request)), "status": 400}
-        cards = _cards(server, {})
-        return pages.page(
-            request,
-            "rules_dry_run.html",
-            given=given,
-            presets=PRESETS,
-            cards=cards,
-            tried=_tried(cards, given),
-            shown=SHOWN,
-            links=links,
-            **values,
-            **await frame(pages),
-        )
 
-    async def _dry(given: Mapping[str, str]) -> list[Run]:
-        if running.locked():
-            raise SparkleError("too_many", "Another dry run is under way.", "另一次试运行正在进行。", retry_after=10)
-        async with running:
-            config = _with_preset(server.config, given.get("preset"))
-            wanted = given.get("name")
-            names = [wanted] if wanted else list(ANALYSES)
-            return [await _dry_one(config, name, _overrides(name, given)) for name in names]
+@get("/rules/dry-run", guards=ADMINS)
+async def try_numbers(request: AnyRequest, server: Injected[Server], dry_run: Injected[asyncio.Lock]) -> Page:
+    """What the analyses would list with other numbers."""
+    given = {name: text.strip() for name, text in request.query_params.items() if text.strip()}
+    if given != dict(request.query_params):
+        return see_other(f"/rules/dry-run{query(given)}")
+    values: dict[str, Any] = {"runs": []}
+    if "run" in given:
+        try:
+            values["runs"] = await _dry_runs(server, given, dry_run)
+        except SparkleError as error:
+            values |= {"refused": error, "status": 400}
+    cards = _cards(server, {})
+    return page(
+        request,
+        "rules_dry_run.html",
+        given=given,
+        presets=PRESETS,
+        cards=cards,
+        tried=_tried(cards, given),
+        shown=SHOWN,
+        **values,
+        **await frame(server),
+    )
 
-    async def _dry_one(config: Config, name: str, overrides: Mapping[str, str]) -> Run:
-        trial = Runs(server.database, server.decisions, lambda: config.analysis)
-        plan = await trial.run(name, overrides, dry=True)
-        reason = server.decisions.reason
-        before = {(key_of(old), old.state) for old, _ in plan.end}
-        come = [Told(new, new.state, reason(new)) for new in plan.begin if (key_of(new), new.state) not in before]
-        go = [Told(old, old.state, reason(old)) for old, why in plan.end if why == "withdrawn"]
-        return Run(name, plan, come, go, plan.kept + len(plan.begin) - len(come))
 
-    return dry_run
+async def _dry_runs(server: Server, given: Mapping[str, str], dry_run: asyncio.Lock) -> list[DryRun]:
+    if dry_run.locked():
+        raise SparkleError("too_many", "Another dry run is under way.", "另一次试运行正在进行。", retry_after=10)
+    async with dry_run:
+        config = _with_preset(server.config, given.get("preset"))
+        wanted = given.get("name")
+        names = [wanted] if wanted else list(ANALYSES)
+        return [await _dry_run(server, config, name, _overrides(name, given)) for name in names]
+
+
+async def _dry_run(server: Server, config: Config, name: str, overrides: Mapping[str, str]) -> DryRun:
+    trial = Runs(server.database, server.decisions, lambda: config.analysis)
+    plan = await trial.run(name, overrides, dry=True)
+    reason = server.decisions.reason
+    before = {(key_of(old), old.state) for old, _ in plan.end}
+    come = [Told(new, new.state, reason(new)) for new in plan.begin if (key_of(new), new.state) not in before]
+    go = [Told(old, old.state, reason(old)) for old, why in plan.end if why == "withdrawn"]
+    return DryRun(name=name, plan=plan, come=come, go=go, stay=plan.kept + len(plan.begin) - len(come))
 
 
 def _tried(cards: Sequence[Card], given: Mapping[str, str]) -> dict[str, str]:
@@ -325,3 +337,6 @@ def _with_preset(config: Config, preset: str | None) -> Config:
 def _overrides(name: str, given: Mapping[str, str]) -> dict[str, str]:
     """The numbers for one analysis: the parameters `<analysis>.<number>`."""
     return {key.removeprefix(f"{name}."): value for key, value in given.items() if key.startswith(f"{name}.")}
+
+
+HANDLERS = (overview, run_now, save, set_back, try_numbers)

@@ -4,135 +4,123 @@ import shlex
 from typing import Any
 
 from litestar import get, post
-from litestar.handlers import HTTPRouteHandler
 
 from sparkle_lite.accounts.apps import NewSecret, peerbanhelper_lines
 from sparkle_lite.db.accounts import UserappRow
 from sparkle_lite.errors import SparkleError
-from sparkle_lite.http.problems import STATUS
-from sparkle_lite.http.requests import base_url
-from sparkle_lite.http.session import SignedIn
-from sparkle_lite.http.web.home import program
-from sparkle_lite.http.web.render import Asked, Page, Pages, form, language_of, said, see_other
+from sparkle_lite.http.session import AnyRequest, Injected, SignedIn, own_url
+from sparkle_lite.http.web.access import ADMINS, MEMBERS
+from sparkle_lite.http.web.paging import page_number, row_id
+from sparkle_lite.http.web.render import Page, PostedForm, page, see_other
+from sparkle_lite.runtime import Server
 
 _PAGE = 100
 
 
-def routes(pages: Pages) -> list[HTTPRouteHandler]:
-    """The handlers of one server."""
-    return [*_list_routes(pages), *_app_routes(pages)]
+@get("/apps", guards=MEMBERS)
+async def list_apps(request: AnyRequest, server: Injected[Server], me: Injected[SignedIn]) -> Page:
+    """One's own applications, and a form for one more."""
+    return await _list_page(request, server, me)
 
 
-def _list_routes(pages: Pages) -> list[HTTPRouteHandler]:
-    runtime = pages.runtime
-
-    async def listing(request: Asked, me: SignedIn, error: SparkleError | None = None, comment: str = "") -> Page:
-        return pages.page(
-            request,
-            "apps.html",
-            status=200 if error is None else STATUS[error.code],
-            apps=await runtime.apps.all(me.user.id),
-            sent=await runtime.overview.sent(),
-            program=program,
-            limit=runtime.config.auth.max_apps_per_user,
-            comment=comment,
-            error="" if error is None else said(error, language_of(request)),
-        )
-
-    @get("/apps")
-    async def list_apps(request: Asked) -> Page:
-        return await listing(request, await pages.member(request))
-
-    @post("/apps", status_code=200)
-    async def create(request: Asked) -> Page:
-        me = await pages.member(request)
-        comment = (await form(request)).get("comment", "")
-        try:
-            made = await runtime.apps.add(me.user.id, comment, me.actor)
-        except SparkleError as error:
-            return await listing(request, me, error, comment)
-        return pages.page(request, "app_secret.html", made=True, **secret_values(pages, request, made))
-
-    @get("/apps/all")
-    async def list_all(request: Asked) -> Page:
-        await pages.admin(request)
-        number = page_number(request)
-        rows, total = await runtime.apps.page(number, _PAGE)
-        return pages.page(
-            request,
-            "apps_all.html",
-            rows=rows,
-            total=total,
-            number=number,
-            size=_PAGE,
-            sent=await runtime.overview.sent(),
-            program=program,
-        )
-
-    return [list_apps, create, list_all]
+async def _list_page(
+    request: AnyRequest, server: Server, me: SignedIn, comment: str = "", refused: SparkleError | None = None
+) -> Page:
+    return page(
+        request,
+        "apps.html",
+        refused=refused,
+        apps=await server.apps.all(me.user.id),
+        sent=await server.overview.sent(),
+        limit=server.config.auth.max_apps_per_user,
+        comment=comment,
+    )
 
 
-def _app_routes(pages: Pages) -> list[HTTPRouteHandler]:
-    runtime = pages.runtime
-
-    @get("/apps/{app_id:str}")
-    async def show(request: Asked, app_id: str) -> Page:
-        me = await pages.member(request)
-        app = await runtime.apps.get(app_id, me.actor)
-        return pages.page(
-            request,
-            "app.html",
-            owner=await runtime.users.get(app.user),
-            sent=(await runtime.overview.sent()).get(app.id, {}),
-            **connection_values(pages, app, 0),
-        )
-
-    @get("/apps/{app_id:str}/connected")
-    async def connected(request: Asked, app_id: str) -> Page:
-        me = await pages.member(request)
-        app = await runtime.apps.get(app_id, me.actor)
-        since = request.query_params.get("since", "")
-        return pages.page(
-            request, "connected.html", **connection_values(pages, app, int(since) if since.isdecimal() else 0)
-        )
-
-    @post("/apps/{app_id:str}/edit", status_code=303)
-    async def edit(request: Asked, app_id: str) -> Page:
-        me = await pages.member(request)
-        await runtime.apps.edit(app_id, (await form(request)).get("comment", ""), me.actor)
-        return see_other(f"/apps/{app_id}", done="saved")
-
-    @post("/apps/{app_id:str}/reset", status_code=200)
-    async def reset(request: Asked, app_id: str) -> Page:
-        me = await pages.member(request)
-        made = await runtime.apps.reset(app_id, me.actor)
-        return pages.page(request, "app_secret.html", made=False, **secret_values(pages, request, made))
-
-    @post("/apps/{app_id:str}/delete", status_code=303)
-    async def delete(request: Asked, app_id: str) -> Page:
-        me = await pages.member(request)
-        await runtime.apps.delete(app_id, me.actor)
-        return see_other("/apps", done="app_deleted")
-
-    @post("/apps/{app_id:str}/ban", status_code=303)
-    async def ban(request: Asked, app_id: str) -> Page:
-        me = await pages.admin(request)
-        await runtime.apps.ban(app_id, (await form(request)).get("reason", ""), me.actor)
-        return see_other(f"/apps/{app_id}", done="app_banned")
-
-    @post("/apps/{app_id:str}/unban", status_code=303)
-    async def unban(request: Asked, app_id: str) -> Page:
-        me = await pages.admin(request)
-        await runtime.apps.unban(app_id, me.actor)
-        return see_other(f"/apps/{app_id}", done="app_unbanned")
-
-    return [show, connected, edit, reset, delete, ban, unban]
+@post("/apps", status_code=200, guards=MEMBERS)
+async def create(
+    request: AnyRequest, server: Injected[Server], me: Injected[SignedIn], form: Injected[PostedForm]
+) -> Page:
+    """Make an application; its secret is shown only now."""
+    comment = form.get("comment", "")
+    try:
+        made = await server.apps.add(me.user.id, comment, me.actor)
+    except SparkleError as error:
+        return await _list_page(request, server, me, comment, error)
+    return page(request, "app_secret.html", made=True, **secret_values(request, server, made))
 
 
-def secret_values(pages: Pages, request: Asked, made: NewSecret) -> dict[str, Any]:
+@get("/apps/all", guards=ADMINS)
+async def list_all(request: AnyRequest, server: Injected[Server]) -> Page:
+    """Everybody's applications."""
+    number = page_number(request.query_params)
+    rows, total = await server.apps.page(number, _PAGE)
+    sent = await server.overview.sent()
+    return page(request, "apps_all.html", rows=rows, total=total, number=number, size=_PAGE, sent=sent)
+
+
+@get("/apps/{app_id:str}", guards=MEMBERS)
+async def show(request: AnyRequest, server: Injected[Server], me: Injected[SignedIn], app_id: str) -> Page:
+    """An application."""
+    app = await server.apps.get(app_id, me.actor)
+    return page(
+        request,
+        "app.html",
+        owner=await server.users.get(app.user),
+        sent=(await server.overview.sent()).get(app.id, {}),
+        **connection_values(server, app, 0),
+    )
+
+
+@get("/apps/{app_id:str}/connected", guards=MEMBERS)
+async def connected(request: AnyRequest, server: Injected[Server], me: Injected[SignedIn], app_id: str) -> Page:
+    """The part of a page that says whether an application has come, for a script that asks until it has."""
+    app = await server.apps.get(app_id, me.actor)
+    since = row_id(request.query_params.get("since", "")) or 0
+    return page(request, "connected.html", **connection_values(server, app, since))
+
+
+@post("/apps/{app_id:str}/edit", status_code=303, guards=MEMBERS)
+async def edit(server: Injected[Server], me: Injected[SignedIn], form: Injected[PostedForm], app_id: str) -> Page:
+    """Change the comment."""
+    await server.apps.edit(app_id, form.get("comment", ""), me.actor)
+    return see_other(f"/apps/{app_id}", done="saved")
+
+
+@post("/apps/{app_id:str}/reset", status_code=200, guards=MEMBERS)
+async def reset(request: AnyRequest, server: Injected[Server], me: Injected[SignedIn], app_id: str) -> Page:
+    """Make a new secret, which is shown only now."""
+    made = await server.apps.reset(app_id, me.actor)
+    return page(request, "app_secret.html", made=False, **secret_values(request, server, made))
+
+
+@post("/apps/{app_id:str}/delete", status_code=303, guards=MEMBERS)
+async def delete(server: Injected[Server], me: Injected[SignedIn], app_id: str) -> Page:
+    """Delete an application; what it reported stays."""
+    await server.apps.delete(app_id, me.actor)
+    return see_other("/apps", done="app_deleted")
+
+
+@post("/apps/{app_id:str}/ban", status_code=303, guards=ADMINS)
+async def ban(server: Injected[Server], me: Injected[SignedIn], form: Injected[PostedForm], app_id: str) -> Page:
+    """Refuse an application from now on."""
+    await server.apps.ban(app_id, form.get("reason", ""), me.actor)
+    return see_other(f"/apps/{app_id}", done="app_banned")
+
+
+@post("/apps/{app_id:str}/unban", status_code=303, guards=ADMINS)
+async def unban(server: Injected[Server], me: Injected[SignedIn], app_id: str) -> Page:
+    """Let an application in again."""
+    await server.apps.unban(app_id, me.actor)
+    return see_other(f"/apps/{app_id}", done="app_unbanned")
+
+
+HANDLERS = (list_apps, create, list_all, show, connected, edit, reset, delete, ban, unban)
+
+
+def secret_values(request: AnyRequest, server: Server, made: NewSecret) -> dict[str, Any]:
     """What a page needs to show a secret, which it can do only now."""
-    server = pages.runtime.config.server
-    url = base_url(request.scope, server.public_url, server.trusted_proxies)
+    url = own_url(request, server)
     app_id = made.userapp.app_id
     credentials = {"X-BTN-AppID": app_id, "X-BTN-AppSecret": made.secret}
     headers = " ".join(f"-H {shlex.quote(f'{name}: {value}')}" for name, value in credentials.items())
@@ -142,29 +130,22 @@ def secret_values(pages: Pages, request: Asked, made: NewSecret) -> dict[str, An
         "yaml": peerbanhelper_lines(url, app_id, made.secret),
         "curl": f"curl {headers} {shlex.quote(f'{url}/ping/config')}",
         "is_loopback": url.partition("://")[2].startswith(("127.", "localhost", "[::1]")),
-        **connection_values(pages, made.userapp, int(made.userapp.last_access_at or 0) + 1),
+        **connection_values(server, made.userapp, int(made.userapp.last_access_at or 0) + 1),
     }
 
 
-def connection_values(pages: Pages, app: UserappRow, since: int) -> dict[str, Any]:
+def connection_values(server: Server, app: UserappRow, since: int) -> dict[str, Any]:
     """When an application was here last (ms) and as what, as far as that was after `since`."""
     seen, agent = app.last_access_at, app.user_agent
-    visit = pages.runtime.registry.last_visit(app.id)
+    visit = server.registry.last_visit(app.id)
     if visit is not None:
         seen, agent = visit.at, visit.user_agent
     is_there = seen is not None and seen >= since
-    delay = pages.runtime.config.btn.abilities.submit_peers
+    delay = server.config.btn.abilities.submit_peers
     return {
         "app": app,
         "since": since,
         "seen": seen if is_there else None,
         "agent": agent if is_there else None,
-        "program": program,
         "first_data": delay.random_initial_delay + delay.interval,
     }
-
-
-def page_number(request: Asked) -> int:
-    """Which page of a list is asked for, from 0."""
-    text = request.query_params.get("page", "")
-    return int(text) if text.isdecimal() and len(text) < 10 else 0

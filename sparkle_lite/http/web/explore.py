@@ -9,18 +9,17 @@ from typing import Any, NamedTuple
 
 import msgspec
 from litestar import Response, get
-from litestar.handlers import HTTPRouteHandler
 from litestar.response import Stream
 
 from sparkle_lite.db import torrents
 from sparkle_lite.db.conditions import Filter, Query
 from sparkle_lite.db.torrents import TorrentRow, WantedTorrents
 from sparkle_lite.errors import SparkleError
-from sparkle_lite.http.problems import STATUS
-from sparkle_lite.http.session import SignedIn
-from sparkle_lite.http.web import filters, links, paging, render
+from sparkle_lite.http.session import AnyRequest, Injected, SignedIn
+from sparkle_lite.http.web import filters, links, paging
+from sparkle_lite.http.web.access import MEMBERS
 from sparkle_lite.http.web.filters import VIEWS, TorrentQuery, View
-from sparkle_lite.http.web.render import HEADERS, Asked, Page, Pages
+from sparkle_lite.http.web.render import HEADERS, Page, page, see_other
 from sparkle_lite.query import DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE, Listing, ask
 from sparkle_lite.runtime import Server
 from sparkle_lite.shown import Torrent, Viewer, csv_cells, csv_columns, shown
@@ -60,38 +59,49 @@ def viewer_of(me: SignedIn) -> Viewer:
     return Viewer(me.user.id, me.is_admin)
 
 
-async def find(runtime: Server, view: View, asked: Listing, viewer: Viewer, count_ms: int) -> Found:
+async def find(server: Server, view: View, listing: Listing, viewer: Viewer, count_ms: int) -> Found:
     """The rows that are asked for. Raises SparkleError as the REST API does."""
-    limits = runtime.config.limits
+    limits = server.config.limits
     count_ms = min(count_ms, int(limits.count_time))
-    if isinstance(asked, TorrentQuery):
-        return await _find_torrents(runtime, asked, int(limits.query_time), count_ms)
+    if isinstance(listing, TorrentQuery):
+        return await _find_torrents(server, listing, int(limits.query_time), count_ms)
     assert view.table is not None
-    query = ask(view.table, asked, viewer)
-    search = runtime.search
-    look = search.discoveries if view.table == "discovery" else search.page
+    query = ask(view.table, listing, viewer)
+    look = server.search.discoveries if view.table == "discovery" else server.search.page
     found = await look(query, int(limits.query_time), count_ms, hurry=True)
-    return Found([shown(row, viewer) for row in found.rows], found.total, found.exact, found.next, found.previous)
-
-
-async def _find_torrents(runtime: Server, asked: TorrentQuery, query_ms: int, count_ms: int) -> Found:
-    wanted = WantedTorrents(
-        asked.identifier,
-        asked.identifier_compare_method or "EQUALS",
-        asked.size_from,
-        asked.size_to,
-        asked.private_torrent,
+    return Found(
+        rows=[shown(row, viewer) for row in found.rows],
+        total=found.total,
+        exact=found.exact,
+        next=found.next,
+        previous=found.previous,
     )
-    size = min(max(asked.page_size or DEFAULT_PAGE_SIZE, 1), MAX_PAGE_SIZE)
-    at = paging.position({"after": asked.after or "", "before": asked.before or ""}, paging.row_id)
-    if at.key is None and (asked.after or asked.before):
+
+
+async def _find_torrents(server: Server, listing: TorrentQuery, query_ms: int, count_ms: int) -> Found:
+    wanted = WantedTorrents(
+        identifier=listing.identifier,
+        method=listing.identifier_compare_method or "EQUALS",
+        size_from=listing.size_from,
+        size_to=listing.size_to,
+        private=listing.private_torrent,
+    )
+    size = min(max(listing.page_size or DEFAULT_PAGE_SIZE, 1), MAX_PAGE_SIZE)
+    at = paging.position({"after": listing.after or "", "before": listing.before or ""}, paging.row_id)
+    if at.key is None and (listing.after or listing.before):
         raise SparkleError("bad_request", "after is not a cursor of this query.", "after 不是此查询的游标。")
-    rows = await torrents.page(runtime.database, wanted, at, size + 1, query_ms)
+    rows = await torrents.page(server.database, wanted, at, size + 1, query_ms)
     part = paging.cut(rows, at, size, lambda row: str(row.id))
     total, exact = len(rows), True
     if at.key is not None or len(rows) > size:
-        total, exact = await torrents.count(runtime.database, wanted, count_ms)
-    return Found([_torrent(row) for row in part.rows], max(total, len(rows)), exact, part.next, part.previous)
+        total, exact = await torrents.count(server.database, wanted, count_ms)
+    return Found(
+        rows=[_torrent(row) for row in part.rows],
+        total=max(total, len(rows)),
+        exact=exact,
+        next=part.next,
+        previous=part.previous,
+    )
 
 
 def _torrent(row: TorrentRow) -> Torrent:
@@ -100,26 +110,67 @@ def _torrent(row: TorrentRow) -> Torrent:
 
 
 async def section(
-    runtime: Server, me: SignedIn, name: str, parameters: Mapping[str, str], size: int = RECENT
+    server: Server, me: SignedIn, name: str, parameters: Mapping[str, str], size: int = RECENT
 ) -> Section:
     """The newest rows of a view under some filters."""
     view = VIEWS[name]
     wanted = filters.canonical(view, parameters)
     more = f"/explore/{name}{filters.query_string(wanted)}"
     try:
-        asked = filters.read(view, {**wanted, "pageSize": str(size)})
-        found = await find(runtime, view, asked, viewer_of(me), RECENT_COUNT_MS)
+        listing = filters.read(view, {**wanted, "pageSize": str(size)})
+        found = await find(server, view, listing, viewer_of(me), RECENT_COUNT_MS)
     except SparkleError as error:
         return Section(view, None, more, error)
     return Section(view, found, more, None)
 
 
-# --- Handlers ---------------------------------------------------------------------------------------------------------
+# --- Tables -----------------------------------------------------------------------------------------------------------
 
 
-def routes(pages: Pages) -> list[HTTPRouteHandler]:
-    """The handlers of one server."""
-    return [*_explorer(pages), *_client(pages), *_torrents(pages)]
+@get("/explore", guards=MEMBERS)
+async def first_table() -> Page:
+    """Where the explorer begins."""
+    return see_other("/explore/bans")
+
+
+@get("/explore/{name:str}", guards=MEMBERS)
+async def explore(request: AnyRequest, server: Injected[Server], me: Injected[SignedIn], name: str) -> Page:
+    """A table with its filters; a URL that says more than it needs leads to the one that doesn't."""
+    view = _view(name)
+    given = dict(request.query_params)
+    try:
+        parameters = filters.canonical(view, given)
+        if parameters != given:
+            return see_other(f"/explore/{name}{filters.query_string(parameters)}")
+        listing = filters.read(view, parameters)
+        count_ms = PAGE_COUNT_MS * PAGE_COUNT_ROWS // max(listing.page_size or 0, PAGE_COUNT_ROWS)
+        found = await find(server, view, listing, viewer_of(me), count_ms)
+    except SparkleError as error:
+        return _table_page(request, view, given, refused=error)
+    # Some hundred rows take so long to write that others would wait.
+    return await asyncio.to_thread(_table_page, request, view, parameters, found)
+
+
+def _table_page(
+    request: AnyRequest,
+    view: View,
+    parameters: Mapping[str, str],
+    found: Found | None = None,
+    refused: SparkleError | None = None,
+) -> Page:
+    return page(
+        request,
+        "explore.html",
+        refused=refused,
+        views=list(VIEWS),
+        view=view,
+        form=filters.form(view, parameters),
+        sorts=filters.sorts(view),
+        sizes=filters.PAGE_SIZES,
+        parameters=parameters,
+        found=found,
+        export_rows=EXPORT_ROWS,
+    )
 
 
 def _view(name: str) -> View:
@@ -128,69 +179,22 @@ def _view(name: str) -> View:
     return VIEWS[name]
 
 
-def _explorer(pages: Pages) -> list[HTTPRouteHandler]:
-    runtime = pages.runtime
-
-    @get("/explore")
-    async def first(request: Asked) -> Page:
-        await pages.member(request)
-        return render.see_other("/explore/bans")
-
-    @get("/explore/{name:str}")
-    async def explore(request: Asked, name: str) -> Page:
-        me = await pages.member(request)
-        view = _view(name)
-        given = dict(request.query_params)
-        try:
-            parameters = filters.canonical(view, given)
-            if parameters != given:
-                return render.see_other(f"/explore/{name}{filters.query_string(parameters)}")
-            asked = filters.read(view, parameters)
-            count_ms = PAGE_COUNT_MS * PAGE_COUNT_ROWS // max(asked.page_size or 0, PAGE_COUNT_ROWS)
-            found = await find(runtime, view, asked, viewer_of(me), count_ms)
-        except SparkleError as error:
-            return _answer(request, view, given, None, error)
-        # Some hundred rows take so long to write that others would wait.
-        return await asyncio.to_thread(_answer, request, view, parameters, found, None)
-
-    def _answer(
-        request: Asked, view: View, parameters: Mapping[str, str], found: Found | None, refusal: SparkleError | None
-    ) -> Page:
-        language = render.language_of(request)
-        return pages.page(
-            request,
-            "explore.html",
-            status=200 if refusal is None else STATUS[refusal.code],
-            views=list(VIEWS),
-            view=view,
-            form=filters.form(view, parameters),
-            sorts=filters.sorts(view),
-            sizes=filters.PAGE_SIZES,
-            parameters=parameters,
-            found=found,
-            refusal=refusal and render.said(refusal, language),
-            links=links,
-            export_rows=EXPORT_ROWS,
-        )
-
-    @get("/explore/{name:str}/csv")
-    async def export(request: Asked, name: str) -> Response[Any]:
-        me = await pages.member(request)
-        view = _view(name)
-        parameters = filters.canonical(view, request.query_params)
-        for unwanted in (*paging.PARAMETERS, "pageSize"):
-            parameters.pop(unwanted, None)
-        asked = filters.read(view, {**parameters, "pageSize": str(MAX_PAGE_SIZE)})
-        # What is refused is refused before the file has begun.
-        start = await find(runtime, view, asked, viewer_of(me), 0)
-        headers = {**HEADERS, "content-disposition": f'attachment; filename="{name}.csv"'}
-        lines = _lines(runtime, view, asked, viewer_of(me), start)
-        return Stream(lines, media_type="text/csv; charset=utf-8", headers=headers)
-
-    return [first, explore, export]
+@get("/explore/{name:str}/csv", guards=MEMBERS)
+async def export(request: AnyRequest, server: Injected[Server], me: Injected[SignedIn], name: str) -> Response[Any]:
+    """A table under some filters as a file."""
+    view = _view(name)
+    parameters = filters.canonical(view, request.query_params)
+    for unwanted in (*paging.PARAMETERS, "pageSize"):
+        parameters.pop(unwanted, None)
+    listing = filters.read(view, {**parameters, "pageSize": str(MAX_PAGE_SIZE)})
+    # What is refused is refused before the file has begun.
+    start = await find(server, view, listing, viewer_of(me), 0)
+    headers = {**HEADERS, "content-disposition": f'attachment; filename="{name}.csv"'}
+    lines = _lines(server, view, listing, viewer_of(me), start)
+    return Stream(lines, media_type="text/csv; charset=utf-8", headers=headers)
 
 
-async def _lines(runtime: Server, view: View, asked: Listing, viewer: Viewer, found: Found) -> AsyncIterator[bytes]:
+async def _lines(server: Server, view: View, listing: Listing, viewer: Viewer, found: Found) -> AsyncIterator[bytes]:
     """A table as CSV, a page of rows at a time."""
     columns = csv_columns(view.shape)
     # Spreadsheets take a file for Latin-1 unless it begins with this mark.
@@ -199,10 +203,14 @@ async def _lines(runtime: Server, view: View, asked: Listing, viewer: Viewer, fo
     while True:
         rows = found.rows[:left]
         left -= len(rows)
-        yield await asyncio.to_thread(lambda rows=rows: _csv([csv_cells(row, columns) for row in rows]))  # type: ignore[misc]
+        yield await asyncio.to_thread(_csv_of, rows, columns)
         if found.next is None or left <= 0:
             return
-        found = await find(runtime, view, msgspec.structs.replace(asked, after=found.next), viewer, 0)
+        found = await find(server, view, msgspec.structs.replace(listing, after=found.next), viewer, 0)
+
+
+def _csv_of(rows: Sequence[Any], columns: Sequence[tuple[str, ...]]) -> bytes:
+    return _csv([csv_cells(row, columns) for row in rows])
 
 
 def _csv(rows: Sequence[Sequence[object]]) -> bytes:
@@ -211,44 +219,49 @@ def _csv(rows: Sequence[Sequence[object]]) -> bytes:
     return text.getvalue().encode("utf-8", "replace")
 
 
-def _client(pages: Pages) -> list[HTTPRouteHandler]:
-    runtime = pages.runtime
+# --- One client -------------------------------------------------------------------------------------------------------
 
-    async def client(request: Asked, name: str) -> Page:
-        me = await pages.member(request)
-        peer_id = request.query_params.get("peerId", "")
-        if _is_number(name) and (found := await _by_number(int(name), me)):
-            return render.see_other(found)
-        both = {"peerClientName": name, "peerClientNameCompareMethod": "EQUALS"}
-        if peer_id:
-            both |= {"peerId": peer_id, "peerIdCompareMethod": "EQUALS"}
-        known = await section(runtime, me, "clients", both, 50)
-        recent = [await section(runtime, me, view, both) for view in ("bans", "swarms", "snapshots")]
-        why = [await runtime.decisions.why_named("client_name", name)]
-        if peer_id:
-            why.append(await runtime.decisions.why_named("peer_id", peer_id))
-        return pages.page(
-            request, "client.html", name=name, peer_id=peer_id, known=known, recent=recent, whys=why, links=links
-        )
 
-    async def _by_number(number: int, me: SignedIn) -> str | None:
-        """The page of the client identity with a public number, if there is one."""
-        limits = runtime.config.limits
-        query = Query("discovery", (Filter("hash", "EQUAL", number),), limit=1)
-        with suppress(SparkleError):
-            for row in (await runtime.search.discoveries(query, int(limits.query_time), 0)).rows:
-                return links.client(row.client_name or "N/A", row.peer_id or "N/A")
-        return None
+@get("/client", guards=MEMBERS)
+async def client_by_parameter(request: AnyRequest, server: Injected[Server], me: Injected[SignedIn]) -> Page:
+    """What is known of a client whose name can't stand in a path."""
+    return await _client_page(request, server, me, request.query_params.get("name", ""))
 
-    @get("/client")
-    async def by_parameter(request: Asked) -> Page:
-        return await client(request, request.query_params.get("name", ""))
 
-    @get("/client/{name:path}")
-    async def by_path(request: Asked, name: str) -> Page:
-        return await client(request, name.removeprefix("/"))
+@get("/client/{name:path}", guards=MEMBERS)
+async def client(request: AnyRequest, server: Injected[Server], me: Injected[SignedIn], name: str) -> Page:
+    """What is known of a client by its name, with or without a peer id, or by its public number."""
+    return await _client_page(request, server, me, name.removeprefix("/"))
 
-    return [by_parameter, by_path]
+
+async def _client_page(request: AnyRequest, server: Server, me: SignedIn, name: str) -> Page:
+    peer_id = request.query_params.get("peerId", "")
+    if _is_number(name) and (url := await _client_by_number(server, int(name))):
+        return see_other(url)
+    both = {"peerClientName": name, "peerClientNameCompareMethod": "EQUALS"}
+    if peer_id:
+        both |= {"peerId": peer_id, "peerIdCompareMethod": "EQUALS"}
+    known = await section(server, me, "clients", both, 50)
+    recent = await _recent(server, me, both)
+    whys = [await server.decisions.why_named("client_name", name)]
+    if peer_id:
+        whys.append(await server.decisions.why_named("peer_id", peer_id))
+    return page(request, "client.html", name=name, peer_id=peer_id, known=known, recent=recent, whys=whys)
+
+
+async def _recent(server: Server, me: SignedIn, parameters: Mapping[str, str]) -> list[Section]:
+    """The newest rows of every kind about something."""
+    return [await section(server, me, view, parameters) for view in ("bans", "swarms", "snapshots")]
+
+
+async def _client_by_number(server: Server, number: int) -> str | None:
+    """The page of the client identity with a public number, if there is one."""
+    limits = server.config.limits
+    query = Query("discovery", (Filter("hash", "EQUAL", number),), limit=1)
+    with suppress(SparkleError):
+        for row in (await server.search.discoveries(query, int(limits.query_time), 0)).rows:
+            return links.client(row.client_name or "N/A", row.peer_id or "N/A")
+    return None
 
 
 def _is_number(text: str) -> bool:
@@ -256,31 +269,28 @@ def _is_number(text: str) -> bool:
     return digits.isascii() and digits.isdecimal() and len(digits) >= 10 and -_INT64 - 1 <= int(text[:24]) <= _INT64
 
 
-def _torrents(pages: Pages) -> list[HTTPRouteHandler]:
-    runtime = pages.runtime
-
-    async def torrent(request: Asked, identifier: str) -> Page:
-        me = await pages.member(request)
-        known = await section(runtime, me, "torrents", {"identifier": identifier}, 50)
-        same = {"torrentIdentifier": identifier}
-        recent = [await section(runtime, me, view, same) for view in ("bans", "swarms", "snapshots")]
-        return pages.page(request, "torrent.html", identifier=identifier, known=known, recent=recent, links=links)
-
-    @get("/torrent")
-    async def by_parameter(request: Asked) -> Page:
-        info_hash = request.query_params.get("hash", "").strip()
-        if info_hash:
-            await pages.member(request)
-            return render.see_other(links.torrent(_identifier(info_hash)))
-        return await torrent(request, request.query_params.get("identifier", ""))
-
-    @get("/torrent/{identifier:path}")
-    async def by_path(request: Asked, identifier: str) -> Page:
-        return await torrent(request, identifier.removeprefix("/"))
-
-    return [by_parameter, by_path]
+# --- One torrent ------------------------------------------------------------------------------------------------------
 
 
-def _identifier(text: str) -> str:
-    """The identifier of a torrent by its info-hash."""
-    return torrent_identifier(parse_info_hash(text))
+@get("/torrent", guards=MEMBERS)
+async def torrent_by_parameter(request: AnyRequest, server: Injected[Server], me: Injected[SignedIn]) -> Page:
+    """What is known of a torrent whose identifier can't stand in a path; the way there by an info-hash."""
+    info_hash = request.query_params.get("hash", "").strip()
+    if info_hash:
+        return see_other(links.torrent(torrent_identifier(parse_info_hash(info_hash))))
+    return await _torrent_page(request, server, me, request.query_params.get("identifier", ""))
+
+
+@get("/torrent/{identifier:path}", guards=MEMBERS)
+async def torrent(request: AnyRequest, server: Injected[Server], me: Injected[SignedIn], identifier: str) -> Page:
+    """What is known of a torrent by its identifier."""
+    return await _torrent_page(request, server, me, identifier.removeprefix("/"))
+
+
+async def _torrent_page(request: AnyRequest, server: Server, me: SignedIn, identifier: str) -> Page:
+    known = await section(server, me, "torrents", {"identifier": identifier}, 50)
+    recent = await _recent(server, me, {"torrentIdentifier": identifier})
+    return page(request, "torrent.html", identifier=identifier, known=known, recent=recent)
+
+
+HANDLERS = (first_table, explore, export, client_by_parameter, client, torrent_by_parameter, torrent)

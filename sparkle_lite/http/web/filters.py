@@ -80,7 +80,7 @@ VIEWS = {
 }
 
 
-class Field(NamedTuple):
+class FilterField(NamedTuple):
     """A filter of a view; `methods` are the ways to compare, the usual one first, none where there is no choice."""
 
     name: str
@@ -92,7 +92,7 @@ class Field(NamedTuple):
 class Input(NamedTuple):
     """A field with what is set: the value as its input shows it."""
 
-    field: Field
+    field: FilterField
     value: str
     method: str
 
@@ -110,7 +110,7 @@ class Form(NamedTuple):
 
 
 @cache
-def fields(view: View) -> tuple[Field, ...]:
+def fields(view: View) -> tuple[FilterField, ...]:
     """The filters of a view."""
     known = {field.encode_name: field.type for field in msgspec.structs.fields(view.query)}
     found = []
@@ -119,7 +119,7 @@ def fields(view: View) -> tuple[Field, ...]:
             continue
         methods = _literals(known.get(f"{name}{_METHOD}"))
         kind = _kind(name, hint)
-        found.append(Field(name, kind, _usual_first(view, name, kind, methods), _literals(hint)))
+        found.append(FilterField(name, kind, _usual_first(view, name, kind, methods), _literals(hint)))
     return tuple(found)
 
 
@@ -214,7 +214,7 @@ def query_string(parameters: Mapping[str, str]) -> str:
     return f"?{urlencode(parameters)}" if parameters else ""
 
 
-def _plain(field: Field, text: str) -> str:
+def _plain(field: FilterField, text: str) -> str:
     """A value as people write it in the form in which the query reads it."""
     try:
         if field.kind == "size" and not _is_whole(text):
@@ -264,17 +264,17 @@ def form(view: View, parameters: Mapping[str, str]) -> Form:
     others = [one for one in inputs if one not in first]
     size = parameters.get("pageSize", "")
     return Form(
-        sorted(first, key=lambda one: _FIRST.index(one.field.name)),
-        others,
-        any(one.value for one in others) or bool(parameters.get("sortBy") or parameters.get("pageSize")),
-        parameters.get("orConnector") == "true",
-        parameters.get("sortBy", ""),
-        parameters.get("sortOrder") == "ASC",
-        int(size) if size.isdecimal() and len(size) < 6 else DEFAULT_PAGE_SIZE,
+        first=sorted(first, key=lambda one: _FIRST.index(one.field.name)),
+        others=others,
+        is_open=any(one.value for one in others) or bool(parameters.get("sortBy") or parameters.get("pageSize")),
+        any_of=parameters.get("orConnector") == "true",
+        sort_by=parameters.get("sortBy", ""),
+        ascending=parameters.get("sortOrder") == "ASC",
+        page_size=int(size) if size.isdecimal() and len(size) < 6 else DEFAULT_PAGE_SIZE,
     )
 
 
-def _shown(field: Field, value: str) -> str:
+def _shown(field: FilterField, value: str) -> str:
     if not _is_whole(value) or len(value) > 15:
         return value
     if field.kind == "size" and int(value) > 0:

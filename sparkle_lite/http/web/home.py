@@ -1,17 +1,16 @@
 """The first page: what this server has seen, decided and stored."""
 
-import re
 from typing import NamedTuple
 
 from litestar import MediaType, Response, get
-from litestar.handlers import HTTPRouteHandler
 
 from sparkle_lite.db.overview import BANS, SPANS, Series
-from sparkle_lite.http.web.render import Asked, Page, Pages, see_other
+from sparkle_lite.http.session import AnyRequest, Injected, SignedIn
+from sparkle_lite.http.web.access import MEMBERS
+from sparkle_lite.http.web.render import Page, page, see_other
 from sparkle_lite.http.web.sign_in import wanted_page
-from sparkle_lite.http.web.why import reviews_of
+from sparkle_lite.runtime import Server
 
-_PROGRAM = re.compile(r"([A-Za-z][A-Za-z0-9._ -]{0,39})/v?([0-9][0-9A-Za-z.+_-]{0,23})")
 # Applications that the first page names.
 _CLIENTS = 8
 _DAY_S = 86_400
@@ -21,50 +20,46 @@ class Period(NamedTuple):
     """What came in from an instant (ms) on, for a day or a week."""
 
     at: int
-    snapshots: int
-    histories: int
-    submissions: int
-    bans: int
+    snapshots: int = 0
+    histories: int = 0
+    submissions: int = 0
+    bans: int = 0
 
 
-def routes(pages: Pages) -> list[HTTPRouteHandler]:
-    """The handlers of one server."""
-    runtime = pages.runtime
+@get("/", guards=MEMBERS)
+async def overview(request: AnyRequest, server: Injected[Server], me: Injected[SignedIn]) -> Page:
+    """The first page, or what somebody wanted before they signed in, or the guide where nobody has gone through it."""
+    wanted = wanted_page(request)
+    if wanted is not None:
+        return wanted
+    if me.is_admin and not await server.settings.is_welcomed():
+        return see_other("/welcome")
+    apps = await server.apps.all(None if me.is_admin else me.user.id)
+    seen = sorted((app for app in apps if app.last_access_at), key=lambda app: -(app.last_access_at or 0))
+    return page(
+        request,
+        "home.html",
+        figures=await server.overview.figures(),
+        seen=seen[:_CLIENTS],
+        asked_to_look=await server.reviews.count_open() if me.is_admin else 0,
+        size=server.housekeeping.measured,
+        state=server.readiness(),
+        span=_span(request),
+        periods=_periods(await server.overview.activity(_span(request))),
+        spans=list(SPANS),
+        limit=BANS,
+    )
 
-    @get("/")
-    async def overview(request: Asked) -> Page:
-        me = await pages.member(request)
-        wanted = wanted_page(request)
-        if wanted is not None:
-            return wanted
-        if me.is_admin and not await runtime.settings.is_welcomed():
-            return see_other("/welcome")
-        apps = await runtime.apps.all(None if me.is_admin else me.user.id)
-        seen = sorted((app for app in apps if app.last_access_at), key=lambda app: -(app.last_access_at or 0))
-        return pages.page(
-            request,
-            "home.html",
-            figures=await runtime.overview.figures(),
-            seen=seen[:_CLIENTS],
-            asked_to_look=await reviews_of(pages).count_open() if me.is_admin else 0,
-            program=program,
-            size=runtime.housekeeping.measured,
-            state=runtime.readiness(),
-            span=_span(request),
-            periods=_periods(await runtime.overview.activity(_span(request))),
-            spans=list(SPANS),
-            limit=BANS,
-        )
 
-    @get("/overview.json")
-    async def activity(request: Asked) -> Response[dict[str, object]]:
-        """The numbers of the charts."""
-        await pages.member(request)
-        series = await runtime.overview.activity(_span(request))
-        content: dict[str, object] = {"times": series.times, "submissions": series.submissions, "rows": series.rows}
-        return Response(content, media_type=MediaType.JSON, headers={"cache-control": "no-store"})
+@get("/overview.json", guards=MEMBERS)
+async def activity(request: AnyRequest, server: Injected[Server]) -> Response[dict[str, object]]:
+    """The numbers of the charts."""
+    series = await server.overview.activity(_span(request))
+    content: dict[str, object] = {"times": series.times, "submissions": series.submissions, "rows": series.rows}
+    return Response(content, media_type=MediaType.JSON, headers={"cache-control": "no-store"})
 
-    return [overview, activity]
+
+HANDLERS = (overview, activity)
 
 
 def _periods(series: Series) -> list[Period]:
@@ -72,24 +67,18 @@ def _periods(series: Series) -> list[Period]:
     found: dict[int, Period] = {}
     for index, at in enumerate(series.times):
         step = at // _DAY_S * _DAY_S
-        before = found.get(step, Period(step * 1000, 0, 0, 0, 0))
+        before = found.get(step, Period(step * 1000))
         rows = series.rows
         found[step] = Period(
-            before.at,
-            before.snapshots + rows["snapshot"][index],
-            before.histories + rows["swarm"][index],
-            before.submissions + series.submissions[index],
-            before.bans + rows["ban"][index],
+            at=before.at,
+            snapshots=before.snapshots + rows["snapshot"][index],
+            histories=before.histories + rows["swarm"][index],
+            submissions=before.submissions + series.submissions[index],
+            bans=before.bans + rows["ban"][index],
         )
     return list(found.values())[::-1]
 
 
-def _span(request: Asked) -> str:
+def _span(request: AnyRequest) -> str:
     asked = request.query_params.get("span", "")
     return asked if asked in SPANS else "week"
-
-
-def program(user_agent: str | None) -> str:
-    """The name and version of a client program as it calls itself, "" for none."""
-    match = _PROGRAM.match(user_agent or "")
-    return f"{match[1]} {match[2]}" if match else (user_agent or "")[:40]

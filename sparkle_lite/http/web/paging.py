@@ -1,4 +1,4 @@
-"""Pages of a table that is walked by keys: which one a URL asks for, and the cursors of the pages around it."""
+"""Pages of a table: which one a URL asks for, and the cursors of the pages around it."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Generic, NamedTuple, TypeVar
@@ -41,5 +41,11 @@ def cut(found: Sequence[T], at: Position[K], size: int, cursor: Callable[[T], st
 
 
 def row_id(text: str) -> int | None:
-    """A row id of a URL."""
+    """A row id of a URL, or another number that the database can hold."""
     return int(text) if text.isascii() and text.isdecimal() and len(text) < 19 else None
+
+
+def page_number(parameters: Mapping[str, str]) -> int:
+    """Which page is asked for of a table whose pages are numbered, from 0."""
+    text = parameters.get("page", "")
+    return int(text) if text.isdecimal() and len(text) < 10 else 0

@@ -1,8 +1,7 @@
-"""What every page has in common: who asks, in which language, templates, refusals, headers, static files.
+"""What every page has in common: in which language it is, templates, refusals, headers, static files.
 
-A page module makes its handlers in `routes(pages)`; a handler asks `pages.member(request)` who is there and answers
-with `pages.page(request, "template.html", name=value)`. Templates escape every value; their texts come from the
-catalogues text/<language>*.toml by `t("key", name=value)`, whose values are escaped too.
+A handler answers with `page(request, "template.html", name=value)`. Templates escape every value; their texts come
+from the catalogues text/<language>*.toml by `t("key", name=value)`, whose values are escaped too.
 """
 
 import gzip
@@ -17,23 +16,25 @@ from typing import Any, Literal, NamedTuple
 from urllib.parse import quote, urlencode
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from litestar import MediaType, Request, Response
+from litestar import MediaType, Response
 from markupsafe import Markup
 
 import sparkle_lite
 from sparkle_lite.clock import now_ms
 from sparkle_lite.errors import SparkleError
 from sparkle_lite.http.problems import STATUS
-from sparkle_lite.http.session import COOKIE, SignedIn, require_admin, signed_in
-from sparkle_lite.http.web import shapes
+from sparkle_lite.http.session import COOKIE, AnyRequest, is_https
+from sparkle_lite.http.web import links, shapes
 from sparkle_lite.runtime import Server
 
-Asked = Request[Any, Any, Any]
 Page = Response[bytes]
+# Fields without blanks around them; of a field that comes twice the last.
+PostedForm = dict[str, str]
 Language = Literal["en", "zh"]
 
 LANGUAGES: tuple[Language, ...] = ("en", "zh")
-LANGUAGE_COOKIE = "lang"
+_LANGUAGE_COOKIE = "lang"
+_YEAR_S = 365 * 86_400
 # The language of a page as its html element names it.
 HTML_LANGUAGE: Mapping[Language, str] = {"en": "en", "zh": "zh-CN"}
 
@@ -128,7 +129,7 @@ def _flat(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str
             yield prefix + key, str(value).strip()
 
 
-class Texts:
+class PageTexts:
     """The texts of one language; called with a key."""
 
     def __init__(self, language: Language) -> None:
@@ -149,13 +150,31 @@ class Texts:
         return self(key) if key in self._texts else Markup.escape(otherwise)
 
 
-def language_of(request: Asked) -> Language:
+@cache
+def texts_in(language: Language) -> PageTexts:
+    """The texts in a language."""
+    return PageTexts(language)
+
+
+def texts_of(request: AnyRequest) -> PageTexts:
+    """The texts in the language of whoever asks."""
+    return texts_in(language_of(request))
+
+
+def language_of(request: AnyRequest) -> Language:
     """The cookie's language, else the first of Accept-Language that we speak, else English."""
-    chosen = request.cookies.get(LANGUAGE_COOKIE)
+    chosen = request.cookies.get(_LANGUAGE_COOKIE)
     for language in LANGUAGES:
         if chosen == language:
             return language
     return _preferred(request.headers.get("accept-language", ""))
+
+
+def keep_language(response: Page, language: str, request: AnyRequest, server: Server) -> None:
+    """Have the browser keep a language that was chosen; what is none leaves it as it is."""
+    if language in LANGUAGES:
+        secure = is_https(request, server)
+        response.set_cookie(_LANGUAGE_COOKIE, language, max_age=_YEAR_S, path="/", secure=secure, samesite="lax")
 
 
 def _preferred(header: str) -> Language:
@@ -176,92 +195,48 @@ def _preferred(header: str) -> Language:
 # --- Pages ------------------------------------------------------------------------------------------------------------
 
 
-class Pages:
-    """Everything that a page module needs of the server."""
+def page(
+    request: AnyRequest, template: str, *, status: int | None = None, refused: SparkleError | None = None, **values: Any
+) -> Page:
+    """A page, or a part of one where the template is that; whoever is signed in is `me` there.
 
-    def __init__(self, runtime: Server) -> None:
-        self.runtime = runtime
-        self._texts = {language: Texts(language) for language in LANGUAGES}
-        self._environments = {language: _environment(texts) for language, texts in self._texts.items()}
-
-    async def me(self, request: Asked) -> SignedIn | None:
-        """Who is signed in, if anybody."""
-        request.state.me = None
-        if not request.cookies.get(COOKIE) and not request.headers.get("authorization"):
-            return None
-        try:
-            me = await signed_in(request, self.runtime)
-        except SparkleError:
-            return None
-        request.state.me = me
-        return me
-
-    async def member(self, request: Asked) -> SignedIn:
-        """Who is signed in. Raises SignInFirst; SparkleError (forbidden) for a change that another site asks for."""
-        try:
-            me = await signed_in(request, self.runtime)
-        except SparkleError:
-            if await self._has_session(request):
-                raise
-            raise SignInFirst(here(request) if request.method == "GET" else "/") from None
-        request.state.me = me
-        return me
-
-    async def _has_session(self, request: Asked) -> bool:
-        try:
-            await self.runtime.sessions.user(request.cookies.get(COOKIE, ""))
-        except SparkleError:
-            return False
-        return True
-
-    async def admin(self, request: Asked) -> SignedIn:
-        """The administrator who asks. Raises as `member` does, and SparkleError (forbidden) for everybody else."""
-        me = await self.member(request)
-        await require_admin(request, me)
-        return me
-
-    def texts(self, request: Asked) -> Texts:
-        """The texts in the language of whoever asks."""
-        return self._texts[language_of(request)]
-
-    def page(self, request: Asked, template: str, *, status: int = 200, **values: Any) -> Page:
-        """A page, or a part of one where the template is that; who was asked for by `me`/`member` is `me` there."""
-        language = language_of(request)
-        context = {
-            "me": getattr(request.state, "me", None),
-            # Where a page is refused before anybody asked who is there.
-            "may_be_in": not hasattr(request.state, "me") and bool(request.cookies.get(COOKIE)),
-            "path": request.url.path,
-            "here": here(request),
-            "now": now_ms(),
-            "done": request.query_params.get("done", ""),
-            **values,
-        }
-        text = self._environments[language].get_template(template).render(context)
-        headers = {**HEADERS, "content-language": HTML_LANGUAGE[language], "vary": "Accept-Language, Cookie"}
-        return Response(text.encode(), status_code=status, media_type=MediaType.HTML, headers=headers)
-
-    def refusal(self, request: Asked, error: SparkleError) -> Page:
-        """A refusal as a page that helps; as a mere notice where it goes into a part of one."""
-        partial = is_partial(request)
-        if isinstance(error, SignInFirst):
-            return _to_login(error.wanted, partial)
-        status = STATUS[error.code]
-        page = self.page(
-            request,
-            "refusal_part.html" if partial else "refusal.html",
-            status=status,
-            code=status,
-            reason=said(error, language_of(request)),
-        )
-        if error.retry_after is not None:
-            page.headers["retry-after"] = str(max(1, error.retry_after))
-        return page
+    `refused` is why something that was asked for can't be: its sentence is `refusal` there, and its status that of the
+    page where no other is given.
+    """
+    language = language_of(request)
+    context = {
+        "me": getattr(request.state, "me", None),
+        # Where a page is refused before anybody asked who is there.
+        "may_be_in": not hasattr(request.state, "me") and bool(request.cookies.get(COOKIE)),
+        "path": request.url.path,
+        "here": here(request),
+        "now": now_ms(),
+        "done": request.query_params.get("done", ""),
+        "refusal": "" if refused is None else said(refused, language),
+        **values,
+    }
+    text = environment(language).get_template(template).render(context)
+    headers = {**HEADERS, "content-language": HTML_LANGUAGE[language], "vary": "Accept-Language, Cookie"}
+    if status is None:
+        status = 200 if refused is None else STATUS[refused.code]
+    if refused is not None and refused.retry_after is not None:
+        headers["retry-after"] = str(max(1, refused.retry_after))
+    return Response(text.encode(), status_code=status, media_type=MediaType.HTML, headers=headers)
 
 
-def _environment(texts: Texts) -> Environment:
-    language = texts.language
-    environment = Environment(
+def refusal(request: AnyRequest, error: SparkleError) -> Page:
+    """A refusal as a page that helps; as a mere notice where it goes into a part of one."""
+    partial = is_partial(request)
+    if isinstance(error, SignInFirst):
+        return _to_login(error.wanted, partial)
+    template = "refusal_part.html" if partial else "refusal.html"
+    return page(request, template, refused=error, code=STATUS[error.code])
+
+
+@cache
+def environment(language: Language) -> Environment:
+    """The templates in a language. Making one takes a while, in which nothing should wait for it."""
+    made = Environment(
         loader=PackageLoader("sparkle_lite.http.web"),
         autoescape=True,
         undefined=StrictUndefined,
@@ -269,15 +244,17 @@ def _environment(texts: Texts) -> Environment:
         lstrip_blocks=True,
         auto_reload=False,
     )
-    environment.globals.update(
+    texts = texts_in(language)
+    made.globals.update(
         t=texts,
         lang=language,
         html_lang=HTML_LANGUAGE[language],
         static=static,
         version=sparkle_lite.__version__,
         query=query,
+        links=links,
     )
-    environment.filters.update(
+    made.filters.update(
         # A text that stands in a template by its key is put in once, when that is compiled; with values, or
         # with a key made of data, the function of the same name is called.
         t=texts,
@@ -289,9 +266,10 @@ def _environment(texts: Texts) -> Environment:
         time=shapes.time,
         day=shapes.day,
         ago=shapes.ago,
+        program=shapes.program,
         segment=lambda value: quote(str(value), safe=""),
     )
-    return environment
+    return made
 
 
 def said(error: SparkleError, language: Language) -> str:
@@ -306,7 +284,7 @@ def query(values: Mapping[str, Any], **changes: Any) -> str:
     return f"?{text}" if text else "?"
 
 
-def here(request: Asked) -> str:
+def here(request: AnyRequest) -> str:
     """The path and query of a request, without the note of what was just done."""
     kept = [(name, value) for name, value in request.query_params.multi_items() if name != "done"]
     path = quote(request.url.path, safe="/:@!$&'()*+,;=~-._")
@@ -319,12 +297,12 @@ def local(url: str) -> str:
     return url if is_path and url.isascii() else "/"
 
 
-def is_partial(request: Asked) -> bool:
+def is_partial(request: AnyRequest) -> bool:
     """Whether a script of ours asks for a part of a page."""
     return request.headers.get("hx-request") == "true"
 
 
-def is_for_person(request: Asked) -> bool:
+def is_for_person(request: AnyRequest) -> bool:
     """Whether a browser shows the answer to a person."""
     path = request.scope["path"]
     if path.startswith(_MACHINES):
@@ -340,8 +318,8 @@ def see_other(url: str, *, done: str = "") -> Page:
     return Response(b"", status_code=303, media_type=MediaType.TEXT, headers={**HEADERS, "location": url})
 
 
-async def form(request: Asked) -> dict[str, str]:
-    """The fields of a posted form without blanks around them; of a field that comes twice the last."""
+async def posted(request: AnyRequest) -> PostedForm:
+    """The fields of a posted form: the dependency `form`."""
     return {name: value.strip() for name, value in (await request.form()).items() if isinstance(value, str)}
 
 

@@ -1,22 +1,21 @@
 """The rules: what is listed, what waits for review, what changed, why, and what administrators decide by hand."""
 
-from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
+from collections.abc import Collection
 from typing import Any, NamedTuple, cast, get_args
 
 from litestar import get, post
-from litestar.handlers import HTTPRouteHandler
 
-from sparkle_lite.accounts.actors import Actor
 from sparkle_lite.config import Duration, Refused
-from sparkle_lite.db.decisions import Action, Cursor, Decision, New, State, Wanted
+from sparkle_lite.db.decisions import Action, Change, Cursor, Decision, New, State, Wanted
 from sparkle_lite.decisions import BY_HAND_MS, PARDON_MS, TargetKind
 from sparkle_lite.errors import SparkleError
-from sparkle_lite.http.session import SignedIn
-from sparkle_lite.http.web import links, paging, render
-from sparkle_lite.http.web.render import Asked, Page, Pages
-from sparkle_lite.http.web.why import reviews_of
+from sparkle_lite.http.session import AnyRequest, Injected, SignedIn
+from sparkle_lite.http.web import paging
+from sparkle_lite.http.web.access import ADMINS, MEMBERS
+from sparkle_lite.http.web.render import Page, PostedForm, local, page, see_other, texts_of
 from sparkle_lite.net import AddressError, address_text, parse_network
 from sparkle_lite.reasons import Reason
+from sparkle_lite.runtime import Server
 
 SIZE = 50
 KINDS = get_args(TargetKind)
@@ -33,110 +32,92 @@ class Told(NamedTuple):
     reason: Reason
 
 
-def routes(pages: Pages) -> list[HTTPRouteHandler]:
-    """The handlers of one server."""
-    return [*_reading(pages), *_deciding(pages), *_reviewing(pages), *_requests(pages)]
-
-
-async def frame(pages: Pages) -> dict[str, Any]:
+async def frame(server: Server) -> dict[str, Any]:
     """What the tabs show: how much waits for review, and how many have asked for one."""
-    counts = await pages.runtime.decisions.counts()
+    counts = await server.decisions.counts()
     held = sum(number for (_, state), number in counts.items() if state == "held")
-    return {"held": held, "asked_to_look": await reviews_of(pages).count_open()}
-
-
-def _told(pages: Pages, found: Iterable[Decision], moment: int) -> list[Told]:
-    return [Told(one, one.state_at(moment), pages.runtime.decisions.reason(one)) for one in found]
+    return {"held": held, "asked_to_look": await server.reviews.count_open()}
 
 
 # --- Reading ----------------------------------------------------------------------------------------------------------
 
 
-def _reading(pages: Pages) -> list[HTTPRouteHandler]:
-    async def listing(request: Asked, template: str, wanted: Wanted, **values: Any) -> Page:
-        await pages.member(request)
-        decisions = pages.runtime.decisions
-        at = paging.position(request.query_params, paging.row_id)
-        found, moment = await decisions.page(wanted, at, SIZE + 1)
-        part = paging.cut(found, at, SIZE, lambda one: str(one.id))
-        counts = await decisions.counts()
-        return pages.page(
-            request,
-            template,
-            rows=_told(pages, part.rows, moment),
-            part=part,
-            origins=sorted({origin for origin, _ in counts} | {"admin", "config"}),
-            **await frame(pages),
-            wanted=wanted,
-            parameters=_kept(request),
-            lifetimes=LIFETIMES,
-            forever=_FOREVER,
-            links=links,
-            **values,
-        )
-
-    @get("/rules")
-    async def rules(request: Asked) -> Page:
-        await pages.member(request)
-        given = request.query_params
-        refusal, within = "", None
-        if text := given.get("ip", "").strip():
-            try:
-                within = parse_network(text)
-            except AddressError:
-                refusal = pages.texts(request)("why.no_address", text=text[:128])
-        wanted = Wanted(
-            cast(Action | None, _one_of(given.get("action"), get_args(Action))),
-            cast(State | None, _one_of(given.get("state"), get_args(State))),
-            given.get("origin") or None,
-            within,
-        )
-        return await listing(request, "rules.html", wanted, refusal=refusal, ip=text)
-
-    @get("/rules/held")
-    async def held(request: Asked) -> Page:
-        origin = request.query_params.get("origin") or None
-        counts = await pages.runtime.decisions.counts()
-        waiting = {name: number for (name, state), number in sorted(counts.items()) if state == "held"}
-        return await listing(request, "rules_held.html", Wanted("deny", "held", origin), waiting=waiting)
-
-    @get("/rules/exceptions")
-    async def exceptions(request: Asked) -> Page:
-        return await listing(request, "rules_exceptions.html", Wanted("allow", "active"), kinds=KINDS)
-
-    @get("/rules/deny")
-    async def deny(request: Asked) -> Page:
-        await pages.admin(request)
-        given = request.query_params
-        return pages.page(
-            request,
-            "rules_deny.html",
-            kind=_one_of(given.get("kind"), KINDS) or "ip",
-            target=given.get("target", ""),
-            kinds=KINDS,
-            lifetimes=LIFETIMES,
-            forever=_FOREVER,
-            **await frame(pages),
-        )
-
-    @get("/rules/changes")
-    async def changes(request: Asked) -> Page:
-        await pages.member(request)
-        at = paging.position(request.query_params, _moment)
-        found = await pages.runtime.decisions.changes(at, SIZE + 1)
-        part = paging.cut(found, at, SIZE, lambda one: f"{one.at}.{one.decision.id}.{one.ended:d}")
-        rows = [
-            (change.at, change.ended, told)
-            for change in part.rows
-            for told in _told(pages, [change.decision], change.at if change.ended else change.decision.created_at)
-        ]
-        values: dict[str, Any] = {"rows": rows, "part": part, "parameters": _kept(request), "links": links}
-        return pages.page(request, "rules_changes.html", **values, **await frame(pages))
-
-    return [rules, held, exceptions, deny, changes]
+@get("/rules", guards=MEMBERS)
+async def rules(request: AnyRequest, server: Injected[Server]) -> Page:
+    """What is listed and allowed, by several filters."""
+    given = request.query_params
+    refusal, within = "", None
+    if text := given.get("ip", "").strip():
+        try:
+            within = parse_network(text)
+        except AddressError:
+            refusal = texts_of(request)("why.no_address", text=text[:128])
+    wanted = Wanted(
+        action=cast(Action | None, _one_of(given.get("action"), get_args(Action))),
+        state=cast(State | None, _one_of(given.get("state"), get_args(State))),
+        origin=given.get("origin") or None,
+        within=within,
+    )
+    return await _table_page(request, server, "rules.html", wanted, refusal=refusal, ip=text)
 
 
-def _kept(request: Asked) -> dict[str, str]:
+@get("/rules/held", guards=MEMBERS)
+async def held(request: AnyRequest, server: Injected[Server]) -> Page:
+    """What waits for somebody to approve it."""
+    wanted = Wanted("deny", "held", request.query_params.get("origin") or None)
+    counts = await server.decisions.counts()
+    waiting = {name: number for (name, state), number in sorted(counts.items()) if state == "held"}
+    return await _table_page(request, server, "rules_held.html", wanted, waiting=waiting)
+
+
+@get("/rules/exceptions", guards=MEMBERS)
+async def exceptions(request: AnyRequest, server: Injected[Server]) -> Page:
+    """Whom no rule may touch."""
+    return await _table_page(request, server, "rules_exceptions.html", Wanted("allow", "active"), kinds=KINDS)
+
+
+async def _table_page(request: AnyRequest, server: Server, template: str, wanted: Wanted, **values: Any) -> Page:
+    """A page of decisions, the newest first."""
+    at = paging.position(request.query_params, paging.row_id)
+    found, moment = await server.decisions.page(wanted, at, SIZE + 1)
+    part = paging.cut(found, at, SIZE, lambda one: str(one.id))
+    counts = await server.decisions.counts()
+    return page(
+        request,
+        template,
+        rows=[_told(server, decision, moment) for decision in part.rows],
+        part=part,
+        origins=sorted({origin for origin, _ in counts} | {"admin", "config"}),
+        wanted=wanted,
+        parameters=_kept(request),
+        lifetimes=LIFETIMES,
+        forever=_FOREVER,
+        **await frame(server),
+        **values,
+    )
+
+
+def _told(server: Server, decision: Decision, moment: int) -> Told:
+    return Told(decision, decision.state_at(moment), server.decisions.reason(decision))
+
+
+@get("/rules/changes", guards=MEMBERS)
+async def changes(request: AnyRequest, server: Injected[Server]) -> Page:
+    """What began and what ended, the newest first."""
+    at = paging.position(request.query_params, _moment)
+    found = await server.decisions.changes(at, SIZE + 1)
+    part = paging.cut(found, at, SIZE, lambda one: f"{one.at}.{one.decision.id}.{one.ended:d}")
+    rows = [(change.at, change.ended, _told_then(server, change)) for change in part.rows]
+    values = await frame(server)
+    return page(request, "rules_changes.html", rows=rows, part=part, parameters=_kept(request), **values)
+
+
+def _told_then(server: Server, change: Change) -> Told:
+    """The decision of a change as it was then."""
+    return _told(server, change.decision, change.at if change.ended else change.decision.created_at)
+
+
+def _kept(request: AnyRequest) -> dict[str, str]:
     """The parameters that the links of a page keep."""
     return {name: value for name, value in request.query_params.items() if name != "done" and value}
 
@@ -149,58 +130,66 @@ def _moment(text: str) -> Cursor | None:
     parts = [paging.row_id(part) for part in text.split(".")]
     if len(parts) != 3 or None in parts:
         return None
-    at, number, ended = cast(list[int], parts)
-    return at, number, bool(ended)
+    at, decision_id, ended = cast(list[int], parts)
+    return at, decision_id, bool(ended)
 
 
 # --- By hand ----------------------------------------------------------------------------------------------------------
 
 
-def _deciding(pages: Pages) -> list[HTTPRouteHandler]:
-    server = pages.runtime
-
-    async def decide(request: Asked, act: Callable[[dict[str, str], Actor], Awaitable[Decision]], done: str) -> Page:
-        me = await pages.admin(request)
-        form = await render.form(request)
-        decision = await act(form, me.actor)
-        return render.see_other(_back(form), done="rule_held" if decision.state == "held" else done)
-
-    @post("/rules/deny", status_code=200)
-    async def deny(request: Asked) -> Page:
-        async def act(form: dict[str, str], actor: Actor) -> Decision:
-            target, reason = form.get("target", ""), form.get("reason", "")
-            return await server.decisions.deny(_kind(form), target, reason, _lifetime(form, BY_HAND_MS), actor)
-
-        return await decide(request, act, "rule_denied")
-
-    @post("/rules/allow", status_code=200)
-    async def allow(request: Asked) -> Page:
-        async def act(form: dict[str, str], actor: Actor) -> Decision:
-            target, reason = form.get("target", ""), form.get("reason", "")
-            return await server.decisions.allow(_kind(form), target, reason, _lifetime(form, BY_HAND_MS), actor)
-
-        return await decide(request, act, "rule_allowed")
-
-    @post("/rules/pardon", status_code=200)
-    async def pardon(request: Asked) -> Page:
-        async def act(form: dict[str, str], actor: Actor) -> Decision:
-            lifetime = _lifetime(form, PARDON_MS) or PARDON_MS
-            done = await server.decisions.pardon(form.get("target", ""), form.get("reason", ""), actor, lifetime)
-            return done.exception
-
-        return await decide(request, act, "rule_pardoned")
-
-    return [deny, allow, pardon]
+@get("/rules/deny", guards=ADMINS)
+async def deny_form(request: AnyRequest, server: Injected[Server]) -> Page:
+    """The form for a rule by hand."""
+    given = request.query_params
+    return page(
+        request,
+        "rules_deny.html",
+        kind=_one_of(given.get("kind"), KINDS) or "ip",
+        target=given.get("target", ""),
+        kinds=KINDS,
+        lifetimes=LIFETIMES,
+        forever=_FOREVER,
+        **await frame(server),
+    )
 
 
-def _kind(form: Mapping[str, str]) -> TargetKind:
+@post("/rules/deny", status_code=200, guards=ADMINS)
+async def deny(server: Injected[Server], me: Injected[SignedIn], form: Injected[PostedForm]) -> Page:
+    """List an address, a client name or a peer id."""
+    target, note = form.get("target", ""), form.get("reason", "")
+    decision = await server.decisions.deny(_kind(form), target, note, _lifetime(form, BY_HAND_MS), me.actor)
+    return _decided(form, "rule_held" if decision.state == "held" else "rule_denied")
+
+
+@post("/rules/allow", status_code=200, guards=ADMINS)
+async def allow(server: Injected[Server], me: Injected[SignedIn], form: Injected[PostedForm]) -> Page:
+    """Keep all rules from something."""
+    target, note = form.get("target", ""), form.get("reason", "")
+    await server.decisions.allow(_kind(form), target, note, _lifetime(form, BY_HAND_MS), me.actor)
+    return _decided(form, "rule_allowed")
+
+
+@post("/rules/pardon", status_code=200, guards=ADMINS)
+async def pardon(server: Injected[Server], me: Injected[SignedIn], form: Injected[PostedForm]) -> Page:
+    """End what lists something, and keep it from being listed again for a while."""
+    lifetime = _lifetime(form, PARDON_MS) or PARDON_MS
+    await server.decisions.pardon(form.get("target", ""), form.get("reason", ""), me.actor, lifetime)
+    return _decided(form, "rule_pardoned")
+
+
+def _decided(form: PostedForm, done: str) -> Page:
+    """Go back to where a decision was made."""
+    return see_other(local(form.get("back") or "/rules"), done=done)
+
+
+def _kind(form: PostedForm) -> TargetKind:
     kind = form.get("kind", "ip")
     if kind not in KINDS:
         raise SparkleError("bad_request", f"There is no kind {kind[:64]!r} of rule.", "没有此规则类型。")
     return cast(TargetKind, kind)
 
 
-def _lifetime(form: Mapping[str, str], usual: int) -> int | None:
+def _lifetime(form: PostedForm, usual: int) -> int | None:
     """How long a decision lasts in ms, None for ever."""
     text = form.get("expires", "")
     if text == _FOREVER:
@@ -214,80 +203,87 @@ def _lifetime(form: Mapping[str, str], usual: int) -> int | None:
     return lifetime
 
 
-def _back(form: Mapping[str, str]) -> str:
-    """Where the browser goes after a change."""
-    return render.local(form.get("back") or "/rules")
-
-
 # --- Review -----------------------------------------------------------------------------------------------------------
 
 
-def _reviewing(pages: Pages) -> list[HTTPRouteHandler]:
-    server = pages.runtime
+@post("/rules/{decision_id:int}/approve", status_code=200, guards=ADMINS)
+async def approve(
+    server: Injected[Server], me: Injected[SignedIn], form: Injected[PostedForm], decision_id: int
+) -> Page:
+    """Let a held decision count."""
+    await server.decisions.approve(_stored(decision_id), me.actor)
+    return _decided(form, "rule_approved")
 
-    async def review(request: Asked, number: int, act: Callable[[int, Actor], Awaitable[Decision]], done: str) -> Page:
-        me = await pages.admin(request)
-        form = await render.form(request)
-        await act(min(number, _INT64), me.actor)
-        return render.see_other(_back(form), done=done)
 
-    @post("/rules/{number:int}/approve", status_code=200)
-    async def approve(request: Asked, number: int) -> Page:
-        return await review(request, number, server.decisions.approve, "rule_approved")
+@post("/rules/{decision_id:int}/refuse", status_code=200, guards=ADMINS)
+async def refuse(
+    server: Injected[Server], me: Injected[SignedIn], form: Injected[PostedForm], decision_id: int
+) -> Page:
+    """End a held decision."""
+    await server.decisions.refuse(_stored(decision_id), me.actor)
+    return _decided(form, "rule_refused")
 
-    @post("/rules/{number:int}/refuse", status_code=200)
-    async def refuse(request: Asked, number: int) -> Page:
-        return await review(request, number, server.decisions.refuse, "rule_refused")
 
-    @post("/rules/{number:int}/withdraw", status_code=200)
-    async def withdraw(request: Asked, number: int) -> Page:
-        return await review(request, number, server.decisions.withdraw, "rule_withdrawn")
+@post("/rules/{decision_id:int}/withdraw", status_code=200, guards=ADMINS)
+async def withdraw(
+    server: Injected[Server], me: Injected[SignedIn], form: Injected[PostedForm], decision_id: int
+) -> Page:
+    """End a decision."""
+    await server.decisions.withdraw(_stored(decision_id), me.actor)
+    return _decided(form, "rule_withdrawn")
 
-    async def review_all(request: Asked, act: Callable[[str, Actor], Awaitable[int]], done: str) -> Page:
-        me = await pages.admin(request)
-        form = await render.form(request)
-        await act(form.get("origin", ""), me.actor)
-        return render.see_other(_back(form), done=done)
 
-    @post("/rules/held/approve", status_code=200)
-    async def approve_all(request: Asked) -> Page:
-        return await review_all(request, server.decisions.approve_held, "rule_approved")
+@post("/rules/held/approve", status_code=200, guards=ADMINS)
+async def approve_held(server: Injected[Server], me: Injected[SignedIn], form: Injected[PostedForm]) -> Page:
+    """Let all held decisions of an origin count."""
+    await server.decisions.approve_held(form.get("origin", ""), me.actor)
+    return _decided(form, "rule_approved")
 
-    @post("/rules/held/refuse", status_code=200)
-    async def refuse_all(request: Asked) -> Page:
-        return await review_all(request, server.decisions.refuse_held, "rule_refused")
 
-    return [approve, refuse, withdraw, approve_all, refuse_all]
+@post("/rules/held/refuse", status_code=200, guards=ADMINS)
+async def refuse_held(server: Injected[Server], me: Injected[SignedIn], form: Injected[PostedForm]) -> Page:
+    """End all held decisions of an origin."""
+    await server.decisions.refuse_held(form.get("origin", ""), me.actor)
+    return _decided(form, "rule_refused")
+
+
+def _stored(row_id: int) -> int:
+    """A row id of a URL as the database can be asked for it: beyond its last there is nothing."""
+    return min(row_id, _INT64)
 
 
 # --- What people asked us to look at ----------------------------------------------------------------------------------
 
 
-def _requests(pages: Pages) -> list[HTTPRouteHandler]:
-    reviews = reviews_of(pages)
+@get("/rules/reviews", guards=ADMINS)
+async def reviews(request: AnyRequest, server: Injected[Server]) -> Page:
+    """What people asked us to look at, the newest first."""
+    is_open = request.query_params.get("state") != "closed"
+    at = paging.position(request.query_params, paging.row_id)
+    part = paging.cut(await server.reviews.page(is_open, at, SIZE + 1), at, SIZE, lambda one: str(one.id))
+    return page(
+        request,
+        "rules_reviews.html",
+        rows=[{"review": one, "text": address_text(one.address)} for one in part.rows],
+        part=part,
+        is_open=is_open,
+        parameters=_kept(request),
+        **await frame(server),
+    )
 
-    @get("/rules/reviews")
-    async def listing(request: Asked) -> Page:
-        await pages.admin(request)
-        is_open = request.query_params.get("state") != "closed"
-        at = paging.position(request.query_params, paging.row_id)
-        part = paging.cut(await reviews.page(is_open, at, SIZE + 1), at, SIZE, lambda one: str(one.id))
-        return pages.page(
-            request,
-            "rules_reviews.html",
-            rows=[{"review": one, "text": address_text(one.address)} for one in part.rows],
-            part=part,
-            is_open=is_open,
-            parameters=_kept(request),
-            links=links,
-            **await frame(pages),
-        )
 
-    @post("/rules/reviews/{number:int}/close", status_code=200)
-    async def close(request: Asked, number: int) -> Page:
-        me: SignedIn = await pages.admin(request)
-        form = await render.form(request)
-        await reviews.close(min(number, _INT64), form.get("note", ""), me.actor)
-        return render.see_other("/rules/reviews", done="review_closed")
+@post("/rules/reviews/{review_id:int}/close", status_code=200, guards=ADMINS)
+async def close_review(
+    server: Injected[Server], me: Injected[SignedIn], form: Injected[PostedForm], review_id: int
+) -> Page:
+    """Note that somebody has looked at it."""
+    await server.reviews.close(_stored(review_id), form.get("note", ""), me.actor)
+    return see_other("/rules/reviews", done="review_closed")
 
-    return [listing, close]
+
+HANDLERS = (
+    *(rules, held, exceptions, changes),
+    *(deny_form, deny, allow, pardon),
+    *(approve, refuse, withdraw, approve_held, refuse_held),
+    *(reviews, close_review),
+)

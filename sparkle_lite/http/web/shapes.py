@@ -1,11 +1,13 @@
-"""How numbers, sizes and instants look on a page."""
+"""How numbers, sizes, instants and client programs look on a page."""
 
+import re
 from datetime import UTC, datetime
 
 from markupsafe import Markup
 
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
 _SPANS = ((86_400_000, "d"), (3_600_000, "h"), (60_000, "min"), (1000, "s"))
+_PROGRAM = re.compile(r"([A-Za-z][A-Za-z0-9._ -]{0,39})/v?([0-9][0-9A-Za-z.+_-]{0,23})")
 _SPANS_ZH = {"d": "天", "h": "小时", "min": "分钟", "s": "秒"}
 
 
@@ -76,3 +78,9 @@ def _time(ms: int | None, attribute: str) -> Markup:
     return Markup(  # noqa: S704
         f'<time datetime="{day}T{clock}Z" data-ms="{ms:d}"{attribute} title="{full} UTC">{full[:16]} UTC</time>'
     )
+
+
+def program(user_agent: str | None) -> str:
+    """The name and version of a client program as it calls itself, "" for none."""
+    match = _PROGRAM.match(user_agent or "")
+    return f"{match[1]} {match[2]}" if match else (user_agent or "")[:40]

@@ -1,126 +1,121 @@
 """The guide for a new server: who you are, how large the circle is, whom no rule may touch, connect a client."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from litestar import get, post
-from litestar.handlers import HTTPRouteHandler
 
+from sparkle_lite.accounts.actors import Actor
 from sparkle_lite.analyses.numbers import PRESETS
 from sparkle_lite.clock import now_ms
 from sparkle_lite.db.decisions import Wanted
 from sparkle_lite.db.orders import Position
 from sparkle_lite.errors import SparkleError
-from sparkle_lite.http.problems import STATUS
-from sparkle_lite.http.session import SignedIn, is_https
+from sparkle_lite.http.session import AnyRequest, Injected, SignedIn
+from sparkle_lite.http.web.access import ADMINS
 from sparkle_lite.http.web.apps import connection_values, secret_values
-from sparkle_lite.http.web.render import (
-    LANGUAGE_COOKIE,
-    LANGUAGES,
-    Asked,
-    Page,
-    Pages,
-    form,
-    language_of,
-    said,
-    see_other,
-)
+from sparkle_lite.http.web.render import Page, PostedForm, keep_language, language_of, page, said, see_other, texts_of
 from sparkle_lite.net import AddressError, address_bytes, is_public
 from sparkle_lite.runtime import Server
 from sparkle_lite.settings import read
 
 PRESET = "analysis.preset"
-_YEAR_S = 365 * 86_400
 # Exceptions that the guide names; the page of the rules has all of them.
 _SHOWN = 50
 _MAX_LINES = 200
 
 
-def routes(pages: Pages) -> list[HTTPRouteHandler]:
-    """The handlers of one server."""
-    return [*_who_and_circle(pages), *_exceptions(pages), *_connect(pages)]
+# --- Who you are ------------------------------------------------------------------------------------------------------
 
 
-def _who_and_circle(pages: Pages) -> list[HTTPRouteHandler]:
-    runtime = pages.runtime
+@get("/welcome", guards=ADMINS)
+async def who(request: AnyRequest) -> Page:
+    """Where the guide begins: a name and a language."""
+    return page(request, "welcome_who.html", step=1, name=None)
 
-    @get("/welcome")
-    async def who(request: Asked) -> Page:
-        await pages.admin(request)
-        return pages.page(request, "welcome_who.html", step=1, error="", name=None)
 
-    @post("/welcome", status_code=303)
-    async def save_who(request: Asked) -> Page:
-        me = await pages.admin(request)
-        fields = await form(request)
+@post("/welcome", status_code=303, guards=ADMINS)
+async def save_who(
+    request: AnyRequest, server: Injected[Server], me: Injected[SignedIn], form: Injected[PostedForm]
+) -> Page:
+    """Keep the name and the language."""
+    name = form.get("name", "")
+    try:
+        await server.users.rename(me.user.id, name, me.actor)
+    except SparkleError as error:
+        return page(request, "welcome_who.html", refused=error, step=1, name=name)
+    response = see_other("/welcome/circle")
+    keep_language(response, form.get("language", ""), request, server)
+    return response
+
+
+# --- The circle -------------------------------------------------------------------------------------------------------
+
+
+@get("/welcome/circle", guards=ADMINS)
+async def circle(request: AnyRequest, server: Injected[Server]) -> Page:
+    """How many people report to this server."""
+    is_given = PRESET in server.settings.given
+    chosen = server.config.analysis.preset
+    return page(request, "welcome_circle.html", step=2, presets=PRESETS, chosen=chosen, is_given=is_given)
+
+
+@post("/welcome/circle", status_code=303, guards=ADMINS)
+async def save_circle(server: Injected[Server], me: Injected[SignedIn], form: Injected[PostedForm]) -> Page:
+    """Keep the size of the circle, where no file has it."""
+    if PRESET not in server.settings.given:
+        await choose_preset(server, form, me.actor)
+    return see_other("/welcome/exceptions")
+
+
+async def choose_preset(server: Server, form: PostedForm, actor: Actor) -> None:
+    """Take the preset that a form names. Raises SparkleError for one that isn't there, or that the file sets."""
+    await server.change_settings({PRESET: read(PRESET, form.get("preset", ""))}, actor)
+
+
+# --- Exceptions -------------------------------------------------------------------------------------------------------
+
+
+@get("/welcome/exceptions", guards=ADMINS)
+async def exceptions(request: AnyRequest, server: Injected[Server], me: Injected[SignedIn]) -> Page:
+    """Whom no rule may touch."""
+    return await _exceptions_page(request, server, me)
+
+
+@post("/welcome/exceptions", status_code=303, guards=ADMINS)
+async def save_exceptions(
+    request: AnyRequest, server: Injected[Server], me: Injected[SignedIn], form: Injected[PostedForm]
+) -> Page:
+    """Make each line ("address  # note") an exception; those that can't be one stay in the form."""
+    lines = [line.strip() for line in form.get("addresses", "").splitlines() if line.strip()][:_MAX_LINES]
+    usual_note = str(texts_of(request)("welcome.exceptions.note"))
+    refusals: list[tuple[str, SparkleError]] = []
+    for line in lines:
+        address, _, note = line.partition("#")
         try:
-            await runtime.users.rename(me.user.id, fields.get("name", ""), me.actor)
+            await server.decisions.allow("ip", address.strip(), note.strip() or usual_note, None, me.actor)
         except SparkleError as error:
-            reason = said(error, language_of(request))
-            status = STATUS[error.code]
-            name = fields.get("name", "")
-            return pages.page(request, "welcome_who.html", status=status, step=1, error=reason, name=name)
-        response = see_other("/welcome/circle")
-        if fields.get("language") in LANGUAGES:
-            secure = is_https(request, runtime)
-            response.set_cookie(
-                LANGUAGE_COOKIE, fields["language"], max_age=_YEAR_S, path="/", secure=secure, samesite="lax"
-            )
-        return response
-
-    @get("/welcome/circle")
-    async def circle(request: Asked) -> Page:
-        await pages.admin(request)
-        return pages.page(
-            request,
-            "welcome_circle.html",
-            step=2,
-            presets=PRESETS,
-            chosen=runtime.config.analysis.preset,
-            is_given=PRESET in runtime.settings.given,
-        )
-
-    @post("/welcome/circle", status_code=303)
-    async def save_circle(request: Asked) -> Page:
-        me = await pages.admin(request)
-        if PRESET not in runtime.settings.given:
-            chosen = read(PRESET, (await form(request)).get("preset", ""))
-            await runtime.change_settings({PRESET: chosen}, me.actor)
-        return see_other("/welcome/exceptions")
-
-    return [who, save_who, circle, save_circle]
+            refusals.append((line, error))
+    if refusals:
+        return await _exceptions_page(request, server, me, refusals)
+    return see_other("/welcome/connect")
 
 
-def _exceptions(pages: Pages) -> list[HTTPRouteHandler]:
-    runtime = pages.runtime
-
-    async def page(request: Asked, me: SignedIn, errors: list[str], left: str) -> Page:
-        allowed, _ = await runtime.decisions.page(Wanted("allow", "active"), Position(), _SHOWN)
-        return pages.page(
-            request,
-            "welcome_exceptions.html",
-            status=400 if errors else 200,
-            step=3,
-            allowed=[(one.network, one.note or "") for one in allowed if one.network is not None],
-            errors=errors,
-            left=left,
-            mine=_public(me.actor.address),
-        )
-
-    @get("/welcome/exceptions")
-    async def exceptions(request: Asked) -> Page:
-        return await page(request, await pages.admin(request), [], "")
-
-    @post("/welcome/exceptions", status_code=303)
-    async def save_exceptions(request: Asked) -> Page:
-        me = await pages.admin(request)
-        lines = [line.strip() for line in (await form(request)).get("addresses", "").splitlines() if line.strip()]
-        note = str(pages.texts(request)("welcome.exceptions.note"))
-        errors, left = await _allow(runtime, request, me, lines[:_MAX_LINES], note)
-        if errors:
-            return await page(request, me, errors, "\n".join(left))
-        return see_other("/welcome/connect")
-
-    return [exceptions, save_exceptions]
+async def _exceptions_page(
+    request: AnyRequest, server: Server, me: SignedIn, refusals: Sequence[tuple[str, SparkleError]] = ()
+) -> Page:
+    allowed, _ = await server.decisions.page(Wanted("allow", "active"), Position(), _SHOWN)
+    language = language_of(request)
+    return page(
+        request,
+        "welcome_exceptions.html",
+        status=400 if refusals else 200,
+        step=3,
+        allowed=[(one.network, one.note or "") for one in allowed if one.network is not None],
+        errors=[f"{line}: {said(error, language)}" for line, error in refusals],
+        left="\n".join(line for line, _ in refusals),
+        mine=_public(me.actor.address),
+    )
 
 
 def _public(address: str | None) -> str:
@@ -131,61 +126,45 @@ def _public(address: str | None) -> str:
         return ""
 
 
-async def _allow(
-    runtime: Server, request: Asked, me: SignedIn, lines: list[str], note: str
-) -> tuple[list[str], list[str]]:
-    """Make each line ("address  # note") an exception; why some could not be, and those lines."""
-    errors, left = [], []
-    for line in lines:
-        address, _, own_note = line.partition("#")
-        try:
-            await runtime.decisions.allow("ip", address.strip(), own_note.strip() or note, None, me.actor)
-        except SparkleError as error:
-            errors.append(f"{line}: {said(error, language_of(request))}")
-            left.append(line)
-    return errors, left
+# --- A client ---------------------------------------------------------------------------------------------------------
 
 
-def _connect(pages: Pages) -> list[HTTPRouteHandler]:
-    runtime = pages.runtime
+@get("/welcome/connect", guards=ADMINS)
+async def connect(request: AnyRequest, server: Injected[Server], me: Injected[SignedIn]) -> Page:
+    """Connect the first client."""
+    return await _connect_page(request, server, me)
 
-    async def page(request: Asked, me: SignedIn, error: SparkleError | None = None, **values: Any) -> Page:
-        apps = await runtime.apps.all(me.user.id)
-        # The oldest: whose secret the first start printed.
-        first = connection_values(pages, apps[-1], 0) if apps else {}
-        return pages.page(
-            request,
-            "welcome_connect.html",
-            status=200 if error is None else STATUS[error.code],
-            step=4,
-            apps=apps,
-            error="" if error is None else said(error, language_of(request)),
-            **{"secret": None, "seen": None, **first, **values},
-        )
 
-    @get("/welcome/connect")
-    async def connect(request: Asked) -> Page:
-        return await page(request, await pages.admin(request))
+@post("/welcome/connect", status_code=200, guards=ADMINS)
+async def make_secret(
+    request: AnyRequest, server: Injected[Server], me: Injected[SignedIn], form: Injected[PostedForm]
+) -> Page:
+    """Make a secret for the application that there is, or another application."""
+    try:
+        if form.get("app"):
+            made = await server.apps.reset(form["app"], me.actor)
+        else:
+            made = await server.apps.add(me.user.id, form.get("comment", ""), me.actor)
+    except SparkleError as error:
+        return await _connect_page(request, server, me, refused=error)
+    values = secret_values(request, server, made)
+    # What the old secret did before does not count as the new one's connection.
+    return await _connect_page(request, server, me, **{**values, "since": now_ms(), "seen": None, "agent": None})
 
-    @post("/welcome/connect", status_code=200)
-    async def make_secret(request: Asked) -> Page:
-        me = await pages.admin(request)
-        fields = await form(request)
-        try:
-            if fields.get("app"):
-                made = await runtime.apps.reset(fields["app"], me.actor)
-            else:
-                made = await runtime.apps.add(me.user.id, fields.get("comment", ""), me.actor)
-        except SparkleError as error:
-            return await page(request, me, error)
-        values = secret_values(pages, request, made)
-        # What the old secret did before does not count as the new one's connection.
-        return await page(request, me, **{**values, "since": now_ms(), "seen": None, "agent": None})
 
-    @post("/welcome/done", status_code=303)
-    async def finish(request: Asked) -> Page:
-        await pages.admin(request)
-        await runtime.settings.note_welcomed()
-        return see_other("/")
+async def _connect_page(request: AnyRequest, server: Server, me: SignedIn, **values: Any) -> Page:
+    apps = await server.apps.all(me.user.id)
+    # The oldest: whose secret the first start printed.
+    first = connection_values(server, apps[-1], 0) if apps else {}
+    shown = {"secret": None, "seen": None, **first, **values}
+    return page(request, "welcome_connect.html", step=4, apps=apps, **shown)
 
-    return [connect, make_secret, finish]
+
+@post("/welcome/done", status_code=303, guards=ADMINS)
+async def finish(server: Injected[Server]) -> Page:
+    """Leave the guide for good."""
+    await server.settings.note_welcomed()
+    return see_other("/")
+
+
+HANDLERS = (who, save_who, circle, save_circle, exceptions, save_exceptions, connect, make_secret, finish)

@@ -9,21 +9,22 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from litestar import get, post
-from litestar.handlers import HTTPRouteHandler
 
 from sparkle_lite.clock import now_ms
 from sparkle_lite.db import timeline
 from sparkle_lite.db.timeline import DAY_MS, BanDay
 from sparkle_lite.decisions import Match, Verdict, Why
 from sparkle_lite.errors import SparkleError
-from sparkle_lite.http.session import SignedIn, require_same_origin, visitor
-from sparkle_lite.http.web import links, render, shapes
+from sparkle_lite.http.session import AnyRequest, Injected, SignedIn, require_same_origin, visitor
+from sparkle_lite.http.web import links, shapes
+from sparkle_lite.http.web.access import ANYBODY
 from sparkle_lite.http.web.explore import RECENT, Section, section
-from sparkle_lite.http.web.render import Asked, Page, Pages
+from sparkle_lite.http.web.render import Page, PostedForm, is_partial, page, see_other, texts_of
 from sparkle_lite.net import AddressError, Network, parse_network
 from sparkle_lite.rate_limits import Buckets, client_key
 from sparkle_lite.reasons import date
-from sparkle_lite.reviews import Request, Reviews
+from sparkle_lite.reviews import Request
+from sparkle_lite.runtime import Server
 
 # What a stranger may look up in a minute.
 _LOOKUPS = 30
@@ -53,102 +54,111 @@ class Bar(NamedTuple):
     seen: int
 
 
-def routes(pages: Pages) -> list[HTTPRouteHandler]:
-    """The handlers of one server."""
-    return [*_looking(pages), *_asking(pages)]
+# --- Looking up -------------------------------------------------------------------------------------------------------
 
 
-def reviews_of(pages: Pages) -> Reviews:
-    """The server's review list."""
-    return pages.runtime.reviews
+@get("/ip", guards=ANYBODY)
+async def ask_address(request: AnyRequest) -> Page:
+    """Which address is meant."""
+    text = request.query_params.get("address", "").strip()
+    return _look_up(request, text) if text else page(request, "why_ask.html", text="")
 
 
-def _looking(pages: Pages) -> list[HTTPRouteHandler]:
-    runtime = pages.runtime
-    lookups = Buckets(burst=_LOOKUPS, per_minute=_LOOKUPS)
+def _look_up(request: AnyRequest, text: str) -> Page:
+    """The way to what somebody wrote: the page of an address, or what the members of a network did."""
+    try:
+        network = parse_network(text[:128])
+    except AddressError:
+        refusal = texts_of(request)("why.no_address", text=text[:128])
+        return page(request, "why_ask.html", status=400, text=text[:128], refusal=refusal)
+    if network.prefix < network.bits:
+        return see_other(links.explore("bans", peerIp=str(network)))
+    return see_other(links.network(network))
 
-    @get("/ip")
-    async def ask(request: Asked) -> Page:
-        await pages.me(request)
-        text = request.query_params.get("address", "").strip()
-        return _look_up(request, text) if text else pages.page(request, "why_ask.html", text="", refusal="")
 
-    def _look_up(request: Asked, text: str) -> Page:
-        try:
-            network = parse_network(text[:128])
-        except AddressError:
-            refusal = pages.texts(request)("why.no_address", text=text[:128])
-            return pages.page(request, "why_ask.html", status=400, text=text[:128], refusal=refusal)
-        if network.prefix < network.bits:
-            return render.see_other(links.explore("bans", peerIp=str(network)))
-        return render.see_other(links.network(network))
+@get("/ip/{address:path}", guards=ANYBODY)
+async def why_listed(
+    request: AnyRequest,
+    server: Injected[Server],
+    reader: Injected[SignedIn | None],
+    lookups: Injected[Buckets],
+    address: str,
+) -> Page:
+    """Why an address is listed, or that it isn't."""
+    text = address.removeprefix("/")
+    try:
+        network = parse_network(text)
+    except AddressError:
+        return _look_up(request, text)
+    if str(network) != text or network.prefix < network.bits:
+        return _look_up(request, text)
+    if reader is None:
+        return await _stranger_page(request, server, network, lookups)
+    if "distances" in request.query_params:
+        measured = await server.distances.of(network.address)
+        if is_partial(request):
+            return page(request, "distances.html", distances=measured, distance=_amount)
+    return await _member_page(request, server, network, reader)
 
-    @get("/ip/{address:path}")
-    async def why(request: Asked, address: str) -> Page:
-        me = await pages.me(request)
-        text = address.removeprefix("/")
-        try:
-            network = parse_network(text)
-        except AddressError:
-            return _look_up(request, text)
-        if str(network) != text or network.prefix < network.bits:
-            return _look_up(request, text)
-        actor = visitor(request, runtime)
-        if me is None:
-            wait = lookups.take(client_key(actor.address or ""), now_ms())
-            if wait:
-                raise SparkleError(
-                    "too_many", "Too many look-ups; wait a little.", "查询过于频繁，请稍后再试。", retry_after=wait
-                )
-            verdict = await runtime.decisions.verdict(network.address)
-            return pages.page(
-                request, "why.html", subject=text, verdict=verdict, why=None, is_own=actor.address == text, links=links
-            )
-        if "distances" in request.query_params:
-            measured = await runtime.distances.of(network.address)
-            if render.is_partial(request):
-                return pages.page(request, "distances.html", distances=measured, distance=_amount)
-        return await _told(request, me, network, actor.address == text)
 
-    async def _ban_days(network: Network, now: int) -> Sequence[BanDay]:
-        async with runtime.database.reader() as reader:
-            return await timeline.ban_days(reader, network.address, now - DAYS * DAY_MS)
+def lookup_limit() -> Buckets:
+    """What strangers may look up, by where they are: the dependency `lookups`."""
+    return Buckets(burst=_LOOKUPS, per_minute=_LOOKUPS)
 
-    async def _recent(me: SignedIn, subject: str) -> list[Section]:
-        # One after the other: they share a thread, and all at once would take three places in its queue.
-        return [
-            await section(runtime, me, view, {"peerIp": subject}, size)
-            for view, size in (("bans", RECENT), ("swarms", _SIGHTINGS), ("snapshots", _SIGHTINGS))
-        ]
 
-    async def _told(request: Asked, me: SignedIn, network: Network, is_own: bool) -> Page:
-        subject = str(network)
-        now = now_ms()
-        found, bans, recent = await asyncio.gather(
-            runtime.decisions.why(network), _ban_days(network, now), _recent(me, subject)
+async def _stranger_page(request: AnyRequest, server: Server, network: Network, lookups: Buckets) -> Page:
+    asker = visitor(request, server).address or ""
+    wait = lookups.take(client_key(asker), now_ms())
+    if wait:
+        raise SparkleError(
+            "too_many", "Too many look-ups; wait a little.", "查询过于频繁，请稍后再试。", retry_after=wait
         )
-        days = _days(bans, recent[1:], now)
-        # Begun last: measuring them may take long, and what the page can't do without would wait.
-        distances = await runtime.distances.known(network.address, _PATIENCE_S)
-        return pages.page(
-            request,
-            "why.html",
-            subject=subject,
-            verdict=_verdict(found),
-            why=found,
-            protection=[name for name in found.protection if name != "member" or me.is_admin],
-            recent=[
-                one._replace(found=one.found and one.found._replace(rows=one.found.rows[:RECENT])) for one in recent
-            ],
-            days=days,
-            bars=_bars(days),
-            is_own=is_own,
-            distances=distances,
-            distance=_amount,
-            links=links,
-        )
+    subject = str(network)
+    verdict = await server.decisions.verdict(network.address)
+    return page(request, "why.html", subject=subject, verdict=verdict, why=None, is_own=asker == subject)
 
-    return [ask, why]
+
+async def _member_page(request: AnyRequest, server: Server, network: Network, me: SignedIn) -> Page:
+    subject = str(network)
+    now = now_ms()
+    why, bans, recent = await asyncio.gather(
+        server.decisions.why(network), _ban_days(server, network, now), _recent(server, me, subject)
+    )
+    days = _days(bans, recent[1:], now)
+    # Begun last: measuring them may take long, and what the page can't do without would wait.
+    distances = await server.distances.known(network.address, _PATIENCE_S)
+    return page(
+        request,
+        "why.html",
+        subject=subject,
+        verdict=_verdict(why),
+        why=why,
+        protection=[name for name in why.protection if name != "member" or me.is_admin],
+        recent=[_newest(one) for one in recent],
+        days=days,
+        bars=_bars(days),
+        is_own=me.actor.address == subject,
+        distances=distances,
+        distance=_amount,
+    )
+
+
+async def _ban_days(server: Server, network: Network, now: int) -> Sequence[BanDay]:
+    async with server.database.reader() as reader:
+        return await timeline.ban_days(reader, network.address, now - DAYS * DAY_MS)
+
+
+async def _recent(server: Server, me: SignedIn, subject: str) -> list[Section]:
+    # One after the other: they share a thread, and all at once would take three places in its queue.
+    return [
+        await section(server, me, view, {"peerIp": subject}, size)
+        for view, size in (("bans", RECENT), ("swarms", _SIGHTINGS), ("snapshots", _SIGHTINGS))
+    ]
+
+
+def _newest(one: Section) -> Section:
+    """A section with no more rows than a page shows."""
+    return one._replace(found=one.found and one.found._replace(rows=one.found.rows[:RECENT]))
 
 
 def _amount(number: str, value: int) -> str:
@@ -179,39 +189,49 @@ def _days(bans: Sequence[BanDay], sightings: Sequence[Section], now: int) -> lis
     days = []
     for day in range(today, today - DAYS, -1):
         banned = by_day.get(day, BanDay(day, 0, 0))
-        days.append(Day(date(day * DAY_MS), banned.bans, banned.people, seen.get(day, 0)))
+        days.append(Day(date(day * DAY_MS), bans=banned.bans, people=banned.people, seen=seen.get(day, 0)))
     return days
 
 
 def _bars(days: Sequence[Day]) -> list[Bar]:
-    """The days as a chart, the oldest on the left; anything at all can be seen."""
+    """The days as a chart, the oldest on the left."""
     most = max((max(day.bans, day.seen) for day in days), default=0)
+    return [
+        Bar(x=index * _BAR, bans=_height(day.bans, most), seen=_height(day.seen, most))
+        for index, day in enumerate(reversed(days))
+    ]
 
-    def height(count: int) -> int:
-        return max(2, round(_HEIGHT * count / most)) if count else 0
 
-    return [Bar(i * _BAR, height(day.bans), height(day.seen)) for i, day in enumerate(reversed(days))]
+def _height(count: int, most: int) -> int:
+    """How high a bar is; anything at all can be seen."""
+    return max(2, round(_HEIGHT * count / most)) if count else 0
 
 
-def _asking(pages: Pages) -> list[HTTPRouteHandler]:
-    runtime = pages.runtime
-    reviews = reviews_of(pages)
+# --- Asking for a review ----------------------------------------------------------------------------------------------
 
-    @post("/reviews", status_code=200)
-    async def ask(request: Asked) -> Page:
-        me = await pages.me(request)
-        require_same_origin(request, runtime)
-        form = await render.form(request)
-        try:
-            network = parse_network(form.get("address", ""))
-        except AddressError as error:
-            raise SparkleError("bad_request", f"{error}.", "无效的地址。") from None
-        if network.prefix < network.bits:
-            raise SparkleError("bad_request", "Name one address.", "请填写单个地址。")
-        verdict = await runtime.decisions.verdict(network.address)
-        actor = me.actor if me else visitor(request, runtime)
-        wanted = Request(network.address, verdict.listed, form.get("message", ""), form.get("contact", ""))
-        await reviews.ask(wanted, actor)
-        return render.see_other(links.network(network), done="review_asked")
 
-    return [ask]
+@post("/reviews", status_code=200, guards=ANYBODY)
+async def ask_review(
+    request: AnyRequest, server: Injected[Server], reader: Injected[SignedIn | None], form: Injected[PostedForm]
+) -> Page:
+    """Ask the administrators to look at an address."""
+    require_same_origin(request, server)
+    try:
+        network = parse_network(form.get("address", ""))
+    except AddressError as error:
+        raise SparkleError("bad_request", f"{error}.", "无效的地址。") from None
+    if network.prefix < network.bits:
+        raise SparkleError("bad_request", "Name one address.", "请填写单个地址。")
+    verdict = await server.decisions.verdict(network.address)
+    actor = reader.actor if reader else visitor(request, server)
+    wanted = Request(
+        address=network.address,
+        listed=verdict.listed,
+        message=form.get("message", ""),
+        contact=form.get("contact", ""),
+    )
+    await server.reviews.ask(wanted, actor)
+    return see_other(links.network(network), done="review_asked")
+
+
+HANDLERS = (ask_address, why_listed, ask_review)
