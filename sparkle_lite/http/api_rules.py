@@ -359,7 +359,7 @@ def _deciding(runtime: Runtime) -> list[HTTPRouteHandler]:
         status_code=200,
         summary="Except a network, peer id or client name from every rule",
         operation_id="allowRule",
-        description="For administrators. An exception always wins.",
+        description="For administrators. An exception wins over every rule of its kind.",
         responses=documented,
     )
     async def allow(request: Asked, data: Decide) -> Answer[Rule]:
@@ -370,7 +370,7 @@ def _deciding(runtime: Runtime) -> list[HTTPRouteHandler]:
         status_code=200,
         summary="End the listing of an address or network, and except it for a while",
         operation_id="pardonRule",
-        description="For administrators. The exception is what makes clients lift the bans that they have made.",
+        description="For administrators. Stops new bans; those that clients have made end when each client lets them.",
         responses=_documented(Answer[Pardon], "What it did.", Pardon(_EXAMPLE, [_EXAMPLE], []), r400=_INVALID),
     )
     async def pardon(request: Asked, data: PardonRequest) -> Answer[Pardon]:
