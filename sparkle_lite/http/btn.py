@@ -4,6 +4,8 @@ These routes are plain ASGI handlers: a submission costs a third of what a frame
 a body before its sender is known.
 """
 
+import asyncio
+import hashlib
 from collections.abc import Awaitable, Callable, Iterator
 from typing import NamedTuple
 
@@ -30,6 +32,7 @@ from sparkle_lite.http.requests import (
     refuse,
     takes_gzip,
 )
+from sparkle_lite.pow import Proof
 from sparkle_lite.runtime import Runtime
 from sparkle_lite.wire import answers
 from sparkle_lite.wire.credentials import present
@@ -43,6 +46,8 @@ _TEXT = (b"content-type", b"text/plain; charset=utf-8")
 _NO_STORE = (b"cache-control", b"no-store")
 _EITHER, _POST = ("POST", "GET"), ("POST",)
 _SMALL_BODY = 16 * 1024
+# Hashing more than this would be felt by others.
+_HASHED_AT_ONCE = 256 * 1024
 # How many applications' worth of requests one address may send: a household, an office, a seedbox host.
 _SHARED = 8
 _QUERIES_PER_MINUTE = 30
@@ -51,11 +56,12 @@ Header = tuple[bytes, bytes]
 
 
 class Caller(NamedTuple):
-    """Who asks: the application, the address as 4 or 16 bytes (None if unknown), and its dialect."""
+    """Who asks: the application, the address as 4 or 16 bytes (None if unknown), its dialect, and its proof of work."""
 
     userapp: Userapp
     address: bytes | None
     dialect: Dialect
+    proof: Proof | None = None
 
 
 Handler = Callable[[Scope, Receive, Send, Caller], Awaitable[None]]
@@ -114,7 +120,9 @@ class Btn:
                     raise MethodNotAllowed(method, methods)
                 caller = await self._caller(scope, action, scope["query_string"] if by_query else b"")
                 if ability:
-                    self._require_proof(scope, caller, ability)
+                    caller = caller._replace(proof=self._proof(scope, caller, ability))
+                    if caller.proof is not None and "POST" not in methods:
+                        await _spend(caller.proof, scope, b"")
                 await handler(scope, receive, send, caller)
             except SparkleError as error:
                 await refuse(scope, receive, send, error)
@@ -157,16 +165,30 @@ class Btn:
         if wait:
             raise _too_many(wait)
 
-    def _require_proof(self, scope: Scope, caller: Caller, ability: str) -> None:
+    def _proof(self, scope: Scope, caller: Caller, ability: str) -> Proof | None:
+        """The proof of work of a request, None where none is wanted. Raises SparkleError("forbidden")."""
         btn = self._runtime.config.btn
-        if ability in btn.proof_of_work.abilities and caller.dialect.spoken(btn.prefer_legacy).solves:
-            number, solution = header(scope, b"x-btn-powid"), header(scope, b"x-btn-powsolution")
-            self._runtime.proof_of_work.verify(caller.userapp.id, ability, number, solution)
+        if ability not in btn.proof_of_work.abilities or not caller.dialect.spoken(btn.prefer_legacy).solves:
+            return None
+        number, solution = header(scope, b"x-btn-powid"), header(scope, b"x-btn-powsolution")
+        return self._runtime.proof_of_work.verify(caller.userapp.id, ability, number, solution)
+
+    async def _read_body(self, scope: Scope, receive: Receive, caller: Caller, limit: int, timeout_s: float) -> bytes:
+        """The whole body; the caller gives its room back. Raises as `read_body`, and for a proof used elsewhere."""
+        room = self._runtime.ingest.room
+        body = await read_body(scope, receive, room, limit, timeout_s)
+        if caller.proof is not None:
+            try:
+                await _spend(caller.proof, scope, body)
+            except BaseException:
+                room.give(len(body))
+                raise
+        return body
 
     async def submit(self, scope: Scope, receive: Receive, send: Send, caller: Caller) -> None:
         """Store a body of any shape; 200 with an empty body once it is committed."""
         limits, ingest = self._runtime.config.limits, self._runtime.ingest
-        body = await read_body(scope, receive, ingest.room, limits.max_body_size, limits.body_timeout / 1000)
+        body = await self._read_body(scope, receive, caller, limits.max_body_size, limits.body_timeout / 1000)
         try:
             encoding = header(scope, b"content-encoding")
             outcome = await ingest.submit(caller.userapp.id, caller.address, body, encoding, caller.dialect)
@@ -247,9 +269,8 @@ class Btn:
 
     async def heartbeat(self, scope: Scope, receive: Receive, send: Send, caller: Caller) -> None:
         """The address that this request came from; what the client believes of itself (`ifaddr`) doesn't count."""
-        room = self._runtime.ingest.room
-        body = await read_body(scope, receive, room, _SMALL_BODY, 10)
-        room.give(len(body))
+        body = await self._read_body(scope, receive, caller, _SMALL_BODY, 10)
+        self._runtime.ingest.room.give(len(body))
         text = "" if caller.address is None else net.address_text(caller.address)
         await self._json(scope, send, answers.Heartbeat(text))
 
@@ -283,6 +304,16 @@ class Btn:
 
     async def _json(self, scope: Scope, send: Send, body: object) -> None:
         await answer(send, 200, msgspec.json.encode(body), [_JSON, _NO_STORE], head=scope["method"] == "HEAD")
+
+
+async def _spend(proof: Proof, scope: Scope, body: bytes) -> None:
+    """Use a proof of work for a request: its target and its body. Raises SparkleError("forbidden")."""
+    digest = hashlib.sha256(b"%b?%b\n" % (scope["path"].encode(), scope["query_string"]))
+    if len(body) > _HASHED_AT_ONCE:
+        await asyncio.to_thread(digest.update, body)
+    else:
+        digest.update(body)
+    proof.spend(digest.digest())
 
 
 def _offers(abilities: Abilities) -> dict[str, AbilityOffer]:
