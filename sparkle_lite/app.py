@@ -25,6 +25,7 @@ from sparkle_lite.http.btn import Btn
 from sparkle_lite.http.observe import Observe
 from sparkle_lite.http.problems import internal, known, problem
 from sparkle_lite.http.web.render import Pages, is_for_person
+from sparkle_lite.notes import notes
 from sparkle_lite.runtime import Runtime
 
 logger = logging.getLogger("sparkle.app")
@@ -96,6 +97,7 @@ def serve(config: Config, *, config_path: Callable[[], Path | None], host: str |
     logs.setup(config.server.log_format)
     _tune()
     runtime = Runtime(config, configuration.given(config_path(), os.environ))
+    _log_notes(config, config_path())
 
     def on_ready(url: str) -> None:
         logger.info("listening", extra={"url": url, "version": sparkle_lite.__version__})
@@ -109,6 +111,7 @@ def serve(config: Config, *, config_path: Callable[[], Path | None], host: str |
         stay = await runtime.reload(fresh, configuration.given(config_path(), os.environ))
         for key in stay:
             logger.warning("%s has changed, which needs a restart", key)
+        _log_notes(fresh, config_path())
         logger.info("the configuration was reloaded")
         return stay
 
@@ -135,6 +138,11 @@ def serve(config: Config, *, config_path: Callable[[], Path | None], host: str |
         if refusals is None or others is not None:
             raise
         raise _first(refusals) from None
+
+
+def _log_notes(config: Config, path: Path | None) -> None:
+    for line in configuration.explain(notes(config), configuration.source(path, os.environ)):
+        logger.warning("a note about the configuration: %s", line)
 
 
 def _tune() -> None:

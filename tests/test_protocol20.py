@@ -1006,6 +1006,13 @@ def test_clients_that_can_not_solve_are_never_asked(working: RunningServer, agen
     assert {call(working, app, ability, agent=agent) for ability in PROVABLE} == {200}
 
 
+def test_the_log_says_once_at_the_start_what_work_for_heartbeats_costs(working: RunningServer) -> None:
+    notes = [line for line in working.logged() if "a note about the configuration" in line["message"]]
+    assert [line["level"] for line in notes] == ["warning"]
+    assert "config.toml:" in notes[0]["message"]
+    assert "btn.proof_of_work.abilities[5]: each heartbeat costs" in notes[0]["message"]
+
+
 def test_in_legacy_shapes_nobody_is_asked(start: Callable[..., RunningServer]) -> None:
     running = start(CONFIG + "[btn]\nprefer_legacy = true\n" + WORK)
     answer = running.get("/ping/config")
