@@ -228,15 +228,16 @@ class Accounts:
             return None
         return _admit(entry)
 
-    async def authenticate(self, presented: Presented, address: str) -> Userapp:
+    async def authenticate(self, presented: Presented, address: str, *, register: bool = True) -> Userapp:
         """Let an application in.
 
-        What memory doesn't know costs one read by primary key and is remembered only if it is right; `address` may
-        cause thirty of those at once, then one a second. Raises SparkleError: forbidden, or too_many.
+        A client without credentials gets one of its own; a new one gets row id 0 where `register` is False. What memory
+        doesn't know costs one read by primary key and is remembered only if it is right; `address` may cause thirty of
+        those at once, then one a second. Raises SparkleError: forbidden, or too_many.
         """
         answer = self._recall(presented)
         if answer is None:
-            answer = await self._look_up(presented, address)
+            answer = await self._look_up(presented, address, register)
         if isinstance(answer, SparkleError):
             raise answer
         return answer
@@ -246,7 +247,7 @@ class Accounts:
             return _placeholder() if presented.placeholder else _nothing()
         return None if self._auth().anonymous_apps else _no_anonymous()
 
-    async def _look_up(self, presented: Presented, address: str) -> Userapp | SparkleError:
+    async def _look_up(self, presented: Presented, address: str, register: bool) -> Userapp | SparkleError:
         source = place(address)
         wait = self._look_ups.take(source, self._clock())
         if wait:
@@ -257,6 +258,9 @@ class Accounts:
             presented = _anonymous(presented.installation_id)
         async with self._database.reader() as connection:
             row = await store.credential(connection, presented.app_id)
+            if row is None and nameless and not register:
+                is_void = await store.is_app_id_used(connection, presented.app_id)
+                return _no_anonymous() if is_void else Userapp(0, presented.app_id, 0)
         if row is None and nameless:
             row = await self._welcome(presented, source)
         right = hmac.compare_digest(hash_secret(presented.secret), row.secret_hash if row else _NOBODY)
@@ -646,8 +650,11 @@ class Accounts:
         await self._audit(connection, "USER_LOGIN", actor or Actor.of(row), known)
         return {"sub": str(row.id), "jti": jti, "iat": now // 1000, "exp": expires_at // 1000}
 
-    async def session_user(self, token: str) -> UserRow:
-        """Whose session this is. Raises SparkleError (forbidden) when it is none, is over, or its user is banned."""
+    async def session_user(self, token: str, *, note: bool = True) -> UserRow:
+        """Whose session this is, and `note` that they were here.
+
+        Raises SparkleError (forbidden) when it is none, is over, or its user is banned.
+        """
         claims = await self._claims(token)
         if claims is None:
             raise _not_signed_in()
@@ -655,7 +662,8 @@ class Accounts:
             row = await store.session_user(connection, hash_secret(claims["jti"]), self._clock())
             if row is None or str(row.id) != claims["sub"]:
                 raise await _why_over(connection, claims["sub"])
-        self._seen_users[row.id] = self._clock()
+        if note:
+            self._seen_users[row.id] = self._clock()
         return _let_in(row)
 
     async def sessions(self, token: str) -> list[Session]:
@@ -756,10 +764,13 @@ class Accounts:
             user = await store.take_login_link(connection, hash_secret(_storable(token)), self._clock())
             return None if user is None else await _user(connection, user)
 
-        row = await self._write(command)
-        if row is None:
-            raise _used_up()
-        return _let_in(row)
+        return _owner(await self._write(command))
+
+    async def login_link_user(self, token: str) -> UserRow:
+        """Whose login link this is, without using it up. Raises SparkleError: forbidden."""
+        async with self._database.reader() as connection:
+            user = await store.login_link(connection, hash_secret(_storable(token)), self._clock())
+            return _owner(None if user is None else await _user(connection, user))
 
     def limit_login(self, address: str) -> None:
         """Count an attempt to sign in. Raises SparkleError (too_many) beyond thirty at once or ten a minute."""
@@ -767,17 +778,19 @@ class Accounts:
         if wait:
             raise _too_many_logins(wait)
 
-    async def start_oauth(self) -> OAuthStart:
-        """Begin a login with GitHub, to be ended by `finish_oauth` within 10 minutes.
+    async def start_oauth(self, *, keep: bool = True) -> OAuthStart:
+        """Begin a login with GitHub, to be ended by `finish_oauth` within 10 minutes unless `keep` is False.
 
         The verifier of PKCE (RFC 7636) is also what binds the login to the browser: only its cookie has it, here
         stands its SHA-256, which is the challenge.
         """
         state, verifier = new_secret(), new_secret()
         digest, now = hash_secret(verifier), self._clock()
-        await self._write(
-            lambda connection: store.add_oauth_state(connection, hash_secret(state), digest, now + OAUTH_STATE_MS, now)
-        )
+        if keep:
+            until = now + OAUTH_STATE_MS
+            await self._write(
+                lambda connection: store.add_oauth_state(connection, hash_secret(state), digest, until, now)
+            )
         return OAuthStart(state, verifier, base64.urlsafe_b64encode(digest).rstrip(b"=").decode())
 
     async def finish_oauth(self, state: str, verifier: str) -> None:
@@ -785,9 +798,13 @@ class Accounts:
         digest = await self._write(
             lambda connection: store.take_oauth_state(connection, hash_secret(_storable(state)), self._clock())
         )
-        right = hmac.compare_digest(hash_secret(_storable(verifier)), digest or _NOBODY)
-        if digest is None or not right:
-            raise _other_login()
+        _require_verifier(verifier, digest)
+
+    async def check_oauth(self, state: str, verifier: str) -> None:
+        """Raises as `finish_oauth` does, and uses nothing up."""
+        async with self._database.reader() as connection:
+            digest = await store.oauth_state(connection, hash_secret(_storable(state)), self._clock())
+        _require_verifier(verifier, digest)
 
     async def sign_in_github(self, github: GitHubUser, actor: Actor) -> str:
         """The session token of whoever has this account of GitHub, who is registered when new.
@@ -851,6 +868,20 @@ def _admit(entry: tuple[CredentialRow, Userapp]) -> Userapp | SparkleError:
     if row.app_banned_reason is not None:
         return _app_banned(row.app_banned_reason)
     return userapp
+
+
+def _owner(row: UserRow | None) -> UserRow:
+    """Whose login link it was or is. Raises SparkleError: forbidden."""
+    if row is None:
+        raise _used_up()
+    return _let_in(row)
+
+
+def _require_verifier(verifier: str, digest: bytes | None) -> None:
+    """Refuse a verifier that doesn't have this hash; None is that of no login."""
+    right = hmac.compare_digest(hash_secret(_storable(verifier)), digest or _NOBODY)
+    if digest is None or not right:
+        raise _other_login()
 
 
 async def _user(connection: Connection, user: int) -> UserRow:

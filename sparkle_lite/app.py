@@ -22,8 +22,9 @@ from sparkle_lite.config import Config
 from sparkle_lite.errors import ConfigError, SparkleError
 from sparkle_lite.http import api_accounts, api_rules, api_search, docs, github, openapi, operation, server, web
 from sparkle_lite.http.btn import Btn
+from sparkle_lite.http.head import Head
 from sparkle_lite.http.observe import Observe
-from sparkle_lite.http.problems import internal, known, problem
+from sparkle_lite.http.problems import internal, known, problem, with_head
 from sparkle_lite.http.web.render import Pages, is_for_person
 from sparkle_lite.notes import notes
 from sparkle_lite.runtime import Runtime
@@ -80,7 +81,7 @@ def _options(request: Request[Any, Any, Any]) -> Response[None] | None:
         if isinstance(route, HTTPRoute) and path in (route.path, route.path_format)
         for method in route.methods
     }
-    return Response(None, status_code=204, headers={"allow": ", ".join(sorted(methods))})
+    return Response(None, status_code=204, headers={"allow": ", ".join(with_head(methods))})
 
 
 def _refusal(error: SparkleError) -> Response[bytes]:
@@ -126,7 +127,7 @@ def serve(config: Config, *, config_path: Callable[[], Path | None], host: str |
 
     try:
         server.run(
-            Observe(create_app(runtime), runtime),
+            Observe(Head(create_app(runtime)), runtime),
             host=config.server.host if host is None else host,
             port=config.server.port if port is None else port,
             on_ready=on_ready,

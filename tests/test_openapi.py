@@ -283,12 +283,12 @@ def test_a_number_beyond_64_bits_is_refused(shared: RunningServer, token: str, b
 @pytest.mark.parametrize(
     ("head", "allow"),
     [
-        (b"POST /api/user/me", {"GET", "OPTIONS"}),
-        (b"TRACE /api/userapp/x", {"DELETE", "GET", "OPTIONS", "PATCH"}),
-        (b"DELETE /healthz", {"GET", "OPTIONS"}),
-        (b"POST /openapi.json", {"GET", "OPTIONS"}),
-        (b"POST /ping/config", {"GET"}),
-        (b"PUT /ping/peers/submit", {"GET", "POST"}),
+        (b"POST /api/user/me", {"GET", "HEAD", "OPTIONS"}),
+        (b"TRACE /api/userapp/x", {"DELETE", "GET", "HEAD", "OPTIONS", "PATCH"}),
+        (b"DELETE /healthz", {"GET", "HEAD", "OPTIONS"}),
+        (b"POST /openapi.json", {"GET", "HEAD", "OPTIONS"}),
+        (b"POST /ping/config", {"GET", "HEAD"}),
+        (b"PUT /ping/peers/submit", {"GET", "HEAD", "POST"}),
     ],
 )
 def test_a_wrong_method_is_told_the_right_ones(shared: RunningServer, token: str, head: bytes, allow: set[str]) -> None:
@@ -300,7 +300,7 @@ def test_a_wrong_method_is_told_the_right_ones(shared: RunningServer, token: str
 
 def test_options_names_every_method_of_a_path(shared: RunningServer, token: str) -> None:
     answer = ask(shared, b"OPTIONS /api/userapp", token)
-    assert (answer.status, answer.headers["allow"]) == (204, "GET, OPTIONS, PUT")
+    assert (answer.status, answer.headers["allow"]) == (204, "GET, HEAD, OPTIONS, PUT")
 
 
 # --- Everything at once -----------------------------------------------------------------------------------------------

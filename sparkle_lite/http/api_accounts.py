@@ -19,6 +19,7 @@ from sparkle_lite.accounts import LOGIN_LINK_MS, NewSecret, now_ms
 from sparkle_lite.db.accounts import AuditFilter, AuditRow, UserappRow, UserRow
 from sparkle_lite.db.orders import Position
 from sparkle_lite.errors import SparkleError
+from sparkle_lite.http.head import is_head
 from sparkle_lite.http.problems import Envelope
 from sparkle_lite.http.requests import base_url, only
 from sparkle_lite.http.session import (
@@ -399,7 +400,7 @@ def _user_routes(runtime: Runtime) -> list[HTTPRouteHandler]:
         token, by_cookie = token_of(request)
         if token and by_cookie:
             require_same_origin(request, runtime)
-        if token:
+        if token and not is_head(request.scope):
             await runtime.accounts.log_out(token, visitor(request, runtime))
         response = Response("", status_code=200, media_type=MediaType.TEXT)
         set_session_cookie(response, "", request, runtime)

@@ -18,6 +18,7 @@ from sparkle_lite.buckets import Buckets, place
 from sparkle_lite.config import Abilities
 from sparkle_lite.errors import SparkleError
 from sparkle_lite.http import widget
+from sparkle_lite.http.head import is_head
 from sparkle_lite.http.problems import MethodNotAllowed, internal
 from sparkle_lite.http.requests import (
     Receive,
@@ -35,6 +36,7 @@ from sparkle_lite.http.requests import (
 from sparkle_lite.pow import Proof
 from sparkle_lite.runtime import Runtime
 from sparkle_lite.wire import answers
+from sparkle_lite.wire.bodies import empty_body
 from sparkle_lite.wire.credentials import present
 from sparkle_lite.wire.dialect import AbilityOffer, ConfigDocument, Dialect, config_document, detect
 from sparkle_lite.wire.documents import Document
@@ -116,7 +118,7 @@ class Btn:
         async def route(scope: Scope, receive: Receive, send: Send) -> None:
             method = scope["method"]
             try:
-                if method not in methods and not (method == "HEAD" and "POST" not in methods):
+                if method not in methods:
                     raise MethodNotAllowed(method, methods)
                 caller = await self._caller(scope, action, scope["query_string"] if by_query else b"")
                 if ability:
@@ -136,7 +138,9 @@ class Btn:
         presented = present(scope["headers"], query)
         agent = header(scope, b"user-agent")
         try:
-            userapp = runtime.accounts.known(presented) or await runtime.accounts.authenticate(presented, text)
+            userapp = runtime.accounts.known(presented) or await runtime.accounts.authenticate(
+                presented, text, register=not is_head(scope)
+            )
         except SparkleError as error:
             if error.code == "forbidden":
                 await runtime.accounts.note_refusal(action, presented, text, agent, error)
@@ -148,7 +152,7 @@ class Btn:
             address = net.address_bytes(text)
         except net.AddressError:
             return Caller(userapp, None, dialect)
-        if runtime.accounts.saw(userapp, address, agent):
+        if not is_head(scope) and runtime.accounts.saw(userapp, address, agent):
             await runtime.saw_address(address)
         return Caller(userapp, address, dialect)
 
@@ -171,6 +175,9 @@ class Btn:
         if ability not in btn.proof_of_work.abilities or not caller.dialect.spoken(btn.prefer_legacy).solves:
             return None
         number, solution = header(scope, b"x-btn-powid"), header(scope, b"x-btn-powsolution")
+        if is_head(scope):
+            self._runtime.proof_of_work.check(caller.userapp.id, ability, number, solution)
+            return None
         return self._runtime.proof_of_work.verify(caller.userapp.id, ability, number, solution)
 
     async def _read_body(self, scope: Scope, receive: Receive, caller: Caller, limit: int, timeout_s: float) -> bytes:
@@ -187,6 +194,8 @@ class Btn:
 
     async def submit(self, scope: Scope, receive: Receive, send: Send, caller: Caller) -> None:
         """Store a body of any shape; 200 with an empty body once it is committed."""
+        if is_head(scope):
+            raise empty_body()
         limits, ingest = self._runtime.config.limits, self._runtime.ingest
         body = await self._read_body(scope, receive, caller, limits.max_body_size, limits.body_timeout / 1000)
         try:
@@ -227,7 +236,7 @@ class Btn:
     async def config(self, scope: Scope, _: Receive, send: Send, caller: Caller) -> None:
         """The configuration document for whoever asks."""
         document = self._config_document(scope, caller.dialect)
-        await answer(send, 200, document.body, [_JSON, _NO_STORE], head=scope["method"] == "HEAD")
+        await answer(send, 200, document.body, [_JSON, _NO_STORE])
 
     async def reconfigure(self, scope: Scope, _: Receive, send: Send, caller: Caller) -> None:
         """204 while the configuration document is the one with this `rev` (qBittorrent-ClientBlocker asks)."""
@@ -265,32 +274,32 @@ class Btn:
         if takes_gzip(scope):
             headers.append((b"content-encoding", b"gzip"))
             body = document.gzip
-        await answer(send, 200, body, headers, head=scope["method"] == "HEAD")
+        await answer(send, 200, body, headers)
 
     async def heartbeat(self, scope: Scope, receive: Receive, send: Send, caller: Caller) -> None:
         """The address that this request came from; what the client believes of itself (`ifaddr`) doesn't count."""
         body = await self._read_body(scope, receive, caller, _SMALL_BODY, 10)
         self._runtime.ingest.room.give(len(body))
         text = "" if caller.address is None else net.address_text(caller.address)
-        await self._json(scope, send, answers.Heartbeat(text))
+        await self._json(send, answers.Heartbeat(text))
 
     async def challenge(self, scope: Scope, _: Receive, send: Send, caller: Caller) -> None:
         """A proof of work to do before a request of the ability `type`."""
         wanted = self._runtime.config.btn.proof_of_work
         kind = query_value(scope, "type")
         made = self._runtime.proof_of_work.challenge(
-            caller.userapp.id, kind, wanted.difficulty_bits, int(wanted.lifetime)
+            caller.userapp.id, kind, wanted.difficulty_bits, int(wanted.lifetime), keep=not is_head(scope)
         )
-        await self._json(scope, send, made)
+        await self._json(send, made)
 
     async def query_ip(self, scope: Scope, _: Receive, send: Send, caller: Caller) -> None:
         """What this network knows of one address."""
-        await self._json(scope, send, await self._report(scope, caller))
+        await self._json(send, await self._report(scope, caller))
 
     async def widget(self, scope: Scope, _: Receive, send: Send, caller: Caller) -> None:
         """The same as a small page that PeerBanHelper's interface embeds."""
         page = widget.render(query_value(scope, "ip"), await self._report(scope, caller))
-        await answer(send, 200, page, widget.HEADERS, head=scope["method"] == "HEAD")
+        await answer(send, 200, page, widget.HEADERS)
 
     async def _report(self, scope: Scope, caller: Caller) -> answers.IpQuery:
         wait = self._queries.take(caller.userapp.id, now_ms())
@@ -302,8 +311,8 @@ class Btn:
             raise SparkleError("bad_request", f"'ip' must be one address: {error}.", "ip 必须是单个地址。") from None
         return await self._runtime.ip_report(address)
 
-    async def _json(self, scope: Scope, send: Send, body: object) -> None:
-        await answer(send, 200, msgspec.json.encode(body), [_JSON, _NO_STORE], head=scope["method"] == "HEAD")
+    async def _json(self, send: Send, body: object) -> None:
+        await answer(send, 200, msgspec.json.encode(body), [_JSON, _NO_STORE])
 
 
 async def _spend(proof: Proof, scope: Scope, body: bytes) -> None:

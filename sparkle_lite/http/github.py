@@ -21,11 +21,13 @@ from litestar.handlers import HTTPRouteHandler
 from litestar.openapi import ResponseSpec
 from litestar.openapi.spec import Example
 from litestar.params import QueryParameter
+from litestar.response import Stream
 
 import sparkle_lite
 from sparkle_lite.accounts import OAUTH_STATE_MS, Actor, GitHubUser
 from sparkle_lite.config import GitHub
 from sparkle_lite.errors import SparkleError
+from sparkle_lite.http.head import is_head
 from sparkle_lite.http.problems import STATUS, Envelope
 from sparkle_lite.http.requests import base_url
 from sparkle_lite.http.session import COOKIE, is_https, set_session_cookie, visitor
@@ -55,6 +57,7 @@ _PAGE_HEADERS = {
     "referrer-policy": "no-referrer",
     "x-content-type-options": "nosniff",
 }
+_TOKEN_HEADERS = {"cache-control": "no-store", "referrer-policy": "no-referrer"}
 
 logger = logging.getLogger("sparkle.github")
 
@@ -220,7 +223,7 @@ def routes(runtime: Runtime, sign_in_page: SignInPage) -> list[HTTPRouteHandler]
         try:
             runtime.accounts.limit_login(visitor(request, runtime).address or "")
             back = _callback_url(request, runtime)
-            begun = await runtime.accounts.start_oauth()
+            begun = await runtime.accounts.start_oauth(keep=not is_head(request.scope))
         except SparkleError as error:
             return refusal_page(error)
         query = {
@@ -296,6 +299,9 @@ def _login_link(runtime: Runtime, sign_in_page: SignInPage) -> HTTPRouteHandler:
             return await sign_in_page(request, None)
         try:
             runtime.accounts.limit_login(actor.address or "")
+            if is_head(request.scope):
+                await runtime.accounts.login_link_user(link)
+                return _redirect("/") if in_browser else Stream((), media_type=MediaType.JSON, headers=_TOKEN_HEADERS)
             user = await runtime.accounts.use_login_link(link)
             actor = actor._replace(user=user.id)
             token = await runtime.accounts.session_token(user, "login link", actor)
@@ -310,7 +316,7 @@ def _login_link(runtime: Runtime, sign_in_page: SignInPage) -> HTTPRouteHandler:
         response: Response[Any] = Response(
             Envelope(success=True, data={"token": token, "user": user.name}),
             media_type=MediaType.JSON,
-            headers={"cache-control": "no-store", "referrer-policy": "no-referrer"},
+            headers=_TOKEN_HEADERS,
         )
         set_session_cookie(response, token, request, runtime)
         return response
@@ -324,12 +330,16 @@ def is_configured(github: GitHub) -> bool:
 
 
 async def _finish(request: Asked, runtime: Runtime, actor: Actor, code: str, state: str, refused: str) -> str:
+    """A session token for whoever comes back from GitHub; none for a HEAD, which only learns whether they may."""
     github = runtime.config.auth.github
     if not is_configured(github):
         raise _not_configured()
     runtime.accounts.limit_login(actor.address or "")
     verifier = request.cookies.get(VERIFIER_COOKIE, "")
-    await runtime.accounts.finish_oauth(state, verifier)
+    if is_head(request.scope):
+        await runtime.accounts.check_oauth(state, verifier)
+    else:
+        await runtime.accounts.finish_oauth(state, verifier)
     if refused == "access_denied":
         raise SparkleError("forbidden", "You did not allow the sign-in at GitHub.", "您在 GitHub 上取消了授权。")
     if refused:
@@ -337,6 +347,8 @@ async def _finish(request: Asked, runtime: Runtime, actor: Actor, code: str, sta
     if not _CODE.fullmatch(code):
         raise SparkleError("bad_request", "GitHub's answer lacks its code; begin again.", "缺少授权码，请重新登录。")
     callback = _callback_url(request, runtime)
+    if is_head(request.scope):
+        return ""
     async with _client() as client:
         who = await _Exchange(client, github).who(code, verifier, callback)
     return await runtime.accounts.sign_in_github(who, actor)
@@ -345,7 +357,7 @@ async def _finish(request: Asked, runtime: Runtime, actor: Actor, code: str, sta
 async def _signed_in(token: str, actor: Actor, request: Asked, runtime: Runtime) -> Response[str]:
     """To the first page with a session of its own; the one that the browser had ends."""
     before = request.cookies.get(COOKIE, "")
-    if before:
+    if before and not is_head(request.scope):
         await runtime.accounts.log_out(before, actor)
     response = _redirect("/")
     set_session_cookie(response, token, request, runtime)
@@ -353,7 +365,7 @@ async def _signed_in(token: str, actor: Actor, request: Asked, runtime: Runtime)
 
 
 def _redirect(url: str) -> Response[str]:
-    headers = {"location": url, "cache-control": "no-store", "referrer-policy": "no-referrer"}
+    headers = {"location": url, **_TOKEN_HEADERS}
     return Response("", status_code=302, headers=headers, media_type=MediaType.TEXT)
 
 

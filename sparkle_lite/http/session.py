@@ -8,6 +8,7 @@ from litestar import Request, Response
 from sparkle_lite.accounts import Actor
 from sparkle_lite.db.accounts import UserRow
 from sparkle_lite.errors import SparkleError
+from sparkle_lite.http.head import is_head
 from sparkle_lite.http.requests import base_url, client_address
 from sparkle_lite.runtime import Runtime
 
@@ -47,10 +48,15 @@ async def signed_in(request: Request[Any, Any, Any], runtime: Runtime) -> Signed
     for: a browser sends the cookie along with those too.
     """
     token, by_cookie = token_of(request)
-    user = await runtime.accounts.session_user(token)
+    user = await user_of(token, request, runtime)
     if by_cookie and request.method not in _SAFE:
         require_same_origin(request, runtime)
     return SignedIn(user, token, Actor.of(user, *_whence(request, runtime)))
+
+
+async def user_of(token: str, request: Request[Any, Any, Any], runtime: Runtime) -> UserRow:
+    """Whose session a token is. Raises SparkleError("forbidden") for none, and for a banned user."""
+    return await runtime.accounts.session_user(token, note=not is_head(request.scope))
 
 
 def visitor(request: Request[Any, Any, Any], runtime: Runtime) -> Actor:

@@ -24,7 +24,7 @@ import sparkle_lite
 from sparkle_lite.accounts import now_ms
 from sparkle_lite.errors import SparkleError
 from sparkle_lite.http.problems import STATUS
-from sparkle_lite.http.session import COOKIE, SignedIn, require_admin, signed_in
+from sparkle_lite.http.session import COOKIE, SignedIn, require_admin, signed_in, user_of
 from sparkle_lite.http.web import shapes
 from sparkle_lite.runtime import Runtime
 
@@ -209,7 +209,7 @@ class Pages:
 
     async def _has_session(self, request: Asked) -> bool:
         try:
-            await self.runtime.accounts.session_user(request.cookies.get(COOKIE, ""))
+            await user_of(request.cookies.get(COOKIE, ""), request, self.runtime)
         except SparkleError:
             return False
         return True

@@ -6,7 +6,15 @@ from litestar.handlers import HTTPRouteHandler
 from sparkle_lite.errors import SparkleError
 from sparkle_lite.http import github
 from sparkle_lite.http.problems import STATUS
-from sparkle_lite.http.session import COOKIE, is_https, require_same_origin, set_session_cookie, token_of, visitor
+from sparkle_lite.http.session import (
+    COOKIE,
+    is_https,
+    require_same_origin,
+    set_session_cookie,
+    token_of,
+    user_of,
+    visitor,
+)
 from sparkle_lite.http.web.render import Asked, Page, Pages, form, language_of, local, said, see_other
 
 # Where to go after signing in: the way through GitHub, and a link from elsewhere, both end at the first page.
@@ -42,7 +50,7 @@ async def _why_out(pages: Pages, request: Asked) -> SparkleError | None:
     if not token:
         return None
     try:
-        await pages.runtime.accounts.session_user(token)
+        await user_of(token, request, pages.runtime)
     except SparkleError as error:
         return error
     return None
