@@ -25,6 +25,7 @@ from sparkle_lite.decisions import BY_HAND_MS, PARDON_MS, Decisions, Match, Targ
 from sparkle_lite.errors import SparkleError
 from sparkle_lite.http.api_accounts import Answer
 from sparkle_lite.http.problems import Envelope
+from sparkle_lite.http.ready import REVALIDATE, ready, respond
 from sparkle_lite.http.requests import base_url, only
 from sparkle_lite.http.session import SignedIn, require_admin, signed_in
 from sparkle_lite.net import AddressError, Network, parse_network
@@ -296,7 +297,8 @@ def _reading(runtime: Runtime) -> list[HTTPRouteHandler]:
         if form == "atom":
             server = runtime.config.server
             feed = _atom(found, runtime.decisions, base_url(request.scope, server.public_url, server.trusted_proxies))
-            return Response(feed, media_type="application/atom+xml; charset=utf-8")
+            document = ready("application/atom+xml; charset=utf-8", feed, packed=False)
+            return respond(request.scope, document, {"cache-control": REVALIDATE})
         entries = [_change(one, runtime.decisions, me) for one in found]
         last = _cursor_of(found[-1]) if len(found) == limit else None
         return Response(_ok(ChangePage(entries, last)))

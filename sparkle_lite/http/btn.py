@@ -20,6 +20,7 @@ from sparkle_lite.errors import SparkleError
 from sparkle_lite.http import widget
 from sparkle_lite.http.head import is_head
 from sparkle_lite.http.problems import MethodNotAllowed, internal
+from sparkle_lite.http.ready import JSON, REVALIDATE, Ready, choose
 from sparkle_lite.http.requests import (
     Receive,
     Scope,
@@ -31,7 +32,6 @@ from sparkle_lite.http.requests import (
     query_value,
     read_body,
     refuse,
-    takes_gzip,
 )
 from sparkle_lite.pow import Proof
 from sparkle_lite.runtime import Runtime
@@ -43,9 +43,10 @@ from sparkle_lite.wire.documents import Document
 
 # Documents kept ready: one for each dialect and each URL under which the server is reached.
 _CONFIG_DOCUMENTS = 512
-_JSON = (b"content-type", b"application/json; charset=utf-8")
-_TEXT = (b"content-type", b"text/plain; charset=utf-8")
+_JSON = (b"content-type", JSON.encode())
+_TEXT = "text/plain; charset=utf-8"
 _NO_STORE = (b"cache-control", b"no-store")
+_REVALIDATE = (b"cache-control", REVALIDATE.encode())
 _EITHER, _POST = ("POST", "GET"), ("POST",)
 _SMALL_BODY = 16 * 1024
 # Hashing more than this would be felt by others.
@@ -53,8 +54,6 @@ _HASHED_AT_ONCE = 256 * 1024
 # How many applications' worth of requests one address may send: a household, an office, a seedbox host.
 _SHARED = 8
 _QUERIES_PER_MINUTE = 30
-
-Header = tuple[bytes, bytes]
 
 
 class Caller(NamedTuple):
@@ -236,7 +235,8 @@ class Btn:
     async def config(self, scope: Scope, _: Receive, send: Send, caller: Caller) -> None:
         """The configuration document for whoever asks."""
         document = self._config_document(scope, caller.dialect)
-        await answer(send, 200, document.body, [_JSON, _NO_STORE])
+        chosen = choose(scope, Ready(JSON, document.version, document.body))
+        await answer(send, chosen.status, chosen.body, [*chosen.headers, _REVALIDATE])
 
     async def reconfigure(self, scope: Scope, _: Receive, send: Send, caller: Caller) -> None:
         """204 while the configuration document is the one with this `rev` (qBittorrent-ClientBlocker asks)."""
@@ -264,17 +264,13 @@ class Btn:
         """The excepted networks as text, or 204 when the client has them."""
         await self._document(scope, send, self._runtime.published.ip_allowlist, _TEXT)
 
-    async def _document(self, scope: Scope, send: Send, document: Document, kind: Header = _JSON) -> None:
+    async def _document(self, scope: Scope, send: Send, document: Document, media_type: str = JSON) -> None:
         version = (b"x-btn-contentversion", document.version.encode())
         if query_value(scope, "rev") == document.version:
             await answer(send, 204, b"", [version, _NO_STORE])
             return
-        headers = [kind, version, _NO_STORE, (b"vary", b"accept-encoding")]
-        body = document.body
-        if takes_gzip(scope):
-            headers.append((b"content-encoding", b"gzip"))
-            body = document.gzip
-        await answer(send, 200, body, headers)
+        chosen = choose(scope, Ready(media_type, *document))
+        await answer(send, chosen.status, chosen.body, [*chosen.headers, version, _REVALIDATE])
 
     async def heartbeat(self, scope: Scope, receive: Receive, send: Send, caller: Caller) -> None:
         """The address that this request came from; what the client believes of itself (`ifaddr`) doesn't count."""

@@ -181,8 +181,8 @@ def _too_large(limit: int) -> SparkleError:
 
 
 async def answer(send: Send, status: int, body: bytes = b"", headers: Sequence[tuple[bytes, bytes]] = ()) -> None:
-    """Send a whole answer; the length is added (but not to a 204, which has none)."""
-    length = () if status == 204 else ((b"content-length", b"%d" % len(body)),)
+    """Send a whole answer; the length is added (but not to a 204 or 304, which have none)."""
+    length = () if status in (204, 304) else ((b"content-length", b"%d" % len(body)),)
     await send({"type": "http.response.start", "status": status, "headers": [*headers, *length]})
     await send({"type": "http.response.body", "body": body, "more_body": False})
 
