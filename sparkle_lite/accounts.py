@@ -43,6 +43,7 @@ USER_AGENT_LENGTH = 256
 # The owner of every application that a client without credentials was given.
 ANONYMOUS = "anonymous"
 
+_JWT_KEY = "jwt_key"
 # No secret has this hash: what an unknown id is compared with, so that it takes as long as a known one.
 _NOBODY = bytes(32)
 _UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
@@ -729,19 +730,30 @@ class Accounts:
             "verify_exp": False,
             "verify_iat": False,
         }
+        key = await self._known_key()
+        if not key:
+            return None
         try:
-            return jwt.decode(token, await self._key(), algorithms=["HS256"], options=options)
+            return jwt.decode(token, key, algorithms=["HS256"], options=options)
         except (jwt.InvalidTokenError, ValueError):
             return None
 
     async def _key(self) -> str:
         """What signs the tokens: from the configuration, else made once and kept in the database."""
+        key = await self._known_key()
+        if not key:
+            made = new_secret()
+            key = str(await self._write(lambda connection: store.keep_setting(connection, _JWT_KEY, made)))
+        return key
+
+    async def _known_key(self) -> str:
+        """The same, but "" as long as none was made: then there is no token to read."""
         configured = self._auth().jwt_secret
         if configured:
             return configured
         if not self._made_key:
-            made = new_secret()
-            self._made_key = str(await self._write(lambda connection: store.keep_setting(connection, "jwt_key", made)))
+            async with self._database.reader() as connection:
+                self._made_key = str(await store.setting(connection, _JWT_KEY) or "")
         return self._made_key
 
     async def login_link(self, user: int, actor: Actor = COMMAND_LINE) -> str:
