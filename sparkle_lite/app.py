@@ -33,11 +33,13 @@ from sparkle_lite.http import (
     web,
 )
 from sparkle_lite.http.btn import Btn
+from sparkle_lite.http.head import Head
 from sparkle_lite.http.observe import Observe
-from sparkle_lite.http.problems import internal, known, problem
+from sparkle_lite.http.problems import internal, known, problem, with_head
 from sparkle_lite.http.requests import Receive, Scope, Send
 from sparkle_lite.http.session import DEPENDENCIES
 from sparkle_lite.http.web.render import is_for_person, refusal
+from sparkle_lite.notes import notes
 from sparkle_lite.runtime import Server, running
 
 logger = logging.getLogger("sparkle.app")
@@ -93,7 +95,7 @@ class Application:
     async def _live(self, receive: Receive, send: Send) -> None:
         await receive()
         async with self._start() as self.server:
-            self._answer = Observe(create_app(self.server), self.server)
+            self._answer = Observe(Head(create_app(self.server)), self.server)
             await send({"type": "lifespan.startup.complete"})
             await receive()
         await send({"type": "lifespan.shutdown.complete"})
@@ -114,7 +116,7 @@ def _options(request: Request[Any, Any, Any]) -> Response[None] | None:
         if isinstance(route, HTTPRoute) and path in (route.path, route.path_format)
         for method in route.methods
     }
-    return Response(None, status_code=204, headers={"allow": ", ".join(sorted(methods))})
+    return Response(None, status_code=204, headers={"allow": ", ".join(with_head(methods))})
 
 
 def _refusal(error: SparkleError) -> Response[bytes]:
@@ -131,6 +133,7 @@ def serve(config: Config, *, config_path: Callable[[], Path | None], host: str |
     logs.setup(config.server.log_format)
     _tune()
     application = Application(lambda: running(config, configuration.given(config_path(), os.environ)))
+    _log_notes(config, config_path())
 
     def on_ready(url: str) -> None:
         logger.info("listening", extra={"url": url, "version": sparkle_lite.__version__})
@@ -149,6 +152,7 @@ def serve(config: Config, *, config_path: Callable[[], Path | None], host: str |
         stay = await parts.reload(fresh, configuration.given(config_path(), os.environ))
         for key in stay:
             logger.warning("%s has changed, which needs a restart", key)
+        _log_notes(fresh, config_path())
         logger.info("the configuration was reloaded")
         return stay
 
@@ -166,6 +170,11 @@ def serve(config: Config, *, config_path: Callable[[], Path | None], host: str |
         on_ready=on_ready,
         on_hup=on_hup,
     )
+
+
+def _log_notes(config: Config, path: Path | None) -> None:
+    for line in configuration.explain(notes(config), configuration.source(path, os.environ)):
+        logger.warning("a note about the configuration: %s", line)
 
 
 def _tune() -> None:

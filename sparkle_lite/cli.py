@@ -193,7 +193,12 @@ def _serve(args: argparse.Namespace) -> None:
 
 
 def _config_check(args: argparse.Namespace) -> None:
-    _load(args, rules=True)
+    loaded = _load(args, rules=True)
+    from sparkle_lite import config
+    from sparkle_lite.notes import notes
+
+    for line in config.explain(notes(loaded), config.source(_config_path(args), os.environ)):
+        print(f"note: {line}")
     print("OK")
 
 

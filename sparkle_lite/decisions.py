@@ -287,9 +287,9 @@ class Decisions:
     ) -> Pardoned:
         """End every decision that lists an address or network, and except it for a while.
 
-        The exception is what makes clients lift their bans: they look at the allow list. Decisions on wider networks
-        and the configuration's stay; the exception is cut out of them while it lasts. Raises SparkleError: bad_request,
-        forbidden.
+        The exception makes clients that look at the allow list forget their bans; others keep them until they run out.
+        Decisions on wider networks and the configuration's stay; the exception is cut out of them while it lasts.
+        Raises SparkleError: bad_request, forbidden.
         """
         actor.require_admin()
         named = rulebook.target("ip", text, is_exception=True)

@@ -39,9 +39,10 @@ class SparkleError(Exception):
 
 
 class Problem(NamedTuple):
-    """One mistake in the configuration.
+    """One mistake in the configuration, or a note about it.
 
-    `path` names the key (`("rules", 2, "content", 0)`), `message` says what is wrong, `mend` what to write instead.
+    `path` names the key (`("rules", 2, "content", 0)`), `message` says what is wrong or what it leads to, `mend` what
+    to write instead.
     """
 
     path: tuple[str | int, ...]

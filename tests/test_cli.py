@@ -127,6 +127,31 @@ def test_config_check_says_ok_or_names_every_mistake(folder: Path, capsys: pytes
     assert lines[1].startswith("sparkle-lite: config.toml:6: rules")
 
 
+def test_config_check_prints_notes_about_a_configuration_that_is_right(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = '[btn.proof_of_work]\nabilities = [\n  "submit_bans",\n  "heartbeat",\n]\n'
+    (folder / "config.toml").write_text(text)
+    assert cli.main(["config", "check"]) == 0
+    out, err = capsys.readouterr()
+    note, ok = out.splitlines()
+    assert note.startswith("note: config.toml:4: btn.proof_of_work.abilities[1]: each heartbeat costs")
+    assert (ok, err) == ("OK", "")
+    # Where no client is asked for it there is nothing to say.
+    for quiet in ("[btn]\nprefer_legacy = true\n", "[btn.abilities.heartbeat]\nenabled = false\n"):
+        (folder / "config.toml").write_text(quiet + text)
+        assert cli.main(["config", "check"]) == 0
+        assert capsys.readouterr().out == "OK\n"
+
+
+def test_a_note_names_the_variable_that_it_is_about(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SPARKLE_BTN__PROOF_OF_WORK__ABILITIES", "heartbeat")
+    assert cli.main(["config", "check"]) == 0
+    assert capsys.readouterr().out.startswith("note: SPARKLE_BTN__PROOF_OF_WORK__ABILITIES: btn.proof_of_work.")
+
+
 def test_serve_refuses_a_wrong_configuration_with_2(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (folder / "config.toml").write_text("[server]\nport = 70000\n")
     assert cli.main([]) == 2

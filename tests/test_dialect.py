@@ -159,8 +159,11 @@ def test_qbittorrent_clientblocker_fetches_rules_and_exceptions_in_one_pass() ->
         for name in ("rules", "exception"):
             assert (abilities[name]["interval"], abilities[name]["random_initial_delay"]) == (600_000, 1)
         assert abilities["submit_bans"]["random_initial_delay"] == 300_000
+    # Whoever switches exceptions off doesn't want those banned whom they name.
     alone = {name: offer for name, offer in apart.items() if name != "exception"}
-    assert json.loads(config_document(dialect, alone, BASE).body)["ability"]["rules"]["interval"] == 900_000
+    abilities = json.loads(config_document(dialect, alone, BASE).body)["ability"]
+    assert [abilities[name]["interval"] for name in ("rules", "exception")] == [900_000, 900_000]
+    assert not {"rules", "exception"} & set(offered(dialect, [name for name in alone if name != "rules"]))
 
 
 @pytest.mark.parametrize(("operator", "offer"), [(900_000, 180_000), (120_000, 60_000), (30_000, 30_000)])

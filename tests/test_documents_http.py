@@ -63,7 +63,7 @@ content = ["60.220.182.7"]
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
     """A server with rules, which believes the proxy 127.9.9.9."""
-    text = '[server]\ntrusted_proxies = ["127.9.9.9"]\n' + RULES
+    text = '[server]\ntrusted_proxies = ["127.9.9.9"]\n[limits]\nrequests_per_minute = 0\n' + RULES
     with start_server(tmp_path_factory.mktemp("documents"), text) as running:
         yield running
 
@@ -333,6 +333,101 @@ def test_rules_are_packed_for_who_can_unpack_them(server: RunningServer, accept:
     assert (gzip.decompress(answer.body) if packed else answer.body) == plain.body
     assert "accept-encoding" in answer.headers["vary"].lower()
     assert "content-encoding" not in plain.headers
+
+
+LISTS = ["/ping/rules/retrieve", "/ping/exception", "/ping/rulePeerIdentity", "/ping/ruleIpDenylist"]
+
+
+@pytest.mark.parametrize("path", ["/ping/config", *LISTS, "/ping/ruleIpAllowlist?rev=initial"])
+@pytest.mark.parametrize("agent", [PBH20, QBCB])
+def test_who_has_a_document_by_its_tag_is_not_sent_it_again(server: RunningServer, path: str, agent: str) -> None:
+    for encoding in ("identity", "gzip"):
+        first = server.get(path, agent=agent, Accept_Encoding=encoding)
+        tag = first.headers["etag"]
+        assert (first.status, first.headers["cache-control"]) == (200, "private, no-cache")
+        assert re.fullmatch('"[0-9a-f]+(-gzip)?"', tag)
+        for known in (tag, f"W/{tag}", "*", f'"a", W/{tag} ,"b"', f'"a,b",{tag}', f'"",{tag}'):
+            again = server.get(path, agent=agent, Accept_Encoding=encoding, If_None_Match=known)
+            assert (again.status, again.body) == (304, b""), known
+            kept = ("etag", "vary", "cache-control", "x-btn-contentversion")
+            assert [again.headers.get(name) for name in kept] == [first.headers.get(name) for name in kept]
+            assert not {"content-length", "content-type", "content-encoding"} & again.headers.keys()
+        bare = tag.strip('"')
+        for other in ("", '""', bare, f'"{bare}x"', f'"x{bare}"', f'"{bare}', '"*"', f'"{bare.upper()}Z"', f"W/{bare}"):
+            answer = server.get(path, agent=agent, Accept_Encoding=encoding, If_None_Match=other)
+            assert (answer.status, answer.body) == (200, first.body), other
+
+
+@pytest.mark.parametrize("path", LISTS)
+def test_each_form_of_a_list_has_a_tag_of_its_own(server: RunningServer, path: str) -> None:
+    plain = server.get(path, Accept_Encoding="identity").headers["etag"]
+    packed = server.get(path, Accept_Encoding="gzip")
+    assert packed.headers["content-encoding"] == "gzip"
+    assert packed.headers["etag"] != plain
+    # A cache must not hand packed bytes to who can't unpack them, because they are called the same.
+    assert server.get(path, Accept_Encoding="gzip", If_None_Match=plain).status == 200
+    assert server.get(path, Accept_Encoding="identity", If_None_Match=packed.headers["etag"]).status == 200
+    assert server.get(path, Accept_Encoding="gzip", If_None_Match=f"{plain}, {packed.headers['etag']}").status == 304
+
+
+def test_no_two_documents_share_a_tag(server: RunningServer) -> None:
+    bodies: dict[str, set[bytes]] = {}
+    for agent in (PBH20, JDK_AGENT.format("3.2.0"), QBCB, RUST, BITCOMET):
+        for path in ("/ping/config", *LISTS, "/ping/ruleIpAllowlist"):
+            for encoding in ("identity", "gzip"):
+                answer = server.get(path, agent=agent, Accept_Encoding=encoding)
+                bodies.setdefault(answer.headers["etag"], set()).add(answer.body)
+    assert all(len(same) == 1 for same in bodies.values())
+
+
+def test_the_current_rev_is_answered_as_clients_know_it_whatever_else_they_have(server: RunningServer) -> None:
+    first = server.get("/ping/rules/retrieve")
+    path = f"/ping/rules/retrieve?rev={first.json()['version']}"
+    for known in ("*", first.headers["etag"]):
+        assert server.get(path, If_None_Match=known).status == 204
+
+
+def test_a_head_with_a_tag_is_answered_like_the_get(server: RunningServer) -> None:
+    tag = server.get("/ping/rules/retrieve").headers["etag"]
+    headers = {**server.app.headers, "User-Agent": PBH20, "If-None-Match": tag}
+    assert server.request("HEAD", "/ping/rules/retrieve", headers=headers).status == 304
+    # Several lines are one list.
+    with server.connect() as sock:
+        lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+        sock.sendall(f'GET /ping/rules/retrieve HTTP/1.1\r\nHost: a\r\nIf-None-Match: "a"\r\n{lines}\r\n'.encode())
+        assert read_answer(sock, "GET").status == 304
+
+
+def test_a_tag_is_good_until_the_document_changes(start: Callable[..., RunningServer]) -> None:
+    running = start(RULES)
+    tags = {path: running.get(path).headers["etag"] for path in ("/ping/config", *LISTS)}
+    running.restart()
+    statuses = [running.get(path, If_None_Match=tags[path]).status for path in LISTS]
+    assert statuses == [304] * len(LISTS)
+    # Another port, so other endpoints.
+    assert running.get("/ping/config", If_None_Match=tags["/ping/config"]).status == 200
+    running.reload(RULES.replace("60.220.182.0/24", "60.220.183.0/24"))
+    statuses = [running.get(path, If_None_Match=tags[path]).status for path in LISTS]
+    # The peer identities name no address, and the exceptions are the same.
+    assert statuses == [200, 304, 304, 200]
+
+
+def test_what_else_is_made_before_it_is_asked_for_has_a_tag_too(server: RunningServer) -> None:
+    token = server.run("user", "token", "admin").strip()
+    page = server.request("GET", "/docs").body.decode()
+    names = re.findall(r'"(/docs/[^"]+)"', page) + re.findall(
+        r'"(/static/[^"]+)"', server.request("GET", "/login", headers={"Accept": "text/html"}).body.decode()
+    )
+    assert len(names) > 4
+    for path in (*names, "/docs", "/openapi.json", "/api/rules/changes?format=atom"):
+        for encoding in ("identity", "gzip"):
+            headers = {"X-BTN-Token": token, "Accept-Encoding": encoding}
+            first = server.request("GET", path, headers=headers)
+            again = server.request("GET", path, headers={**headers, "If-None-Match": first.headers["etag"]})
+            assert (first.status, again.status, again.body) == (200, 304, b""), path
+            for name in ("etag", "vary", "cache-control"):
+                assert again.headers.get(name) == first.headers.get(name)
+            assert "no-store" not in first.headers["cache-control"]
 
 
 def test_gzip_that_is_ruled_out_is_not_sent(server: RunningServer) -> None:

@@ -300,12 +300,12 @@ def test_a_number_beyond_64_bits_is_refused(shared: RunningServer, token: str, b
 @pytest.mark.parametrize(
     ("head", "allow"),
     [
-        (b"POST /api/user/me", {"GET", "OPTIONS"}),
-        (b"TRACE /api/userapp/x", {"DELETE", "GET", "OPTIONS", "PATCH"}),
-        (b"DELETE /healthz", {"GET", "OPTIONS"}),
-        (b"POST /openapi.json", {"GET", "OPTIONS"}),
-        (b"POST /ping/config", {"GET"}),
-        (b"PUT /ping/peers/submit", {"GET", "POST"}),
+        (b"POST /api/user/me", {"GET", "HEAD", "OPTIONS"}),
+        (b"TRACE /api/userapp/x", {"DELETE", "GET", "HEAD", "OPTIONS", "PATCH"}),
+        (b"DELETE /healthz", {"GET", "HEAD", "OPTIONS"}),
+        (b"POST /openapi.json", {"GET", "HEAD", "OPTIONS"}),
+        (b"POST /ping/config", {"GET", "HEAD"}),
+        (b"PUT /ping/peers/submit", {"GET", "HEAD", "POST"}),
     ],
 )
 def test_a_wrong_method_is_told_the_right_ones(shared: RunningServer, token: str, head: bytes, allow: set[str]) -> None:
@@ -317,7 +317,7 @@ def test_a_wrong_method_is_told_the_right_ones(shared: RunningServer, token: str
 
 @pytest.mark.parametrize(
     ("path", "allow"),
-    [("/api/userapp", "GET, OPTIONS, PUT"), ("/api/admin/users", "GET, OPTIONS, PUT")],
+    [("/api/userapp", "GET, HEAD, OPTIONS, PUT"), ("/api/admin/users", "GET, HEAD, OPTIONS, PUT")],
 )
 def test_options_names_every_method_of_a_path_to_anybody(
     shared: RunningServer, token: str, path: str, allow: str

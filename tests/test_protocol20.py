@@ -10,9 +10,10 @@ import re
 import sqlite3
 import time
 import uuid
+from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, suppress
 from typing import Any
 from urllib.parse import quote
 
@@ -23,7 +24,7 @@ from simulated_clients import panel, rust_list, solve
 from test_submissions import SAMPLES, T52, TD8, Form, Row, check, okhttp, rust, sample, send
 
 from sparkle_lite.errors import SparkleError
-from sparkle_lite.pow import PER_USERAPP, ProofOfWork
+from sparkle_lite.pow import PER_USERAPP, REPEAT_MS, USES, ProofOfWork
 
 RUST = "PeerBanHelper-Rust/0.1.4/BTN-Protocol/2.0.1/20"
 QBCB = "qBittorrent-ClientBlocker/3.8b8 (linux, amd64) BTN-Protocol/0.0.0-dev"
@@ -783,14 +784,23 @@ def working(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]
 
 
 def call(
-    running: RunningServer, app: App, ability: str, proof: tuple[str, str] | None = None, agent: str = PBH20
+    running: RunningServer,
+    app: App,
+    ability: str,
+    proof: tuple[str, str] | None = None,
+    agent: str = PBH20,
+    *,
+    number: int = 0,
 ) -> int:
-    """The status of a request of an ability, with a proof or without."""
+    """The status of a request of an ability, with a proof or without; no two numbers make the same request."""
     method, path = PROVABLE[ability]
     headers = {**app.headers, "User-Agent": agent}
     if proof:
         headers |= {"X-BTN-PowID": proof[0], "X-BTN-PowSolution": proof[1]}
-    body = {"submit_bans": b'{"bans":[]}', "submit_swarm": b'{"swarms":[]}', "heartbeat": b"{}"}.get(ability)
+    if method == "GET" and number:
+        path += f"{'&' if '?' in path else '?'}number={number}"
+    bodies = {"submit_bans": '{"bans":[]}', "submit_swarm": '{"swarms":[]}', "heartbeat": "{}"}
+    body = f"{bodies[ability]}{' ' * number}".encode() if ability in bodies else None
     return running.request(method, path, body, headers, app).status
 
 
@@ -817,16 +827,42 @@ def test_the_configuration_says_what_wants_work_and_where(working: RunningServer
 
 
 @pytest.mark.parametrize("ability", PROVABLE)
-def test_solved_work_opens_a_door_once_and_nothing_else_does(working: RunningServer, ability: str) -> None:
+def test_solved_work_opens_a_door_for_one_request_and_nothing_else_does(working: RunningServer, ability: str) -> None:
     app, other = working.add_app(), working.add_app()
     assert call(working, app, ability) == 403
     proof = solve(session(working, app, ability))
-    assert call(working, app, ability, proof) == 200
-    assert call(working, app, ability, proof) == 403
-    # Somebody else's, and another ability's.
-    assert call(working, other, ability, solve(session(working, app, ability))) == 403
+    assert call(working, app, ability, proof, number=1) == 200
+    # Another body or query, another application, another ability.
     another = "heartbeat" if ability != "heartbeat" else "ip_query"
+    for number in (0, 2):
+        assert call(working, app, ability, proof, number=number) == 403
+    assert call(working, other, ability, proof, number=1) == 403
+    assert call(working, app, another, proof, number=1) == 403
+    assert call(working, other, ability, solve(session(working, app, ability))) == 403
     assert call(working, app, ability, solve(session(working, app, another))) == 403
+    # What an HTTP library sends again by itself when an answer is lost is the same to the last byte.
+    assert call(working, app, ability, proof, number=1) == 200
+
+
+@pytest.mark.parametrize("ability", ["submit_swarm", "heartbeat", "ip_denylist"])
+def test_a_used_proof_with_a_wrong_solution_opens_nothing(working: RunningServer, ability: str) -> None:
+    app = working.add_app()
+    made = session(working, app, ability)
+    assert call(working, app, ability, solve(made)) == 200
+    assert call(working, app, ability, (made["id"], nonce_of(made, 8, False))) == 403
+    assert call(working, app, ability, solve(made)) == 200
+
+
+def test_a_body_that_did_not_arrive_whole_does_not_use_its_proof_up(working: RunningServer) -> None:
+    app = working.add_app()
+    number, solution = solve(session(working, app, "submit_bans"))
+    lines = [f"{name}: {value}" for name, value in app.headers.items()]
+    lines += [f"User-Agent: {PBH20}", f"X-BTN-PowID: {number}", f"X-BTN-PowSolution: {solution}", "Content-Length: 11"]
+    with working.connect(app) as sock:
+        head = "\r\n".join([f"POST {SYNC_BANS} HTTP/1.1", "Host: a", *lines, "", ""])
+        sock.sendall(head.encode() + b'{"bans')
+    assert call(working, app, "submit_bans", (number, solution)) == 200
+    assert call(working, app, "submit_bans", (number, solution), number=1) == 403
 
 
 def leads_to_zeros(made: dict[str, Any], nonce: bytes) -> bool:
@@ -871,28 +907,81 @@ def test_any_nonce_of_eight_bytes_that_does_the_work_is_right(working: RunningSe
     assert call(working, app, "heartbeat", (made["id"], nonce_of(made, 8, True, "little"))) == 200
 
 
-def test_a_solution_that_comes_many_times_at_once_opens_once(working: RunningServer) -> None:
+def test_of_requests_that_come_at_once_with_one_solution_one_is_taken(working: RunningServer) -> None:
     app = working.add_app()
     proof = solve(session(working, app, "submit_bans"))
     with ThreadPoolExecutor(8) as pool:
-        statuses = list(pool.map(lambda _: call(working, app, "submit_bans", proof), range(16)))
-    assert sorted(statuses) == [200] + [403] * 15
+        bodies = list(pool.map(lambda number: call(working, app, "submit_bans", proof, number=number), range(16)))
+    assert sorted(bodies) == [200] + [403] * 15
+
+
+def test_a_request_that_comes_many_times_at_once_is_taken_each_time(working: RunningServer) -> None:
+    app = working.add_app()
+    proof = solve(session(working, app, "submit_bans"))
+    with ThreadPoolExecutor(8) as pool:
+        statuses = list(pool.map(lambda _: call(working, app, "submit_bans", proof), range(USES + 4)))
+    # Not without end: one puzzle would be worth any number of requests.
+    assert Counter(statuses) == {200: USES, 403: 4}
+
+
+def solved(work: ProofOfWork, userapp: int = 1) -> tuple[str, str]:
+    """A challenge for a heartbeat that is good for 10 s, and its solution."""
+    made = work.challenge(userapp, "heartbeat", 1, 10_000)
+    fields = {"id": made.id, "challengeBase64": made.challenge_base64, "difficultyBits": made.difficulty_bits}
+    return solve(fields | {"algorithm": made.algorithm, "expireAt": made.expire_at})
 
 
 def test_work_expires() -> None:
     now = 1_000_000
     work = ProofOfWork(lambda: now)
+    assert work.challenge(1, "heartbeat", 1, 10_000).expire_at == now + 10_000
     for later, right in ((9_999, True), (10_000, False)):
-        made = work.challenge(1, "heartbeat", 1, 10_000)
-        fields = {"id": made.id, "challengeBase64": made.challenge_base64, "difficultyBits": made.difficulty_bits}
-        number, solution = solve(fields | {"algorithm": made.algorithm, "expireAt": made.expire_at})
-        assert made.expire_at == now + 10_000
+        number, solution = solved(work)
         now += later
         if right:
             work.verify(1, "heartbeat", number, solution)
         else:
             with pytest.raises(SparkleError, match="solved proof of work"):
                 work.verify(1, "heartbeat", number, solution)
+
+
+def test_a_used_proof_is_good_for_its_request_for_some_minutes() -> None:
+    now = 1_000_000
+    work = ProofOfWork(lambda: now)
+    number, solution = solved(work)
+    work.verify(1, "heartbeat", number, solution).spend(b"a")
+    now += REPEAT_MS - 1
+    work.verify(1, "heartbeat", number, solution).spend(b"a")
+    with pytest.raises(SparkleError, match="solved proof of work"):
+        work.verify(1, "heartbeat", number, solution).spend(b"b")
+    now += 1
+    with pytest.raises(SparkleError, match="solved proof of work"):
+        work.verify(1, "heartbeat", number, solution)
+
+
+def test_used_proofs_are_kept_in_bounded_memory_and_nobody_pushes_others_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sparkle_lite.pow._SESSIONS", 3 * PER_USERAPP)
+    work = ProofOfWork(lambda: 1_000_000)
+
+    def use(userapp: int) -> tuple[int, str, str, str]:
+        proof = (userapp, "heartbeat", *solved(work, userapp))
+        work.verify(*proof)
+        return proof
+
+    def is_known(proof: tuple[int, str, str, str]) -> bool:
+        with suppress(SparkleError):
+            return bool(work.check(*proof))
+        return False
+
+    quiet, *busy = use(1), *(use(2) for _ in range(2 * PER_USERAPP))
+    # Its own oldest are forgotten, the other's is not.
+    assert [is_known(proof) for proof in busy] == [False] * PER_USERAPP + [True] * PER_USERAPP
+    assert is_known(quiet)
+    # Of too many applications those are forgotten that were quiet longest.
+    others = [use(userapp) for userapp in range(3, 6 * PER_USERAPP)]
+    known = [is_known(proof) for proof in (quiet, *busy, *others)]
+    assert known == sorted(known)
+    assert 2 * PER_USERAPP < known.count(True) <= 3 * PER_USERAPP
 
 
 def test_challenges_are_made_for_known_abilities_and_not_without_end(working: RunningServer) -> None:
@@ -915,6 +1004,13 @@ def test_clients_that_can_not_solve_are_never_asked(working: RunningServer, agen
     assert "proof_of_work" not in text
     assert "pow_captcha" not in text
     assert {call(working, app, ability, agent=agent) for ability in PROVABLE} == {200}
+
+
+def test_the_log_says_once_at_the_start_what_work_for_heartbeats_costs(working: RunningServer) -> None:
+    notes = [line for line in working.logged() if "a note about the configuration" in line["message"]]
+    assert [line["level"] for line in notes] == ["warning"]
+    assert "config.toml:" in notes[0]["message"]
+    assert "btn.proof_of_work.abilities[5]: each heartbeat costs" in notes[0]["message"]
 
 
 def test_in_legacy_shapes_nobody_is_asked(start: Callable[..., RunningServer]) -> None:

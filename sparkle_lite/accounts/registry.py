@@ -119,15 +119,16 @@ class Registry:
             return None
         return _admit(entry)
 
-    async def authenticate(self, presented: Presented, address: str) -> Userapp:
+    async def authenticate(self, presented: Presented, address: str, *, register: bool = True) -> Userapp:
         """Let an application in.
 
-        What memory doesn't know costs one read by primary key and is remembered only if it is right; `address` may
-        cause thirty of those at once, then one a second. Raises SparkleError: forbidden, or too_many.
+        A client without credentials gets one of its own; a new one gets row id 0 where `register` is False. What memory
+        doesn't know costs one read by primary key and is remembered only if it is right; `address` may cause thirty of
+        those at once, then one a second. Raises SparkleError: forbidden, or too_many.
         """
         answer = self._recall(presented)
         if answer is None:
-            answer = await self._look_up(presented, address)
+            answer = await self._look_up(presented, address, register)
         if isinstance(answer, SparkleError):
             raise answer
         return answer
@@ -137,7 +138,7 @@ class Registry:
             return _placeholder() if presented.placeholder else _no_credentials()
         return None if self._auth().anonymous_apps else _no_anonymous()
 
-    async def _look_up(self, presented: Presented, address: str) -> Userapp | SparkleError:
+    async def _look_up(self, presented: Presented, address: str, register: bool) -> Userapp | SparkleError:
         client = client_key(address)
         wait = self._look_ups.take(client, self._clock())
         if wait:
@@ -148,6 +149,9 @@ class Registry:
             presented = _anonymous(presented.installation_id)
         async with self.database.reader() as connection:
             row = await store.credential(connection, presented.app_id)
+            if row is None and nameless and not register:
+                is_void = await store.is_app_id_used(connection, presented.app_id)
+                return _no_anonymous() if is_void else Userapp(0, presented.app_id, 0)
         if row is None and nameless:
             row = await self._register_anonymous(presented, client)
         right = hmac.compare_digest(hash_secret(presented.secret), row.secret_hash if row else DUMMY_HASH)

@@ -24,6 +24,7 @@ from sparkle_lite.rate_limits import Buckets, client_key
 
 LOGIN_LINK_MS = 30 * 60_000
 OAUTH_STATE_MS = 10 * 60_000
+_JWT_KEY = "jwt_key"
 
 _Claims = dict[str, str | int]
 
@@ -105,14 +106,18 @@ class Sessions:
         await self._audit.record(connection, actor or Actor.of(row), "USER_LOGIN", **known)
         return {"sub": str(row.id), "jti": jti, "iat": now // 1000, "exp": expires_at // 1000}
 
-    async def user(self, token: str) -> UserRow:
-        """Whose session this is. Raises SparkleError (forbidden) when it is none, is over, or its user is banned."""
+    async def user(self, token: str, *, note: bool = True) -> UserRow:
+        """Whose session this is, and `note` that they were here.
+
+        Raises SparkleError (forbidden) when it is none, is over, or its user is banned.
+        """
         claims = await self._require_claims(token)
         async with self.database.reader() as connection:
             row = await store.session_user(connection, hash_secret(claims["jti"]), self._clock())
             if row is None or str(row.id) != claims["sub"]:
                 raise await _why_ended(connection, claims["sub"])
-        self._registry.record_user_visit(row.id)
+        if note:
+            self._registry.record_user_visit(row.id)
         return require_not_banned(row)
 
     async def all(self, token: str) -> list[Session]:
@@ -173,23 +178,31 @@ class Sessions:
             "verify_exp": False,
             "verify_iat": False,
         }
+        key = await self._known_key()
+        if not key:
+            return None
         try:
-            return jwt.decode(token, await self._key(), algorithms=["HS256"], options=options)
+            return jwt.decode(token, key, algorithms=["HS256"], options=options)
         except (jwt.InvalidTokenError, ValueError):
             return None
 
     async def _key(self) -> str:
         """What signs the tokens: from the configuration, else made once and kept in the database."""
+        return await self._known_key() or await self._keep_key(new_secret())
+
+    async def _known_key(self) -> str:
+        """The same, but "" as long as none was made: then there is no token to read."""
         configured = self._auth().jwt_secret
         if configured:
             return configured
         if not self._made_key:
-            self._made_key = await self._keep_key(new_secret())
+            async with self.database.reader() as connection:
+                self._made_key = str(await store.setting(connection, _JWT_KEY) or "")
         return self._made_key
 
     @transacted
     async def _keep_key(self, connection: Connection, made: str) -> str:
-        return str(await store.keep_setting(connection, "jwt_key", made))
+        return str(await store.keep_setting(connection, _JWT_KEY, made))
 
     # --- Login links --------------------------------------------------------------------------------------------------
 
@@ -210,10 +223,13 @@ class Sessions:
 
     async def use_login_link(self, token: str) -> UserRow:
         """Whose login link this is; it is used up by this. Raises SparkleError: forbidden."""
-        row = await self._take_login_link(hash_secret(storable(token)))
-        if row is None:
-            raise _link_expired()
-        return require_not_banned(row)
+        return _link_owner(await self._take_login_link(hash_secret(storable(token))))
+
+    async def login_link_user(self, token: str) -> UserRow:
+        """Whose login link this is, without using it up. Raises SparkleError: forbidden."""
+        async with self.database.reader() as connection:
+            user = await store.login_link(connection, hash_secret(storable(token)), self._clock())
+            return _link_owner(None if user is None else await find_user(connection, user))
 
     @transacted
     async def _take_login_link(self, connection: Connection, token_hash: bytes) -> UserRow | None:
@@ -228,24 +244,32 @@ class Sessions:
 
     # --- GitHub -------------------------------------------------------------------------------------------------------
 
-    @transacted
-    async def start_oauth(self, connection: Connection) -> OAuthStart:
-        """Begin a login with GitHub, to be ended by `finish_oauth` within 10 minutes.
+    async def start_oauth(self, *, keep: bool = True) -> OAuthStart:
+        """Begin a login with GitHub, to be ended by `finish_oauth` within 10 minutes unless `keep` is False.
 
         The verifier of PKCE (RFC 7636) is also what binds the login to the browser: only its cookie has it, here
         stands its SHA-256, which is the challenge.
         """
         state, verifier = new_secret(), new_secret()
-        digest, now = hash_secret(verifier), self._clock()
-        await store.add_oauth_state(connection, hash_secret(state), digest, now + OAUTH_STATE_MS, now)
+        digest = hash_secret(verifier)
+        if keep:
+            await self._keep_oauth_state(hash_secret(state), digest)
         return OAuthStart(state, verifier, base64.urlsafe_b64encode(digest).rstrip(b"=").decode())
+
+    @transacted
+    async def _keep_oauth_state(self, connection: Connection, state_hash: bytes, verifier_hash: bytes) -> None:
+        now = self._clock()
+        await store.add_oauth_state(connection, state_hash, verifier_hash, now + OAUTH_STATE_MS, now)
 
     async def finish_oauth(self, state: str, verifier: str) -> None:
         """Use up a login's state. Raises SparkleError (forbidden) unless this browser began it, and not long ago."""
-        digest = await self._take_oauth_state(hash_secret(storable(state)))
-        right = hmac.compare_digest(hash_secret(storable(verifier)), digest or DUMMY_HASH)
-        if digest is None or not right:
-            raise _other_login()
+        _require_verifier(verifier, await self._take_oauth_state(hash_secret(storable(state))))
+
+    async def check_oauth(self, state: str, verifier: str) -> None:
+        """Raises as `finish_oauth` does, and uses nothing up."""
+        async with self.database.reader() as connection:
+            digest = await store.oauth_state(connection, hash_secret(storable(state)), self._clock())
+        _require_verifier(verifier, digest)
 
     @transacted
     async def _take_oauth_state(self, connection: Connection, state_hash: bytes) -> bytes | None:
@@ -324,6 +348,20 @@ def _not_signed_in() -> SparkleError:
         "You are not signed in, or the session is over; sign in again.",
         "未登录或会话已过期，请转到首页登录",
     )
+
+
+def _link_owner(row: UserRow | None) -> UserRow:
+    """Whose login link it was or is. Raises SparkleError: forbidden."""
+    if row is None:
+        raise _link_expired()
+    return require_not_banned(row)
+
+
+def _require_verifier(verifier: str, digest: bytes | None) -> None:
+    """Refuse a verifier that doesn't have this hash; None is that of no login."""
+    right = hmac.compare_digest(hash_secret(storable(verifier)), digest or DUMMY_HASH)
+    if digest is None or not right:
+        raise _other_login()
 
 
 def _link_expired() -> SparkleError:

@@ -1,8 +1,8 @@
 """The configuration: a TOML file and environment variables, read into frozen structs.
 
-`load` reads a file, `given` tells which keys it sets, `show` writes the effective configuration, `restart_needed`
-tells what a reload can't change. Every mistake is collected and reported together, each as a line with its place, key,
-reason and mend.
+`load` reads a file, `given` tells which keys it sets and `source` where, `show` writes the effective configuration,
+`restart_needed` tells what a reload can't change. Every mistake is collected and reported together, each as a line with
+its place, key, reason and mend.
 
 Every key can be set by an environment variable: SPARKLE_<SECTION>__<KEY>, nested tables joined by two underscores
 (SPARKLE_AUTH__GITHUB__CLIENT_ID), lists of tables as SPARKLE_RULES and SPARKLE_EXCEPTIONS. The environment wins over
@@ -29,7 +29,7 @@ from sparkle_lite.config.keys import (
     ServerSection,
 )
 from sparkle_lite.config.places import Key, Source, explain
-from sparkle_lite.config.reading import given, load, parse
+from sparkle_lite.config.reading import given, load, parse, source
 from sparkle_lite.config.values import Duration, Refused, Secret, Size
 from sparkle_lite.config.writing import restart_needed, show
 
@@ -62,4 +62,5 @@ __all__ = [
     "parse",
     "restart_needed",
     "show",
+    "source",
 ]

@@ -121,7 +121,7 @@ ProvableAbility = Literal[
 
 
 class ProofOfWorkSection(msgspec.Struct, frozen=True, kw_only=True):
-    """Work that PeerBanHelper 9.2+ must do before a request; other clients can't, and are never asked."""
+    """Work that PeerBanHelper 9.2+ and LibreTorrentEE must do before a request; others can't, and are never asked."""
 
     abilities: tuple[ProvableAbility, ...] = ()
     difficulty_bits: Annotated[int, between(1, 32)] = 18

@@ -46,6 +46,14 @@ def load(
     return config
 
 
+def source(path: Path | None, environ: Mapping[str, str]) -> Source:
+    """Where the values of a configuration come from. Raises ConfigError for a file that can't be read."""
+    text = "" if path is None else _text(path)
+    name = "" if path is None else str(path)
+    variables, _ = _overlay(_parse(text, name), environ)
+    return Source(name, text, variables)
+
+
 def given(path: Path | None, environ: Mapping[str, str]) -> dict[str, str]:
     """The dotted keys that a file or the environment sets, with the name of that file or variable.
 

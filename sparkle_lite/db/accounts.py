@@ -414,6 +414,14 @@ async def take_login_link(connection: Connection, token_hash: bytes, now_ms: int
     return int(row[0]) if row and row[1] > now_ms else None
 
 
+async def login_link(connection: Connection, token_hash: bytes, now_ms: int) -> int | None:
+    """The user of a login link."""
+    row = await fetch_one(
+        connection, "SELECT user FROM login_link WHERE token_hash=? AND expires_at>?", (token_hash, now_ms)
+    )
+    return int(row[0]) if row else None
+
+
 async def add_oauth_state(
     connection: Connection, state_hash: bytes, verifier_hash: bytes, expires_at: int, now_ms: int
 ) -> None:
@@ -433,6 +441,14 @@ async def take_oauth_state(connection: Connection, state_hash: bytes, now_ms: in
         connection, "DELETE FROM oauth_state WHERE state_hash=? RETURNING verifier_hash, expires_at", (state_hash,)
     )
     return bytes(row[0]) if row and row[1] > now_ms else None
+
+
+async def oauth_state(connection: Connection, state_hash: bytes, now_ms: int) -> bytes | None:
+    """The hash of the verifier that belongs to a state."""
+    row = await fetch_one(
+        connection, "SELECT verifier_hash FROM oauth_state WHERE state_hash=? AND expires_at>?", (state_hash, now_ms)
+    )
+    return bytes(row[0]) if row else None
 
 
 async def add_audit(

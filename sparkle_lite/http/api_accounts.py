@@ -19,6 +19,7 @@ from sparkle_lite.clock import now_ms
 from sparkle_lite.db.accounts import AuditFilter, AuditRow, UserappRow, UserRow
 from sparkle_lite.db.orders import Position
 from sparkle_lite.http.api import MAX_INT64, Answer, allow_only, api_router, documented, invalid, ok
+from sparkle_lite.http.head import is_head
 from sparkle_lite.http.problems import Envelope
 from sparkle_lite.http.session import (
     AnyRequest,
@@ -397,7 +398,7 @@ async def log_out(request: AnyRequest, server: Injected[Server]) -> Response[str
     token, by_cookie = token_of(request)
     if token and by_cookie:
         require_same_origin(request, server)
-    if token:
+    if token and not is_head(request.scope):
         await server.sessions.log_out(token, visitor(request, server))
     response = Response("", status_code=200, media_type=MediaType.TEXT)
     set_session_cookie(response, "", request, server)

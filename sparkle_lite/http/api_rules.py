@@ -22,6 +22,7 @@ from sparkle_lite.db.orders import Position
 from sparkle_lite.decisions import BY_HAND_MS, PARDON_MS, Decisions, Match, TargetKind, Why
 from sparkle_lite.errors import SparkleError
 from sparkle_lite.http.api import MAX_INT64, Answer, allow_only, api_router, documented, invalid, ok
+from sparkle_lite.http.ready import REVALIDATE, ready, respond
 from sparkle_lite.http.session import AnyRequest, Injected, SignedIn, own_url, requires_admin, requires_sign_in
 from sparkle_lite.net import AddressError, Network, parse_network
 from sparkle_lite.reasons import Reason
@@ -263,7 +264,8 @@ async def list_changes(
     changes = await server.decisions.changes(Position(_cursor(after)), limit)
     if form == "atom":
         feed = _atom(changes, server.decisions, own_url(request, server))
-        return Response(feed, media_type="application/atom+xml; charset=utf-8")
+        document = ready("application/atom+xml; charset=utf-8", feed, packed=False)
+        return respond(request.scope, document, {"cache-control": REVALIDATE})
     last = _cursor_of(changes[-1]) if len(changes) == limit else None
     return Response(ok(ChangePage([_change(server, me, change) for change in changes], last)))
 

@@ -4,6 +4,8 @@ These routes are plain ASGI handlers: a submission costs a third of what a frame
 a body before its sender is known.
 """
 
+import asyncio
+import hashlib
 from collections.abc import Awaitable, Callable, Iterator
 from typing import NamedTuple
 
@@ -16,7 +18,9 @@ from sparkle_lite.clock import now_ms
 from sparkle_lite.config import Abilities
 from sparkle_lite.errors import SparkleError
 from sparkle_lite.http import widget
+from sparkle_lite.http.head import is_head
 from sparkle_lite.http.problems import MethodNotAllowed, internal
+from sparkle_lite.http.ready import JSON, REVALIDATE, Ready, choose
 from sparkle_lite.http.requests import (
     Receive,
     Scope,
@@ -28,35 +32,38 @@ from sparkle_lite.http.requests import (
     query_value,
     read_body,
     refuse,
-    takes_gzip,
 )
+from sparkle_lite.pow import Proof
 from sparkle_lite.rate_limits import Buckets, client_key
 from sparkle_lite.runtime import Server
 from sparkle_lite.wire import answers
+from sparkle_lite.wire.bodies import empty_body
 from sparkle_lite.wire.credentials import present
 from sparkle_lite.wire.dialect import AbilityOffer, ConfigDocument, Dialect, config_document, detect
 from sparkle_lite.wire.documents import Document
 
 # Documents kept ready: one for each dialect and each URL under which the server is reached.
 _CONFIG_DOCUMENTS = 512
-_JSON = (b"content-type", b"application/json; charset=utf-8")
-_TEXT = (b"content-type", b"text/plain; charset=utf-8")
+_JSON = (b"content-type", JSON.encode())
+_TEXT = "text/plain; charset=utf-8"
 _NO_STORE = (b"cache-control", b"no-store")
+_REVALIDATE = (b"cache-control", REVALIDATE.encode())
 _EITHER, _POST = ("POST", "GET"), ("POST",)
 _SMALL_BODY = 16 * 1024
+# Hashing more than this would be felt by others.
+_HASHED_AT_ONCE = 256 * 1024
 # How many applications' worth of requests one address may send: a household, an office, a seedbox host.
 _SHARED = 8
 _QUERIES_PER_MINUTE = 30
 
-Header = tuple[bytes, bytes]
-
 
 class Caller(NamedTuple):
-    """Who asks: the application, the address as 4 or 16 bytes (None if unknown), and its dialect."""
+    """Who asks: the application, the address as 4 or 16 bytes (None if unknown), its dialect, and its proof of work."""
 
     userapp: Userapp
     address: bytes | None
     dialect: Dialect
+    proof: Proof | None = None
 
 
 Handler = Callable[[Scope, Receive, Send, Caller], Awaitable[None]]
@@ -111,11 +118,13 @@ class Btn:
         async def route(scope: Scope, receive: Receive, send: Send) -> None:
             method = scope["method"]
             try:
-                if method not in methods and not (method == "HEAD" and "POST" not in methods):
+                if method not in methods:
                     raise MethodNotAllowed(method, methods)
                 caller = await self._caller(scope, action, scope["query_string"] if by_query else b"")
                 if ability:
-                    self._require_proof(scope, caller, ability)
+                    caller = caller._replace(proof=self._proof(scope, caller, ability))
+                    if caller.proof is not None and "POST" not in methods:
+                        await _spend(caller.proof, scope, b"")
                 await handler(scope, receive, send, caller)
             except SparkleError as error:
                 await refuse(scope, receive, send, error)
@@ -129,7 +138,9 @@ class Btn:
         presented = present(scope["headers"], query)
         agent = header(scope, b"user-agent")
         try:
-            userapp = runtime.registry.known(presented) or await runtime.registry.authenticate(presented, text)
+            userapp = runtime.registry.known(presented) or await runtime.registry.authenticate(
+                presented, text, register=not is_head(scope)
+            )
         except SparkleError as error:
             if error.code == "forbidden":
                 await runtime.registry.note_refusal(action, presented, text, agent, error)
@@ -141,7 +152,7 @@ class Btn:
             address = net.address_bytes(text)
         except net.AddressError:
             return Caller(userapp, None, dialect)
-        if runtime.registry.record_visit(userapp, address, agent):
+        if not is_head(scope) and runtime.registry.record_visit(userapp, address, agent):
             await runtime.publisher.spare(address)
         return Caller(userapp, address, dialect)
 
@@ -158,16 +169,35 @@ class Btn:
         if wait:
             raise _too_many(wait)
 
-    def _require_proof(self, scope: Scope, caller: Caller, ability: str) -> None:
+    def _proof(self, scope: Scope, caller: Caller, ability: str) -> Proof | None:
+        """The proof of work of a request, None where none is wanted. Raises SparkleError("forbidden")."""
         btn = self._runtime.config.btn
-        if ability in btn.proof_of_work.abilities and caller.dialect.spoken(btn.prefer_legacy).solves:
-            number, solution = header(scope, b"x-btn-powid"), header(scope, b"x-btn-powsolution")
-            self._runtime.proof_of_work.verify(caller.userapp.id, ability, number, solution)
+        if ability not in btn.proof_of_work.abilities or not caller.dialect.spoken(btn.prefer_legacy).solves:
+            return None
+        number, solution = header(scope, b"x-btn-powid"), header(scope, b"x-btn-powsolution")
+        if is_head(scope):
+            self._runtime.proof_of_work.check(caller.userapp.id, ability, number, solution)
+            return None
+        return self._runtime.proof_of_work.verify(caller.userapp.id, ability, number, solution)
+
+    async def _read_body(self, scope: Scope, receive: Receive, caller: Caller, limit: int, timeout_s: float) -> bytes:
+        """The whole body; the caller gives its room back. Raises as `read_body`, and for a proof used elsewhere."""
+        room = self._runtime.ingest.room
+        body = await read_body(scope, receive, room, limit, timeout_s)
+        if caller.proof is not None:
+            try:
+                await _spend(caller.proof, scope, body)
+            except BaseException:
+                room.give(len(body))
+                raise
+        return body
 
     async def submit(self, scope: Scope, receive: Receive, send: Send, caller: Caller) -> None:
         """Store a body of any shape; 200 with an empty body once it is committed."""
+        if is_head(scope):
+            raise empty_body()
         limits, ingest = self._runtime.config.limits, self._runtime.ingest
-        body = await read_body(scope, receive, ingest.room, limits.max_body_size, limits.body_timeout / 1000)
+        body = await self._read_body(scope, receive, caller, limits.max_body_size, limits.body_timeout / 1000)
         try:
             encoding = header(scope, b"content-encoding")
             outcome = await ingest.submit(caller.userapp.id, caller.address, body, encoding, caller.dialect)
@@ -206,7 +236,8 @@ class Btn:
     async def config(self, scope: Scope, _: Receive, send: Send, caller: Caller) -> None:
         """The configuration document for whoever asks."""
         document = self._config_document(scope, caller.dialect)
-        await answer(send, 200, document.body, [_JSON, _NO_STORE], head=scope["method"] == "HEAD")
+        chosen = choose(scope, Ready(JSON, document.version, document.body))
+        await answer(send, chosen.status, chosen.body, [*chosen.headers, _REVALIDATE])
 
     async def reconfigure(self, scope: Scope, _: Receive, send: Send, caller: Caller) -> None:
         """204 while the configuration document is the one with this `rev` (qBittorrent-ClientBlocker asks)."""
@@ -234,43 +265,38 @@ class Btn:
         """The excepted networks as text, or 204 when the client has them."""
         await self._document(scope, send, self._runtime.publisher.published.ip_allowlist, _TEXT)
 
-    async def _document(self, scope: Scope, send: Send, document: Document, kind: Header = _JSON) -> None:
+    async def _document(self, scope: Scope, send: Send, document: Document, media_type: str = JSON) -> None:
         version = (b"x-btn-contentversion", document.version.encode())
         if query_value(scope, "rev") == document.version:
             await answer(send, 204, b"", [version, _NO_STORE])
             return
-        headers = [kind, version, _NO_STORE, (b"vary", b"accept-encoding")]
-        body = document.body
-        if takes_gzip(scope):
-            headers.append((b"content-encoding", b"gzip"))
-            body = document.gzip
-        await answer(send, 200, body, headers, head=scope["method"] == "HEAD")
+        chosen = choose(scope, Ready(media_type, *document))
+        await answer(send, chosen.status, chosen.body, [*chosen.headers, version, _REVALIDATE])
 
     async def heartbeat(self, scope: Scope, receive: Receive, send: Send, caller: Caller) -> None:
         """The address that this request came from; what the client believes of itself (`ifaddr`) doesn't count."""
-        room = self._runtime.ingest.room
-        body = await read_body(scope, receive, room, _SMALL_BODY, 10)
-        room.give(len(body))
+        body = await self._read_body(scope, receive, caller, _SMALL_BODY, 10)
+        self._runtime.ingest.room.give(len(body))
         text = "" if caller.address is None else net.address_text(caller.address)
-        await self._json(scope, send, answers.Heartbeat(text))
+        await self._json(send, answers.Heartbeat(text))
 
     async def challenge(self, scope: Scope, _: Receive, send: Send, caller: Caller) -> None:
         """A proof of work to do before a request of the ability `type`."""
         wanted = self._runtime.config.btn.proof_of_work
         kind = query_value(scope, "type")
         made = self._runtime.proof_of_work.challenge(
-            caller.userapp.id, kind, wanted.difficulty_bits, int(wanted.lifetime)
+            caller.userapp.id, kind, wanted.difficulty_bits, int(wanted.lifetime), keep=not is_head(scope)
         )
-        await self._json(scope, send, made)
+        await self._json(send, made)
 
     async def query_ip(self, scope: Scope, _: Receive, send: Send, caller: Caller) -> None:
         """What this network knows of one address."""
-        await self._json(scope, send, await self._report(scope, caller))
+        await self._json(send, await self._report(scope, caller))
 
     async def widget(self, scope: Scope, _: Receive, send: Send, caller: Caller) -> None:
         """The same as a small page that PeerBanHelper's interface embeds."""
         page = widget.render(query_value(scope, "ip"), await self._report(scope, caller))
-        await answer(send, 200, page, widget.HEADERS, head=scope["method"] == "HEAD")
+        await answer(send, 200, page, widget.HEADERS)
 
     async def _report(self, scope: Scope, caller: Caller) -> answers.IpQuery:
         wait = self._queries.take(caller.userapp.id, now_ms())
@@ -283,8 +309,18 @@ class Btn:
         runtime = self._runtime
         return await ip_report.look_up(address, runtime.decisions, runtime.search, runtime.config.limits, now_ms())
 
-    async def _json(self, scope: Scope, send: Send, body: object) -> None:
-        await answer(send, 200, msgspec.json.encode(body), [_JSON, _NO_STORE], head=scope["method"] == "HEAD")
+    async def _json(self, send: Send, body: object) -> None:
+        await answer(send, 200, msgspec.json.encode(body), [_JSON, _NO_STORE])
+
+
+async def _spend(proof: Proof, scope: Scope, body: bytes) -> None:
+    """Use a proof of work for a request: its target and its body. Raises SparkleError("forbidden")."""
+    digest = hashlib.sha256(b"%b?%b\n" % (scope["path"].encode(), scope["query_string"]))
+    if len(body) > _HASHED_AT_ONCE:
+        await asyncio.to_thread(digest.update, body)
+    else:
+        digest.update(body)
+    proof.spend(digest.digest())
 
 
 def _offers(abilities: Abilities) -> dict[str, AbilityOffer]:

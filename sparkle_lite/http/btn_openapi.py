@@ -218,6 +218,8 @@ _PROOF = [
 _VERSION = {
     "X-BTN-ContentVersion": {"description": "The version.", "schema": {"type": "string"}, "example": _REV},
 }
+_TAG = {"ETag": {"description": "Of these bytes.", "schema": {"type": "string"}, "example": f'"{_REV}"'}}
+_SAME = "The client has by its `If-None-Match` what it would be sent."
 
 
 def _content(media_type: str, schema: Json, example: Any) -> Json:
@@ -285,8 +287,9 @@ def _document(operation_id: str, summary: str, content: Json, *, proof: bool = F
             summary,
             "Compressed with gzip for clients that take it.",
             {
-                "200": {"description": "The document.", "headers": _VERSION, "content": content},
+                "200": {"description": "The document.", "headers": _VERSION | _TAG, "content": content},
                 "204": {"description": "The client has this version.", "headers": _VERSION},
+                "304": {"description": _SAME, "headers": _VERSION | _TAG},
             },
             parameters=[_parameter("rev", _REV, "The version that the client has.")],
             proof=proof,
@@ -299,7 +302,10 @@ def _config() -> Json:
         "btnConfig",
         "The configuration for the client that asks",
         "Tells by the User-Agent which client asks and what it understands; too old ones are refused.",
-        {"200": {"description": "The configuration.", "content": _json("ConfigDocument", _CONFIG)}},
+        {
+            "200": {"description": "The configuration.", "headers": _TAG, "content": _json("ConfigDocument", _CONFIG)},
+            "304": {"description": _SAME, "headers": _TAG},
+        },
         refusals={"400": "The Host header is not a host name."},
     )
 
@@ -374,7 +380,7 @@ def _challenge() -> Json:
     return _operation(
         "btnChallenge",
         "A proof of work to do before a request",
-        "Good once. At most 64 may wait to be solved.",
+        "Good for one request, and for five minutes for the same request again. At most 64 may wait to be solved.",
         {"200": {"description": "The challenge.", "content": _json("Challenge", example)}},
         parameters=[kind],
         refusals={"400": "`type` is not an ability of protocol 20."},

@@ -25,6 +25,7 @@ from sparkle_lite.accounts.actors import Actor
 from sparkle_lite.accounts.sessions import OAUTH_STATE_MS, GitHubUser
 from sparkle_lite.config import GitHubSection
 from sparkle_lite.errors import SparkleError
+from sparkle_lite.http.head import is_head
 from sparkle_lite.http.problems import STATUS
 from sparkle_lite.http.session import AnyRequest, Injected, enter, is_https, own_url, redirect, visitor
 from sparkle_lite.runtime import Server
@@ -222,7 +223,7 @@ async def login(request: AnyRequest, server: Injected[Server]) -> Response[str]:
     try:
         server.sessions.limit_login(visitor(request, server).address or "")
         callback_url = own_url(request, server) + _CALLBACK
-        begun = await server.sessions.start_oauth()
+        begun = await server.sessions.start_oauth(keep=not is_head(request.scope))
     except SparkleError as error:
         return refusal_page(error)
     query = {
@@ -279,13 +280,19 @@ def is_configured(github: GitHubSection) -> bool:
 
 
 async def _finish(request: AnyRequest, server: Server, actor: Actor, returned: _Return) -> str:
-    """The session token of whoever comes back. Raises SparkleError, GitHubFailed."""
+    """The session token of whoever comes back; none for a HEAD, which only learns whether they may.
+
+    Raises SparkleError, GitHubFailed.
+    """
     github = server.config.auth.github
     if not is_configured(github):
         raise _not_configured()
     server.sessions.limit_login(actor.address or "")
     verifier = request.cookies.get(VERIFIER_COOKIE, "")
-    await server.sessions.finish_oauth(returned.state, verifier)
+    if is_head(request.scope):
+        await server.sessions.check_oauth(returned.state, verifier)
+    else:
+        await server.sessions.finish_oauth(returned.state, verifier)
     if returned.error == "access_denied":
         raise SparkleError("forbidden", "You did not allow the sign-in at GitHub.", "您在 GitHub 上取消了授权。")
     if returned.error:
@@ -294,6 +301,8 @@ async def _finish(request: AnyRequest, server: Server, actor: Actor, returned: _
     if not _CODE.fullmatch(returned.code):
         raise SparkleError("bad_request", "GitHub's answer lacks its code; begin again.", "缺少授权码，请重新登录。")
     callback_url = own_url(request, server) + _CALLBACK
+    if is_head(request.scope):
+        return ""
     async with _client() as client:
         who = await _Exchange(client, github).who(returned.code, verifier, callback_url)
     return await server.sessions.sign_in_github(who, actor)

@@ -6,10 +6,12 @@ from litestar import MediaType, Response, get
 from litestar.openapi import ResponseSpec
 from litestar.openapi.spec import Example
 from litestar.params import QueryParameter
+from litestar.response import Stream
 
 from sparkle_lite.errors import SparkleError
+from sparkle_lite.http.head import is_head
 from sparkle_lite.http.problems import Envelope
-from sparkle_lite.http.session import AnyRequest, Injected, enter, set_session_cookie, visitor
+from sparkle_lite.http.session import TOKEN_HEADERS, AnyRequest, Injected, enter, redirect, set_session_cookie, visitor
 from sparkle_lite.http.web.sign_in import sign_in_page
 from sparkle_lite.runtime import Server
 
@@ -43,6 +45,9 @@ async def use_login_link(
         return await sign_in_page(request, None)
     try:
         server.sessions.limit_login(actor.address or "")
+        if is_head(request.scope):
+            await server.sessions.login_link_user(link)
+            return redirect("/") if in_browser else Stream((), media_type=MediaType.JSON, headers=TOKEN_HEADERS)
         user = await server.sessions.use_login_link(link)
         actor = actor._replace(user=user.id)
         token = await server.sessions.sign_in(user, "login link", actor)
@@ -57,7 +62,7 @@ async def use_login_link(
     response: Response[Any] = Response(
         Envelope(success=True, data={"token": token, "user": user.name}),
         media_type=MediaType.JSON,
-        headers={"cache-control": "no-store", "referrer-policy": "no-referrer"},
+        headers=TOKEN_HEADERS,
     )
     set_session_cookie(response, token, request, server)
     return response

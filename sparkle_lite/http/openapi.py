@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import msgspec
-from litestar import Litestar, Response, Router, get
+from litestar import Litestar, Request, Response, Router, get
 from litestar.handlers import HTTPRouteHandler
 from litestar.openapi import OpenAPIConfig
 from litestar.openapi.spec import Components, SecurityScheme, Tag
@@ -20,6 +20,7 @@ from litestar.types import Empty
 
 import sparkle_lite
 from sparkle_lite.http import btn_openapi
+from sparkle_lite.http.ready import JSON, Ready, ready, respond
 from sparkle_lite.http.session import DEPENDENCIES
 
 Json = dict[str, Any]
@@ -36,6 +37,9 @@ more than 64 KiB.
 
 **Numbers**: times are milliseconds since the epoch, sizes bytes, speeds bytes per second; -1 is unknown. Pages count
 from 0. A name that isn't known, in a query or a body, is refused: a mistyped filter must not return everything.
+
+**Asking again**: lists, feeds and everything else that is made before it is asked for has an `ETag`; `If-None-Match`
+with it is answered 304 as long as nothing has changed. HEAD is answered wherever GET is, and changes nothing.
 
 **Signing in**: the session token goes into `X-BTN-Token` or `Authorization: Bearer`; browsers send it as a cookie, and
 then a change must come from this server's own pages. BTN clients sign in with an application's id and secret.
@@ -140,13 +144,13 @@ _RETRY_AFTER = {"Retry-After": {"description": "Seconds.", "schema": {"type": "i
 
 def routes(handlers: Sequence[HTTPRouteHandler | Router]) -> list[HTTPRouteHandler]:
     """The handler that serves the document of these handlers; it is made when first asked for."""
-    made: list[bytes] = []
+    made: list[Ready] = []
 
     @get("/openapi.json", include_in_schema=False)
-    async def openapi() -> Response[bytes]:
+    async def openapi(request: Request[Any, Any, Any]) -> Response[bytes]:
         if not made:
-            made.append(await asyncio.to_thread(document, handlers))
-        return Response(made[0], media_type="application/json; charset=utf-8", headers={"cache-control": "no-cache"})
+            made.append(await asyncio.to_thread(lambda: ready(JSON, document(handlers))))
+        return respond(request.scope, made[0], {"cache-control": "no-cache"})
 
     return [openapi]
 

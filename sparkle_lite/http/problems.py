@@ -31,12 +31,17 @@ class Envelope(msgspec.Struct, frozen=True):
     data: object = None
 
 
+def with_head(methods: Iterable[str]) -> list[str]:
+    """The methods of a path in order, with HEAD where there is GET."""
+    return sorted({*methods} | ({"HEAD"} if "GET" in methods else set()))
+
+
 class MethodNotAllowed(SparkleError):
     """The path takes other methods; they go out as Allow, which RFC 9110 demands."""
 
     def __init__(self, method: str, allowed: Iterable[str]) -> None:
-        self.allow = ", ".join(sorted(allowed))
-        names = [name for name in self.allow.split(", ") if name != "OPTIONS"]
+        names = [name for name in sorted(allowed) if name not in ("HEAD", "OPTIONS")]
+        self.allow = ", ".join(with_head(allowed))
         super().__init__(
             "method_not_allowed",
             f"Use {' or '.join(names)} here, not {method[:16]}.",

@@ -180,13 +180,11 @@ def _too_large(limit: int) -> SparkleError:
     )
 
 
-async def answer(
-    send: Send, status: int, body: bytes = b"", headers: Sequence[tuple[bytes, bytes]] = (), *, head: bool = False
-) -> None:
-    """Send a whole answer; the length is added (but not to a 204, which has none)."""
-    length = () if status == 204 else ((b"content-length", b"%d" % len(body)),)
+async def answer(send: Send, status: int, body: bytes = b"", headers: Sequence[tuple[bytes, bytes]] = ()) -> None:
+    """Send a whole answer; the length is added (but not to a 204 or 304, which have none)."""
+    length = () if status in (204, 304) else ((b"content-length", b"%d" % len(body)),)
     await send({"type": "http.response.start", "status": status, "headers": [*headers, *length]})
-    await send({"type": "http.response.body", "body": b"" if head else body, "more_body": False})
+    await send({"type": "http.response.body", "body": body, "more_body": False})
 
 
 async def refuse(scope: Scope, receive: Receive, send: Send, error: SparkleError) -> None:
@@ -196,13 +194,12 @@ async def refuse(scope: Scope, receive: Receive, send: Send, error: SparkleError
     reset the connection, and a proxy would report that instead of our sentence.
     """
     status, headers, body = problem(error)
-    head = scope["method"] == "HEAD"
     if header(scope, b"connection").lower() != "close" or header(scope, b"expect"):
-        await answer(send, status, body, headers, head=head)
+        await answer(send, status, body, headers)
         return
     headers.append((b"content-length", b"%d" % len(body)))
     await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": b"" if head else body, "more_body": True})
+    await send({"type": "http.response.body", "body": body, "more_body": True})
     with suppress(TimeoutError):
         async with asyncio.timeout(_LINGER_S):
             left = _LINGER_BYTES

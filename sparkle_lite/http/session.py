@@ -16,6 +16,7 @@ from litestar.params import SkipValidation
 from sparkle_lite.accounts.actors import Actor
 from sparkle_lite.db.accounts import UserRow
 from sparkle_lite.errors import SparkleError
+from sparkle_lite.http.head import is_head
 from sparkle_lite.http.requests import base_url, client_address
 from sparkle_lite.runtime import Server
 
@@ -26,6 +27,8 @@ AnyRequest = Request[Any, Any, Any]
 Connection = ASGIConnection[Any, Any, Any, Any]
 
 COOKIE = "X-BTN-Token"
+# Of an answer that holds a token, or sets one.
+TOKEN_HEADERS = {"cache-control": "no-store", "referrer-policy": "no-referrer"}
 # Where in a request's state its session stands once it was looked up.
 _STATE = "me"
 _SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
@@ -70,12 +73,17 @@ async def signed_in(request: AnyRequest, server: Injected[Server]) -> SignedIn:
     me: SignedIn | None = request.scope["state"].get(_STATE)
     if me is None:
         token, by_cookie = token_of(request)
-        user = await server.sessions.user(token)
+        user = await user_of(token, request, server)
         if by_cookie and request.method not in _SAFE:
             require_same_origin(request, server)
         me = SignedIn(user, token, Actor.of(user, *_whence(request, server)))
         request.scope["state"][_STATE] = me
     return me
+
+
+async def user_of(token: str, request: AnyRequest, server: Server) -> UserRow:
+    """Whose session a token is. Raises SparkleError("forbidden") for none, and for a banned user."""
+    return await server.sessions.user(token, note=not is_head(request.scope))
 
 
 async def requires_sign_in(connection: Connection, _: BaseRouteHandler) -> None:
@@ -168,7 +176,7 @@ def set_session_cookie(response: Response[Any], token: str, request: AnyRequest,
 async def enter(request: AnyRequest, server: Server, actor: Actor, token: str) -> Response[str]:
     """Lead the browser to the first page with a session of its own; the one that it had ends."""
     before = request.cookies.get(COOKIE, "")
-    if before:
+    if before and not is_head(request.scope):
         await server.sessions.log_out(before, actor)
     response = redirect("/")
     set_session_cookie(response, token, request, server)
@@ -177,7 +185,7 @@ async def enter(request: AnyRequest, server: Server, actor: Actor, token: str) -
 
 def redirect(url: str) -> Response[str]:
     """Lead a browser elsewhere; nobody keeps the way or is told where it came from."""
-    headers = {"location": url, "cache-control": "no-store", "referrer-policy": "no-referrer"}
+    headers = {"location": url, **TOKEN_HEADERS}
     return Response("", status_code=302, headers=headers, media_type=MediaType.TEXT)
 
 

@@ -295,16 +295,21 @@ def inflate(body: bytes, content_encoding: str, limit: int) -> bytes:
             "不支持此 Content-Encoding；请使用 gzip 压缩或不压缩发送请求体。",
         )
     if not body:
-        raise SparkleError(
-            "bad_request",
-            "The body is empty; if a redirect stands between client and server, configure the final address.",
-            "请求体为空；如果客户端与服务器之间存在重定向，请直接填写最终地址。",
-        )
+        raise empty_body()
     if body.startswith(_GZIP_MAGIC):
         return _gunzip(body, limit)
     if len(body) > limit:
         raise _too_large(limit)
     return body
+
+
+def empty_body() -> SparkleError:
+    """The refusal of a request without rows."""
+    return SparkleError(
+        "bad_request",
+        "The body is empty; if a redirect stands between client and server, configure the final address.",
+        "请求体为空；如果客户端与服务器之间存在重定向，请直接填写最终地址。",
+    )
 
 
 def _gunzip(body: bytes, limit: int) -> bytes:

@@ -114,7 +114,8 @@ class Traits:
 
     `limits` are min_protocol_version and max_protocol_version. `intervals` divides the operator's interval of an
     ability, `at_once` names the abilities that are offered without a random delay and with the smallest of their
-    intervals. `needs` can't be switched off. `legacy` is the row for an operator who prefers the old shapes.
+    intervals. `needs` can't be switched off, `beside` names what is offered whenever another ability is. `legacy` is
+    the row for an operator who prefers the old shapes.
 
     Of what is sent: `offsets_add` says that a swarm's total is traffic plus offset; with everybody else the traffic
     already is the total. `knows_its_progress` is False where `downloader_progress` is the peer's.
@@ -134,6 +135,7 @@ class Traits:
     intervals: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
     at_once: frozenset[str] = frozenset()
     needs: frozenset[str] = frozenset()
+    beside: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     legacy: "Traits | None" = None
     outdated: bool = False
     offsets_add: bool = False
@@ -195,6 +197,8 @@ _QBCB = Traits(
     ),
     # A peer that rules ban before the exceptions have come stays banned for a day.
     at_once=frozenset({"rules", "exception"}),
+    # With the rules alone it would ban whom an exception names.
+    beside=MappingProxyType({"exception": "rules"}),
     unchanged_rows_are_sightings=False,
     ban_time_is_last_sight=True,
     first_seen_is_now=True,
@@ -413,11 +417,8 @@ def offered(dialect: Dialect, enabled: Collection[str], prefer_legacy: bool = Fa
     the old shapes.
     """
     spoken = dialect.spoken(prefer_legacy)
-    return tuple(
-        ability.name
-        for ability in _ABILITIES
-        if ability.name in spoken.abilities and (ability.name in enabled or ability.name in spoken.needs)
-    )
+    wanted = {*enabled, *spoken.needs, *(name for name, other in spoken.beside.items() if other in enabled)}
+    return tuple(ability.name for ability in _ABILITIES if ability.name in spoken.abilities & wanted)
 
 
 def versions(dialect: Dialect, prefer_legacy: bool = False) -> tuple[int, int]:

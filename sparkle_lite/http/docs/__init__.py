@@ -4,20 +4,17 @@ The bundle knows addresses of web fonts, which the page switches off, and its po
 """
 
 import asyncio
-import gzip
-import hashlib
 from functools import cache
 from importlib import resources
 from typing import NamedTuple
 
-from litestar import MediaType, Response, get
+from litestar import Response, get
 
 from sparkle_lite.http.problems import nothing_here
-from sparkle_lite.http.requests import takes_gzip
+from sparkle_lite.http.ready import FOR_EVER, Ready, ready, respond
 from sparkle_lite.http.session import AnyRequest
 
 _BUNDLE = "rapidoc-min.js"
-_YEAR_S = 365 * 86_400
 _PAGE_HEADERS = {
     "cache-control": "no-cache",
     # RapiDoc writes style attributes and <style> elements of its own, so inline styles have to be allowed: nothing else
@@ -34,26 +31,25 @@ _PAGE_HEADERS = {
 
 class _Files(NamedTuple):
     name: str
-    bundle: bytes
-    compressed: bytes
-    page: bytes
+    bundle: Ready
+    page: Ready
 
 
 @cache
 def _files() -> _Files:
     """The bundle under a name that changes with its content, and the page that names it."""
     folder = resources.files(__package__)
-    bundle = (folder / _BUNDLE).read_bytes()
-    name = f"rapidoc.{hashlib.sha256(bundle).hexdigest()[:10]}.js"
+    bundle = ready("text/javascript; charset=utf-8", (folder / _BUNDLE).read_bytes())
+    name = f"rapidoc.{bundle.version[:10]}.js"
     page = (folder / "page.html").read_text("utf-8").replace("{bundle}", f"/docs/{name}")
-    return _Files(name, bundle, gzip.compress(bundle, 9, mtime=0), page.encode())
+    return _Files(name, bundle, ready("text/html; charset=utf-8", page.encode(), packed=False))
 
 
 @get("/docs", include_in_schema=False)
-async def page() -> Response[bytes]:
+async def page(request: AnyRequest) -> Response[bytes]:
     """The page itself."""
     files = await asyncio.to_thread(_files)
-    return Response(files.page, media_type=MediaType.HTML, headers=_PAGE_HEADERS)
+    return respond(request.scope, files.page, _PAGE_HEADERS)
 
 
 @get("/docs/{name:str}", include_in_schema=False)
@@ -62,15 +58,7 @@ async def bundle(request: AnyRequest, name: str) -> Response[bytes]:
     files = await asyncio.to_thread(_files)
     if name != files.name:
         raise nothing_here()
-    headers = {
-        "cache-control": f"public, max-age={_YEAR_S}, immutable",
-        "vary": "Accept-Encoding",
-        "x-content-type-options": "nosniff",
-    }
-    if takes_gzip(request.scope):
-        headers["content-encoding"] = "gzip"
-        return Response(files.compressed, media_type="text/javascript", headers=headers)
-    return Response(files.bundle, media_type="text/javascript", headers=headers)
+    return respond(request.scope, files.bundle, FOR_EVER)
 
 
 HANDLERS = (page, bundle)

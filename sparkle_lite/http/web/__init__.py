@@ -3,7 +3,7 @@
 from litestar import MediaType, Response, Router, get
 from litestar.di import Provide
 
-from sparkle_lite.http.requests import takes_gzip
+from sparkle_lite.http.ready import FOR_EVER, respond
 from sparkle_lite.http.session import AnyRequest, Injected
 from sparkle_lite.http.web import access, admin, analyses, apps, explore, home, render, rules, sign_in, welcome, why
 from sparkle_lite.http.web.render import Page
@@ -31,15 +31,7 @@ async def static_file(request: AnyRequest, name: str) -> Response[bytes]:
     asset = render.assets().get(name.removeprefix("/"))
     if asset is None:
         return Response(b"", status_code=404, media_type=MediaType.TEXT)
-    headers = {
-        "cache-control": f"public, max-age={_YEAR_S}, immutable",
-        "vary": "Accept-Encoding",
-        "x-content-type-options": "nosniff",
-    }
-    if takes_gzip(request.scope):
-        headers["content-encoding"] = "gzip"
-        return Response(asset.compressed, media_type=asset.media_type, headers=headers)
-    return Response(asset.content, media_type=asset.media_type, headers=headers)
+    return respond(request.scope, asset, FOR_EVER)
 
 
 HANDLERS = (

@@ -18,6 +18,7 @@ from sparkle_lite.http.session import (
     requires_sign_in,
     server_of,
     signed_in,
+    user_of,
 )
 from sparkle_lite.http.web.render import SignInFirst, here
 from sparkle_lite.runtime import Server
@@ -70,7 +71,7 @@ async def why_out(request: AnyRequest, server: Server) -> SparkleError | None:
     if not token:
         return None
     try:
-        await server.sessions.user(token)
+        await user_of(token, request, server)
     except SparkleError as error:
         return error
     return None

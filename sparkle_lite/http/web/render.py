@@ -4,15 +4,13 @@ A handler answers with `page(request, "template.html", name=value)`. Templates e
 from the catalogues text/<language>*.toml by `t("key", name=value)`, whose values are escaped too.
 """
 
-import gzip
-import hashlib
 import mimetypes
 import tomllib
 from collections.abc import Iterator, Mapping
 from functools import cache
 from importlib import resources
 from importlib.resources.abc import Traversable
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 from urllib.parse import quote, urlencode
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -23,6 +21,7 @@ import sparkle_lite
 from sparkle_lite.clock import now_ms
 from sparkle_lite.errors import SparkleError
 from sparkle_lite.http.problems import STATUS
+from sparkle_lite.http.ready import Ready, ready
 from sparkle_lite.http.session import COOKIE, AnyRequest, is_https
 from sparkle_lite.http.web import links, shapes
 from sparkle_lite.runtime import Server
@@ -63,31 +62,23 @@ class SignInFirst(SparkleError):
 # --- Static files -----------------------------------------------------------------------------------------------------
 
 
-class Asset(NamedTuple):
-    """A static file as it goes out."""
-
-    content: bytes
-    compressed: bytes
-    media_type: str
-
-
 @cache
-def assets() -> dict[str, Asset]:
+def assets() -> dict[str, Ready]:
     """Every static file by its hashed name, such as "app.0123456789.css"."""
     return dict(_assets().values())
 
 
 @cache
-def _assets() -> dict[str, tuple[str, Asset]]:
+def _assets() -> dict[str, tuple[str, Ready]]:
     found = {}
     for name, file in _files(resources.files(__package__) / "static"):
         if name.endswith(".LICENSE"):
             continue
-        content = file.read_bytes()
         stem, _, suffix = name.rpartition(".")
-        hashed = f"{stem}.{hashlib.sha256(content).hexdigest()[:10]}.{suffix}"
         media_type = mimetypes.types_map.get(f".{suffix}", "application/octet-stream")
-        found[name] = hashed, Asset(content, gzip.compress(content, 9, mtime=0), media_type)
+        charset = "; charset=utf-8" if media_type.startswith("text/") else ""
+        asset = ready(media_type + charset, file.read_bytes())
+        found[name] = f"{stem}.{asset.version[:10]}.{suffix}", asset
     return found
 
 
