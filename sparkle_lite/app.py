@@ -9,8 +9,7 @@ from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any
 
-from litestar import Litestar, Request, Response, Router
-from litestar.handlers import HTTPRouteHandler
+from litestar import Litestar, Response
 from litestar.routes import HTTPRoute
 
 import sparkle_lite
@@ -20,24 +19,13 @@ from sparkle_lite.accounts.apps import peerbanhelper_lines
 from sparkle_lite.accounts.parts import FirstStart
 from sparkle_lite.config import Config
 from sparkle_lite.errors import ConfigError, SparkleError
-from sparkle_lite.http import (
-    api_accounts,
-    api_rules,
-    api_search,
-    docs,
-    github,
-    login_link,
-    openapi,
-    operation,
-    server,
-    web,
-)
+from sparkle_lite.http import docs, openapi, server, web
 from sparkle_lite.http.btn import Btn
 from sparkle_lite.http.head import Head
 from sparkle_lite.http.observe import Observe
 from sparkle_lite.http.problems import internal, known, problem, with_head
 from sparkle_lite.http.requests import Receive, Scope, Send
-from sparkle_lite.http.session import DEPENDENCIES
+from sparkle_lite.http.session import DEPENDENCIES, AnyRequest
 from sparkle_lite.http.web.render import is_for_person, refusal
 from sparkle_lite.notes import notes
 from sparkle_lite.runtime import Server, running
@@ -45,18 +33,10 @@ from sparkle_lite.runtime import Server, running
 logger = logging.getLogger("sparkle.app")
 
 
-def create_app(runtime: Server) -> Litestar:
+def create_app(parts: Server) -> Litestar:
     """The application that answers for one server."""
-    documented: list[HTTPRouteHandler | Router] = [
-        *operation.HANDLERS,
-        *api_accounts.ROUTERS,
-        *api_search.ROUTERS,
-        *api_rules.ROUTERS,
-        *github.HANDLERS,
-        *login_link.HANDLERS,
-    ]
     app = Litestar(
-        [*Btn(runtime).routes(), *documented, web.router(), *openapi.routes(documented), *docs.HANDLERS],
+        [*Btn(parts).routes(), *openapi.OPERATIONS, *openapi.HANDLERS, *docs.HANDLERS, web.router()],
         dependencies=DEPENDENCIES,
         before_request=_options,
         exception_handlers={Exception: _on_exception},
@@ -65,11 +45,11 @@ def create_app(runtime: Server) -> Litestar:
         debug=False,
         pdb_on_exception=False,
     )
-    app.state.server = runtime
+    app.state.server = parts
     return app
 
 
-def _on_exception(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
+def _on_exception(request: AnyRequest, error: Exception) -> Response[bytes]:
     shown = known(error, request.method)
     if shown is None:
         logger.error("a request failed", exc_info=error)
@@ -105,7 +85,7 @@ async def _not_up(scope: Scope, receive: Receive, send: Send) -> None:
     raise RuntimeError("a request came before the server was up")
 
 
-def _options(request: Request[Any, Any, Any]) -> Response[None] | None:
+def _options(request: AnyRequest) -> Response[None] | None:
     """Answer OPTIONS: the framework's own answer names only the methods of the handler that came first."""
     if request.method != "OPTIONS":
         return None

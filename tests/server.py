@@ -3,6 +3,7 @@
 Whatever reads stored rows goes through `rows`, so that the layout of the files is known to this module alone.
 """
 
+import asyncio
 import contextlib
 import gzip
 import http.client
@@ -23,7 +24,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, NamedTuple, Self
 
-from sparkle_lite import cli
+from sparkle_lite import cli, config
+from sparkle_lite.app import create_app
+from sparkle_lite.runtime import running
 
 Kind = Literal["snapshot", "swarm", "ban"]
 Headers = dict[str, str]
@@ -232,6 +235,18 @@ class RunningServer:
     def rows(self, kind: Kind, app: App | None = None) -> list[dict[str, Any]]:
         """The stored rows of an application (the first one unless given), in order of receipt."""
         return rows(self.database, kind, (app or self.app).app_id)
+
+
+def served_paths(folder: Path) -> list[str]:
+    """Every path that the application knows, with its parameters in braces; `folder` is for a database."""
+
+    async def look() -> list[str]:
+        async with running(config.load(folder / "config.toml", {})) as server:
+            return [route.path for route in create_app(server).routes]
+
+    folder.mkdir(exist_ok=True)
+    (folder / "config.toml").touch()
+    return asyncio.run(look())
 
 
 def start_server(

@@ -628,15 +628,15 @@ def test_tokens_that_we_did_not_sign_are_refused(tmp_path: Path) -> None:
 def test_reading_a_token_writes_nothing(tmp_path: Path) -> None:
     async def main() -> None:
         async with opened(tmp_path) as place, opened(tmp_path) as other:
-            bob = await place.add_user("bob", "user", COMMAND_LINE)
+            bob = await place.users.add("bob", "user", COMMAND_LINE)
             before = place.database.main.total_changes
             # Nobody has signed one yet.
             claims = {"sub": "1", "jti": "x", "iat": 0, "exp": 0}
             for text in ("", "a.b.c", jwt.encode(claims, new_secret(), algorithm="HS256")):
-                assert (await refusal(place.session_user(text))).code == "forbidden"
+                assert (await refusal(place.sessions.user(text))).code == "forbidden"
             assert place.database.main.total_changes == before
-            token = await other.session_token(bob, "github")
-            assert await place.session_user(token) == bob
+            token = await other.sessions.sign_in(bob, "github")
+            assert await place.sessions.user(token) == bob
             assert place.database.main.total_changes == before
 
     run(main)

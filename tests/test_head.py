@@ -11,16 +11,13 @@ from http.client import HTTPConnection
 import pytest
 from feeder import feed
 from github_standin import CLIENT_ID, CLIENT_SECRET
-from server import PBH20, Answer, App, Headers, RunningServer, chunked, opened, start_server, wait_for
+from server import PBH20, Answer, App, Headers, RunningServer, chunked, opened, served_paths, start_server, wait_for
 from simulated_clients import solve
 from test_github import CALLBACK, LOGIN
 
-from sparkle_lite import config
-from sparkle_lite.app import create_app
 from sparkle_lite.http import docs
 from sparkle_lite.http.web import render
 from sparkle_lite.pow import PER_USERAPP
-from sparkle_lite.runtime import Runtime
 
 CONFIG = f"""
 [auth]
@@ -80,17 +77,18 @@ def targets(server: RunningServer) -> dict[str, str]:
         "app_id:str": server.app.app_id,
         "user_id:int": "1",
         "rule_id:int": "1",
-        "number:int": "1",
+        "decision_id:int": "1",
+        "review_id:int": "1",
         "address:path": "60.220.182.1",
         "identifier:path": "abc",
     }
     names = {"/explore": "bans", "/client": "Transmission", "/rules/analyses": "over_download"}
     names |= {"/static": next(iter(render.assets())), "/docs": docs._files().name}
     found = {}
-    for route in create_app(Runtime(config.load(None, {}))).routes:
-        name = next((name for start, name in names.items() if route.path.startswith(f"{start}/{{")), "")
-        path = re.sub(r"\{([^}]+)}", lambda match, name=name: values.get(match[1], name), route.path)
-        found[route.path] = path + QUERIES.get(route.path, "")
+    for route in served_paths(server.folder / "other"):
+        name = next((name for start, name in names.items() if route.startswith(f"{start}/{{")), "")
+        path = re.sub(r"\{([^}]+)}", lambda match, name=name: values.get(match[1], name), route)
+        found[route] = path + QUERIES.get(route, "")
     found["/ping/queryIp/widget"] += f"?ip=1.2.3.4&appId={server.app.app_id}&appSecret={server.app.secret}"
     return found
 

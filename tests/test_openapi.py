@@ -1,6 +1,5 @@
 """The OpenAPI document is true, its page needs nobody else, and no input however bad is a fault of the server's own."""
 
-import asyncio
 import gzip
 import json
 import os
@@ -15,12 +14,10 @@ import jsonschema_rs
 import pytest
 from litestar import Litestar, get
 from litestar.exceptions import ImproperlyConfiguredException
-from server import Answer, RunningServer, read_answer
+from server import Answer, RunningServer, read_answer, served_paths
 
-from sparkle_lite import config
-from sparkle_lite.app import create_app
 from sparkle_lite.http.session import DEPENDENCIES, Injected
-from sparkle_lite.runtime import Server, running
+from sparkle_lite.runtime import Server
 
 Json = dict[str, Any]
 
@@ -65,12 +62,7 @@ def contents(operation: Json) -> Iterator[tuple[str, Json]]:
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_everything_that_the_server_answers_to_is_documented(document: Json, tmp_path: Path) -> None:
-    async def paths() -> list[str]:
-        (tmp_path / "config.toml").touch()
-        async with running(config.load(tmp_path / "config.toml", {})) as server:
-            return [route.path for route in create_app(server).routes]
-
-    served = {re.sub(r":\w+}", "}", path) for path in asyncio.run(paths())}
+    served = {re.sub(r":\w+}", "}", path) for path in served_paths(tmp_path)}
     api = {path for path in served if path.startswith(("/api/", "/ping/", "/auth/"))}
     assert api <= set(document["paths"]) <= served
     assert {"/healthz", "/readyz", "/metrics", "/login"} <= set(document["paths"])

@@ -7,23 +7,33 @@ writes the bodies. What neither knows is added here: the BTN routes, who may ask
 import asyncio
 import inspect
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from functools import cache
 from typing import Any
 
 import msgspec
-from litestar import Litestar, Request, Response, Router, get
-from litestar.handlers import HTTPRouteHandler
+from litestar import Litestar, Response, get
 from litestar.openapi import OpenAPIConfig
 from litestar.openapi.spec import Components, SecurityScheme, Tag
 from litestar.routes import HTTPRoute
 from litestar.types import Empty
 
 import sparkle_lite
-from sparkle_lite.http import btn_openapi
+from sparkle_lite.http import api_accounts, api_rules, api_search, btn_openapi, github, login_link, operation
 from sparkle_lite.http.ready import JSON, Ready, ready, respond
-from sparkle_lite.http.session import DEPENDENCIES
+from sparkle_lite.http.session import DEPENDENCIES, AnyRequest
 
 Json = dict[str, Any]
+
+# Every handler that describes itself: the document's, and those that the served application has.
+OPERATIONS = (
+    *operation.HANDLERS,
+    *api_accounts.ROUTERS,
+    *api_search.ROUTERS,
+    *api_rules.ROUTERS,
+    *github.HANDLERS,
+    *login_link.HANDLERS,
+)
 
 _REF = "#/components/schemas/"
 _INT64 = (1 << 63) - 1
@@ -142,23 +152,20 @@ _FRAMEWORK_400 = "Bad request syntax"
 _RETRY_AFTER = {"Retry-After": {"description": "Seconds.", "schema": {"type": "integer", "minimum": 1}, "example": 5}}
 
 
-def routes(handlers: Sequence[HTTPRouteHandler | Router]) -> list[HTTPRouteHandler]:
-    """The handler that serves the document of these handlers; it is made when first asked for."""
-    made: list[Ready] = []
-
-    @get("/openapi.json", include_in_schema=False)
-    async def openapi(request: Request[Any, Any, Any]) -> Response[bytes]:
-        if not made:
-            made.append(await asyncio.to_thread(lambda: ready(JSON, document(handlers))))
-        return respond(request.scope, made[0], {"cache-control": "no-cache"})
-
-    return [openapi]
+@get("/openapi.json", include_in_schema=False)
+async def openapi(request: AnyRequest) -> Response[bytes]:
+    """The document, made when it is first asked for."""
+    return respond(request.scope, await asyncio.to_thread(document), {"cache-control": "no-cache"})
 
 
-def document(handlers: Sequence[HTTPRouteHandler | Router]) -> bytes:
-    """The document of these handlers and the BTN routes. Raises ValueError if a name would stand for two schemas."""
+HANDLERS = (openapi,)
+
+
+@cache
+def document() -> Ready:
+    """The document of the operations and the BTN routes. Raises ValueError if a name would stand for two schemas."""
     # An application of its own: the framework would publish pages and a raw copy along with the served one's schema.
-    app = Litestar(list(handlers), dependencies=DEPENDENCIES, openapi_config=_framework_config(), logging_config=None)
+    app = Litestar(OPERATIONS, dependencies=DEPENDENCIES, openapi_config=_framework_config(), logging_config=None)
     found = app.openapi_schema.to_schema()
     schemas = _schemas(_shapes(app))
     paths = {**btn_openapi.paths(), **_renamed(found["paths"])}
@@ -167,7 +174,7 @@ def document(handlers: Sequence[HTTPRouteHandler | Router]) -> bytes:
             if method in item:
                 _complete(path, item[method], schemas)
     found["components"]["schemas"] = dict(sorted(schemas.items()))
-    return msgspec.json.encode({**found, "paths": paths})
+    return ready(JSON, msgspec.json.encode({**found, "paths": paths}))
 
 
 def _framework_config() -> OpenAPIConfig:
