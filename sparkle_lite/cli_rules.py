@@ -175,7 +175,7 @@ def _why(args: argparse.Namespace) -> None:
         if args.address_or_network is None:
             return await place.decisions.why_named("peer_id" if args.client_name is None else "client_name", given[0])
         try:
-            return await place.decisions.why(parse_network(given[0]))
+            return await place.decisions.why(parse_network(given[0], with_port=True))
         except AddressError as error:
             raise _wrong(f"{error}.") from None
 

@@ -847,7 +847,7 @@ def stored(server: RunningServer, app: App, *rows: Any) -> tuple[int, list[Row]]
         peer(ip_address="203.0.113"),
         peer(ip_address="203.0.113.0/24"),
         peer(ip_address="010.1.2.3"),
-        peer(ip_address="203.0.113.1:80"),
+        peer(ip_address="203.0.113.1:65536"),
         peer(ip_address="1" * 5000),
         peer(torrent_identifier=None),
         peer(torrent_identifier=""),

@@ -24,8 +24,6 @@ Scope = Any
 _LINGER_S = 2
 _LINGER_BYTES = 64 << 20
 _NO_WEIGHT = re.compile(r"q\s*=\s*0(\.0*)?")
-# Some proxies write the port of the connection behind an address.
-_IPV4_PORT = re.compile(r"\A([0-9.]+):\d{1,5}\Z")
 _HOST = re.compile(r"[A-Za-z0-9._~-]{1,253}(:\d{1,5})?|\[[0-9A-Fa-f:.]{2,45}\](:\d{1,5})?")
 
 
@@ -100,13 +98,13 @@ def client_address(scope: Scope, trusted: Sequence[Network]) -> str:
     if is_from_proxy(scope, trusted):
         forwarded = ",".join(v.decode("latin-1") for k, v in scope["headers"] if k == b"x-forwarded-for")
         for part in reversed([part.strip() for part in forwarded.split(",") if part.strip()]):
-            hop = _IPV4_PORT.sub(r"\1", part)
             try:
-                net.address_bytes(hop)
+                # Some proxies write the port of the connection behind an address.
+                net.address_bytes(part)
             except net.AddressError:
                 break
-            address = hop
-            if not _is_trusted(hop, trusted):
+            address = part
+            if not _is_trusted(part, trusted):
                 break
     try:
         return net.address_text(net.address_bytes(address))

@@ -82,7 +82,7 @@ def _reading(pages: Pages) -> list[HTTPRouteHandler]:
         refusal, within = "", None
         if text := given.get("ip", "").strip():
             try:
-                within = parse_network(text)
+                within = parse_network(text, with_port=True)
             except AddressError:
                 refusal = pages.texts(request)("why.no_address", text=text[:128])
         wanted = Wanted(

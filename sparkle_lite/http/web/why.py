@@ -76,7 +76,7 @@ def _looking(pages: Pages) -> list[HTTPRouteHandler]:
 
     def _look_up(request: Asked, text: str) -> Page:
         try:
-            network = parse_network(text[:128])
+            network = parse_network(text[:128], with_port=True)
         except AddressError:
             refusal = pages.texts(request)("why.no_address", text=text[:128])
             return pages.page(request, "why_ask.html", status=400, text=text[:128], refusal=refusal)
@@ -89,7 +89,7 @@ def _looking(pages: Pages) -> list[HTTPRouteHandler]:
         me = await pages.me(request)
         text = address.removeprefix("/")
         try:
-            network = parse_network(text)
+            network = parse_network(text, with_port=True)
         except AddressError:
             return _look_up(request, text)
         if str(network) != text or network.prefix < network.bits:
@@ -204,7 +204,7 @@ def _asking(pages: Pages) -> list[HTTPRouteHandler]:
         require_same_origin(request, runtime)
         form = await render.form(request)
         try:
-            network = parse_network(form.get("address", ""))
+            network = parse_network(form.get("address", ""), with_port=True)
         except AddressError as error:
             raise SparkleError("bad_request", f"{error}.", "无效的地址。") from None
         if network.prefix < network.bits:
