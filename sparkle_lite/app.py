@@ -25,6 +25,7 @@ from sparkle_lite.http.btn import Btn
 from sparkle_lite.http.head import Head
 from sparkle_lite.http.observe import Observe
 from sparkle_lite.http.problems import internal, known, problem, with_head
+from sparkle_lite.http.requests import PlainRequest
 from sparkle_lite.http.web.render import Pages, is_for_person
 from sparkle_lite.notes import notes
 from sparkle_lite.runtime import Runtime
@@ -63,6 +64,7 @@ def create_app(runtime: Runtime) -> Litestar:
         lifespan=[lifespan],
         before_request=_options,
         exception_handlers={Exception: on_exception},
+        request_class=PlainRequest,
         openapi_config=None,
         logging_config=None,
         debug=False,

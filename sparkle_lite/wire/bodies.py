@@ -372,6 +372,21 @@ def _gunzip(body: bytes, limit: int) -> tuple[bytes, bool]:
     return pieces[0] if len(pieces) == 1 else b"".join(pieces), False
 
 
+def utf8(data: bytes) -> bytes:
+    """JSON in UTF-8 or UTF-16, with or without a byte order mark, as UTF-8 without one.
+
+    What is in UTF-8 is not looked at. Raises SparkleError: bad_request (UTF-16 that isn't whole).
+    """
+    try:
+        return _as_utf8(data)
+    except _Damaged:
+        raise SparkleError(
+            "bad_request",
+            "The body is neither UTF-8 nor whole UTF-16; send it as UTF-8.",
+            "请求体既不是 UTF-8，也不是完整的 UTF-16；请使用 UTF-8 发送。",
+        ) from None
+
+
 def decode(data: bytes, max_rows: int, *, offsets_add: bool = False, cut_off: bool = False) -> Batch:
     """The rows of an inflated body, from any client since PeerBanHelper 3.2.
 
