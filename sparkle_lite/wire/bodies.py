@@ -367,7 +367,8 @@ def _gunzip(body: bytes, limit: int) -> tuple[bytes, bool]:
                 # Of a body that isn't read to its end, what was read says whether it is a bomb.
                 if size > max(_BOMB_BYTES, _BOMB_RATIO * (at - len(given))):
                     raise _bomb()
-                return b"".join(pieces)[:limit], True
+                pieces[-1] = pieces[-1][: limit - size]
+                return b"".join(pieces), True
         at -= len(inflater.unused_data)
     return pieces[0] if len(pieces) == 1 else b"".join(pieces), False
 
