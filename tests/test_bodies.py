@@ -6,11 +6,11 @@ import random
 import subprocess
 import sys
 import zlib
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
+from canonical import CANONICAL, expected
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -21,27 +21,6 @@ WIRE = Path(__file__).parent / "wire"
 TORRENT = "52fa13494a4571a951b46b1a04be19ab9d8089c3d3761956c99f5435e6f2c8ad"
 PEER = {"ip_address": "203.0.113.57", "peer_port": 6881, "torrent_identifier": TORRENT, "uploaded": 5}
 MiB = 2**20
-
-# Where the value of a wire name is found in a canonical row, whichever client sent it.
-CANONICAL = {
-    "ip_address": "peer_ip",
-    "ip": "peer_ip",
-    "port": "peer_port",
-    "client_name": "peer_client_name",
-    "downloaded": "from_peer_traffic",
-    "downloaded_offset": "from_peer_traffic_offset",
-    "rt_download_speed": "from_peer_traffic_speed",
-    "download_speed": "from_peer_traffic_speed",
-    "download_speed_max": "from_peer_traffic_speed_max",
-    "uploaded": "to_peer_traffic",
-    "uploaded_offset": "to_peer_traffic_offset",
-    "rt_upload_speed": "to_peer_traffic_speed",
-    "upload_speed": "to_peer_traffic_speed",
-    "upload_speed_max": "to_peer_traffic_speed_max",
-    "progress": "peer_progress",
-    "peer_last_flags": "peer_flag",
-    "last_flags": "peer_flag",
-}
 
 
 def body(*rows: object, name: str = "peers", **more: object) -> bytes:
@@ -58,24 +37,6 @@ def refusal(data: bytes, max_rows: int = 50_000) -> SparkleError:
     assert refused.value.message.endswith(".")
     assert refused.value.message_zh.endswith("。")
     return refused.value
-
-
-def expected(wire: dict[str, Any], origin: str) -> dict[str, Any]:
-    """The canonical fields that follow from one row as a client sends it."""
-    flat = {**wire.get("peer", {}), **{name: value for name, value in wire.items() if name != "peer"}}
-    row = {CANONICAL.get(name, name): value for name, value in flat.items()}
-    if origin == "history":
-        row["torrent_is_private"] = row.get("torrent_is_private") or None
-        row["peer_port"] = row.get("peer_port") or -1
-    if origin == "rust-swarm":
-        for name in ("first_time_seen", "last_time_seen"):
-            row[name] = round(datetime.fromisoformat(row[name]).timestamp() * 1000)
-        for way in ("from", "to"):
-            row[f"{way}_peer_traffic"] += row[f"{way}_peer_traffic_offset"]
-    data = row.get("structured_data")
-    if data is not None:
-        row["structured_data"] = json.loads(data) if isinstance(data, str) else data
-    return row
 
 
 def found(row: Snapshot | Swarm | Ban, name: str) -> Any:
