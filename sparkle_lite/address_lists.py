@@ -58,7 +58,7 @@ def read(lines: Iterable[str]) -> Read:
 def _networks(text: str) -> list[Network]:
     match = _RANGE.fullmatch(text)
     if match is None:
-        return [_narrow(parse_network(text))]
+        return [_narrow(parse_network(text, with_port=True))]
     if match["level"] is not None and int(match["level"]) >= _NOT_BLOCKED:
         return []
     first, last = (_address(match[name]) for name in ("first", "last"))

@@ -24,7 +24,7 @@ from sparkle_lite.http.btn import Btn
 from sparkle_lite.http.head import Head
 from sparkle_lite.http.observe import Observe
 from sparkle_lite.http.problems import internal, known, problem, with_head
-from sparkle_lite.http.requests import Receive, Scope, Send
+from sparkle_lite.http.requests import PlainRequest, Receive, Scope, Send
 from sparkle_lite.http.session import DEPENDENCIES, AnyRequest
 from sparkle_lite.http.web.render import is_for_person, refusal
 from sparkle_lite.notes import notes
@@ -40,6 +40,7 @@ def create_app(parts: Server) -> Litestar:
         dependencies=DEPENDENCIES,
         before_request=_options,
         exception_handlers={Exception: _on_exception},
+        request_class=PlainRequest,
         openapi_config=None,
         logging_config=None,
         debug=False,

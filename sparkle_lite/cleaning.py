@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from sparkle_lite import net
 from sparkle_lite.db.dictionaries import ClientIdentity, Dictionaries, Torrent, Wanted
-from sparkle_lite.wire.bodies import Ban, Snapshot, Swarm
+from sparkle_lite.wire.bodies import Ban, Peer, Snapshot, Swarm
 from sparkle_lite.wire.dialect import Traits
 
 PEER_ID_LENGTH = 8
@@ -58,13 +58,13 @@ class Cleaner:
                 address = bytearray(parse(_AF_INET6 if ":" in text else _AF_INET, text))
             except (OSError, ValueError):
                 address = bytearray(1)
+            port = row.peer_port
             if unusual[address[0]]:
-                checked = _address(text)
+                checked = _endpoint(row)
                 if isinstance(checked, str):
                     rejected[checked] += 1
                     continue
-                address = bytearray(checked)
-            port = row.peer_port
+                address, port = bytearray(checked), row.peer_port
             if not -1 <= port <= 65535:
                 rejected["bad_port"] += 1
                 continue
@@ -173,7 +173,7 @@ class Cleaner:
         self, who: Reporter, row: Swarm | Ban, rejected: Counter[str]
     ) -> tuple[bytes, int, int, int | None] | None:
         """Address, client, torrent and flags of a row; None when it is rejected."""
-        address = _address(row.peer_ip)
+        address = _endpoint(row)
         if isinstance(address, str):
             rejected[address] += 1
             return None
@@ -229,12 +229,20 @@ class Cleaner:
         return self._wanted.labels.add(raw, (raw.replace("\0", "")[:NAME_LENGTH],), who.userapp, who.at)
 
 
-def _address(text: str) -> bytes | str:
-    """The bytes of a public address, or the reason why the row is rejected."""
+def _endpoint(row: Peer) -> bytes | str:
+    """The bytes of a row's public address, or the reason why the row is rejected.
+
+    A port that is written behind the address becomes the row's port where that is unknown (-1, or 0, which no peer
+    has); a port that the row names itself says more, and stays.
+    """
     try:
-        address = net.address_bytes(text) if "/" not in text else _single(text)
+        address, port = (
+            net.address_and_port(row.peer_ip) if "/" not in row.peer_ip else (_single(row.peer_ip), net.NO_PORT)
+        )
     except net.AddressError:
         return "bad_address"
+    if port != net.NO_PORT and row.peer_port in (-1, 0):
+        row.peer_port = port
     return address if net.is_public(address) else "not_public"
 
 

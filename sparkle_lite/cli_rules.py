@@ -198,7 +198,7 @@ async def _explain(place: "_Place", args: argparse.Namespace) -> "tuple[Why, lis
     if args.peer_id is not None:
         return await place.decisions.why_named("peer_id", args.peer_id), []
     try:
-        network = parse_network(args.address_or_network)
+        network = parse_network(args.address_or_network, with_port=True)
     except AddressError as error:
         raise _wrong(f"{error}.") from None
     return await place.decisions.why(network), await place.distances(network)

@@ -43,16 +43,18 @@ STREAMS = (*segments.KINDS, "ban")
 
 
 class Outcome(NamedTuple):
-    """What became of a body: rows stored or known already, rows dropped."""
+    """What became of a body: rows stored or known already, rows dropped; whether only its first rows were read."""
 
     accepted: int
     rejected: int
+    cut_off: bool = False
 
 
 class Inflated(NamedTuple):
-    """A body's plain bytes, and the digest that tells it again."""
+    """A body's plain bytes, whether there were more than are kept, and the digest that tells it again."""
 
     data: bytes
+    cut_off: bool
     digest: bytes
 
 
@@ -186,6 +188,7 @@ class _Group:
         self.ban_submissions: list[SubmissionRow] = []
         self.new_bans = 0
         self.duplicates = 0
+        self.cut_off: set[int] = set()
         self.digests: set[tuple[str, bytes]] = set()
 
     @property
@@ -289,8 +292,8 @@ class Ingest:
         return inflated
 
     def _inflate(self, job: Submission) -> Inflated:
-        data = inflate(job.body, job.encoding, self._limits().max_inflated_size)
-        return Inflated(data, _digest(job.userapp, data))
+        data, cut_off = inflate(job.body, job.encoding, self._limits().max_inflated_size)
+        return Inflated(data, cut_off, _digest(job.userapp, data))
 
     def _inflated(self, job: Submission) -> Inflated:
         """What a body inflates to: as it was found ahead, or found now. Raises SparkleError as `inflate` does."""
@@ -317,10 +320,17 @@ class Ingest:
             number = len(group.jobs)
             group.jobs.append(job)
             try:
-                data, digest = self._inflated(job)
+                data, cut_off, digest = self._inflated(job)
                 inflated += len(data)
-                batch = decode(data, limits.max_rows_per_request, offsets_add=job.dialect.traits.offsets_add)
+                batch = decode(
+                    data,
+                    limits.max_rows_per_request,
+                    offsets_add=job.dialect.traits.offsets_add,
+                    cut_off=cut_off,
+                )
                 del data
+                if cut_off:
+                    group.cut_off.add(number)
                 if not job.dialect.traits.knows_its_progress:
                     for row in (*batch.snapshots, *batch.bans):
                         row.downloader_progress = None
@@ -438,7 +448,8 @@ class Ingest:
             rejected = group.rejected.get(number)
             for reason, count in rejected.items() if rejected else ():
                 self._metrics.rejected.labels(reason).inc(count)
-            job.outcome.set_result(Outcome(group.accepted[number], rejected.total() if rejected else 0))
+            dropped = rejected.total() if rejected else 0
+            job.outcome.set_result(Outcome(group.accepted[number], dropped, number in group.cut_off))
 
     async def _write(self, group: _Group) -> None:
         first = self.streams["swarm" if group.waiting[0].dialect.traits.shape is Shape.MODERN else "snapshot"]

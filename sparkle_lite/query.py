@@ -309,7 +309,7 @@ def _filters(table: Table, asked: Listing) -> list[Filter]:
 
 def _network(text: str) -> net.Network:
     try:
-        return net.parse_network(text)
+        return net.parse_network(text, with_port=True)
     except net.AddressError as error:
         raise _bad(f"peerIp: {error}.", "peerIp 不是有效的 IP 地址或网段。") from None
 

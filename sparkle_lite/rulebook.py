@@ -104,7 +104,7 @@ class _MistakeError(Exception):
 
 def _value(kind: str, item: str | int | Mapping[str, Any], is_exception: bool) -> Network | int | Matcher | str:
     if kind == "ip":
-        return _network(item, is_exception)
+        return _network(item, is_exception=is_exception)
     if kind == "port":
         return _port(item)
     if kind == "script":
@@ -117,11 +117,11 @@ _NOBODYS = tuple(parse_network(text) for text in ("0.0.0.0/32", "127.0.0.0/8", "
 _MAPPED = Network(bytes(10) + b"\xff\xff" + bytes(4), 96)
 
 
-def _network(item: object, is_exception: bool) -> Network:
+def _network(item: object, *, is_exception: bool, with_port: bool = False) -> Network:
     if not isinstance(item, str):
         raise _MistakeError(f"{_short(item)} is not an IP address", 'write "203.0.113.7" or "203.0.113.0/24"')
     try:
-        network = parse_network(item)
+        network = parse_network(item, with_port=with_port)
     except AddressError as error:
         raise _MistakeError(str(error), 'an address is written "203.0.113.7", a network "203.0.113.0/24"') from None
     if network.prefix == 0:
@@ -163,9 +163,14 @@ def _matcher(item: str | int | Mapping[str, Any], is_exception: bool) -> Matcher
 
 
 def target(kind: Literal["ip", "peer_id", "client_name"], text: str, *, is_exception: bool) -> Network | Matcher:
-    """What an administrator names, checked like what the configuration says. Raises SparkleError: bad_request."""
+    """What an administrator names, checked like what the configuration says; an address may come with a port.
+
+    Raises SparkleError: bad_request.
+    """
     try:
-        return _network(text, is_exception) if kind == "ip" else _matcher(text, is_exception)
+        if kind == "ip":
+            return _network(text, is_exception=is_exception, with_port=True)
+        return _matcher(text, is_exception)
     except _MistakeError as mistake:
         message = f"{mistake.message}; {mistake.mend}"
         raise SparkleError("bad_request", f"{message[:1].upper()}{message[1:]}.", "无效的地址、网段或规则。") from None

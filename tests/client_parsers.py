@@ -133,6 +133,71 @@ def _pbh_ability(name: str, node: Any) -> dict[str, Any]:
     return {"endpoint": _url(_gson_string(node, "endpoint"))}
 
 
+def pbh_heartbeat(body: bytes) -> str:
+    """The address that PeerBanHelper shows as its own."""
+    return _gson_string(load(body), "external_ip")
+
+
+# What PeerBanHelper's panel reads of an answer to `ip_query`: a key, and the type without which the page breaks.
+_PANEL: dict[str, type | tuple[type, ...]] = {
+    "color": str,
+    "labels": list,
+    "bans.duration": int,
+    "bans.total": int,
+    "bans.records": list,
+    "swarms.duration": int,
+    "swarms.total": int,
+    "swarms.records": list,
+    "swarms.concurrent_download_torrents_count": int,
+    "swarms.concurrent_seeding_torrents_count": int,
+    "traffic.duration": int,
+    "traffic.to_peer_traffic": int,
+    "traffic.from_peer_traffic": int,
+    "traffic.share_ratio": (int, float),
+    "torrents.duration": int,
+    "torrents.count": int,
+}
+_PEER_RECORD = {
+    "torrent": str,
+    "peer_ip": str,
+    "peer_port": int,
+    "peer_progress": (int, float),
+    "to_peer_traffic": int,
+    "from_peer_traffic": int,
+}
+_BAN_RECORD = _PEER_RECORD | {
+    "populate_time": int,
+    "reporter_progress": (int, float),
+    "module_name": str,
+    "rule": str,
+    "description": str,
+}
+_SWARM_RECORD = _PEER_RECORD | {
+    "from_peer_traffic_offset": int,
+    "to_peer_traffic_offset": int,
+    "first_time_seen": int,
+    "last_time_seen": int,
+    "user_progress": (int, float),
+}
+
+
+def pbh_ip_query(body: bytes) -> dict[str, Any]:
+    """What PeerBanHelper's panel shows of an address."""
+    document = load(body)
+    for path, kind in _PANEL.items():
+        node = document
+        for name in path.split("."):
+            need(isinstance(node, dict) and node.get(name) is not None, f"{path} is missing")
+            node = node[name]
+        need(isinstance(node, kind) and not isinstance(node, bool), f"{path} is {node!r}")
+    for records, shape in (("bans", _BAN_RECORD), ("swarms", _SWARM_RECORD)):
+        for record in document[records]["records"]:
+            for name, kind in shape.items():
+                need(isinstance(record.get(name), kind), f"{records}: {name} is {record.get(name)!r}")
+            need(isinstance(record.get("structured_data") or {}, dict), "structured_data is no object")
+    return dict(document)
+
+
 def qbcb_config(body: bytes) -> Configured:
     """qBittorrent-ClientBlocker: one Go struct for all abilities, and any type error rejects the document."""
     document = load(body)

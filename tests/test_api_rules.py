@@ -1,5 +1,7 @@
 """The REST API of rules on a running server: what is listed, why, the log of it, and what administrators decide."""
 
+import gzip
+import itertools
 import json
 import os
 import signal
@@ -14,7 +16,7 @@ from urllib.parse import quote
 
 import client_parsers as clients
 import pytest
-from server import RunningServer, opened, start_server, wait_for
+from server import RunningServer, chunked, opened, read_answer, start_server, wait_for
 
 CONFIG = """
 [[rules]]
@@ -32,6 +34,7 @@ type = "ip"
 category = "friends"
 content = ["60.220.182.9"]
 """
+_NOTES = itertools.count(1)
 ATOM = {"a": "http://www.w3.org/2005/Atom"}
 
 
@@ -434,3 +437,48 @@ def test_the_operations_are_documented(server: RunningServer) -> None:
         assert paths[path]["get"]["summary"]
     for path in ("deny", "allow", "pardon", "{rule_id}/approve", "{rule_id}/refuse", "{rule_id}/withdraw"):
         assert paths[f"/api/rules/{path}"]["post"]["responses"].keys() >= {"200", "403"}
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be"])
+@pytest.mark.parametrize("packed", ["plain", "gzip, with the header", "gzip, without"])
+@pytest.mark.parametrize("is_chunked", [False, True])
+def test_a_body_may_come_in_any_way_in_which_a_submission_may(
+    admin: Api, encoding: str, packed: str, is_chunked: bool
+) -> None:
+    number = next(_NOTES)
+    note = f"迅雷 {number}"
+    body = json.dumps({"target": f"24.9.9.{number}", "reason": note}, ensure_ascii=False).encode(encoding)
+    headers = {"Authorization": f"Bearer {admin.token}", "Content-Type": "application/json"}
+    if packed != "plain":
+        body = gzip.compress(body)
+    if packed == "gzip, with the header":
+        headers["Content-Encoding"] = "gzip"
+    lines = [f"{name}: {value}" for name, value in headers.items()]
+    lines.append("Transfer-Encoding: chunked" if is_chunked else f"Content-Length: {len(body)}")
+    head = "\r\n".join(["POST /api/rules/deny HTTP/1.1", "Host: btn.example", *lines, "", ""]).encode()
+    with admin.server.connect() as sock:
+        sock.sendall(head + (chunked(body, 20) if is_chunked else body))
+        answer = read_answer(sock)
+    assert answer.status == 200, answer.body
+    assert answer.json()["data"]["note"] == note
+
+
+@pytest.mark.parametrize(
+    ("body", "encoding", "status"),
+    [
+        (gzip.compress(b'{"target":"1.2.3.4"}')[:-5], "gzip", 400),
+        (gzip.compress(b" " * 70_000), "gzip", 413),
+        (b'{"target":"1.2.3.4"}', "br", 415),
+        ('{"target":"1.2.3.4"}'.encode("utf-16") + b"}", "", 400),
+        ('{"target":"1.2.3.4"}'.encode("utf-16-le") + b"\x00\xd8", "", 400),
+    ],
+)
+def test_a_body_that_cannot_be_read_is_refused_as_a_submission_is(
+    admin: Api, body: bytes, encoding: str, status: int
+) -> None:
+    headers = {"Authorization": f"Bearer {admin.token}", "Content-Type": "application/json"}
+    if encoding:
+        headers["Content-Encoding"] = encoding
+    answer = admin.server.request("POST", "/api/rules/deny", body, headers)
+    assert answer.status == status, answer.body
+    assert answer.json()["success"] is False

@@ -550,7 +550,7 @@ def _wanted(action: Action | None, state: State | None, origin: str | None, ip: 
 
 def _network(text: str) -> Network:
     try:
-        return parse_network(text)
+        return parse_network(text, with_port=True)
     except AddressError as error:
         raise invalid(f"{error}.") from None
 

@@ -22,7 +22,7 @@ _BUSY = {
 _UNREADABLE = {
     "400": "The body isn't readable at all.",
     "408": "The body was not complete in time.",
-    "413": "The body is too large, as sent or inflated.",
+    "413": "The body is too large as it was sent, or a decompression bomb.",
     "415": "Unknown Content-Encoding.",
 }
 _PEER = {

@@ -2,15 +2,19 @@
 
 import asyncio
 import re
+import sys
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl
 
+from litestar import Request
+
 from sparkle_lite import net
 from sparkle_lite.errors import SparkleError
 from sparkle_lite.http.problems import problem
 from sparkle_lite.net import Network
+from sparkle_lite.wire.bodies import inflate, utf8
 
 if TYPE_CHECKING:
     from sparkle_lite.ingest import Room
@@ -24,8 +28,6 @@ Scope = Any
 _LINGER_S = 2
 _LINGER_BYTES = 64 << 20
 _NO_WEIGHT = re.compile(r"q\s*=\s*0(\.0*)?")
-# Some proxies write the port of the connection behind an address.
-_IPV4_PORT = re.compile(r"\A([0-9.]+):\d{1,5}\Z")
 _HOST = re.compile(r"[A-Za-z0-9._~-]{1,253}(:\d{1,5})?|\[[0-9A-Fa-f:.]{2,45}\](:\d{1,5})?")
 
 
@@ -100,13 +102,13 @@ def client_address(scope: Scope, trusted: Sequence[Network]) -> str:
     if is_from_proxy(scope, trusted):
         forwarded = ",".join(v.decode("latin-1") for k, v in scope["headers"] if k == b"x-forwarded-for")
         for part in reversed([part.strip() for part in forwarded.split(",") if part.strip()]):
-            hop = _IPV4_PORT.sub(r"\1", part)
             try:
-                net.address_bytes(hop)
+                # Some proxies write the port of the connection behind an address.
+                net.address_bytes(part)
             except net.AddressError:
                 break
-            address = hop
-            if not _is_trusted(hop, trusted):
+            address = part
+            if not _is_trusted(part, trusted):
                 break
     try:
         return net.address_text(net.address_bytes(address))
@@ -131,6 +133,32 @@ def base_url(scope: Scope, public_url: str, trusted: Sequence[Network]) -> str:
     if scheme not in ("http", "https") or not _HOST.fullmatch(host):
         raise SparkleError("bad_request", "The Host header is not a host name.", "Host 请求头不是有效的主机名。")
     return f"{scheme}://{host}"
+
+
+class PlainRequest(Request[Any, Any, Any]):
+    """A request to the framework's handlers, whose body may come in any way in which a submission may.
+
+    That is gzip, told by its magic bytes, and UTF-8 or UTF-16 with or without a byte order mark. The limit of a body
+    counts for what it inflates to as well.
+    """
+
+    _is_plain = False
+
+    async def body(self) -> bytes:
+        """The body as UTF-8. Raises SparkleError: unsupported, bad_request (damaged), too_large."""
+        body = await super().body()
+        if body and not self._is_plain:
+            limit = self.route_handler.resolve_request_max_body_size() or sys.maxsize - 1
+            body, cut_off = inflate(body, header(self.scope, b"content-encoding"), limit)
+            if cut_off:
+                raise SparkleError(
+                    "too_large",
+                    f"The request body inflates to more than {limit:,} bytes; send a smaller one.",
+                    f"请求体解压后超过 {limit:,} 字节，请减小请求体。",
+                )
+            self._body = self._connection_state.body = body = utf8(body)
+            self._is_plain = True
+        return body
 
 
 async def read_body(scope: Scope, receive: Receive, room: "Room", limit: int, timeout_s: float) -> bytes:

@@ -23,6 +23,7 @@ from msgspec import UNSET, Meta, Raw, Struct, UnsetType, field
 from msgspec.json import Decoder
 
 from sparkle_lite.errors import SparkleError
+from sparkle_lite.wire.damaged import MAX_NESTING, DamagedBody, Kind
 
 REASONS = (
     "not_an_object",
@@ -38,7 +39,6 @@ REASONS = (
 """Why a row was left out; used as labels of a metric, so the set is fixed."""
 
 Dedupe = Literal["id", "id_time", "time", "content"]
-Kind = Literal["peers", "bans", "swarms"]
 
 _INT64_MIN, _INT64_MAX = -(2**63), 2**63 - 1
 _LATEST = 253_402_300_799_999  # the last millisecond of the year 9999: beyond it no date can be shown
@@ -49,14 +49,16 @@ Int64 = Annotated[int, Meta(ge=_INT64_MIN, le=_INT64_MAX)]
 Millis = Annotated[int, Meta(ge=0, le=_LATEST)]
 
 _GZIP_MAGIC = b"\x1f\x8b"
-# Each further member copies the rest of the body, so many tiny ones would cost quadratic time; clients send one.
-_MAX_GZIP_MEMBERS = 32
+# Clients send one member; programs that compress block by block send one for each 64 KiB.
+_MAX_GZIP_MEMBERS, _GZIP_WINDOW = 10_000, 1024
+# A body that inflates to over so many times its size, and over so many bytes, says nothing worth the work.
+_BOMB_RATIO, _BOMB_BYTES = 200, 8 << 20
 # The shortest row that says anything: {"ip_address":"","torrent_identifier":""}
 _MIN_ROW_BYTES = 41
 # Bounds the list of undecoded rows to about 250 MB; real bodies have a comma per 20 to 30 bytes (2.8 M in 64 MiB).
 _MAX_VALUES = 4_000_000
-# What one row read on its own may cost: bytes, and objects and lists within it.
-_MAX_LENIENT_ROW, _MAX_LENIENT_NESTING = 64 * 1024, 256
+# Bytes of one row read on its own.
+_MAX_LENIENT_ROW = 64 * 1024
 # What structured data may hold: characters, and objects and lists.
 _MAX_STRUCTURED_DATA, _MAX_STRUCTURED_NESTING = 16 * 1024, 128
 
@@ -66,11 +68,22 @@ _CONTROLS_TO_BLANKS = bytes(max(code, 32) for code in range(256))
 _LONE_SURROGATE = re.compile(
     rb"\\u[dD](?:[89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F])|(?<!\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD])[c-fC-F][0-9a-fA-F]{2})"
 )
+_HALF_CHARACTER = re.compile("[\ud800-\udfff]")
 # Each begins with a literal, which the regular expression engine finds fast.
 _NOT_NUMBERS = tuple(
     re.compile(rb"%b(?<=[:,\[ ]%b)(?= {0,16}[,}\]])" % (name, name)) for name in (b"-Infinity", b"Infinity", b"NaN")
 )
 _SURROGATE_BYTES = bytes(range(0xD8, 0xE0))
+# What may be replaced in UTF-16: bytes that may be half of a character. Rows that may be decoded one by one.
+_MAX_SURROGATES, _MAX_UTF16_ROWS, _MAX_END = 1_000_000, 500_000, 256
+_BETWEEN_UTF16_ROWS = {
+    "utf-16-le": re.compile(rb",\0(?:[ \t\r\n]\0)*+\{\0"),
+    "utf-16-be": re.compile(rb"\0,(?:\0[ \t\r\n])*+\0\{"),
+}
+_UTF16_END = {
+    "utf-16-le": re.compile(rb"\]\0(?:[ \t\r\n]\0)*+\}\0(?:[ \t\r\n]\0)*+\Z"),
+    "utf-16-be": re.compile(rb"\0\](?:\0[ \t\r\n])*+\0\}(?:\0[ \t\r\n])*+\Z"),
+}
 _MAX_MENDS = 100_000
 _LONG_INTEGER = 20  # digits: more can't be a 64-bit number, and Python refuses to parse thousands of them
 _HASH_OR_UUID = re.compile(r"[0-9a-fA-F]{64}|[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
@@ -166,13 +179,22 @@ class Ban(Peer, kw_only=True, gc=False):
 
 
 class Batch(Struct):
-    """The rows of one body, and how many were left out by reason; `populate_time` in ms as the client says."""
+    """The rows of one body, and how many were left out by reason; `populate_time` in ms as the client says.
+
+    `cut_off` says that the body was too large, and only its first rows were read.
+    """
 
     populate_time: int | None = None
     snapshots: list[Snapshot] = field(default_factory=list)
     swarms: list[Swarm] = field(default_factory=list)
     bans: list[Ban] = field(default_factory=list)
     rejected: dict[str, int] = field(default_factory=dict)
+    cut_off: bool = False
+
+    @property
+    def rows(self) -> int:
+        """How many there are of all kinds."""
+        return len(self.snapshots) + len(self.swarms) + len(self.bans)
 
     def reject(self, reason: str, rows: int = 1) -> None:
         """Count rows that are left out; `reason` is one of REASONS."""
@@ -256,6 +278,10 @@ class _Envelope(Struct, kw_only=True):
     swarms: Raw = Raw()
 
 
+class _Damaged(Exception):
+    """The body is no JSON as a whole, or too much of it to hold all of its rows at once."""
+
+
 class _Rejected(Exception):
     """This row can't be kept; the message is the reason."""
 
@@ -279,13 +305,14 @@ _ROWS: dict[Kind, tuple[Decoder[Any], ...]] = {
 }
 
 
-def inflate(body: bytes, content_encoding: str, limit: int) -> bytes:
-    """The plain bytes of a request body, at most `limit` of them.
+def inflate(body: bytes, content_encoding: str, limit: int) -> tuple[bytes, bool]:
+    """The plain bytes of a request body, at most the first `limit` of them, and whether there were more.
 
     Gzip is told by its magic bytes, whatever the header says: a redirected POST keeps `Content-Encoding: gzip` without
     its body, and some senders forget the header. Several members are joined, anything after the last is ignored, as
     gzip itself does. Memory stays near `limit` however large the body would become.
-    Raises SparkleError: unsupported (another encoding), bad_request (empty, damaged, cut off), too_large.
+    Raises SparkleError: unsupported (another encoding), bad_request (empty, damaged, cut off on its way), too_large
+    (over 200 times its own size and over 8 MiB: a bomb).
     """
     encodings = {part.strip().lower() for part in content_encoding.split(",")}
     if encodings - {"", "identity", "gzip", "x-gzip"}:
@@ -298,9 +325,7 @@ def inflate(body: bytes, content_encoding: str, limit: int) -> bytes:
         raise empty_body()
     if body.startswith(_GZIP_MAGIC):
         return _gunzip(body, limit)
-    if len(body) > limit:
-        raise _too_large(limit)
-    return body
+    return body[:limit], len(body) > limit
 
 
 def empty_body() -> SparkleError:
@@ -312,49 +337,120 @@ def empty_body() -> SparkleError:
     )
 
 
-def _gunzip(body: bytes, limit: int) -> bytes:
+def _gunzip(body: bytes, limit: int) -> tuple[bytes, bool]:
     pieces: list[bytes] = []
-    room = limit + 1
-    while body.startswith(_GZIP_MAGIC):
-        if len(pieces) == _MAX_GZIP_MEMBERS:
-            raise _damaged_gzip()
+    size = at = members = 0
+    # With more than this it is a bomb, whatever follows.
+    most = max(_BOMB_BYTES, _BOMB_RATIO * len(body))
+    while body.startswith(_GZIP_MAGIC, at):
+        if members == _MAX_GZIP_MEMBERS:
+            return b"".join(pieces), True
+        # What follows a member is handed back as a copy, so of a further one only little more than it needs is given.
+        window = _GZIP_WINDOW if members else len(body)
+        members += 1
         inflater = zlib.decompressobj(wbits=31)
-        try:
-            pieces.append(inflater.decompress(body, room))
-        except zlib.error as error:
-            raise _damaged_gzip() from error
-        room -= len(pieces[-1])
-        if room <= 0:
-            raise _too_large(limit)
-        if not inflater.eof:
-            raise _damaged_gzip()
-        body = inflater.unused_data
-    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        given: bytes | memoryview = b""
+        while not inflater.eof:
+            if not given:
+                given = memoryview(body)[at : at + window]
+                at += len(given)
+                window *= 2
+            if not given:
+                raise _damaged_gzip()
+            try:
+                pieces.append(inflater.decompress(given, min(limit, most) + 1 - size))
+            except zlib.error as error:
+                raise _damaged_gzip() from error
+            size += len(pieces[-1])
+            given = inflater.unconsumed_tail
+            if size > limit or size > most:
+                # Of a body that isn't read to its end, what was read says whether it is a bomb.
+                if size > max(_BOMB_BYTES, _BOMB_RATIO * (at - len(given))):
+                    raise _bomb()
+                pieces[-1] = pieces[-1][: limit - size]
+                return b"".join(pieces), True
+        at -= len(inflater.unused_data)
+    return pieces[0] if len(pieces) == 1 else b"".join(pieces), False
 
 
-def decode(data: bytes, max_rows: int, *, offsets_add: bool = False) -> Batch:
+def utf8(data: bytes) -> bytes:
+    """JSON in UTF-8 or UTF-16, with or without a byte order mark, as UTF-8 without one.
+
+    What is in UTF-8 is not looked at. Raises SparkleError: bad_request (UTF-16 that isn't whole).
+    """
+    try:
+        return _as_utf8(data)
+    except _Damaged:
+        raise SparkleError(
+            "bad_request",
+            "The body is neither UTF-8 nor whole UTF-16; send it as UTF-8.",
+            "请求体既不是 UTF-8，也不是完整的 UTF-16；请使用 UTF-8 发送。",
+        ) from None
+
+
+def decode(data: bytes, max_rows: int, *, offsets_add: bool = False, cut_off: bool = False) -> Batch:
     """The rows of an inflated body, from any client since PeerBanHelper 3.2.
 
     `data` is JSON in UTF-8 or UTF-16, with or without a byte order mark (BTNScriptBC sends UTF-16): an object with one
-    or more of the lists `peers`, `bans`, `swarms`. The first `max_rows` rows are taken, the rest counted as rejected.
-    `offsets_add` says that a swarm's total is traffic plus offset (peerbanhelper-rust); with everybody else the traffic
-    already is the total. Raises SparkleError: bad_request (unreadable as a whole), too_large (too many values).
+    or more of the lists `peers`, `bans`, `swarms`. The first `max_rows` rows are taken, the rest counted as rejected;
+    the same when `cut_off` says that there was more than `data` (the rest then counts as one row at least). What is
+    wrong with a row, whatever it is, costs that row. `offsets_add` says that a swarm's total is traffic plus offset
+    (peerbanhelper-rust); with everybody else the traffic already is the total.
+    Raises SparkleError: bad_request (unreadable as a whole, or without its end, so that it is sent again).
     """
-    data = _as_utf8(data)
+    if not cut_off:
+        try:
+            return _sound(_as_utf8(data), max_rows, offsets_add=offsets_add)
+        except _Damaged:
+            pass
+    return _salvaged(data, max_rows, offsets_add=offsets_add, cut_off=cut_off)
+
+
+def _sound(data: bytes, max_rows: int, *, offsets_add: bool) -> Batch:
+    """The rows of a body that is JSON as a whole, perhaps after a mend. Raises _Damaged where it isn't."""
     batch = Batch()
     # Decoded rows are large: a body of far more rows than are kept is not decoded at once. Braces bound their number.
     at_once = 4 * max_rows + 1024
     small = len(data) // _MIN_ROW_BYTES <= at_once or data.count(b"{") <= at_once
     lists = (_whole(data, batch) if small else None) or _envelope(data, batch)
     for kind, rows in lists.items():
-        room = max_rows - len(batch.snapshots) - len(batch.swarms) - len(batch.bans)
+        room = max_rows - batch.rows
         if isinstance(rows, Raw):
             decoded = _first(_LISTS[kind], rows) if small else None
             if decoded is None:
-                _row_by_row(batch, kind, rows, room, offsets_add=offsets_add)
+                if bytes(rows).count(b",") > _MAX_VALUES:
+                    raise _Damaged
+                for piece in _cut(batch, _RAW_ROWS.decode(rows), room):
+                    _take(batch, kind, piece, offsets_add=offsets_add)
                 continue
             rows = decoded
         _add(batch, _cut(batch, rows, room), offsets_add=offsets_add)
+    return batch
+
+
+def _salvaged(data: bytes, max_rows: int, *, offsets_add: bool, cut_off: bool) -> Batch:
+    """The rows of a body that can only be read row by row."""
+    encoding = _utf16(data)
+    body = DamagedBody(_mend(_utf16_by_rows(data, encoding) if encoding else _as_utf8(data)), _FIRST_KEYS)
+    if not body.has_lists:
+        raise _unreadable()
+    batch = Batch(cut_off=cut_off)
+    left = max_rows
+    for kind, piece in body.rows():
+        if not left:
+            batch.reject("too_many_rows", 1 + body.count_rest())
+            break
+        left -= 1
+        if piece is None:
+            batch.reject("bad_json")
+        else:
+            _take(batch, kind, piece, offsets_add=offsets_add)
+    else:
+        if cut_off:
+            batch.reject("too_many_rows")
+        elif not body.is_complete or left == max_rows:
+            raise _unreadable()
+    batch.populate_time = _time(_attempt(_SCALAR, body.populate_time))
     return batch
 
 
@@ -366,22 +462,42 @@ def _cut(batch: Batch, rows: list[_T], room: int) -> list[_T]:
 
 
 def _as_utf8(data: bytes) -> bytes:
+    """A body in UTF-8 and without a byte order mark. Raises _Damaged where it is in UTF-16 and not whole."""
     if data.startswith(codecs.BOM_UTF8):
         return data[len(codecs.BOM_UTF8) :]
-    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        encoding = "utf-16"
-    elif b"\0" in data[:2]:
-        encoding = "utf-16-be" if data[0] == 0 else "utf-16-le"
-    else:
+    encoding = _utf16(data)
+    if encoding is None:
         return data
     try:
-        text = data.decode(encoding)
+        return data.decode(encoding).removeprefix("\ufeff").encode()
     except UnicodeDecodeError as error:
-        # Replacing takes 150 ns for each lone surrogate, too long for a body of nothing else.
-        if len(data) - len(data.translate(None, _SURROGATE_BYTES)) > _MAX_VALUES:
-            raise _unreadable() from error
-        text = data.decode(encoding, "replace")
-    return text.encode()
+        raise _Damaged from error
+
+
+def _utf16(data: bytes) -> Literal["utf-16-le", "utf-16-be"] | None:
+    """The encoding of a body in UTF-16, told by its byte order mark or by half of its first character."""
+    if data.startswith(codecs.BOM_UTF16_LE) or data[1:2] == b"\0":
+        return "utf-16-le"
+    return "utf-16-be" if data.startswith(codecs.BOM_UTF16_BE) or data[:1] == b"\0" else None
+
+
+def _utf16_by_rows(data: bytes, encoding: Literal["utf-16-le", "utf-16-be"]) -> bytes:
+    """A damaged body in UTF-16 as UTF-8: half a character, or a lost byte, costs no more than the row that it is in.
+
+    Between rows are the same characters again, wherever they begin, so each row is decoded from its own beginning.
+    """
+    spare = _MAX_SURROGATES
+    rows: list[bytes] = []
+    end = _UTF16_END[encoding].search(data, max(0, len(data) - _MAX_END))
+    for row in _BETWEEN_UTF16_ROWS[encoding].split(data[: end and end.start()], maxsplit=_MAX_UTF16_ROWS):
+        try:
+            text = row.decode(encoding)
+        except UnicodeDecodeError:
+            # Replacing takes 150 ns for each lone surrogate, too long for a body of nothing else.
+            spare -= len(row) - len(row.translate(None, _SURROGATE_BYTES))
+            text = row.decode(encoding, "replace") if spare >= 0 else ""
+        rows.append(text.encode())
+    return b",{".join(rows).removeprefix(codecs.BOM_UTF8) + (b"]}" if end else b"")
 
 
 def _attempt(decoder: Decoder[_T], data: bytes | Raw) -> _T | None:
@@ -417,7 +533,7 @@ def _envelope(data: bytes, batch: Batch) -> dict[Kind, Any]:
     except msgspec.ValidationError as error:
         raise _no_lists() from error
     except _UNREADABLE as error:
-        raise _unreadable() from error
+        raise _Damaged from error
     lists = _present({"peers": body.peers, "bans": body.bans, "swarms": body.swarms})
     if not lists:
         raise _no_lists()
@@ -446,21 +562,14 @@ def _mend(data: bytes) -> bytes:
     return data
 
 
-def _row_by_row(batch: Batch, kind: Kind, raw: Raw, room: int, *, offsets_add: bool) -> None:
-    """Take the sound rows of a list that doesn't decode as a whole, count the others."""
-    if bytes(raw).count(b",") > _MAX_VALUES:
-        raise SparkleError(
-            "too_large",
-            "The body holds too many values; send fewer rows at a time.",
-            "请求体包含的数据过多；请减少每次提交的行数。",
-        )
-    for piece in _cut(batch, _RAW_ROWS.decode(raw), room):
-        try:
-            row = _first(_ROWS[kind], piece) or _lenient(kind, bytes(piece))
-        except _Rejected as rejected:
-            batch.reject(str(rejected))
-        else:
-            _add(batch, [row], offsets_add=offsets_add)
+def _take(batch: Batch, kind: Kind, piece: bytes | Raw, *, offsets_add: bool) -> None:
+    """Take a row if it is sound or can be understood, else count it."""
+    try:
+        row = _first(_ROWS[kind], piece) or _lenient(kind, bytes(piece))
+    except _Rejected as rejected:
+        batch.reject(str(rejected))
+    else:
+        _add(batch, [row], offsets_add=offsets_add)
 
 
 def _add(batch: Batch, rows: list[Any], *, offsets_add: bool) -> None:
@@ -531,7 +640,7 @@ def _lenient(kind: Kind, raw: bytes) -> Peer:
     For odd types (numbers as text, nulls), damaged UTF-8, RFC 3339 times (peerbanhelper-rust) and the field names of
     PeerBanHelper 8.0 betas to 9.1. Raises _Rejected.
     """
-    if len(raw) > _MAX_LENIENT_ROW or raw.count(b"[") + raw.count(b"{") > _MAX_LENIENT_NESTING:
+    if len(raw) > _MAX_LENIENT_ROW or raw.count(b"[") + raw.count(b"{") > MAX_NESTING:
         raise _Rejected("row_too_large")
     try:
         row = json.loads(raw.decode("utf-8", "replace"), parse_int=_bounded_integer)
@@ -608,12 +717,12 @@ def _flag(value: object) -> bool | None:
 
 def _text(value: object) -> str | None:
     if isinstance(value, str):
-        return value
+        return _HALF_CHARACTER.sub("\ufffd", value)
     return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
 
 
 def _string(value: object) -> str | None:
-    return value if isinstance(value, str) else None
+    return _HALF_CHARACTER.sub("\ufffd", value) if isinstance(value, str) else None
 
 
 def _time(value: object) -> int | None:
@@ -640,7 +749,8 @@ def _millis(moment: datetime | None) -> int | None:
 
 
 def _structured(value: object) -> str:
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return _HALF_CHARACTER.sub("\ufffd", text)
 
 
 _FLAGS: dict[str | int, bool] = {"true": True, "false": False, "1": True, "0": False, 1: True, 0: False}
@@ -681,16 +791,18 @@ _ALL_FIELDS: tuple[_Field, ...] = (
     ("ban_at", ("ban_at",), _time),
     ("structured_data", ("structured_data",), _structured),
 )
+# What the rows of all clients may begin with.
+_FIRST_KEYS = sorted({"peer"}.union(*(names for _, names, _ in _ALL_FIELDS)))
 _FIELDS: dict[type[Peer], tuple[_Field, ...]] = {
     row_type: _fields(row_type) for row_type in (Snapshot, Swarm, _HistoryRow, Ban)
 }
 
 
-def _too_large(limit: int) -> SparkleError:
+def _bomb() -> SparkleError:
     return SparkleError(
         "too_large",
-        f"The uncompressed body is larger than {limit} bytes; send fewer rows at a time.",
-        f"解压后的请求体超过 {limit} 字节；请减少每次提交的行数。",
+        f"The body inflates to over {_BOMB_RATIO} times its size, as no list of peers does; send fewer rows at a time.",
+        f"请求体解压后超过其大小的 {_BOMB_RATIO} 倍，不是正常的数据；请减少每次提交的行数。",
     )
 
 

@@ -49,7 +49,7 @@ async def rules(request: AnyRequest, server: Injected[Server]) -> Page:
     refusal, within = "", None
     if text := given.get("ip", "").strip():
         try:
-            within = parse_network(text)
+            within = parse_network(text, with_port=True)
         except AddressError:
             refusal = texts_of(request)("why.no_address", text=text[:128])
     wanted = Wanted(

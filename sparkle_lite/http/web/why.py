@@ -67,7 +67,7 @@ async def ask_address(request: AnyRequest) -> Page:
 def _look_up(request: AnyRequest, text: str) -> Page:
     """The way to what somebody wrote: the page of an address, or what the members of a network did."""
     try:
-        network = parse_network(text[:128])
+        network = parse_network(text[:128], with_port=True)
     except AddressError:
         refusal = texts_of(request)("why.no_address", text=text[:128])
         return page(request, "why_ask.html", status=400, text=text[:128], refusal=refusal)
@@ -87,7 +87,7 @@ async def why_listed(
     """Why an address is listed, or that it isn't."""
     text = address.removeprefix("/")
     try:
-        network = parse_network(text)
+        network = parse_network(text, with_port=True)
     except AddressError:
         return _look_up(request, text)
     if str(network) != text or network.prefix < network.bits:
@@ -217,7 +217,7 @@ async def ask_review(
     """Ask the administrators to look at an address."""
     require_same_origin(request, server)
     try:
-        network = parse_network(form.get("address", ""))
+        network = parse_network(form.get("address", ""), with_port=True)
     except AddressError as error:
         raise SparkleError("bad_request", f"{error}.", "无效的地址。") from None
     if network.prefix < network.bits:
