@@ -4,8 +4,9 @@ import gc
 import logging
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +65,13 @@ class Application:
     def __init__(self, start: Callable[[], AbstractAsyncContextManager[Server]]) -> None:
         self._start = start
         self._answer: Any = _not_up
-        self.server: Server | None = None
+        self._parts: Server | None = None
+
+    @property
+    def parts(self) -> Server:
+        """The server, once it is up."""
+        assert self._parts is not None
+        return self._parts
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request, or come up and go down as the ASGI lifespan says; what stops a start is raised."""
@@ -75,8 +82,8 @@ class Application:
 
     async def _live(self, receive: Receive, send: Send) -> None:
         await receive()
-        async with self._start() as self.server:
-            self._answer = Observe(Head(create_app(self.server)), self.server)
+        async with self._start() as parts:
+            self._parts, self._answer = parts, Observe(Head(create_app(parts)), parts)
             await send({"type": "lifespan.startup.complete"})
             await receive()
         await send({"type": "lifespan.shutdown.complete"})
@@ -113,49 +120,50 @@ def serve(config: Config, *, config_path: Callable[[], Path | None], host: str |
     """
     logs.setup(config.server.log_format)
     _tune()
-    application = Application(lambda: running(config, configuration.given(config_path(), os.environ)))
+    application = Application(partial(running, config, configuration.given(config_path(), os.environ)))
+    reread = partial(_reread, application, config_path)
     _log_notes(config, config_path())
-
-    def on_ready(url: str) -> None:
-        logger.info("listening", extra={"url": url, "version": sparkle_lite.__version__})
-        parts = application.server
-        assert parts is not None
-        parts.reread = reread
-        if parts.first_start is not None:
-            print(_welcome(config.server.public_url or url, parts.first_start), file=sys.stdout, flush=True)
-            parts.first_start = None
-
-    async def reread() -> list[str]:
-        """Read the file again; the keys that need a restart. Raises ConfigError."""
-        parts = application.server
-        assert parts is not None
-        fresh = configuration.load(config_path(), os.environ, check=rulebook.check)
-        stay = await parts.reload(fresh, configuration.given(config_path(), os.environ))
-        for key in stay:
-            logger.warning("%s has changed, which needs a restart", key)
-        _log_notes(fresh, config_path())
-        logger.info("the configuration was reloaded")
-        return stay
-
-    async def on_hup() -> None:
-        try:
-            await reread()
-        except ConfigError as error:
-            for line in error.lines:
-                logger.error("the configuration was not reloaded: %s", line)
-
     server.run(
         application,
         host=config.server.host if host is None else host,
         port=config.server.port if port is None else port,
-        on_ready=on_ready,
-        on_hup=on_hup,
+        on_ready=partial(_announce, application, reread),
+        on_hup=partial(_reread_on_hup, reread),
     )
 
 
 def _log_notes(config: Config, path: Path | None) -> None:
     for line in configuration.explain(notes(config), configuration.source(path, os.environ)):
         logger.warning("a note about the configuration: %s", line)
+
+
+def _announce(application: Application, reread: Callable[[], Awaitable[list[str]]], url: str) -> None:
+    """Say where the server is, and on a first start how to get in."""
+    logger.info("listening", extra={"url": url, "version": sparkle_lite.__version__})
+    parts = application.parts
+    parts.reread = reread
+    if parts.first_start is not None:
+        print(_welcome(parts.config.server.public_url or url, parts.first_start), file=sys.stdout, flush=True)
+        parts.first_start = None
+
+
+async def _reread(application: Application, config_path: Callable[[], Path | None]) -> list[str]:
+    """Read the configuration's file again; the keys that need a restart. Raises ConfigError."""
+    fresh = configuration.load(config_path(), os.environ, check=rulebook.check)
+    stay = await application.parts.reload(fresh, configuration.given(config_path(), os.environ))
+    for key in stay:
+        logger.warning("%s has changed, which needs a restart", key)
+    _log_notes(fresh, config_path())
+    logger.info("the configuration was reloaded")
+    return stay
+
+
+async def _reread_on_hup(reread: Callable[[], Awaitable[list[str]]]) -> None:
+    try:
+        await reread()
+    except ConfigError as error:
+        for line in error.lines:
+            logger.error("the configuration was not reloaded: %s", line)
 
 
 def _tune() -> None:

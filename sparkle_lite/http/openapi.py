@@ -20,6 +20,7 @@ from litestar.types import Empty
 
 import sparkle_lite
 from sparkle_lite.http import api_accounts, api_rules, api_search, btn_openapi, github, login_link, operation
+from sparkle_lite.http.api import MAX_INT64
 from sparkle_lite.http.ready import JSON, Ready, ready, respond
 from sparkle_lite.http.session import DEPENDENCIES, AnyRequest
 
@@ -36,7 +37,6 @@ OPERATIONS = (
 )
 
 _REF = "#/components/schemas/"
-_INT64 = (1 << 63) - 1
 _METHODS = ("get", "put", "post", "delete", "patch")
 _DESCRIPTION = """A BTN (BitTorrent Threat Network) server: what BTN clients ask, and the API for people and scripts.
 
@@ -279,8 +279,8 @@ def _complete(path: str, operation: Json, schemas: Json) -> None:
 def _parameter(parameter: Json) -> Json:
     schema = _without_null(parameter["schema"])
     if schema.get("type") == "integer":
-        low = 1 if parameter["in"] == "path" else -_INT64
-        schema = {"format": "int64", "minimum": low, "maximum": _INT64, **schema}
+        low = 1 if parameter["in"] == "path" else -MAX_INT64
+        schema = {"format": "int64", "minimum": low, "maximum": MAX_INT64, **schema}
     more = dict(_PARAMETERS.get(parameter["name"], {}))
     schema |= more.pop("schema", {})
     kept: Json = {key: parameter[key] for key in _OF_PARAMETER if key in parameter}
