@@ -321,7 +321,7 @@ async def deny(server: Injected[Server], me: Injected[SignedIn], data: Decide) -
     status_code=200,
     summary="Except a network, peer id or client name from every rule",
     operation_id="allowRule",
-    description="For administrators. An exception always wins.",
+    description="For administrators. An exception wins over every rule of its kind.",
     responses=documented(Answer[RuleEntry], "The decision.", _EXAMPLE, {409: _CONFLICT}),
 )
 async def allow(server: Injected[Server], me: Injected[SignedIn], data: Decide) -> Answer[RuleEntry]:
@@ -341,7 +341,7 @@ async def _decide(
     status_code=200,
     summary="End the listing of an address or network, and except it for a while",
     operation_id="pardonRule",
-    description="For administrators. The exception is what makes clients lift the bans that they have made.",
+    description="For administrators. Stops new bans; those that clients have made end when each client lets them.",
     responses=documented(Answer[Pardon], "What it did.", Pardon(_EXAMPLE, [_EXAMPLE], [])),
 )
 async def pardon(server: Injected[Server], me: Injected[SignedIn], data: PardonRequest) -> Answer[Pardon]:
