@@ -20,8 +20,7 @@ from sparkle_lite.accounts.apps import peerbanhelper_lines
 from sparkle_lite.accounts.parts import FirstStart
 from sparkle_lite.config import Config
 from sparkle_lite.errors import ConfigError, SparkleError
-from sparkle_lite.http import docs, openapi, server, web
-from sparkle_lite.http.btn import Btn
+from sparkle_lite.http import btn, docs, openapi, server, web
 from sparkle_lite.http.head import Head
 from sparkle_lite.http.observe import Observe
 from sparkle_lite.http.problems import internal, known, problem, with_head
@@ -37,7 +36,7 @@ logger = logging.getLogger("sparkle.app")
 def create_app(parts: Server) -> Litestar:
     """The application that answers for one server."""
     app = Litestar(
-        [*Btn(parts).routes(), *openapi.OPERATIONS, *openapi.HANDLERS, *docs.HANDLERS, web.router()],
+        [*btn.handlers(parts), *openapi.OPERATIONS, *openapi.HANDLERS, *docs.HANDLERS, web.router()],
         dependencies=DEPENDENCIES,
         before_request=_options,
         exception_handlers={Exception: _on_exception},

@@ -1,23 +1,22 @@
 """The BTN client protocol over HTTP: each ability is one handler, called by every client in its own dialect.
 
 These routes are plain ASGI handlers: a submission costs a third of what a framework handler would, and nothing reads
-a body before its sender is known.
+a body before its sender is known. ROUTES at the end is all of them.
 """
 
-import asyncio
-import hashlib
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import NamedTuple
 
 import msgspec
 from litestar.handlers import ASGIRouteHandler, asgi
 
 from sparkle_lite import ip_report, net
-from sparkle_lite.accounts.registry import Userapp
 from sparkle_lite.clock import now_ms
 from sparkle_lite.config import Abilities
 from sparkle_lite.errors import SparkleError
 from sparkle_lite.http import widget
+from sparkle_lite.http.admission import Admission, Caller, spend_proof
 from sparkle_lite.http.head import is_head
 from sparkle_lite.http.problems import MethodNotAllowed, internal
 from sparkle_lite.http.ready import JSON, REVALIDATE, Ready, choose
@@ -27,19 +26,15 @@ from sparkle_lite.http.requests import (
     Send,
     answer,
     base_url,
-    client_address,
     header,
     query_value,
     read_body,
     refuse,
 )
-from sparkle_lite.pow import Proof
-from sparkle_lite.rate_limits import Buckets, client_key
 from sparkle_lite.runtime import Server
 from sparkle_lite.wire import answers
 from sparkle_lite.wire.bodies import empty_body
-from sparkle_lite.wire.credentials import present
-from sparkle_lite.wire.dialect import AbilityOffer, ConfigDocument, Dialect, config_document, detect
+from sparkle_lite.wire.dialect import AbilityOffer, ConfigDocument, Dialect, config_document
 from sparkle_lite.wire.documents import Document
 
 # Documents kept ready: one for each dialect and each URL under which the server is reached.
@@ -48,294 +43,264 @@ _JSON = (b"content-type", JSON.encode())
 _TEXT = "text/plain; charset=utf-8"
 _NO_STORE = (b"cache-control", b"no-store")
 _REVALIDATE = (b"cache-control", REVALIDATE.encode())
-_EITHER, _POST = ("POST", "GET"), ("POST",)
-_SMALL_BODY = 16 * 1024
-# Hashing more than this would be felt by others.
-_HASHED_AT_ONCE = 256 * 1024
-# How many applications' worth of requests one address may send: a household, an office, a seedbox host.
-_SHARED = 8
-_QUERIES_PER_MINUTE = 30
-
-
-class Caller(NamedTuple):
-    """Who asks: the application, the address as 4 or 16 bytes (None if unknown), its dialect, and its proof of work."""
-
-    userapp: Userapp
-    address: bytes | None
-    dialect: Dialect
-    proof: Proof | None = None
-
-
-Handler = Callable[[Scope, Receive, Send, Caller], Awaitable[None]]
+_SMALL_BODY, _SMALL_BODY_S = 16 * 1024, 10
 
 
 class Btn:
-    """The handlers of one server."""
+    """What the BTN routes of one server have in common."""
 
-    def __init__(self, runtime: Server) -> None:
-        self._runtime = runtime
+    def __init__(self, server: Server) -> None:
+        self.server = server
+        self.admission = Admission(server)
         self._documents: dict[tuple[Dialect, str], ConfigDocument] = {}
         self._documents_of: object = None
-        self._rate = 0
-        self._by_userapp = self._by_address = Buckets(burst=0, per_minute=0)
-        self._queries = Buckets(burst=_QUERIES_PER_MINUTE, per_minute=_QUERIES_PER_MINUTE)
 
-    def routes(self) -> list[ASGIRouteHandler]:
-        """The fixed paths of the protocol."""
-        return [
-            *self._at("/ping/config", self.config, "BTN_CONFIG"),
-            *self._at("/ping/reconfigure", self.reconfigure, "BTN_CONFIG"),
-            *self._at("/ping/rules/retrieve", self.rules, "BTN_RULES_RETRIEVE"),
-            *self._at("/ping/exception", self.exception, "BTN_RULES_RETRIEVE"),
-            # The published API documents submissions as GET with a body; every client sends POST.
-            *self._at("/ping/peers/submit", self.submit, "BTN_PEERS_SUBMIT", _EITHER),
-            *self._at("/ping/bans/submit", self.submit, "BTN_BANS_SUBMIT", _EITHER),
-            *self._at("/ping/histories/submit", self.submit, "BTN_HISTORY_SUBMIT", _EITHER),
-            *self._at("/ping/syncBanHistory", self.submit, "BTN_BANS_SUBMIT", _POST, "submit_bans"),
-            *self._at("/ping/syncSwarm", self.submit, "BTN_SWARM_SUBMIT", _POST, "submit_swarm"),
-            *self._at("/ping/ruleIpDenylist", self.denylist, "BTN_RULES_RETRIEVE", ability="ip_denylist"),
-            *self._at("/ping/ruleIpAllowlist", self.allowlist, "BTN_RULES_RETRIEVE", ability="ip_allowlist"),
-            *self._at("/ping/rulePeerIdentity", self.identities, "BTN_RULES_RETRIEVE", ability="rule_peer_identity"),
-            *self._at("/ping/heartbeat", self.heartbeat, "BTN_HEARTBEAT", _POST, "heartbeat"),
-            *self._at("/ping/queryIp", self.query_ip, "BTN_QUERY_IP", ability="ip_query"),
-            *self._at("/ping/queryIp/widget", self.widget, "BTN_QUERY_IP", by_query=True),
-            *self._at("/ping/captcha/createSession", self.challenge, "BTN_CAPTCHA"),
-        ]
-
-    def _at(
-        self,
-        path: str,
-        handler: Handler,
-        action: str,
-        methods: tuple[str, ...] = ("GET",),
-        ability: str = "",
-        *,
-        by_query: bool = False,
-    ) -> Iterator[ASGIRouteHandler]:
-        """A handler at a path. `action` is what the audit calls a refused request, `by_query` allows credentials there,
-        `ability` is what a proof of work is asked for."""
-
-        async def route(scope: Scope, receive: Receive, send: Send) -> None:
-            method = scope["method"]
-            try:
-                if method not in methods:
-                    raise MethodNotAllowed(method, methods)
-                caller = await self._caller(scope, action, scope["query_string"] if by_query else b"")
-                if ability:
-                    caller = caller._replace(proof=self._proof(scope, caller, ability))
-                    if caller.proof is not None and "POST" not in methods:
-                        await _spend(caller.proof, scope, b"")
-                await handler(scope, receive, send, caller)
-            except SparkleError as error:
-                await refuse(scope, receive, send, error)
-
-        yield asgi(path, copy_scope=False)(route)
-
-    async def _caller(self, scope: Scope, action: str, query: bytes) -> Caller:
-        runtime = self._runtime
-        text = client_address(scope, runtime.config.server.trusted_proxies)
-        scope["state"]["client"] = text
-        presented = present(scope["headers"], query)
-        agent = header(scope, b"user-agent")
-        try:
-            userapp = runtime.registry.known(presented) or await runtime.registry.authenticate(
-                presented, text, register=not is_head(scope)
-            )
-        except SparkleError as error:
-            if error.code == "forbidden":
-                await runtime.registry.note_refusal(action, presented, text, agent, error)
-            raise
-        self._limit(userapp, text)
-        dialect = detect(agent)
-        scope["state"]["app_id"] = userapp.app_id
-        try:
-            address = net.address_bytes(text)
-        except net.AddressError:
-            return Caller(userapp, None, dialect)
-        if not is_head(scope) and runtime.registry.record_visit(userapp, address, agent):
-            await runtime.publisher.spare(address)
-        return Caller(userapp, address, dialect)
-
-    def _limit(self, userapp: Userapp, address: str) -> None:
-        rate = self._runtime.config.limits.requests_per_minute
-        if rate != self._rate:
-            # A minute's worth at once: PeerBanHelper sends its whole history page after page on first contact.
-            self._rate, self._by_userapp = rate, Buckets(burst=rate, per_minute=rate)
-            self._by_address = Buckets(burst=_SHARED * rate, per_minute=_SHARED * rate)
-        if not rate:
-            return
-        now = now_ms()
-        wait = self._by_userapp.take(userapp.id, now) or self._by_address.take(client_key(address), now)
-        if wait:
-            raise _too_many(wait)
-
-    def _proof(self, scope: Scope, caller: Caller, ability: str) -> Proof | None:
-        """The proof of work of a request, None where none is wanted. Raises SparkleError("forbidden")."""
-        btn = self._runtime.config.btn
-        if ability not in btn.proof_of_work.abilities or not caller.dialect.spoken(btn.prefer_legacy).solves:
-            return None
-        number, solution = header(scope, b"x-btn-powid"), header(scope, b"x-btn-powsolution")
-        if is_head(scope):
-            self._runtime.proof_of_work.check(caller.userapp.id, ability, number, solution)
-            return None
-        return self._runtime.proof_of_work.verify(caller.userapp.id, ability, number, solution)
-
-    async def _read_body(self, scope: Scope, receive: Receive, caller: Caller, limit: int, timeout_s: float) -> bytes:
-        """The whole body; the caller gives its room back. Raises as `read_body`, and for a proof used elsewhere."""
-        room = self._runtime.ingest.room
-        body = await read_body(scope, receive, room, limit, timeout_s)
-        if caller.proof is not None:
-            try:
-                await _spend(caller.proof, scope, body)
-            except BaseException:
-                room.give(len(body))
-                raise
-        return body
-
-    async def submit(self, scope: Scope, receive: Receive, send: Send, caller: Caller) -> None:
-        """Store a body of any shape; 200 with an empty body once it is committed."""
-        if is_head(scope):
-            raise empty_body()
-        limits, ingest = self._runtime.config.limits, self._runtime.ingest
-        body = await self._read_body(scope, receive, caller, limits.max_body_size, limits.body_timeout / 1000)
-        try:
-            encoding = header(scope, b"content-encoding")
-            outcome = await ingest.submit(caller.userapp.id, caller.address, body, encoding, caller.dialect)
-        except SparkleError:
-            raise
-        except Exception as error:
-            raise internal() from error
-        finally:
-            ingest.room.give(len(body))
-        await answer(send, 200, b"", [(b"x-sparkle-rejected", b"%d" % outcome.rejected), _NO_STORE])
-
-    def _config_document(self, scope: Scope, dialect: Dialect) -> ConfigDocument:
-        config = self._runtime.config
-        if dialect.traits.outdated:
-            raise SparkleError(
-                "forbidden",
-                "This PeerBanHelper is too old for this server; please update to version 3.2 or later.",
-                "此版本的 PeerBanHelper 过旧，请更新至 3.2 或更高版本。",
-            )
+    def config_document(self, dialect: Dialect, url: str) -> ConfigDocument:
+        """The configuration for clients of a dialect that reach the server under a URL."""
+        config = self.server.config
         if self._documents_of is not config or len(self._documents) > _CONFIG_DOCUMENTS:
             self._documents, self._documents_of = {}, config
-        key = (dialect, base_url(scope, config.server.public_url, config.server.trusted_proxies))
-        document = self._documents.get(key)
+        document = self._documents.get((dialect, url))
         if document is None:
-            btn = config.btn
-            document = config_document(
+            document = self._documents[dialect, url] = config_document(
                 dialect,
-                _offers(btn.abilities),
-                key[1],
-                prefer_legacy=btn.prefer_legacy,
-                proof_of_work=btn.proof_of_work.abilities,
+                _offers(config.btn.abilities),
+                url,
+                prefer_legacy=config.btn.prefer_legacy,
+                proof_of_work=config.btn.proof_of_work.abilities,
             )
-            self._documents[key] = document
         return document
-
-    async def config(self, scope: Scope, _: Receive, send: Send, caller: Caller) -> None:
-        """The configuration document for whoever asks."""
-        document = self._config_document(scope, caller.dialect)
-        chosen = choose(scope, Ready(JSON, document.version, document.body))
-        await answer(send, chosen.status, chosen.body, [*chosen.headers, _REVALIDATE])
-
-    async def reconfigure(self, scope: Scope, _: Receive, send: Send, caller: Caller) -> None:
-        """204 while the configuration document is the one with this `rev` (qBittorrent-ClientBlocker asks)."""
-        document = self._config_document(scope, caller.dialect)
-        unchanged = query_value(scope, "rev") == document.version
-        await answer(send, 204 if unchanged else 200, b"", [_NO_STORE])
-
-    async def rules(self, scope: Scope, _: Receive, send: Send, caller: Caller) -> None:
-        """The rules, or 204 when the client has them."""
-        await self._document(scope, send, self._runtime.publisher.published.rules(caller.dialect))
-
-    async def exception(self, scope: Scope, _: Receive, send: Send, caller: Caller) -> None:
-        """The exceptions, or 204 when the client has them."""
-        await self._document(scope, send, self._runtime.publisher.published.exception(caller.dialect))
-
-    async def identities(self, scope: Scope, _: Receive, send: Send, caller: Caller) -> None:
-        """The rules by peer id, client name and port, or 204 when the client has them."""
-        await self._document(scope, send, self._runtime.publisher.published.rule_peer_identity(caller.dialect))
-
-    async def denylist(self, scope: Scope, _: Receive, send: Send, _caller: Caller) -> None:
-        """The banned networks as text, each with its reason, or 204 when the client has them."""
-        await self._document(scope, send, self._runtime.publisher.published.ip_denylist, _TEXT)
-
-    async def allowlist(self, scope: Scope, _: Receive, send: Send, _caller: Caller) -> None:
-        """The excepted networks as text, or 204 when the client has them."""
-        await self._document(scope, send, self._runtime.publisher.published.ip_allowlist, _TEXT)
-
-    async def _document(self, scope: Scope, send: Send, document: Document, media_type: str = JSON) -> None:
-        version = (b"x-btn-contentversion", document.version.encode())
-        if query_value(scope, "rev") == document.version:
-            await answer(send, 204, b"", [version, _NO_STORE])
-            return
-        chosen = choose(scope, Ready(media_type, *document))
-        await answer(send, chosen.status, chosen.body, [*chosen.headers, version, _REVALIDATE])
-
-    async def heartbeat(self, scope: Scope, receive: Receive, send: Send, caller: Caller) -> None:
-        """The address that this request came from; what the client believes of itself (`ifaddr`) doesn't count."""
-        body = await self._read_body(scope, receive, caller, _SMALL_BODY, 10)
-        self._runtime.ingest.room.give(len(body))
-        text = "" if caller.address is None else net.address_text(caller.address)
-        await self._json(send, answers.Heartbeat(text))
-
-    async def challenge(self, scope: Scope, _: Receive, send: Send, caller: Caller) -> None:
-        """A proof of work to do before a request of the ability `type`."""
-        wanted = self._runtime.config.btn.proof_of_work
-        kind = query_value(scope, "type")
-        made = self._runtime.proof_of_work.challenge(
-            caller.userapp.id, kind, wanted.difficulty_bits, int(wanted.lifetime), keep=not is_head(scope)
-        )
-        await self._json(send, made)
-
-    async def query_ip(self, scope: Scope, _: Receive, send: Send, caller: Caller) -> None:
-        """What this network knows of one address."""
-        await self._json(send, await self._report(scope, caller))
-
-    async def widget(self, scope: Scope, _: Receive, send: Send, caller: Caller) -> None:
-        """The same as a small page that PeerBanHelper's interface embeds."""
-        page = widget.render(query_value(scope, "ip"), await self._report(scope, caller))
-        await answer(send, 200, page, widget.HEADERS)
-
-    async def _report(self, scope: Scope, caller: Caller) -> answers.IpQuery:
-        wait = self._queries.take(caller.userapp.id, now_ms())
-        if wait:
-            raise _too_many(wait)
-        try:
-            address = net.address_bytes(query_value(scope, "ip"))
-        except net.AddressError as error:
-            raise SparkleError("bad_request", f"'ip' must be one address: {error}.", "ip 必须是单个地址。") from None
-        runtime = self._runtime
-        return await ip_report.look_up(address, runtime.decisions, runtime.search, runtime.config.limits, now_ms())
-
-    async def _json(self, send: Send, body: object) -> None:
-        await answer(send, 200, msgspec.json.encode(body), [_JSON, _NO_STORE])
-
-
-async def _spend(proof: Proof, scope: Scope, body: bytes) -> None:
-    """Use a proof of work for a request: its target and its body. Raises SparkleError("forbidden")."""
-    digest = hashlib.sha256(b"%b?%b\n" % (scope["path"].encode(), scope["query_string"]))
-    if len(body) > _HASHED_AT_ONCE:
-        await asyncio.to_thread(digest.update, body)
-    else:
-        digest.update(body)
-    proof.spend(digest.digest())
 
 
 def _offers(abilities: Abilities) -> dict[str, AbilityOffer]:
-    result = {}
-    for name in Abilities.__struct_fields__:
-        ability = getattr(abilities, name)
-        if ability.enabled:
-            result[name] = AbilityOffer(int(ability.interval), int(ability.random_initial_delay))
-    return result
+    every = {name: getattr(abilities, name) for name in Abilities.__struct_fields__}
+    return {
+        name: AbilityOffer(int(ability.interval), int(ability.random_initial_delay))
+        for name, ability in every.items()
+        if ability.enabled
+    }
 
 
-def _too_many(seconds: int) -> SparkleError:
-    return SparkleError(
-        "too_many",
-        f"Too many requests; try again in {seconds} s.",
-        f"请求过于频繁，请在 {seconds} 秒后重试。",
-        retry_after=seconds,
+class Call(NamedTuple):
+    """A request that was let in."""
+
+    btn: Btn
+    scope: Scope
+    receive: Receive
+    caller: Caller
+
+    @property
+    def server(self) -> Server:
+        """The server that is asked."""
+        return self.btn.server
+
+
+class Reply(NamedTuple):
+    """What goes out: status, body and headers but the length."""
+
+    status: int
+    body: bytes
+    headers: list[tuple[bytes, bytes]]
+
+
+# --- Submissions ------------------------------------------------------------------------------------------------------
+
+
+async def submit(call: Call) -> Reply:
+    """Store a body of any shape; 200 with an empty body once it is committed."""
+    if is_head(call.scope):
+        raise empty_body()
+    limits, ingest, caller = call.server.config.limits, call.server.ingest, call.caller
+    body = await _read_body(call, limits.max_body_size, limits.body_timeout / 1000)
+    try:
+        encoding = header(call.scope, b"content-encoding")
+        outcome = await ingest.submit(caller.userapp.id, caller.address, body, encoding, caller.dialect)
+    except SparkleError:
+        raise
+    except Exception as error:
+        raise internal() from error
+    finally:
+        ingest.room.give(len(body))
+    return Reply(200, b"", [(b"x-sparkle-rejected", b"%d" % outcome.rejected), _NO_STORE])
+
+
+async def _read_body(call: Call, limit: int, timeout_s: float) -> bytes:
+    """The whole body; the caller gives its room back. Raises as `read_body`, and for a proof used elsewhere."""
+    room = call.server.ingest.room
+    body = await read_body(call.scope, call.receive, room, limit, timeout_s)
+    try:
+        await spend_proof(call.scope, call.caller, body)
+    except BaseException:
+        room.give(len(body))
+        raise
+    return body
+
+
+# --- The configuration ------------------------------------------------------------------------------------------------
+
+
+async def config(call: Call) -> Reply:
+    """The configuration document for whoever asks."""
+    document = _config_document(call)
+    chosen = choose(call.scope, Ready(JSON, document.version, document.body))
+    return Reply(chosen.status, chosen.body, [*chosen.headers, _REVALIDATE])
+
+
+async def reconfigure(call: Call) -> Reply:
+    """204 while the configuration document is the one with this `rev` (qBittorrent-ClientBlocker asks)."""
+    unchanged = query_value(call.scope, "rev") == _config_document(call).version
+    return Reply(204 if unchanged else 200, b"", [_NO_STORE])
+
+
+def _config_document(call: Call) -> ConfigDocument:
+    dialect, section = call.caller.dialect, call.server.config.server
+    if dialect.traits.outdated:
+        raise SparkleError(
+            "forbidden",
+            "This PeerBanHelper is too old for this server; please update to version 3.2 or later.",
+            "此版本的 PeerBanHelper 过旧，请更新至 3.2 或更高版本。",
+        )
+    return call.btn.config_document(dialect, base_url(call.scope, section.public_url, section.trusted_proxies))
+
+
+# --- Rules ------------------------------------------------------------------------------------------------------------
+
+
+async def rules(call: Call) -> Reply:
+    """The rules, or 204 when the client has them."""
+    return _unless_known(call, call.server.publisher.published.rules(call.caller.dialect))
+
+
+async def exception(call: Call) -> Reply:
+    """The exceptions, or 204 when the client has them."""
+    return _unless_known(call, call.server.publisher.published.exception(call.caller.dialect))
+
+
+async def identities(call: Call) -> Reply:
+    """The rules by peer id, client name and port, or 204 when the client has them."""
+    return _unless_known(call, call.server.publisher.published.rule_peer_identity(call.caller.dialect))
+
+
+async def denylist(call: Call) -> Reply:
+    """The banned networks as text, each with its reason, or 204 when the client has them."""
+    return _unless_known(call, call.server.publisher.published.ip_denylist, _TEXT)
+
+
+async def allowlist(call: Call) -> Reply:
+    """The excepted networks as text, or 204 when the client has them."""
+    return _unless_known(call, call.server.publisher.published.ip_allowlist, _TEXT)
+
+
+def _unless_known(call: Call, document: Document, media_type: str = JSON) -> Reply:
+    version = (b"x-btn-contentversion", document.version.encode())
+    if query_value(call.scope, "rev") == document.version:
+        return Reply(204, b"", [version, _NO_STORE])
+    chosen = choose(call.scope, Ready(media_type, *document))
+    return Reply(chosen.status, chosen.body, [*chosen.headers, version, _REVALIDATE])
+
+
+# --- Questions --------------------------------------------------------------------------------------------------------
+
+
+async def heartbeat(call: Call) -> Reply:
+    """The address that this request came from; what the client believes of itself (`ifaddr`) doesn't count."""
+    body = await _read_body(call, _SMALL_BODY, _SMALL_BODY_S)
+    call.server.ingest.room.give(len(body))
+    address = call.caller.address
+    return _json(answers.Heartbeat("" if address is None else net.address_text(address)))
+
+
+async def challenge(call: Call) -> Reply:
+    """A proof of work to do before a request of the ability `type`."""
+    section, kind = call.server.config.btn.proof_of_work, query_value(call.scope, "type")
+    made = call.server.proof_of_work.challenge(
+        call.caller.userapp.id, kind, section.difficulty_bits, int(section.lifetime), keep=not is_head(call.scope)
     )
+    return _json(made)
+
+
+async def query_ip(call: Call) -> Reply:
+    """What this network knows of one address."""
+    return _json(await _report(call))
+
+
+async def query_ip_widget(call: Call) -> Reply:
+    """The same as a small page that PeerBanHelper's interface embeds."""
+    page = widget.render(query_value(call.scope, "ip"), await _report(call))
+    return Reply(200, page, widget.HEADERS)
+
+
+async def _report(call: Call) -> answers.IpQuery:
+    call.btn.admission.limit_query(call.caller)
+    try:
+        address = net.address_bytes(query_value(call.scope, "ip"))
+    except net.AddressError as error:
+        raise SparkleError("bad_request", f"'ip' must be one address: {error}.", "ip 必须是单个地址。") from None
+    server = call.server
+    return await ip_report.look_up(address, server.decisions, server.search, server.config.limits, now_ms())
+
+
+def _json(body: object) -> Reply:
+    return Reply(200, msgspec.json.encode(body), [_JSON, _NO_STORE])
+
+
+# --- The routes -------------------------------------------------------------------------------------------------------
+
+
+class Route(NamedTuple):
+    """A fixed path of the protocol and what answers it.
+
+    `action` is what the audit calls a refused request, `ability` what a proof of work is asked for; with `by_query`
+    credentials may stand in the URL.
+    """
+
+    path: str
+    handler: Callable[[Call], Awaitable[Reply]]
+    action: str
+    methods: tuple[str, ...] = ("GET",)
+    ability: str = ""
+    by_query: bool = False
+
+
+_POST = ("POST",)
+# The published API documents submissions as GET with a body; every client sends POST.
+_EITHER = ("POST", "GET")
+
+ROUTES = (
+    Route("/ping/config", config, "BTN_CONFIG"),
+    Route("/ping/reconfigure", reconfigure, "BTN_CONFIG"),
+    Route("/ping/rules/retrieve", rules, "BTN_RULES_RETRIEVE"),
+    Route("/ping/exception", exception, "BTN_RULES_RETRIEVE"),
+    Route("/ping/peers/submit", submit, "BTN_PEERS_SUBMIT", _EITHER),
+    Route("/ping/bans/submit", submit, "BTN_BANS_SUBMIT", _EITHER),
+    Route("/ping/histories/submit", submit, "BTN_HISTORY_SUBMIT", _EITHER),
+    Route("/ping/syncBanHistory", submit, "BTN_BANS_SUBMIT", _POST, "submit_bans"),
+    Route("/ping/syncSwarm", submit, "BTN_SWARM_SUBMIT", _POST, "submit_swarm"),
+    Route("/ping/ruleIpDenylist", denylist, "BTN_RULES_RETRIEVE", ability="ip_denylist"),
+    Route("/ping/ruleIpAllowlist", allowlist, "BTN_RULES_RETRIEVE", ability="ip_allowlist"),
+    Route("/ping/rulePeerIdentity", identities, "BTN_RULES_RETRIEVE", ability="rule_peer_identity"),
+    Route("/ping/heartbeat", heartbeat, "BTN_HEARTBEAT", _POST, "heartbeat"),
+    Route("/ping/queryIp", query_ip, "BTN_QUERY_IP", ability="ip_query"),
+    Route("/ping/queryIp/widget", query_ip_widget, "BTN_QUERY_IP", by_query=True),
+    Route("/ping/captcha/createSession", challenge, "BTN_CAPTCHA"),
+)
+
+
+def handlers(server: Server) -> list[ASGIRouteHandler]:
+    """The routes as one server answers them."""
+    btn = Btn(server)
+    return [asgi(route.path, copy_scope=False)(partial(_serve, btn, route)) for route in ROUTES]
+
+
+async def _serve(btn: Btn, route: Route, scope: Scope, receive: Receive, send: Send) -> None:
+    try:
+        if scope["method"] not in route.methods:
+            raise MethodNotAllowed(scope["method"], route.methods)
+        caller = await btn.admission.admit(scope, route.action, ability=route.ability, by_query=route.by_query)
+        if "POST" not in route.methods:
+            await spend_proof(scope, caller, b"")
+        reply = await route.handler(Call(btn, scope, receive, caller))
+    except SparkleError as error:
+        await refuse(scope, receive, send, error)
+    else:
+        await answer(send, *reply)
