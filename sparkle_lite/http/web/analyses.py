@@ -17,7 +17,7 @@ from sparkle_lite.errors import SparkleError
 from sparkle_lite.http.session import AnyRequest, Injected, SignedIn
 from sparkle_lite.http.web.access import ADMINS, MEMBERS
 from sparkle_lite.http.web.render import Page, PostedForm, language_of, page, query, said, see_other
-from sparkle_lite.http.web.rules import Told, frame
+from sparkle_lite.http.web.rules import DecisionRow, frame
 from sparkle_lite.http.web.welcome import PRESET
 from sparkle_lite.plan import Plan, key_of
 from sparkle_lite.runtime import Server
@@ -88,8 +88,8 @@ class DryRun(NamedTuple):
 
     name: str
     plan: Plan
-    come: list[Told]
-    go: list[Told]
+    come: list[DecisionRow]
+    go: list[DecisionRow]
     stay: int
 
 
@@ -312,8 +312,8 @@ async def _dry_run(server: Server, config: Config, name: str, overrides: Mapping
     plan = await trial.run(name, overrides, dry=True)
     reason = server.decisions.reason
     before = {(key_of(old), old.state) for old, _ in plan.end}
-    come = [Told(new, new.state, reason(new)) for new in plan.begin if (key_of(new), new.state) not in before]
-    go = [Told(old, old.state, reason(old)) for old, why in plan.end if why == "withdrawn"]
+    come = [DecisionRow(new, new.state, reason(new)) for new in plan.begin if (key_of(new), new.state) not in before]
+    go = [DecisionRow(old, old.state, reason(old)) for old, why in plan.end if why == "withdrawn"]
     return DryRun(name=name, plan=plan, come=come, go=go, stay=plan.kept + len(plan.begin) - len(come))
 
 

@@ -24,10 +24,10 @@ _FOREVER = "forever"
 _INT64 = (1 << 63) - 1
 
 
-class Told(NamedTuple):
+class DecisionRow(NamedTuple):
     """A decision, or one that a run would begin, with its state and reason."""
 
-    one: Decision | New
+    decision: Decision | New
     state: str
     reason: Reason
 
@@ -85,7 +85,7 @@ async def _table_page(request: AnyRequest, server: Server, template: str, wanted
     return page(
         request,
         template,
-        rows=[_told(server, decision, moment) for decision in part.rows],
+        rows=[_row(server, decision, moment) for decision in part.rows],
         part=part,
         origins=sorted({origin for origin, _ in counts} | {"admin", "config"}),
         wanted=wanted,
@@ -97,8 +97,8 @@ async def _table_page(request: AnyRequest, server: Server, template: str, wanted
     )
 
 
-def _told(server: Server, decision: Decision, moment: int) -> Told:
-    return Told(decision, decision.state_at(moment), server.decisions.reason(decision))
+def _row(server: Server, decision: Decision, moment: int) -> DecisionRow:
+    return DecisionRow(decision, decision.state_at(moment), server.decisions.reason(decision))
 
 
 @get("/rules/changes", guards=MEMBERS)
@@ -107,14 +107,14 @@ async def changes(request: AnyRequest, server: Injected[Server]) -> Page:
     at = paging.position(request.query_params, _moment)
     found = await server.decisions.changes(at, SIZE + 1)
     part = paging.cut(found, at, SIZE, lambda one: f"{one.at}.{one.decision.id}.{one.ended:d}")
-    rows = [(change.at, change.ended, _told_then(server, change)) for change in part.rows]
+    rows = [(change.at, change.ended, _row_then(server, change)) for change in part.rows]
     values = await frame(server)
     return page(request, "rules_changes.html", rows=rows, part=part, parameters=_kept(request), **values)
 
 
-def _told_then(server: Server, change: Change) -> Told:
+def _row_then(server: Server, change: Change) -> DecisionRow:
     """The decision of a change as it was then."""
-    return _told(server, change.decision, change.at if change.ended else change.decision.created_at)
+    return _row(server, change.decision, change.at if change.ended else change.decision.created_at)
 
 
 def _kept(request: AnyRequest) -> dict[str, str]:
