@@ -198,6 +198,7 @@ class Reporter:
         began: int = 2 * HOUR,
         size: int = GIB,
         private: int = 0,
+        big_endian: int = 0,
         port: int = 6881,
         client: tuple[str, str] = ("-qB4650-", "qBittorrent/4.6.5"),
         version: int | None = None,
@@ -209,7 +210,7 @@ class Reporter:
             "peer_ip": net.address_bytes(ip),
             "peer_port": port,
             "client": self.world.client(*client),
-            "torrent": self.world.torrent(torrent, size, private),
+            "torrent": self.world.torrent(torrent, size, private, big_endian=big_endian),
             "to_peer_traffic": to,
             "from_peer_traffic": got,
             "first_time_seen": NOW - began,
@@ -228,6 +229,7 @@ class Reporter:
         port: int = 6881,
         client: tuple[str, str] = ("-qB4650-", "qBittorrent/4.6.5"),
         private: int = 0,
+        big_endian: int = 0,
         **more: Any,
     ) -> None:
         """A peer as it was seen once."""
@@ -235,7 +237,7 @@ class Reporter:
             "peer_ip": net.address_bytes(ip),
             "peer_port": port,
             "client": self.world.client(*client),
-            "torrent": self.world.torrent(torrent, private=private),
+            "torrent": self.world.torrent(torrent, private=private, big_endian=big_endian),
             "to_peer_traffic": to,
             "from_peer_traffic": got,
         }
