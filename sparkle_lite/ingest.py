@@ -184,9 +184,9 @@ class _Group:
         self.accepted: Counter[int] = Counter()
         self.values: dict[Kind, list[Any]] = {kind: [] for kind in segments.KINDS}
         self.parts: dict[Kind, list[_Part]] = {kind: [] for kind in segments.KINDS}
-        self.bans: list[list[Any]] = []
+        self.bans: list[bans.Report] = []
         self.ban_submissions: list[SubmissionRow] = []
-        self.new_bans = 0
+        self.reported_bans = self.new_bans = 0
         self.duplicates = 0
         self.cut_off: set[int] = set()
         self.digests: set[tuple[str, bytes]] = set()
@@ -202,16 +202,16 @@ class _Group:
 
 
 # Where a kind's stand-in ids may be, for each dictionary.
-_PLACES: dict[str, Resolved[tuple[int, ...]]] = {}
-for _kind, _names in (*((k, segments.columns(k)) for k in segments.KINDS), ("ban", bans.BAN_COLUMNS)):
+_PLACES: dict[Kind, Resolved[tuple[int, ...]]] = {}
+for _kind in segments.KINDS:
+    _names = segments.columns(_kind)
     _PLACES[_kind] = Resolved(
         (_names.index("torrent"),),
         (_names.index("client"),),
-        tuple(_names.index(name) for name in ("flags", "downloader", "module") if name in _names),
+        tuple(_names.index(name) for name in ("flags", "downloader") if name in _names),
     )
 _WIDTH: dict[Kind, int] = {kind: len(segments.columns(kind)) for kind in segments.KINDS}
 _CLIENT: dict[Kind, int] = {kind: segments.columns(kind).index("client") for kind in segments.KINDS}
-_BAN_CLIENT = bans.BAN_COLUMNS.index("client")
 
 
 class Ingest:
@@ -341,6 +341,7 @@ class Ingest:
                     logger.exception("a body could not be decoded")
                 # A traceback would keep the inflated body alive until the collector comes by.
                 group.failed[number] = error.with_traceback(None)
+        group.bans = bans.joined(group.bans)
 
     def _clean(self, group: _Group, number: int, job: Submission, batch: Batch, digest: bytes) -> None:
         rejected: Counter[str] = Counter(batch.rejected)
@@ -363,6 +364,7 @@ class Ingest:
             self._last_ban_submission += 1
             made = group.clean.bans(who, batch.bans, self._last_ban_submission, batch.populate_time, rejected)
             group.bans += made
+            group.reported_bans += len(made)
             group.ban_submissions.append(submission(self._last_ban_submission, len(made), len(batch.bans)))
             group.accepted[number] += len(made)
         if rejected:
@@ -436,7 +438,7 @@ class Ingest:
                 self._metrics.accepted.labels(kind).inc(sum(part.submission.rows for part in parts))
         if group.ban_submissions:
             self._metrics.accepted.labels("ban").inc(group.new_bans)
-            self._metrics.duplicates.labels("ban").inc(len(group.bans) - group.new_bans)
+            self._metrics.duplicates.labels("ban").inc(group.reported_bans - group.new_bans)
         if group.duplicates:
             self._metrics.duplicates.labels("body").inc(group.duplicates)
         for number, job in enumerate(group.jobs):
@@ -496,8 +498,8 @@ class Ingest:
         self.dictionaries.keep(group.wanted, resolved)
         for submission in group.ban_submissions:
             self._seen["ban"].add(submission.digest, submission.received_at)
-        for row in group.bans:
-            self.dictionaries.saw((row[_BAN_CLIENT],), row[2], row[1])
+        for report in group.bans:
+            self.dictionaries.saw((report["client"],), report["userapp"], report["received_at"])
 
 
 def _put_ids(group: _Group, resolved: Resolved[dict[int, int]]) -> None:
@@ -509,10 +511,12 @@ def _put_ids(group: _Group, resolved: Resolved[dict[int, int]]) -> None:
                 values[place :: _WIDTH[kind]] = [
                     ids[value] if value is not None and value < 0 else value for value in column
                 ]
-    for row in group.bans:
-        for places, ids in zip(_PLACES["ban"], resolved, strict=True):
-            for place in places:
-                row[place] = ids.get(row[place], row[place])
+    for report in group.bans:
+        report["torrent"] = resolved.torrents.get(report["torrent"], report["torrent"])
+        report["client"] = resolved.clients.get(report["client"], report["client"])
+        report["module"] = resolved.labels.get(report["module"], report["module"])
+        if report["flags"] is not None:
+            report["flags"] = resolved.labels.get(report["flags"], report["flags"])
 
 
 def _digest(userapp: int, data: bytes) -> bytes:

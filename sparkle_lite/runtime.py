@@ -16,7 +16,6 @@ from sparkle_lite.accounts import Accounts, Actor, FirstStart, now_ms
 from sparkle_lite.analyses import apart
 from sparkle_lite.config import Config
 from sparkle_lite.db import accounts as account_rows
-from sparkle_lite.db.conditions import Query, Table
 from sparkle_lite.db.database import Database
 from sparkle_lite.db.overview import Overview
 from sparkle_lite.db.search import Search
@@ -352,16 +351,10 @@ class Runtime:
         """What this network knows of one address. Raises SparkleError when the look-up takes too long."""
         now, limits = now_ms(), self.config.limits
         verdict = await self.decisions.verdict(address)
-        tables: tuple[Table, ...] = ("ban", "swarm")
-        found = []
-        for table in tables:
-            query = Query(
-                table,
-                ip_report.filters(address),
-                time_from=now - ip_report.WINDOW_MS,
-                limit=ip_report.RECORDS,
-            )
-            found.append(await self.search.page(query, int(limits.query_time), int(limits.count_time)))
+        found = [
+            await self.search.page(query, int(limits.query_time), int(limits.count_time))
+            for query in ip_report.queries(address, now)
+        ]
         listed = [(match.decision.category, match.reason) for match in verdict.matches]
         return ip_report.report(listed, verdict.excepted, found[0], found[1], now)
 

@@ -9,7 +9,7 @@ from statistics import median_low
 from typing import Any, NamedTuple
 
 import pytest
-from reports import CHEAT, DAY, DIALING, GIB, HOUR, NOW, Reporter, World
+from reports import BLOCKER, CHEAT, DAY, DIALING, GIB, HOUR, NOW, Reporter, World
 
 from sparkle_lite import analyses, net
 from sparkle_lite.analyses.numbers import Numbers
@@ -127,6 +127,30 @@ class Told:
                 "said": self.rng.choice((None, self.ago())),
             })  # fmt: skip
 
+    def sightings(self, bans: int) -> None:
+        """Bans that their reporter tells of for days: the time says when the peer was last seen."""
+        for _ in range(bans):
+            user, apps, counts = self.rng.choice(self.people)
+            reporter, ip = self.rng.choice(apps), self.rng.choice(PEERS)
+            # A torrent of nobody else's, so that no other report is of the same ban.
+            torrent, ago = f"{ip} {len(self.rows)}", self.rng.randrange(16 * DAY)
+            times: list[tuple[int, int]] = []
+            while ago >= 0:
+                times.append((ago, ago + self.rng.choice((0, HOUR, 5 * HOUR))))
+                ago -= self.rng.choice((HOUR, 12 * HOUR, DAY - 5 * HOUR, 3 * DAY))
+            reporter.sightings(ip, torrent, times)
+            assert reporter.address is not None
+            first = last = None
+            for ago, said in times:
+                if first is None or last - said > DAY:
+                    first, last = (ago, said), said
+                    network = reporter.address.rsplit(".", 1)[0]
+                    more = {"module": BLOCKER, "btn_ban": 0, "big_endian": 1}
+                    self.rows.append(
+                        Row("ban", reporter.app, user, network, counts, ip, torrent, ago=ago, said=said, more=more)
+                    )
+                last = min(last, said)
+
     def traffic(self, count: int, giving: float = 0.3) -> None:
         for _ in range(count):
             self._one_of_traffic(giving)
@@ -231,7 +255,7 @@ def naive_votes(told: Told, numbers: Numbers) -> dict[str, tuple[int, ...]]:
     found = {}
     for subject, rows in by_subject(reports(told, numbers["window"])).items():
         against = people_of(givers(told, subject, numbers["window"], numbers["share_percent"]))
-        cheats = people_of(row for row in rows if row.more["module"] == CHEAT) - against
+        cheats = people_of(row for row in rows if row.more["module"] in (CHEAT, BLOCKER)) - against
         everybody = people_of(rows) - against
         if cheats >= numbers["min_people"]:
             people, need = cheats, numbers["min_people"]
@@ -243,10 +267,10 @@ def naive_votes(told: Told, numbers: Numbers) -> dict[str, tuple[int, ...]]:
         left = weight / (need / 2)
         half = numbers["half_life"] * min(days_of(rows), 4)
         expires = min(max(row.at for row in rows) + 14 * DAY, NOW + int(half * math.log2(max(left, 1e-4))))
-        modules = len({row.more["module"] for row in rows})
+        groups = len({row.more["module"] == DIALING for row in rows})
         if (
             max(torrents_of(rows), days_of(rows)) >= numbers["min_torrents"]
-            and max(days_of(rows), modules) >= numbers["min_days"]
+            and max(days_of(rows), groups) >= numbers["min_days"]
             and round(weight * 100) >= need * 50
             and expires > NOW
         ):
@@ -424,7 +448,7 @@ ORACLES: dict[str, tuple[Callable[..., dict[str, tuple[int, ...]]], tuple[str, .
 SEEDS = range(3)
 TELLING = {
     "untrusted_vote": tuple(SEEDS),
-    "multi_dial": (0, 1, 3, 4, 5, 6, 7, 9, 10, 11),
+    "multi_dial": tuple(range(12)),
     "over_download": (1, 2, 3, 4, 5, 6, 9, 11),
     "concurrent_download": tuple(SEEDS),
     "client_identity": tuple(SEEDS),
@@ -445,6 +469,7 @@ def test_an_analysis_finds_what_the_naive_rule_finds(world: World, name: str, se
     told, votes = Told(world, seed), name in ("untrusted_vote", "multi_dial")
     for _ in range(3):
         told.bans(60 if votes else 5)
+        told.sightings(4 if votes else 0)
         # Who gives to anybody isn't one of those who download very much at once.
         told.traffic(40 if votes else 170, giving=0.01 if name == "concurrent_download" else 0.3)
         if seed % 2:

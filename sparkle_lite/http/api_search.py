@@ -189,6 +189,7 @@ _SHOWN: dict[Table, dict[str, Any]] = {
         **_WHEN,
         "banAt": 1723974890000,
         "description": None,
+        "lastReportedAt": 1723978517039,
     },
     "swarm": {
         **_PEER,
