@@ -158,7 +158,7 @@ class Cleaner:
                     row.peer_progress,
                     row.downloader_progress,
                     flags,
-                    int(row.btn_ban or row.module.endswith(_OWN_RULE_MODULES)),
+                    int(repeats_our_rules(row)),
                     module,
                     _text(row.rule, 1024),
                     _text(row.description, 4096),
@@ -227,6 +227,11 @@ class Cleaner:
         if not self._dictionaries.may_add(who.userapp, who.at):
             return None
         return self._wanted.labels.add(raw, (raw.replace("\0", "")[:NAME_LENGTH],), who.userapp, who.at)
+
+
+def repeats_our_rules(row: Ban) -> bool:
+    """Whether a client banned only because this network's rules told it to."""
+    return row.btn_ban or row.module.endswith(_OWN_RULE_MODULES)
 
 
 def _endpoint(row: Peer) -> bytes | str:

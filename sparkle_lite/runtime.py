@@ -14,6 +14,7 @@ from sparkle_lite import analyses, ip_report, net, rulebook
 from sparkle_lite import config as configuration
 from sparkle_lite.accounts import Accounts, Actor, FirstStart, now_ms
 from sparkle_lite.analyses import apart
+from sparkle_lite.analyses.modules import is_evidence
 from sparkle_lite.config import Config
 from sparkle_lite.db import accounts as account_rows
 from sparkle_lite.db.conditions import Query, Table
@@ -28,6 +29,7 @@ from sparkle_lite.plan import Plan
 from sparkle_lite.pow import ProofOfWork
 from sparkle_lite.press import Order, Press
 from sparkle_lite.settings import Settings
+from sparkle_lite.trouble import Troubles
 from sparkle_lite.wire.answers import IpQuery
 
 MEMBER_DAYS_MS = 14 * 24 * 3_600_000
@@ -67,6 +69,7 @@ class Runtime:
         self.first_start: FirstStart | None = None
         self.accounts: Accounts
         self.ingest: Ingest
+        self.troubles: Troubles
         self.search: Search
         self.overview: Overview
         self.settings: Settings
@@ -94,8 +97,12 @@ class Runtime:
         """
         await self.database.open(serve=True)
         try:
-            self.ingest = Ingest(self.database, lambda: self.config.limits, self.metrics, now_ms)
+            self.ingest = Ingest(
+                self.database, lambda: self.config.limits, self.metrics, now_ms, is_evidence=is_evidence
+            )
             await self.ingest.open()
+            self.troubles = Troubles(self.database, self.ingest.writer.write, now_ms)
+            await self.troubles.load()
             self.ingest.on_closed = self._closed_segment.set
             self.search = Search(self.database, self.ingest.streams)
             self.overview = Overview(self.database, self.ingest.streams, self.ingest.writer.write, now_ms)
@@ -128,6 +135,7 @@ class Runtime:
         jobs, house = self.jobs, self.housekeeping
         jobs.every("notice", _NOTICE_S, self.accounts.poll)
         jobs.every("access", 60, self.accounts.flush)
+        jobs.every("trouble", 1, self.troubles.flush)
         jobs.every("seen", 300, lambda: self.ingest.writer.write(self.ingest.dictionaries.write_seen))
         jobs.every("roll", 60, house.roll)
         jobs.every("index", 300, house.index, first=0, wake=self._closed_segment)
@@ -202,6 +210,7 @@ class Runtime:
             if self.ingest.writer.running and hasattr(self, "accounts"):
                 with suppress(Exception):
                     await self.accounts.flush(now=True)
+                    await self.troubles.flush()
                     await self.ingest.writer.write(self.ingest.dictionaries.write_seen)
             await self.ingest.close()
         await self.database.close()

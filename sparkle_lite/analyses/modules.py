@@ -26,3 +26,10 @@ MODULES = (
     Module("com.SimpleTracker.qBCB.CheckPeer", CHEAT, "Progress_Uploaded"),
     Module("com.SimpleTracker.qBCB.CheckAllIP", _DIALING, "Too many ports"),
 )
+
+_BY_NAME = {name: tuple(module for module in MODULES if module.name == name) for name in {m.name for m in MODULES}}
+
+
+def is_evidence(module: str, rule: str | None) -> bool:
+    """Whether a ban of this module, for this rule, counts for an analysis."""
+    return any(known.rule in (rule or "") for known in _BY_NAME.get(module, ()))
