@@ -565,10 +565,7 @@ def _matchers(rules: Sequence[Rule], listings: Sequence[Listing], kind: str) -> 
 
 
 def _render(rules: Content, exceptions: Content) -> dict[tuple[Kind, str], Document]:
-    exempt = Exempt(
-        peer_id=[matcher for matchers in exceptions.peer_id.values() for matcher in matchers],
-        client_name=[matcher for matchers in exceptions.client_name.values() for matcher in matchers],
-    )
+    exempt = Exempt.of(exceptions)
     rendered: dict[tuple[Kind, str], Document] = {}
     for reads in READINGS:
         rendered["rules", reads.variant] = documents.rules_json("rules", reads, rules, exempt)
