@@ -192,10 +192,12 @@ def _serve(args: argparse.Namespace) -> None:
 
 def _config_check(args: argparse.Namespace) -> None:
     loaded = _load(args, rules=True)
-    from sparkle_lite import config
+    from sparkle_lite import config, omissions
+    from sparkle_lite.accounts import now_ms
     from sparkle_lite.notes import notes
 
-    for line in config.explain(notes(loaded), config.source(_config_path(args), os.environ)):
+    found = (*notes(loaded), *omissions.notes(loaded, now_ms()))
+    for line in config.explain(found, config.source(_config_path(args), os.environ)):
         print(f"note: {line}")
     print("OK")
 

@@ -10,7 +10,7 @@ from contextlib import suppress
 from typing import Any
 from urllib.parse import urlsplit
 
-from sparkle_lite import analyses, ip_report, net, rulebook
+from sparkle_lite import analyses, ip_report, net, omissions, rulebook
 from sparkle_lite import config as configuration
 from sparkle_lite.accounts import Accounts, Actor, FirstStart, now_ms
 from sparkle_lite.analyses import apart
@@ -76,6 +76,8 @@ class Runtime:
         self.housekeeping: Housekeeping
         self.decisions: Decisions
         self.published: rulebook.Published
+        # What which client programs are not told of what is published.
+        self.untold: Sequence[omissions.Untold] = ()
         # Reads the configuration's file again, where there is somebody who knows it; the keys that need a restart.
         self.reread: Callable[[], Awaitable[list[str]]] | None = None
         # Why the newest rules could not be published, while the last good ones are served.
@@ -251,6 +253,22 @@ class Runtime:
         for held in published.held[:20]:
             logger.warning("a rule covers an address of this server or of a member and is held back: %s", held)
         self.published, self._published_revision = published, revision
+        await self._tell_omissions()
+
+    async def _tell_omissions(self) -> None:
+        """Log what which client programs are not told, when that has changed."""
+        untold = await asyncio.to_thread(
+            omissions.untold,
+            self.published.omissions,
+            prefer_legacy=self.config.btn.prefer_legacy,
+            has_excepted_addresses=self.published.has_excepted_addresses,
+        )
+        before, self.untold = self.untold, untold
+        for one in (each for each in untold if each not in before):
+            counts = {"rules": one.count("rules"), "exceptions": one.count("exceptions")}
+            logger.info("%s", omissions.log_line(one), extra={"clients": ", ".join(one.clients), **counts})
+        if before and not untold:
+            logger.info("every client program is told all rules and exceptions")
 
     async def _render(self, protected: set[bytes]) -> rulebook.Published:
         url = self.config.server.public_url.rstrip("/")

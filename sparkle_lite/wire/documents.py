@@ -74,7 +74,10 @@ class Cause(Enum):
 
 
 class Omission(NamedTuple):
-    """A rule or an exception that a client doesn't get: `item` is a matcher, a port, or the name of a script."""
+    """A rule or an exception that a client doesn't get: `item` is a matcher, a port, or the source of a script.
+
+    `category` is a script's name.
+    """
 
     section: Literal["rules", "exceptions"]
     kind: Literal["port", "peer_id", "client_name", "script"]
@@ -137,8 +140,8 @@ def omissions(reads: Reading, rules: Content, exceptions: Content) -> tuple[Omis
     found: list[Omission] = []
     for category, ports in rules.port.items() if reads.ports is Ports.UNREAD else ():
         found += [Omission("rules", "port", category, port, Cause.UNREAD) for port in ports]
-    for name in () if reads.scripts else rules.script:
-        found.append(Omission("rules", "script", name, name, Cause.UNREAD))
+    if not reads.scripts:
+        found += [Omission("rules", "script", name, source, Cause.UNREAD) for name, source in rules.script.items()]
     exempt = Exempt.of(exceptions)
     kinds: tuple[Identity, ...] = ("peer_id", "client_name")
     for kind in kinds:
