@@ -5,14 +5,16 @@ import json
 import re
 import sqlite3
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
-from server import PBH20, App, RunningServer, count, wait_for
+from server import PBH20, App, RunningServer, count, start_server, wait_for
+
+from sparkle_lite import cli
 
 WIRE = Path(__file__).parent / "wire"
 QBCB = "qBittorrent-ClientBlocker/3.8 (linux, amd64) BTN-Protocol/0.0.0-dev"
@@ -23,6 +25,15 @@ IMPL = "com.ghostchu.peerbanhelper.module.impl.rule."
 SECOND, DAY = 1000, 86_400_000
 # Troubles are written once a second.
 WRITTEN_S = 1.2
+
+
+@pytest.fixture(scope="module")
+def strict(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
+    """A server that takes little of one application: 3 rows at once, 16 new names a day, 20 requests a minute."""
+    config = "[limits]\nmax_rows_per_request = 3\nrequests_per_minute = 20\n[auth]\nmax_apps_per_user = 100\n"
+    prelude = "from sparkle_lite.db import dictionaries; dictionaries.DAILY_QUOTA = 16"
+    with start_server(tmp_path_factory.mktemp("strict"), config, prelude=prelude) as server:
+        yield server
 
 
 def now() -> int:
@@ -109,15 +120,11 @@ def lines(server: RunningServer, app: App) -> list[dict[str, Any]]:
     return [line for line in server.logged() if line["logger"] == "sparkle.trouble" and line["app_id"] == app.app_id]
 
 
-def age(server: RunningServer, app: App, ms: int) -> None:
-    """Let so much time pass since an application's troubles began."""
+def age(server: RunningServer, ms: int) -> None:
+    """Let so much time pass since all troubles began."""
     server.stop()
     with closing(sqlite3.connect(server.database)) as connection, connection:
-        connection.execute(
-            "UPDATE userapp_trouble SET began_at=began_at-?1, last_at=last_at-?1"
-            " WHERE userapp=(SELECT id FROM userapp WHERE app_id=?2)",
-            (ms, app.app_id),
-        )
+        connection.execute("UPDATE userapp_trouble SET began_at=began_at-?1, last_at=last_at-?1", (ms,))
     server.start()
 
 
@@ -236,45 +243,54 @@ def test_a_client_that_goes_away_in_the_middle_is_in_no_trouble(shared: RunningS
     assert stays_fine(shared, app)
 
 
-def test_a_list_that_is_cut_off_is_told(start: Callable[..., RunningServer]) -> None:
-    server = start("[limits]\nmax_rows_per_request = 3\n")
-    restart = ("qBittorrent-ClientBlocker never empties that list; restart it.", "请重启它")
-    let_in = ("raise limits.max_rows_per_request", "分批上报")
-    for name, path, agent, (cure, cure_zh) in (
-        ("qbcb-peers", PEERS, QBCB, restart),
-        ("pbh-legacy-peers", PEERS, PBH7, let_in),
-        ("qbcb-bans", BANS, QBCB, let_in),
-        ("pbh-modern-swarm", SWARMS, PBH20, let_in),
-    ):
-        app = server.add_app()
-        body = wire(name)
-        [(key, rows)] = [(key, value) for key, value in body.items() if isinstance(value, list)]
-        for row in rows:
-            if "last_time_seen" in row:
-                row["last_time_seen"] = now()
-        assert server.post({**body, key: rows[:1] * 5}, app, path, agent).rejected == 2
-        wait_until_told(server, app, "only the first 3 rows were stored", cure)
-        assert cure_zh in page(server, f"/apps/{app.app_id}", "zh")
-        assert server.post({**body, key: rows[:2]}, app, path, agent).rejected == 0
-        wait_until_fine(server, app)
+@pytest.mark.parametrize(
+    ("name", "path", "agent", "cure", "cure_zh"),
+    [
+        ("qbcb-peers", PEERS, QBCB, "qBittorrent-ClientBlocker never empties that list; restart it.", "请重启它"),
+        ("pbh-legacy-peers", PEERS, PBH7, "raise limits.max_rows_per_request", "分批上报"),
+        ("qbcb-bans", BANS, QBCB, "raise limits.max_rows_per_request", "分批上报"),
+        ("pbh-modern-swarm", SWARMS, PBH20, "raise limits.max_rows_per_request", "分批上报"),
+    ],
+)
+def test_a_list_that_is_cut_off_is_told(
+    strict: RunningServer, name: str, path: str, agent: str, cure: str, cure_zh: str
+) -> None:
+    app = strict.add_app()
+    body = wire(name)
+    [(key, rows)] = [(key, value) for key, value in body.items() if isinstance(value, list)]
+    for row in rows:
+        if "last_time_seen" in row:
+            row["last_time_seen"] = now()
+    assert strict.post({**body, key: rows[:1] * 5}, app, path, agent).rejected == 2
+    wait_until_told(strict, app, "only the first 3 rows were stored", cure)
+    assert cure_zh in page(strict, f"/apps/{app.app_id}", "zh")
+    assert strict.post({**body, key: rows[:2]}, app, path, agent).rejected == 0
+    wait_until_fine(strict, app)
 
 
-def test_who_names_more_than_anybody_meets_is_told_of_the_quota(start: Callable[..., RunningServer]) -> None:
-    server = start(prelude="from sparkle_lite.db import dictionaries; dictionaries.DAILY_QUOTA = 4")
+def test_who_names_more_than_anybody_meets_is_told_of_the_quota(strict: RunningServer) -> None:
+    app = strict.add_app()
     body = wire("pbh-legacy-peers")
-    for number in range(4):
-        peer = body["peers"][0] | {"torrent_identifier": f"{number:064x}", "client_name": f"client {number}"}
-        last = server.post(body | {"peers": [peer]}, agent=PBH7)
-    assert last.rejected == 1
-    wait_until_told(server, server.app, "1 rows of its last list of peers were dropped", "4 torrents and clients")
-    assert "从未出现过的种子和客户端" in page(server, f"/apps/{server.app.app_id}", "zh")
+
+    def send(start: int) -> int:
+        peers = [
+            body["peers"][0] | {"torrent_identifier": f"{n:064x}", "client_name": f"client {n}"}
+            for n in range(start, start + 3)
+        ]
+        return strict.post({"populate_time": now(), "peers": peers}, app, agent=PBH7).rejected
+
+    assert [send(number) for number in (0, 3, 6, 9)] == [0, 0, 0, 3]
+    wait_until_told(strict, app, "3 rows of its last list of peers were dropped", "16 torrents and clients")
+    assert "从未出现过的种子和客户端" in page(strict, f"/apps/{app.app_id}", "zh")
+    assert send(0) == 0
+    wait_until_fine(strict, app)
 
 
-def test_too_many_requests_are_told(start: Callable[..., RunningServer]) -> None:
-    server = start("[limits]\nrequests_per_minute = 3\n")
-    assert [server.get("/ping/config").status for _ in range(5)] == [200, 200, 200, 429, 429]
-    wait_until_told(server, server.app, "more than 3 requests a minute", "(429)", "an application of its own")
-    assert "每分钟发送的请求超过 3 个" in page(server, f"/apps/{server.app.app_id}", "zh")
+def test_too_many_requests_are_told(strict: RunningServer) -> None:
+    app = strict.add_app()
+    assert [strict.get("/ping/config", app).status for _ in range(22)][-3:] == [200, 429, 429]
+    wait_until_told(strict, app, "more than 20 requests a minute", "(429)", "an application of its own")
+    assert "每分钟发送的请求超过 20 个" in page(strict, f"/apps/{app.app_id}", "zh")
 
 
 # --- Clocks -----------------------------------------------------------------------------------------------------------
@@ -332,66 +348,56 @@ def test_one_recent_row_is_enough_wherever_it_stands(shared: RunningServer, app:
     )
 
 
-def test_a_first_upload_of_years_of_bans_is_no_fault_of_the_clock(start: Callable[..., RunningServer]) -> None:
-    server = start()
-    bans = wire("pbh-modern-bans")
-    for ban in bans["bans"]:
-        ban["ban_at"] = now() - 700 * DAY
-    server.post(bans, path=MODERN_BANS)
-    assert stays_fine(server, server.app)
-    assert lines(server, server.app) == []
-    # Nor when the upload has gone on for some hours; but not for days.
-    age(server, server.app, 20 * 3_600_000)
-    assert told(server, server.app) is None
-    age(server, server.app, 5 * 3_600_000)
-    trouble = "All that it sends is 700 days old or older; unless it is catching up on a long history, set the clock"
-    assert str(told(server, server.app)).startswith(trouble)
-    assert "至少是 700 天前的" in page(server, f"/apps/{server.app.app_id}", "zh")
-    server.post(swarm(now()), path=SWARMS)
-    wait_until_fine(server, server.app)
+# --- What is no trouble before it has lasted --------------------------------------------------------------------------
 
 
-# --- Bans that count for nothing --------------------------------------------------------------------------------------
-
-
-def banned(module: str, rule: str = "x", **more: Any) -> dict[str, Any]:
+def banned(module: str) -> dict[str, Any]:
     """A modern body with one ban."""
     [first, *_] = wire("pbh-modern-bans")["bans"]
-    return {"bans": [first | {"module": module, "rule": rule, "ban_at": now(), **more}]}
+    return {"bans": [first | {"module": module, "rule": "x"}]}
 
 
-def test_bans_without_evidence_are_told_when_that_has_gone_on_for_days(start: Callable[..., RunningServer]) -> None:
+def test_what_may_be_right_at_first_is_told_when_it_has_gone_on_for_days(start: Callable[..., RunningServer]) -> None:
     server = start()
-    server.post(banned(IMPL + "PeerIdBlacklist"), path=MODERN_BANS)
+    catching_up, listing, blocker = server.add_app(), server.add_app(), server.add_app()
+    # A first upload of years of bans is no fault of the clock.
+    old = wire("pbh-modern-bans")
+    for ban in old["bans"]:
+        ban["ban_at"] = now() - 700 * DAY
+    server.post(old, catching_up, MODERN_BANS)
+    # Who has just begun has met no cheater yet.
+    server.post(banned(IMPL + "PeerIdBlacklist"), listing, MODERN_BANS)
+    server.post({"populate_time": now(), "peers": []}, blocker, agent=QBCB)
+    server.post(wire("qbcb-bans") | {"bans": wire("qbcb-bans")["bans"][:1]}, blocker, BANS, QBCB)
+    time.sleep(WRITTEN_S)
+    for app in (catching_up, listing, blocker):
+        assert told(server, app) is None
+        assert lines(server, app) == []
+
+    age(server, 4 * DAY)
+    old_rows = "All that it sends is 700 days old or older; unless it is catching up on a long history, set the clock"
+    assert str(told(server, catching_up)).startswith(old_rows)
+    assert "至少是 700 天前的" in page(server, f"/apps/{catching_up.app_id}", "zh")
+    server.post(swarm(now()), catching_up, SWARMS)
+    wait_until_fine(server, catching_up)
+
     began = time.strftime("%Y-%m-%d", time.gmtime(time.time() - 4 * 86_400))
-    assert stays_fine(server, server.app)
-    age(server, server.app, 4 * DAY)
-    server.post(banned(IMPL + "ClientNameBlacklist"), path=MODERN_BANS)
+    server.post(banned(IMPL + "ClientNameBlacklist"), listing, MODERN_BANS)
     # What our own rules told it to ban is no judgement of its own.
-    server.post(banned(IMPL + "BtnNetworkOnline"), path=MODERN_BANS)
-    wait_until_told(
-        server, server.app, f"None of the bans that it has sent since {began} is evidence", "progress check"
-    )
-    assert f"自 {began} 起" in page(server, f"/apps/{server.app.app_id}", "zh")
-    [line] = lines(server, server.app)
+    server.post(banned(IMPL + "BtnNetworkOnline"), listing, MODERN_BANS)
+    no_evidence = f"None of the bans that it has sent since {began} is evidence"
+    assert no_evidence in wait_until_told(server, listing, "progress check")
+    assert f"自 {began} 起" in page(server, f"/apps/{listing.app_id}", "zh")
+    [line] = lines(server, listing)
     assert line["trouble"] == "no_evidence"
-    server.post(banned(IMPL + "ProgressCheatBlocker"), path=MODERN_BANS)
-    wait_until_fine(server, server.app)
+    server.post(banned(IMPL + "ProgressCheatBlocker"), listing, MODERN_BANS)
+    wait_until_fine(server, listing)
 
-
-def test_a_clientblocker_that_collects_nobody_is_told_how_to(start: Callable[..., RunningServer]) -> None:
-    server = start()
-    server.post({"populate_time": now(), "peers": []}, agent=QBCB)
-    server.post(wire("qbcb-bans") | {"bans": wire("qbcb-bans")["bans"][:1]}, path=BANS, agent=QBCB)
-    assert stays_fine(server, server.app)
-    age(server, server.app, 4 * DAY)
-    trouble = told(server, server.app) or ""
+    trouble = wait_until_told(server, blocker, "has sent empty lists of peers only", no_evidence)
     assert trouble.count('"banByRelativeProgressUploaded"') == 2
-    assert "has sent empty lists of peers only" in trouble
-    assert "so they judge by name" not in trouble
-    assert page(server, f"/apps/{server.app.app_id}", "zh").count("banByRelativeProgressUploaded") == 2
-    server.post(wire("qbcb-peers"), agent=QBCB)
-    _soon(lambda: "empty lists" not in (told(server, server.app) or ""))
+    assert page(server, f"/apps/{blocker.app_id}", "zh").count("banByRelativeProgressUploaded") == 2
+    server.post(wire("qbcb-peers"), blocker, agent=QBCB)
+    _soon(lambda: "empty lists" not in (told(server, blocker) or ""))
 
 
 # --- What it costs ----------------------------------------------------------------------------------------------------
@@ -428,7 +434,7 @@ def test_trouble_that_goes_on_is_not_written_again(start: Callable[..., RunningS
         time.sleep(WRITTEN_S)
         assert version() == begun
     # After an hour what it says is brought up to date.
-    age(server, server.app, 3_600_000)
+    age(server, 3_600_000)
     body = addressed(wire("pbh-legacy-peers"), "10.0.0.1")
     server.post(body | {"peers": body["peers"] * 2}, agent=PBH7)
     wait_until_told(server, server.app, f"({2 * len(body['peers'])})")
@@ -461,14 +467,18 @@ def test_a_body_that_comes_again_changes_nothing(shared: RunningServer, app: App
     assert stays_fine(shared, app)
 
 
-def test_a_database_of_the_version_before_gets_the_table(start: Callable[..., RunningServer]) -> None:
-    server = start()
-    server.stop()
-    with closing(sqlite3.connect(server.database)) as connection, connection:
+def test_a_database_of_the_version_before_gets_the_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "config.toml").write_text("")
+    config = ["--config", str(tmp_path / "config.toml")]
+    assert cli.main(["user", "add", "ada", *config]) == 0
+    assert cli.main(["app", "add", "--user", "ada", *config]) == 0
+    database = tmp_path / "data" / "sparkle.db"
+    with closing(sqlite3.connect(database)) as connection, connection:
         connection.execute("DROP TABLE userapp_trouble")
         [version] = connection.execute("PRAGMA user_version").fetchone()
         connection.execute(f"PRAGMA user_version={version - 1}")
-    server.start()
-    assert told(server, server.app) is None
-    server.post(b"{")
-    wait_until_told(server, server.app, "was refused")
+    capsys.readouterr()
+    assert cli.main(["app", "list", "--json", *config]) == 0
+    [row] = json.loads(capsys.readouterr().out)
+    assert (row["user"], row["trouble"]) == ("ada", None)
+    assert count(database, "userapp_trouble") == 0
