@@ -126,7 +126,7 @@ def _rejected(details: Details) -> Sentence:
 
 def _cut_off(details: Details) -> Sentence:
     name, rows = _list(details), int(details["rows"])
-    en = f"Its last {name.en} is longer than this server takes, so only the first {rows:,} rows were stored"
+    en = f"Its last {name.en} is longer than this server takes, so only its first rows ({rows:,}) were stored"
     zh = f"其最近一次{name.zh}超出本服务器的上限，只保存了前 {rows:,} 行"
     if details["family"] == Family.QBCB and details["list"] != "bans":
         return Sentence(

@@ -27,12 +27,22 @@ SECOND, DAY = 1000, 86_400_000
 WRITTEN_S = 1.2
 
 
+STRICT = """
+[limits]
+max_rows_per_request = 3
+max_body_size = "64KiB"
+max_inflated_size = "64KiB"
+requests_per_minute = 20
+[auth]
+max_apps_per_user = 100
+"""
+
+
 @pytest.fixture(scope="module")
 def strict(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
     """A server that takes little of one application: 3 rows at once, 16 new names a day, 20 requests a minute."""
-    config = "[limits]\nmax_rows_per_request = 3\nrequests_per_minute = 20\n[auth]\nmax_apps_per_user = 100\n"
     prelude = "from sparkle_lite.db import dictionaries; dictionaries.DAILY_QUOTA = 16"
-    with start_server(tmp_path_factory.mktemp("strict"), config, prelude=prelude) as server:
+    with start_server(tmp_path_factory.mktemp("strict"), STRICT, prelude=prelude) as server:
         yield server
 
 
@@ -262,10 +272,19 @@ def test_a_list_that_is_cut_off_is_told(
         if "last_time_seen" in row:
             row["last_time_seen"] = now()
     assert strict.post({**body, key: rows[:1] * 5}, app, path, agent).rejected == 2
-    wait_until_told(strict, app, "only the first 3 rows were stored", cure)
+    wait_until_told(strict, app, "only its first rows (3) were stored", cure)
     assert cure_zh in page(strict, f"/apps/{app.app_id}", "zh")
     assert strict.post({**body, key: rows[:2]}, app, path, agent).rejected == 0
     wait_until_fine(strict, app)
+
+
+def test_a_body_that_is_too_large_inside_is_told(strict: RunningServer) -> None:
+    app = strict.add_app()
+    body = wire("qbcb-peers")
+    first = body["peers"][0]
+    long = {**body, "peers": [first, {**first, "peer_flag": "x" * 100_000}]}
+    assert strict.post(long, app, agent=QBCB).status == 200
+    wait_until_told(strict, app, "longer than this server takes", "only its first rows (1) were stored", "restart it")
 
 
 def test_who_names_more_than_anybody_meets_is_told_of_the_quota(strict: RunningServer) -> None:
