@@ -24,6 +24,7 @@ import jwt
 from sparkle_lite.buckets import Buckets, place
 from sparkle_lite.config import Auth
 from sparkle_lite.db import accounts as store
+from sparkle_lite.db import troubles
 from sparkle_lite.db.accounts import AuditFilter, AuditRow, CredentialRow, SessionRow, UserappRow, UserRow, Visit
 from sparkle_lite.db.connection import Connection
 from sparkle_lite.db.database import Command, Database
@@ -589,6 +590,7 @@ class Accounts:
             if row.banned_at is not None and not actor.admin:
                 raise _app_banned(row.banned_reason or "")
             await store.delete_userapp(connection, row.id, self._clock())
+            await troubles.forget(connection, [row.id])
             await self._audit_app(connection, "USERAPP_DELETE", row, actor, userAppId=row.id)
 
         async with self._noting("USERAPP_DELETE", actor, **_named(app_id)):
@@ -607,6 +609,7 @@ class Accounts:
             rows = await self._idle_anonymous(connection, unused_ms)
             if rows:
                 await store.purge_userapps(connection, (row.id for row in rows), self._clock())
+                await troubles.forget(connection, (row.id for row in rows))
                 await self._audit(connection, "USERAPP_PURGE", actor, {"userApps": len(rows), "unusedMs": unused_ms})
             return rows
 

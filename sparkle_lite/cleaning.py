@@ -160,7 +160,7 @@ class Cleaner:
                     "peer_progress": row.peer_progress,
                     "downloader_progress": row.downloader_progress,
                     "flags": flags,
-                    "btn_ban": int(row.btn_ban or row.module.endswith(_OWN_RULE_MODULES)),
+                    "btn_ban": int(repeats_our_rules(row)),
                     "module": module,
                     "rule": _text(row.rule, RULE_LENGTH),
                     "description": _text(row.description, 4096),
@@ -231,6 +231,11 @@ class Cleaner:
         if not self._dictionaries.may_add(who.userapp, who.at):
             return None
         return self._wanted.labels.add(raw, (raw.replace("\0", "")[:NAME_LENGTH],), who.userapp, who.at)
+
+
+def repeats_our_rules(row: Ban) -> bool:
+    """Whether a client banned only because this network's rules told it to."""
+    return row.btn_ban or row.module.endswith(_OWN_RULE_MODULES)
 
 
 def _endpoint(row: Peer) -> bytes | str:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from sparkle_lite.accounts import Accounts, Actor, NewSecret
     from sparkle_lite.config import Config
     from sparkle_lite.db.accounts import UserappRow, UserRow
+    from sparkle_lite.db.database import Database
 
 T = TypeVar("T")
 Run = Callable[[argparse.Namespace], None]
@@ -191,10 +192,12 @@ def _serve(args: argparse.Namespace) -> None:
 
 def _config_check(args: argparse.Namespace) -> None:
     loaded = _load(args, rules=True)
-    from sparkle_lite import config
+    from sparkle_lite import config, omissions
+    from sparkle_lite.accounts import now_ms
     from sparkle_lite.notes import notes
 
-    for line in config.explain(notes(loaded), config.source(_config_path(args), os.environ)):
+    found = (*notes(loaded), *omissions.notes(loaded, now_ms()))
+    for line in config.explain(found, config.source(_config_path(args), os.environ)):
         print(f"note: {line}")
     print("OK")
 
@@ -319,8 +322,9 @@ def _app_list(args: argparse.Namespace) -> None:
         return [one for one in apps if one[0] == ANONYMOUS] if args.anonymous else apps
 
     apps = _run_or_nothing(args, command)
+    troubles = _troubles(args) if apps else {}
     if args.json:
-        _print_json([{"user": name, **_pick(row, _APP_KEYS)} for name, row in apps])
+        _print_json([{"user": name, **_pick(row, _APP_KEYS), "trouble": troubles.get(row.id)} for name, row in apps])
         return
     rows = [
         (
@@ -338,6 +342,18 @@ def _app_list(args: argparse.Namespace) -> None:
         ("APP ID", "USER", "CREATED (UTC)", "LAST ACCESS (UTC)", "USER AGENT", "STATE", "COMMENT"),
         rows,
     )
+    for _, row in apps:
+        if row.id in troubles:
+            print(f"\nTrouble with {row.app_id} ({row.comment}): {troubles[row.id]}")
+
+
+def _troubles(args: argparse.Namespace) -> dict[int, str]:
+    """What is wrong with what applications (row ids) send, of each that is in trouble."""
+    from sparkle_lite.accounts import now_ms
+    from sparkle_lite.trouble import sentences
+
+    found = _with_database(args, lambda database, _: sentences(database, now_ms()))
+    return {userapp: sentence.en for userapp, sentence in found.items()}
 
 
 def _app_ban(args: argparse.Namespace) -> None:
@@ -374,6 +390,18 @@ def _clients(count: int) -> str:
 def _run(args: argparse.Namespace, command: "Callable[[Accounts, Actor], Awaitable[T]]", *, create: bool = False) -> T:
     """Run a command on the accounts as the operator. Raises SparkleError if there is no database, unless `create`."""
     from sparkle_lite.accounts import COMMAND_LINE, Accounts
+
+    return _with_database(
+        args,
+        lambda database, config: command(Accounts(database, database.write, lambda: config.auth), COMMAND_LINE),
+        create=create,
+    )
+
+
+def _with_database(
+    args: argparse.Namespace, command: "Callable[[Database, Config], Awaitable[T]]", *, create: bool = False
+) -> T:
+    """Run something on the database. Raises SparkleError if there is none, unless `create`."""
     from sparkle_lite.db.database import Database
 
     config = _load(args)
@@ -385,7 +413,7 @@ def _run(args: argparse.Namespace, command: "Callable[[Accounts, Actor], Awaitab
         database = Database(path, config.database.synchronous)
         await database.open()
         try:
-            return await command(Accounts(database, database.write, lambda: config.auth), COMMAND_LINE)
+            return await command(database, config)
         finally:
             await database.close()
 

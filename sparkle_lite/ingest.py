@@ -10,12 +10,12 @@ import hashlib
 import logging
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from typing import Any, NamedTuple
 
-from sparkle_lite.cleaning import Cleaner, Reporter
+from sparkle_lite.cleaning import Cleaner, Reporter, repeats_our_rules
 from sparkle_lite.config import Limits
 from sparkle_lite.db import bans, segments
 from sparkle_lite.db.connection import transaction
@@ -24,7 +24,8 @@ from sparkle_lite.db.dictionaries import Dictionaries, Resolved, Wanted
 from sparkle_lite.db.segments import NO_ROWS, Kind, Rows, Stream, SubmissionRow
 from sparkle_lite.errors import SparkleError
 from sparkle_lite.metrics import Metrics
-from sparkle_lite.wire.bodies import Batch, decode, inflate
+from sparkle_lite.trouble import CLOCK_MS, Receipt
+from sparkle_lite.wire.bodies import Ban, Batch, Snapshot, Swarm, decode, inflate
 from sparkle_lite.wire.dialect import Dialect, Shape
 
 # Bodies whose digest is kept in memory: a day of 5,000 clients, about 40 MB.
@@ -43,11 +44,14 @@ STREAMS = (*segments.KINDS, "ban")
 
 
 class Outcome(NamedTuple):
-    """What became of a body: rows stored or known already, rows dropped; whether only its first rows were read."""
+    """What became of a body: rows stored or known already, rows dropped, and what it shows of its sender.
+
+    `receipt` is None for a body that was stored before: it shows nothing new.
+    """
 
     accepted: int
     rejected: int
-    cut_off: bool = False
+    receipt: Receipt | None = None
 
 
 class Inflated(NamedTuple):
@@ -181,6 +185,7 @@ class _Group:
         self.jobs: list[Submission] = []
         self.failed: dict[int, BaseException] = {}
         self.rejected: dict[int, Counter[str]] = {}
+        self.receipts: dict[int, Receipt] = {}
         self.accepted: Counter[int] = Counter()
         self.values: dict[Kind, list[Any]] = {kind: [] for kind in segments.KINDS}
         self.parts: dict[Kind, list[_Part]] = {kind: [] for kind in segments.KINDS}
@@ -188,7 +193,6 @@ class _Group:
         self.ban_submissions: list[SubmissionRow] = []
         self.reported_bans = self.new_bans = 0
         self.duplicates = 0
-        self.cut_off: set[int] = set()
         self.digests: set[tuple[str, bytes]] = set()
 
     @property
@@ -218,12 +222,20 @@ class Ingest:
     """Takes submissions and commits them. One for a server."""
 
     def __init__(
-        self, database: Database, limits: Callable[[], Limits], metrics: Metrics, clock: Callable[[], int]
+        self,
+        database: Database,
+        limits: Callable[[], Limits],
+        metrics: Metrics,
+        clock: Callable[[], int],
+        *,
+        is_evidence: Callable[[str, str | None], bool] = lambda module, rule: True,
     ) -> None:
+        """`is_evidence` says of a ban's module and rule whether it counts for an analysis."""
         self._database = database
         self._limits = limits
         self._metrics = metrics
         self._clock = clock
+        self._is_evidence = is_evidence
         self._inflater = ThreadPoolExecutor(1, thread_name_prefix="inflate")
         # Inflated bytes so far: found ahead, and taken from there. Each is counted by one thread alone.
         self._found_ahead = self._taken_ahead = 0
@@ -330,8 +342,6 @@ class Ingest:
                     cut_off=cut_off,
                 )
                 del data
-                if cut_off:
-                    group.cut_off.add(number)
                 if not job.dialect.traits.knows_its_progress:
                     for row in (*batch.snapshots, *batch.bans):
                         row.downloader_progress = None
@@ -345,6 +355,7 @@ class Ingest:
 
     def _clean(self, group: _Group, number: int, job: Submission, batch: Batch, digest: bytes) -> None:
         rejected: Counter[str] = Counter(batch.rejected)
+        duplicates = group.duplicates
         who = Reporter(job.userapp, job.received_at, job.dialect.traits)
 
         def submission(number: int, kept: int, sent: int) -> SubmissionRow:
@@ -369,6 +380,22 @@ class Ingest:
             group.accepted[number] += len(made)
         if rejected:
             group.rejected[number] = rejected
+        if group.duplicates == duplicates:
+            group.receipts[number] = self._receipt(batch, rejected, group.accepted[number], job.received_at)
+
+    def _receipt(self, batch: Batch, rejected: Counter[str], kept: int, at_ms: int) -> Receipt:
+        """What a body shows of its sender."""
+        time_named = _newest_time(batch, at_ms) if batch.populate_time is None else batch.populate_time
+        judged = [ban for ban in batch.bans if not repeats_our_rules(ban)]
+        return Receipt(
+            kept=kept,
+            rejected=rejected,
+            are_networks=not kept and "bad_address" in rejected and _are_networks(batch),
+            is_cut_off=batch.cut_off or "too_many_rows" in rejected,
+            clock_off=None if time_named is None else time_named - at_ms,
+            by_rows=batch.populate_time is None,
+            has_evidence=any(self._is_evidence(ban.module, ban.rule) for ban in judged) if judged else None,
+        )
 
     def _add_part(
         self,
@@ -451,8 +478,9 @@ class Ingest:
             rejected = group.rejected.get(number)
             for reason, count in rejected.items() if rejected else ():
                 self._metrics.rejected.labels(reason).inc(count)
-            dropped = rejected.total() if rejected else 0
-            job.outcome.set_result(Outcome(group.accepted[number], dropped, number in group.cut_off))
+            job.outcome.set_result(
+                Outcome(group.accepted[number], rejected.total() if rejected else 0, group.receipts.get(number))
+            )
 
     async def _write(self, group: _Group) -> None:
         first = self.streams["swarm" if group.waiting[0].dialect.traits.shape is Shape.MODERN else "snapshot"]
@@ -517,6 +545,32 @@ def _put_ids(group: _Group, resolved: Resolved[dict[int, int]]) -> None:
         report["module"] = resolved.labels.get(report["module"], report["module"])
         if report["flags"] is not None:
             report["flags"] = resolved.labels.get(report["flags"], report["flags"])
+
+
+def _newest_time(batch: Batch, at_ms: int) -> int | None:
+    """The newest time (ms) in rows of a body, None where there is none.
+
+    Clients sort by time, so the ends are looked at first; all rows are where those are old.
+    """
+    lists: tuple[Sequence[Swarm | Ban], ...] = (batch.swarms, batch.bans)
+    newest = _newest([row for rows in lists for row in (*rows[:1], *rows[-1:])])
+    if newest is not None and newest > at_ms - CLOCK_MS:
+        return newest
+    return _newest((*batch.swarms, *batch.bans))
+
+
+def _newest(rows: Iterable[Swarm | Ban]) -> int | None:
+    return max(filter(None, map(_time_of, rows)), default=None)
+
+
+def _time_of(row: Swarm | Ban) -> int | None:
+    return row.ban_at if isinstance(row, Ban) else row.last_time_seen
+
+
+def _are_networks(batch: Batch) -> bool:
+    """Whether most rows of a body name networks instead of addresses."""
+    rows: tuple[Snapshot | Swarm | Ban, ...] = (*batch.snapshots, *batch.swarms, *batch.bans)
+    return sum("/" in row.peer_ip for row in rows) * 2 > len(rows)
 
 
 def _digest(userapp: int, data: bytes) -> bytes:

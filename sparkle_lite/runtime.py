@@ -10,10 +10,11 @@ from contextlib import suppress
 from typing import Any
 from urllib.parse import urlsplit
 
-from sparkle_lite import analyses, ip_report, net, rulebook
+from sparkle_lite import analyses, ip_report, net, omissions, rulebook
 from sparkle_lite import config as configuration
 from sparkle_lite.accounts import Accounts, Actor, FirstStart, now_ms
 from sparkle_lite.analyses import apart
+from sparkle_lite.analyses.modules import is_evidence
 from sparkle_lite.config import Config
 from sparkle_lite.db import accounts as account_rows
 from sparkle_lite.db.database import Database
@@ -27,6 +28,7 @@ from sparkle_lite.plan import Plan
 from sparkle_lite.pow import ProofOfWork
 from sparkle_lite.press import Order, Press
 from sparkle_lite.settings import Settings
+from sparkle_lite.trouble import Troubles
 from sparkle_lite.wire.answers import IpQuery
 
 MEMBER_DAYS_MS = 14 * 24 * 3_600_000
@@ -66,12 +68,15 @@ class Runtime:
         self.first_start: FirstStart | None = None
         self.accounts: Accounts
         self.ingest: Ingest
+        self.troubles: Troubles
         self.search: Search
         self.overview: Overview
         self.settings: Settings
         self.housekeeping: Housekeeping
         self.decisions: Decisions
         self.published: rulebook.Published
+        # What which client programs are not told of what is published.
+        self.untold: Sequence[omissions.Untold] = ()
         # Reads the configuration's file again, where there is somebody who knows it; the keys that need a restart.
         self.reread: Callable[[], Awaitable[list[str]]] | None = None
         # Why the newest rules could not be published, while the last good ones are served.
@@ -93,8 +98,12 @@ class Runtime:
         """
         await self.database.open(serve=True)
         try:
-            self.ingest = Ingest(self.database, lambda: self.config.limits, self.metrics, now_ms)
+            self.ingest = Ingest(
+                self.database, lambda: self.config.limits, self.metrics, now_ms, is_evidence=is_evidence
+            )
             await self.ingest.open()
+            self.troubles = Troubles(self.database, self.ingest.writer.write, now_ms)
+            await self.troubles.load()
             self.ingest.on_closed = self._closed_segment.set
             self.search = Search(self.database, self.ingest.streams)
             self.overview = Overview(self.database, self.ingest.streams, self.ingest.writer.write, now_ms)
@@ -127,6 +136,7 @@ class Runtime:
         jobs, house = self.jobs, self.housekeeping
         jobs.every("notice", _NOTICE_S, self.accounts.poll)
         jobs.every("access", 60, self.accounts.flush)
+        jobs.every("trouble", 1, self.troubles.flush)
         jobs.every("seen", 300, lambda: self.ingest.writer.write(self.ingest.dictionaries.write_seen))
         jobs.every("roll", 60, house.roll)
         jobs.every("index", 300, house.index, first=0, wake=self._closed_segment)
@@ -201,6 +211,7 @@ class Runtime:
             if self.ingest.writer.running and hasattr(self, "accounts"):
                 with suppress(Exception):
                     await self.accounts.flush(now=True)
+                    await self.troubles.flush()
                     await self.ingest.writer.write(self.ingest.dictionaries.write_seen)
             await self.ingest.close()
         await self.database.close()
@@ -241,6 +252,22 @@ class Runtime:
         for held in published.held[:20]:
             logger.warning("a rule covers an address of this server or of a member and is held back: %s", held)
         self.published, self._published_revision = published, revision
+        await self._tell_omissions()
+
+    async def _tell_omissions(self) -> None:
+        """Log what which client programs are not told, when that has changed."""
+        untold = await asyncio.to_thread(
+            omissions.untold,
+            self.published.omissions,
+            prefer_legacy=self.config.btn.prefer_legacy,
+            has_excepted_addresses=self.published.has_excepted_addresses,
+        )
+        before, self.untold = self.untold, untold
+        for one in (each for each in untold if each not in before):
+            counts = {"rules": one.count("rules"), "exceptions": one.count("exceptions")}
+            logger.info("%s", omissions.log_line(one), extra={"clients": ", ".join(one.clients), **counts})
+        if before and not untold:
+            logger.info("every client program is told all rules and exceptions")
 
     async def _render(self, protected: set[bytes]) -> rulebook.Published:
         url = self.config.server.public_url.rstrip("/")

@@ -53,3 +53,10 @@ EVIDENCE = (
 
 MODULES = tuple(Module(line.module, line.group, line.rule) for line in EVIDENCE)
 """The table as the analyses ask for it."""
+
+_BY_NAME = {line.module: tuple(other for other in EVIDENCE if other.module == line.module) for line in EVIDENCE}
+
+
+def is_evidence(module: str, rule: str | None) -> bool:
+    """Whether a ban of this module, for this rule, counts for an analysis."""
+    return any(line.rule in (None, rule) for line in _BY_NAME.get(module, ()))

@@ -32,6 +32,7 @@ from sparkle_lite.http.session import (
     visitor,
 )
 from sparkle_lite.runtime import Runtime
+from sparkle_lite.trouble_sentences import DAY_MS, join, sentence
 from sparkle_lite.wire.torrents import parse_info_hash, torrent_identifier
 
 T = TypeVar("T")
@@ -63,6 +64,13 @@ class Page(msgspec.Struct, Generic[T], frozen=True):
     results: list[T]
 
 
+class Sentence(msgspec.Struct, frozen=True):
+    """One plain sentence in both languages."""
+
+    en: str
+    zh: str
+
+
 class User(msgspec.Struct, frozen=True, rename="camel"):
     """A user as they themselves and administrators see them: `email` is for nobody else. Times in ms."""
 
@@ -87,7 +95,7 @@ class AdminUser(User, frozen=True, rename="camel"):
 
 
 class UserApplication(msgspec.Struct, frozen=True, rename="camel"):
-    """An installation of a client and its owner. Times in ms."""
+    """An installation of a client and its owner. Times in ms; `trouble` is what is wrong with what it sends."""
 
     id: int
     app_id: str
@@ -97,6 +105,7 @@ class UserApplication(msgspec.Struct, frozen=True, rename="camel"):
     last_access_at: int | None
     banned_at: int | None
     banned_reason: str | None
+    trouble: Sentence | None
 
 
 class UserApplicationVerbose(msgspec.Struct, frozen=True, rename="camel"):
@@ -214,7 +223,17 @@ _ADMIN_USER = AdminUser(
     github_login="alice",
 )
 _APP_ID = "8c788023-8f09-4d5e-9d0c-0f3f3c1f6b1a"
-_APP = UserApplication(2, _APP_ID, "nas", 1723974917039, _USER, 1723975000000, None, None)
+_APP = UserApplication(
+    id=2,
+    app_id=_APP_ID,
+    comment="nas",
+    created_at=1723974917039,
+    user=_USER,
+    last_access_at=1723975000000,
+    banned_at=None,
+    banned_reason=None,
+    trouble=Sentence(*sentence("clock", {"off": -3 * DAY_MS}, 0)),
+)
 _SECRET = UserApplicationVerbose(2, _APP_ID, "Zl1m0Jq0nQ3y5m7w9B1d3F5h7J9l1N3p5R7t9V1x3Z5", "nas", 1723974917039, _USER)
 _AUDIT = AuditEntry(
     7,
@@ -273,7 +292,7 @@ def _app_routes(runtime: Runtime) -> list[HTTPRouteHandler]:
     )
     async def list_apps(request: Asked) -> Answer[list[UserApplication]]:
         me = await signed_in(request, runtime)
-        return _ok([_app(row, me.user) for row in await runtime.accounts.apps(me.user.id)])
+        return _ok([_app(runtime, row, me.user) for row in await runtime.accounts.apps(me.user.id)])
 
     @get(
         "/userapp/{app_id:str}",
@@ -640,7 +659,7 @@ def _admin_app_routes(runtime: Runtime) -> list[HTTPRouteHandler]:
         only(request.query_params.multi_items(), {"page": page, "pageSize": page_size})
         _check_page(page, page_size)
         rows, total = await runtime.accounts.apps_page(page, page_size)
-        return _ok(Page(page, page_size, total, [_app(row, owner) for row, owner in rows]))
+        return _ok(Page(page, page_size, total, [_app(runtime, row, owner) for row, owner in rows]))
 
     @post(
         "/admin/userapp/{app_id:str}/ban",
@@ -705,7 +724,8 @@ def _admin_user(row: UserRow) -> AdminUser:
     )
 
 
-def _app(row: UserappRow, owner: UserRow) -> UserApplication:
+def _app(runtime: Runtime, row: UserappRow, owner: UserRow) -> UserApplication:
+    troubles = runtime.troubles.of(row.id)
     return UserApplication(
         id=row.id,
         app_id=row.app_id,
@@ -715,6 +735,7 @@ def _app(row: UserappRow, owner: UserRow) -> UserApplication:
         last_access_at=row.last_access_at,
         banned_at=row.banned_at,
         banned_reason=row.banned_reason,
+        trouble=Sentence(*join(troubles)) if troubles else None,
     )
 
 
@@ -723,7 +744,7 @@ async def _owner(runtime: Runtime, row: UserappRow, me: SignedIn) -> UserRow:
 
 
 async def _owned(runtime: Runtime, row: UserappRow, me: SignedIn) -> UserApplication:
-    return _app(row, await _owner(runtime, row, me))
+    return _app(runtime, row, await _owner(runtime, row, me))
 
 
 async def _with_secret(runtime: Runtime, new: NewSecret, me: SignedIn) -> UserApplicationVerbose:

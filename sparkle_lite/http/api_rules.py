@@ -23,7 +23,7 @@ from sparkle_lite.db.decisions import Action, Change, Cursor, Decision, State, W
 from sparkle_lite.db.orders import Position
 from sparkle_lite.decisions import BY_HAND_MS, PARDON_MS, Decisions, Match, TargetKind, Why
 from sparkle_lite.errors import SparkleError
-from sparkle_lite.http.api_accounts import Answer
+from sparkle_lite.http.api_accounts import Answer, Sentence
 from sparkle_lite.http.problems import Envelope
 from sparkle_lite.http.ready import REVALIDATE, ready, respond
 from sparkle_lite.http.requests import base_url, only
@@ -40,13 +40,6 @@ _INT64 = (1 << 63) - 1
 
 
 # --- What goes out ----------------------------------------------------------------------------------------------------
-
-
-class Sentence(msgspec.Struct, frozen=True):
-    """A reason as one plain sentence."""
-
-    en: str
-    zh: str
 
 
 class Evidence(msgspec.Struct, frozen=True, rename="camel"):

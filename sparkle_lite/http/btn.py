@@ -22,6 +22,7 @@ from sparkle_lite.http.head import is_head
 from sparkle_lite.http.problems import MethodNotAllowed, internal
 from sparkle_lite.http.ready import JSON, REVALIDATE, Ready, choose
 from sparkle_lite.http.requests import (
+    ClientGone,
     Receive,
     Scope,
     Send,
@@ -33,8 +34,10 @@ from sparkle_lite.http.requests import (
     read_body,
     refuse,
 )
+from sparkle_lite.ingest import Outcome
 from sparkle_lite.pow import Proof
 from sparkle_lite.runtime import Runtime
+from sparkle_lite.trouble import ListName
 from sparkle_lite.wire import answers
 from sparkle_lite.wire.bodies import empty_body
 from sparkle_lite.wire.credentials import present
@@ -48,6 +51,14 @@ _TEXT = "text/plain; charset=utf-8"
 _NO_STORE = (b"cache-control", b"no-store")
 _REVALIDATE = (b"cache-control", REVALIDATE.encode())
 _EITHER, _POST = ("POST", "GET"), ("POST",)
+# Which of its lists a client sends where.
+_LISTS: dict[str, ListName] = {
+    "/ping/peers/submit": "peers",
+    "/ping/bans/submit": "bans",
+    "/ping/histories/submit": "histories",
+    "/ping/syncBanHistory": "bans",
+    "/ping/syncSwarm": "swarms",
+}
 _SMALL_BODY = 16 * 1024
 # Hashing more than this would be felt by others.
 _HASHED_AT_ONCE = 256 * 1024
@@ -164,9 +175,11 @@ class Btn:
         if not rate:
             return
         now = now_ms()
-        wait = self._by_userapp.take(userapp.id, now) or self._by_address.take(place(address), now)
-        if wait:
-            raise _too_many(wait)
+        limits = ((self._by_userapp, userapp.id, rate), (self._by_address, place(address), _SHARED * rate))
+        for buckets, key, per_minute in limits:
+            if wait := buckets.take(key, now):
+                self._runtime.troubles.limited(userapp, per_minute)
+                raise _too_many(wait)
 
     def _proof(self, scope: Scope, caller: Caller, ability: str) -> Proof | None:
         """The proof of work of a request, None where none is wanted. Raises SparkleError("forbidden")."""
@@ -195,18 +208,30 @@ class Btn:
         """Store a body of any shape; 200 with an empty body once it is committed."""
         if is_head(scope):
             raise empty_body()
+        troubles, name = self._runtime.troubles, _LISTS[scope["path_template"]]
+        try:
+            outcome = await self._store(scope, receive, caller)
+        except ClientGone:
+            raise
+        except SparkleError as error:
+            troubles.refused(caller.userapp, name, error)
+            raise
+        if outcome.receipt is not None:
+            troubles.received(caller.userapp, name, outcome.receipt, caller.dialect.traits)
+        await answer(send, 200, b"", [(b"x-sparkle-rejected", b"%d" % outcome.rejected), _NO_STORE])
+
+    async def _store(self, scope: Scope, receive: Receive, caller: Caller) -> Outcome:
         limits, ingest = self._runtime.config.limits, self._runtime.ingest
         body = await self._read_body(scope, receive, caller, limits.max_body_size, limits.body_timeout / 1000)
         try:
             encoding = header(scope, b"content-encoding")
-            outcome = await ingest.submit(caller.userapp.id, caller.address, body, encoding, caller.dialect)
+            return await ingest.submit(caller.userapp.id, caller.address, body, encoding, caller.dialect)
         except SparkleError:
             raise
         except Exception as error:
             raise internal() from error
         finally:
             ingest.room.give(len(body))
-        await answer(send, 200, b"", [(b"x-sparkle-rejected", b"%d" % outcome.rejected), _NO_STORE])
 
     def _config_document(self, scope: Scope, dialect: Dialect) -> ConfigDocument:
         config = self._runtime.config

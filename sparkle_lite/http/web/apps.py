@@ -33,6 +33,7 @@ def _list_routes(pages: Pages) -> list[HTTPRouteHandler]:
             status=200 if error is None else STATUS[error.code],
             apps=await runtime.accounts.apps(me.user.id),
             sent=await runtime.overview.sent(),
+            troubles_of=runtime.troubles.of,
             program=program,
             limit=runtime.config.auth.max_apps_per_user,
             comment=comment,
@@ -66,6 +67,7 @@ def _list_routes(pages: Pages) -> list[HTTPRouteHandler]:
             number=number,
             size=_PAGE,
             sent=await runtime.overview.sent(),
+            troubles_of=runtime.troubles.of,
             program=program,
         )
 
@@ -84,6 +86,7 @@ def _app_routes(pages: Pages) -> list[HTTPRouteHandler]:
             "app.html",
             owner=await runtime.accounts.user(app.user),
             sent=(await runtime.overview.sent()).get(app.id, {}),
+            troubles=runtime.troubles.of(app.id),
             **connection_values(pages, app, 0),
         )
 

@@ -22,6 +22,8 @@ SIZE = 50
 KINDS = get_args(TargetKind)
 LIFETIMES = ("1d", "7d", "30d", "90d", "365d")
 _FOREVER = "forever"
+# Of the rules that a program is not told so many are named.
+_FEW = 20
 _INT64 = (1 << 63) - 1
 
 
@@ -91,7 +93,9 @@ def _reading(pages: Pages) -> list[HTTPRouteHandler]:
             given.get("origin") or None,
             within,
         )
-        return await listing(request, "rules.html", wanted, refusal=refusal, ip=text)
+        return await listing(
+            request, "rules.html", wanted, refusal=refusal, ip=text, untold=pages.runtime.untold, few=_FEW
+        )
 
     @get("/rules/held")
     async def held(request: Asked) -> Page:
