@@ -7,7 +7,7 @@ is counted by reason.
 import re
 import socket
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from sparkle_lite import net
@@ -44,7 +44,7 @@ class Cleaner:
         self._dictionaries = dictionaries
         self._wanted = wanted
 
-    def snapshots(self, who: Reporter, rows: Sequence[Snapshot], submission: int, rejected: Counter[str]) -> list[Any]:
+    def snapshots(self, who: Reporter, rows: Iterable[Snapshot], submission: int, rejected: Counter[str]) -> list[Any]:
         """One flat list of values in the order of the segment's columns."""
         values: list[Any] = []
         torrents, clients = self._dictionaries.torrents.cache.young, self._dictionaries.clients.cache.young

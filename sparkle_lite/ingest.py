@@ -10,7 +10,7 @@ import hashlib
 import logging
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from typing import Any, NamedTuple
@@ -34,6 +34,8 @@ DIGESTS = 500_000
 # below so many compressed bytes the hand-over costs more than it gains.
 AHEAD_BYTES = 8 << 20
 WORTH_AHEAD = 8_192
+# Peers of whom it is known what was last said, about twice as many at the most: 130 bytes each.
+SIGHTINGS = 150_000
 _HOUR_MS = 3_600_000
 _DAY_MS = 24 * _HOUR_MS
 
@@ -166,6 +168,57 @@ class RecentDigests:
             self._count -= len(self._hours.pop(min(self._hours)))
 
 
+class LastSightings:
+    """What was last said of each peer by clients whose list of peers is never emptied.
+
+    Theirs holds all peers since the client's start, those that have left with the counters that they left with: a row
+    that says the same as before is no sighting. A peer is an application's word for address, port, torrent and client
+    identity, what is said of it are its traffic and progress, both as 64-bit numbers. Of more peers than there is room
+    for, those that were not reported for longest are forgotten, and their next row is a sighting; so after a restart.
+    """
+
+    def __init__(self, limit: int = SIGHTINGS) -> None:
+        self._limit = limit
+        self._young: dict[int, int] = {}
+        self._old: dict[int, int] = {}
+
+    def __len__(self) -> int:
+        """How many peers are remembered."""
+        return len(self._young) + len(self._old)
+
+    def changed(
+        self,
+        userapp: int,
+        rows: Iterable[Snapshot],
+        rejected: Counter[str],
+        uncommitted: Mapping[int, int],
+        said: dict[int, int],
+    ) -> Iterator[Snapshot]:
+        """The rows that say something new; whoever takes them counts in `rejected` those that can't be kept.
+
+        `uncommitted` is what bodies of the same group said before; what this one says is put into `said`.
+        """
+        for row in rows:
+            peer = hash(
+                (userapp, row.peer_ip, row.peer_port, row.torrent_identifier, row.peer_id, row.peer_client_name)
+            )
+            now = hash((row.from_peer_traffic, row.to_peer_traffic, row.peer_progress))
+            before = said.get(peer) or uncommitted.get(peer) or self._young.get(peer) or self._old.get(peer)
+            if before != now:
+                dropped = rejected.total()
+                yield row
+                # By now the row has been taken or counted.
+                if rejected.total() != dropped:
+                    continue
+            said[peer] = now
+
+    def keep(self, said: Mapping[int, int]) -> None:
+        """Remember what was said in rows that are committed."""
+        self._young.update(said)
+        if len(self._young) > self._limit:
+            self._old, self._young = self._young, {}
+
+
 class _Part(NamedTuple):
     """The rows of one body in one stream: its place in the flat list of values."""
 
@@ -193,6 +246,8 @@ class _Group:
         self.ban_submissions: list[SubmissionRow] = []
         self.reported_bans = self.new_bans = 0
         self.duplicates = 0
+        self.said: dict[int, int] = {}
+        self.unchanged = 0
         self.digests: set[tuple[str, bytes]] = set()
 
     @property
@@ -240,6 +295,7 @@ class Ingest:
         # Inflated bytes so far: found ahead, and taken from there. Each is counted by one thread alone.
         self._found_ahead = self._taken_ahead = 0
         self._seen: dict[str, RecentDigests] = {stream: RecentDigests() for stream in STREAMS}
+        self._last_sightings = LastSightings()
         self._last_ban_submission = 0
         self._last_receipt = 0
         self.dictionaries = Dictionaries()
@@ -406,16 +462,25 @@ class Ingest:
         rejected: Counter[str],
         submission: Callable[[int, int, int], SubmissionRow],
     ) -> int:
-        """Add a body's rows to a stream's values; how many were kept."""
+        """Add a body's rows to a stream's values; how many are kept, or say nothing new."""
         number, values = self.streams[kind].next_submission(), group.values[kind]
-        if kind == "snapshot":
+        dropped = rejected.total()
+        if kind == "swarm":
+            sent, made = len(batch.swarms), group.clean.swarms(who, batch.swarms, number, rejected)
+        elif who.traits.unchanged_rows_are_sightings:
             sent, made = len(batch.snapshots), group.clean.snapshots(who, batch.snapshots, number, rejected)
         else:
-            sent, made = len(batch.swarms), group.clean.swarms(who, batch.swarms, number, rejected)
+            said: dict[int, int] = {}
+            changed = self._last_sightings.changed(who.userapp, batch.snapshots, rejected, group.said, said)
+            sent, made = len(batch.snapshots), group.clean.snapshots(who, changed, number, rejected)
+            group.said |= said
         kept = len(made) // _WIDTH[kind]
-        group.parts[kind].append(_Part(submission(number, kept, sent), len(values), len(values) + len(made)))
+        unchanged = sent - kept - (rejected.total() - dropped)
+        group.unchanged += unchanged
+        part = _Part(submission(number, kept, sent - unchanged), len(values), len(values) + len(made))
+        group.parts[kind].append(part)
         values += made
-        return kept
+        return kept + unchanged
 
     def _is_duplicate(self, group: _Group, stream: str, digest: bytes, at_ms: int) -> bool:
         if (stream, digest) in group.digests or self._seen[stream].has(digest, at_ms):
@@ -466,6 +531,8 @@ class Ingest:
         if group.ban_submissions:
             self._metrics.accepted.labels("ban").inc(group.new_bans)
             self._metrics.duplicates.labels("ban").inc(group.reported_bans - group.new_bans)
+        if group.unchanged:
+            self._metrics.duplicates.labels("row").inc(group.unchanged)
         if group.duplicates:
             self._metrics.duplicates.labels("body").inc(group.duplicates)
         for number, job in enumerate(group.jobs):
@@ -512,6 +579,8 @@ class Ingest:
             self._seen[kind].add(submission.digest, submission.received_at)
             clients = set(values[start + _CLIENT[kind] : end : _WIDTH[kind]])
             self.dictionaries.saw(clients, submission.userapp, submission.received_at)
+        if kind == "snapshot":
+            self._last_sightings.keep(group.said)
         if stream.is_full(self._clock()):
             await stream.roll(self._database.main, self._clock())
             self.on_closed()
