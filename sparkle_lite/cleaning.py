@@ -4,22 +4,23 @@ This is the hot path, run on one worker thread: about a microsecond a row. Whate
 is counted by reason.
 """
 
-import hashlib
 import re
 import socket
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from sparkle_lite import net
+from sparkle_lite.db.bans import Report
 from sparkle_lite.db.dictionaries import ClientIdentity, Dictionaries, Torrent, Wanted
+from sparkle_lite.db.keys import stable_number
 from sparkle_lite.wire.bodies import Ban, Peer, Snapshot, Swarm
 from sparkle_lite.wire.dialect import Traits
 
 PEER_ID_LENGTH = 8
 NAME_LENGTH = 250
+RULE_LENGTH, ID_LENGTH = 1024, 128
 _NAME_END = 64
-_DAY_MS = 24 * 3_600_000
 # Plain numbers: an enumeration's member would be converted at each call.
 _AF_INET, _AF_INET6 = int(socket.AF_INET), int(socket.AF_INET6)
 _PRIVATE = {True: 1, False: 0, None: -1}
@@ -43,7 +44,7 @@ class Cleaner:
         self._dictionaries = dictionaries
         self._wanted = wanted
 
-    def snapshots(self, who: Reporter, rows: Sequence[Snapshot], submission: int, rejected: Counter[str]) -> list[Any]:
+    def snapshots(self, who: Reporter, rows: Iterable[Snapshot], submission: int, rejected: Counter[str]) -> list[Any]:
         """One flat list of values in the order of the segment's columns."""
         values: list[Any] = []
         torrents, clients = self._dictionaries.torrents.cache.young, self._dictionaries.clients.cache.young
@@ -129,9 +130,9 @@ class Cleaner:
 
     def bans(
         self, who: Reporter, rows: Sequence[Ban], submission: int, populate_time: int | None, rejected: Counter[str]
-    ) -> list[list[Any]]:
-        """The values of each ban in the order of its columns, then the instant since when an equal one counts."""
-        values: list[list[Any]] = []
+    ) -> list[Report]:
+        """A report for each ban that is kept."""
+        reports: list[Report] = []
         for row in rows:
             peer = self._peer(who, row, rejected)
             if peer is None:
@@ -141,33 +142,36 @@ class Cleaner:
             if module is None:
                 rejected["quota"] += 1
                 continue
-            values.append(
-                [
-                    submission,
-                    who.at,
-                    who.userapp,
-                    populate_time if row.ban_at is None else row.ban_at,
-                    address,
-                    row.peer_port,
-                    client,
-                    torrent,
-                    row.from_peer_traffic,
-                    row.from_peer_traffic_speed,
-                    row.to_peer_traffic,
-                    row.to_peer_traffic_speed,
-                    row.peer_progress,
-                    row.downloader_progress,
-                    flags,
-                    int(row.btn_ban or row.module.endswith(_OWN_RULE_MODULES)),
-                    module,
-                    _text(row.rule, 1024),
-                    _text(row.description, 4096),
-                    _text(row.ban_unique_id, 128),
-                    row.structured_data,
-                    *_ban_key(who, row, address),
-                ]
+            ban_at = populate_time if row.ban_at is None else row.ban_at
+            reports.append(
+                {
+                    "submission": submission,
+                    "received_at": who.at,
+                    "userapp": who.userapp,
+                    "ban_at": ban_at,
+                    "peer_ip": address,
+                    "peer_port": row.peer_port,
+                    "client": client,
+                    "torrent": torrent,
+                    "from_peer_traffic": row.from_peer_traffic,
+                    "from_peer_traffic_speed": row.from_peer_traffic_speed,
+                    "to_peer_traffic": row.to_peer_traffic,
+                    "to_peer_traffic_speed": row.to_peer_traffic_speed,
+                    "peer_progress": row.peer_progress,
+                    "downloader_progress": row.downloader_progress,
+                    "flags": flags,
+                    "btn_ban": int(repeats_our_rules(row)),
+                    "module": module,
+                    "rule": _text(row.rule, RULE_LENGTH),
+                    "description": _text(row.description, 4096),
+                    "ban_unique_id": _text(row.ban_unique_id, ID_LENGTH),
+                    "structured_data": row.structured_data,
+                    "dedupe": _ban_key(who, row, address),
+                    "kind": row.dedupe,
+                    "last_ban_at": ban_at,
+                }
             )
-        return values
+        return reports
 
     def _peer(
         self, who: Reporter, row: Swarm | Ban, rejected: Counter[str]
@@ -229,6 +233,11 @@ class Cleaner:
         return self._wanted.labels.add(raw, (raw.replace("\0", "")[:NAME_LENGTH],), who.userapp, who.at)
 
 
+def repeats_our_rules(row: Ban) -> bool:
+    """Whether a client banned only because this network's rules told it to."""
+    return row.btn_ban or row.module.endswith(_OWN_RULE_MODULES)
+
+
 def _endpoint(row: Peer) -> bytes | str:
     """The bytes of a row's public address, or the reason why the row is rejected.
 
@@ -258,30 +267,33 @@ def _text(text: str | None, length: int) -> str | None:
     return None if text is None else text.replace("\0", "")[:length]
 
 
-def _number(*parts: object) -> int:
-    """A stable signed 64-bit number of some values."""
-    digest = hashlib.blake2b("\x1f".join(map(str, parts)).encode("utf-8", "replace"), digest_size=8).digest()
-    return int.from_bytes(digest, "big", signed=True)
-
-
-def _ban_key(who: Reporter, row: Ban, address: bytes) -> tuple[int, int]:
-    """What makes a ban the same ban when it is sent again, and since when (ms) an equal one counts."""
+def _ban_key(who: Reporter, row: Ban, address: bytes) -> int:
+    """What makes two bans the same ban, as far as their kind and times don't tell them apart (`bans.Kind`)."""
     where = (address, row.peer_port, row.torrent_identifier, row.module)
     match row.dedupe:
         case "id":
-            return _number(who.userapp, "id", row.ban_unique_id, address, row.peer_port), 0
+            return stable_number(who.userapp, "id", row.ban_unique_id, address, row.peer_port)
         case "id_time":
-            return _number(who.userapp, "id_time", row.ban_unique_id, row.ban_at), 0
+            # Of what is stored, because a migration had to make these.
+            torrent = row.torrent_identifier.replace("\0", "")
+            return stable_number(
+                who.userapp,
+                "id_time",
+                _text(row.ban_unique_id, ID_LENGTH),
+                torrent.lower() if _HEX.fullmatch(torrent) else torrent,
+                _text(row.module, NAME_LENGTH),
+                _text(row.rule, RULE_LENGTH),
+            )
         case "time":
-            return _number(who.userapp, "time", row.ban_at, *where), 0
+            return stable_number(who.userapp, "time", row.ban_at, *where)
         case "content":
-            return _number(who.userapp, "content", *where, row.rule), who.at - _DAY_MS
+            return stable_number(who.userapp, "content", *where, row.rule)
 
 
 def _version_key(who: Reporter, row: Swarm, address: bytes) -> int:
     """What makes two cumulative rows versions of the same one; the one with the latest evidence wins on reading."""
     if row.origin == "swarm":
-        return _number(who.userapp, "swarm", row.downloader, row.torrent_identifier, address, row.peer_port)
+        return stable_number(who.userapp, "swarm", row.downloader, row.torrent_identifier, address, row.peer_port)
     if who.traits.first_seen_is_now:
-        return _number(who.userapp, "qbcb", address, row.peer_port, row.torrent_identifier)
-    return _number(who.userapp, "history", address, row.torrent_identifier, row.first_time_seen)
+        return stable_number(who.userapp, "qbcb", address, row.peer_port, row.torrent_identifier)
+    return stable_number(who.userapp, "history", address, row.torrent_identifier, row.first_time_seen)

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from sparkle_lite.accounts.parts import Accounts
     from sparkle_lite.config import Config
     from sparkle_lite.db.accounts import UserappRow, UserRow
+    from sparkle_lite.db.database import Database
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -194,10 +195,12 @@ def _serve(args: argparse.Namespace) -> None:
 
 def _config_check(args: argparse.Namespace) -> None:
     loaded = _load(args, rules=True)
-    from sparkle_lite import config
+    from sparkle_lite import config, omissions
+    from sparkle_lite.clock import now_ms
     from sparkle_lite.notes import notes
 
-    for line in config.explain(notes(loaded), config.source(_config_path(args), os.environ)):
+    found = (*notes(loaded), *omissions.notes(loaded, now_ms()))
+    for line in config.explain(found, config.source(_config_path(args), os.environ)):
         print(f"note: {line}")
     print("OK")
 
@@ -312,8 +315,9 @@ def _print_secret(args: argparse.Namespace, new: "NewSecret") -> None:
 
 def _app_list(args: argparse.Namespace) -> None:
     apps = _run_or_nothing(args, lambda accounts, _: _owned_apps(accounts, only_anonymous=args.anonymous))
+    troubles = _troubles(args) if apps else {}
     if args.json:
-        _print_json([{"user": name, **_pick(row, _APP_KEYS)} for name, row in apps])
+        _print_json([{"user": name, **_pick(row, _APP_KEYS), "trouble": troubles.get(row.id)} for name, row in apps])
         return
     rows = [
         (
@@ -331,6 +335,18 @@ def _app_list(args: argparse.Namespace) -> None:
         ("APP ID", "USER", "CREATED (UTC)", "LAST ACCESS (UTC)", "USER AGENT", "STATE", "COMMENT"),
         rows,
     )
+    for _, row in apps:
+        if row.id in troubles:
+            print(f"\nTrouble with {row.app_id} ({row.comment}): {troubles[row.id]}")
+
+
+def _troubles(args: argparse.Namespace) -> dict[int, str]:
+    """What is wrong with what applications (row ids) send, of each that is in trouble."""
+    from sparkle_lite.clock import now_ms
+    from sparkle_lite.trouble import sentences
+
+    found = _with_database(args, lambda database, _: sentences(database, now_ms()))
+    return {userapp: sentence.en for userapp, sentence in found.items()}
 
 
 async def _owned_apps(accounts: "Accounts", *, only_anonymous: bool) -> "list[tuple[str, UserappRow]]":
@@ -379,6 +395,20 @@ def _run(args: argparse.Namespace, command: "Callable[[Accounts, Actor], Awaitab
     from sparkle_lite.accounts.audit import Audit
     from sparkle_lite.accounts.parts import Accounts
     from sparkle_lite.clock import now_ms
+
+    return _with_database(
+        args,
+        lambda database, config: command(
+            Accounts.on(database, Audit(database, now_ms), lambda: config.auth, now_ms), COMMAND_LINE
+        ),
+        create=create,
+    )
+
+
+def _with_database(
+    args: argparse.Namespace, command: "Callable[[Database, Config], Awaitable[T]]", *, create: bool = False
+) -> T:
+    """Run something on the database. Raises SparkleError if there is none, unless `create`."""
     from sparkle_lite.db.database import Database
 
     config = _load(args)
@@ -390,8 +420,7 @@ def _run(args: argparse.Namespace, command: "Callable[[Accounts, Actor], Awaitab
         database = Database(path, config.database.synchronous)
         await database.open()
         try:
-            accounts = Accounts.on(database, Audit(database, now_ms), lambda: config.auth, now_ms)
-            return await command(accounts, COMMAND_LINE)
+            return await command(database, config)
         finally:
             await database.close()
 

@@ -10,12 +10,12 @@ import hashlib
 import logging
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from typing import Any, NamedTuple
 
-from sparkle_lite.cleaning import Cleaner, Reporter
+from sparkle_lite.cleaning import Cleaner, Reporter, repeats_our_rules
 from sparkle_lite.config import LimitsSection
 from sparkle_lite.db import bans, segments
 from sparkle_lite.db.connection import transaction
@@ -24,7 +24,8 @@ from sparkle_lite.db.dictionaries import Dictionaries, Resolved, Wanted
 from sparkle_lite.db.segments import NO_ROWS, Kind, Rows, Stream, SubmissionRow
 from sparkle_lite.errors import SparkleError
 from sparkle_lite.metrics import Metrics
-from sparkle_lite.wire.bodies import Batch, decode, inflate
+from sparkle_lite.trouble import CLOCK_MS, Receipt
+from sparkle_lite.wire.bodies import Ban, Batch, Snapshot, Swarm, decode, inflate
 from sparkle_lite.wire.dialect import Dialect, Shape
 
 # Bodies whose digest is kept in memory: a day of 5,000 clients, about 40 MB.
@@ -33,6 +34,8 @@ DIGESTS = 500_000
 # below so many compressed bytes the hand-over costs more than it gains.
 AHEAD_BYTES = 8 << 20
 WORTH_AHEAD = 8_192
+# Peers of whom it is known what was last said, about twice as many at the most: 130 bytes each.
+SIGHTINGS = 150_000
 _HOUR_MS = 3_600_000
 _DAY_MS = 24 * _HOUR_MS
 
@@ -43,11 +46,14 @@ STREAMS = (*segments.KINDS, "ban")
 
 
 class Outcome(NamedTuple):
-    """What became of a body: rows stored or known already, rows dropped; whether only its first rows were read."""
+    """What became of a body: rows stored or known already, rows dropped, and what it shows of its sender.
+
+    `receipt` is None for a body that was stored before: it shows nothing new.
+    """
 
     accepted: int
     rejected: int
-    cut_off: bool = False
+    receipt: Receipt | None = None
 
 
 class Inflated(NamedTuple):
@@ -162,6 +168,57 @@ class RecentDigests:
             self._count -= len(self._hours.pop(min(self._hours)))
 
 
+class LastSightings:
+    """What was last said of each peer by clients whose list of peers is never emptied.
+
+    Theirs holds all peers since the client's start, those that have left with the counters that they left with: a row
+    that says the same as before is no sighting. A peer is an application's word for address, port, torrent and client
+    identity, what is said of it are its traffic and progress, both as 64-bit numbers. Of more peers than there is room
+    for, those that were not reported for longest are forgotten, and their next row is a sighting; so after a restart.
+    """
+
+    def __init__(self, limit: int = SIGHTINGS) -> None:
+        self._limit = limit
+        self._young: dict[int, int] = {}
+        self._old: dict[int, int] = {}
+
+    def __len__(self) -> int:
+        """How many peers are remembered."""
+        return len(self._young) + len(self._old)
+
+    def changed(
+        self,
+        userapp: int,
+        rows: Iterable[Snapshot],
+        rejected: Counter[str],
+        uncommitted: Mapping[int, int],
+        said: dict[int, int],
+    ) -> Iterator[Snapshot]:
+        """The rows that say something new; whoever takes them counts in `rejected` those that can't be kept.
+
+        `uncommitted` is what bodies of the same group said before; what this one says is put into `said`.
+        """
+        for row in rows:
+            peer = hash(
+                (userapp, row.peer_ip, row.peer_port, row.torrent_identifier, row.peer_id, row.peer_client_name)
+            )
+            now = hash((row.from_peer_traffic, row.to_peer_traffic, row.peer_progress))
+            before = said.get(peer) or uncommitted.get(peer) or self._young.get(peer) or self._old.get(peer)
+            if before != now:
+                dropped = rejected.total()
+                yield row
+                # By now the row has been taken or counted.
+                if rejected.total() != dropped:
+                    continue
+            said[peer] = now
+
+    def keep(self, said: Mapping[int, int]) -> None:
+        """Remember what was said in rows that are committed."""
+        self._young.update(said)
+        if len(self._young) > self._limit:
+            self._old, self._young = self._young, {}
+
+
 class _Part(NamedTuple):
     """The rows of one body in one stream: its place in the flat list of values."""
 
@@ -181,14 +238,16 @@ class _Group:
         self.jobs: list[Submission] = []
         self.failed: dict[int, BaseException] = {}
         self.rejected: dict[int, Counter[str]] = {}
+        self.receipts: dict[int, Receipt] = {}
         self.accepted: Counter[int] = Counter()
         self.values: dict[Kind, list[Any]] = {kind: [] for kind in segments.KINDS}
         self.parts: dict[Kind, list[_Part]] = {kind: [] for kind in segments.KINDS}
-        self.bans: list[list[Any]] = []
+        self.bans: list[bans.Report] = []
         self.ban_submissions: list[SubmissionRow] = []
-        self.new_bans = 0
+        self.reported_bans = self.new_bans = 0
         self.duplicates = 0
-        self.cut_off: set[int] = set()
+        self.said: dict[int, int] = {}
+        self.unchanged = 0
         self.digests: set[tuple[str, bytes]] = set()
 
     @property
@@ -202,32 +261,41 @@ class _Group:
 
 
 # Where a kind's stand-in ids may be, for each dictionary.
-_PLACES: dict[str, Resolved[tuple[int, ...]]] = {}
-for _kind, _names in (*((k, segments.columns(k)) for k in segments.KINDS), ("ban", bans.BAN_COLUMNS)):
+_PLACES: dict[Kind, Resolved[tuple[int, ...]]] = {}
+for _kind in segments.KINDS:
+    _names = segments.columns(_kind)
     _PLACES[_kind] = Resolved(
         (_names.index("torrent"),),
         (_names.index("client"),),
-        tuple(_names.index(name) for name in ("flags", "downloader", "module") if name in _names),
+        tuple(_names.index(name) for name in ("flags", "downloader") if name in _names),
     )
 _WIDTH: dict[Kind, int] = {kind: len(segments.columns(kind)) for kind in segments.KINDS}
 _CLIENT: dict[Kind, int] = {kind: segments.columns(kind).index("client") for kind in segments.KINDS}
-_BAN_CLIENT = bans.BAN_COLUMNS.index("client")
 
 
 class Ingest:
     """Takes submissions and commits them. One for a server."""
 
     def __init__(
-        self, database: Database, limits: Callable[[], LimitsSection], metrics: Metrics, clock: Callable[[], int]
+        self,
+        database: Database,
+        limits: Callable[[], LimitsSection],
+        metrics: Metrics,
+        clock: Callable[[], int],
+        *,
+        is_evidence: Callable[[str, str | None], bool] = lambda module, rule: True,
     ) -> None:
+        """`is_evidence` says of a ban's module and rule whether it counts for an analysis."""
         self._database = database
         self._limits = limits
         self._metrics = metrics
         self._clock = clock
+        self._is_evidence = is_evidence
         self._inflater = ThreadPoolExecutor(1, thread_name_prefix="inflate")
         # Inflated bytes so far: found ahead, and taken from there. Each is counted by one thread alone.
         self._found_ahead = self._taken_ahead = 0
         self._seen: dict[str, RecentDigests] = {stream: RecentDigests() for stream in STREAMS}
+        self._last_sightings = LastSightings()
         self._last_ban_submission = 0
         self._last_receipt = 0
         self.dictionaries = Dictionaries()
@@ -329,8 +397,6 @@ class Ingest:
                     cut_off=cut_off,
                 )
                 del data
-                if cut_off:
-                    group.cut_off.add(number)
                 if not job.dialect.traits.knows_its_progress:
                     for row in (*batch.snapshots, *batch.bans):
                         row.downloader_progress = None
@@ -340,9 +406,11 @@ class Ingest:
                     logger.exception("a body could not be decoded")
                 # A traceback would keep the inflated body alive until the collector comes by.
                 group.failed[number] = error.with_traceback(None)
+        group.bans = bans.joined(group.bans)
 
     def _clean(self, group: _Group, number: int, job: Submission, batch: Batch, digest: bytes) -> None:
         rejected: Counter[str] = Counter(batch.rejected)
+        duplicates = group.duplicates
         who = Reporter(job.userapp, job.received_at, job.dialect.traits)
 
         def submission(number: int, kept: int, sent: int) -> SubmissionRow:
@@ -362,10 +430,27 @@ class Ingest:
             self._last_ban_submission += 1
             made = group.clean.bans(who, batch.bans, self._last_ban_submission, batch.populate_time, rejected)
             group.bans += made
+            group.reported_bans += len(made)
             group.ban_submissions.append(submission(self._last_ban_submission, len(made), len(batch.bans)))
             group.accepted[number] += len(made)
         if rejected:
             group.rejected[number] = rejected
+        if group.duplicates == duplicates:
+            group.receipts[number] = self._receipt(batch, rejected, group.accepted[number], job.received_at)
+
+    def _receipt(self, batch: Batch, rejected: Counter[str], kept: int, at_ms: int) -> Receipt:
+        """What a body shows of its sender."""
+        time_named = _newest_time(batch, at_ms) if batch.populate_time is None else batch.populate_time
+        judged = [ban for ban in batch.bans if not repeats_our_rules(ban)]
+        return Receipt(
+            kept=kept,
+            rejected=rejected,
+            are_networks=not kept and "bad_address" in rejected and _are_networks(batch),
+            is_cut_off=batch.cut_off or "too_many_rows" in rejected,
+            clock_off=None if time_named is None else time_named - at_ms,
+            by_rows=batch.populate_time is None,
+            has_evidence=any(self._is_evidence(ban.module, ban.rule) for ban in judged) if judged else None,
+        )
 
     def _add_part(
         self,
@@ -376,16 +461,25 @@ class Ingest:
         rejected: Counter[str],
         submission: Callable[[int, int, int], SubmissionRow],
     ) -> int:
-        """Add a body's rows to a stream's values; how many were kept."""
+        """Add a body's rows to a stream's values; how many are kept, or say nothing new."""
         number, values = self.streams[kind].next_submission(), group.values[kind]
-        if kind == "snapshot":
+        dropped = rejected.total()
+        if kind == "swarm":
+            sent, made = len(batch.swarms), group.clean.swarms(who, batch.swarms, number, rejected)
+        elif who.traits.unchanged_rows_are_sightings:
             sent, made = len(batch.snapshots), group.clean.snapshots(who, batch.snapshots, number, rejected)
         else:
-            sent, made = len(batch.swarms), group.clean.swarms(who, batch.swarms, number, rejected)
+            said: dict[int, int] = {}
+            changed = self._last_sightings.changed(who.userapp, batch.snapshots, rejected, group.said, said)
+            sent, made = len(batch.snapshots), group.clean.snapshots(who, changed, number, rejected)
+            group.said |= said
         kept = len(made) // _WIDTH[kind]
-        group.parts[kind].append(_Part(submission(number, kept, sent), len(values), len(values) + len(made)))
+        unchanged = sent - kept - (rejected.total() - dropped)
+        group.unchanged += unchanged
+        part = _Part(submission(number, kept, sent - unchanged), len(values), len(values) + len(made))
+        group.parts[kind].append(part)
         values += made
-        return kept
+        return kept + unchanged
 
     def _is_duplicate(self, group: _Group, stream: str, digest: bytes, at_ms: int) -> bool:
         if (stream, digest) in group.digests or self._seen[stream].has(digest, at_ms):
@@ -435,7 +529,9 @@ class Ingest:
                 self._metrics.accepted.labels(kind).inc(sum(part.submission.rows for part in parts))
         if group.ban_submissions:
             self._metrics.accepted.labels("ban").inc(group.new_bans)
-            self._metrics.duplicates.labels("ban").inc(len(group.bans) - group.new_bans)
+            self._metrics.duplicates.labels("ban").inc(group.reported_bans - group.new_bans)
+        if group.unchanged:
+            self._metrics.duplicates.labels("row").inc(group.unchanged)
         if group.duplicates:
             self._metrics.duplicates.labels("body").inc(group.duplicates)
         for number, job in enumerate(group.jobs):
@@ -448,8 +544,9 @@ class Ingest:
             rejected = group.rejected.get(number)
             for reason, count in rejected.items() if rejected else ():
                 self._metrics.rejected.labels(reason).inc(count)
-            dropped = rejected.total() if rejected else 0
-            job.outcome.set_result(Outcome(group.accepted[number], dropped, number in group.cut_off))
+            job.outcome.set_result(
+                Outcome(group.accepted[number], rejected.total() if rejected else 0, group.receipts.get(number))
+            )
 
     async def _write(self, group: _Group) -> None:
         first = self.streams["swarm" if group.waiting[0].dialect.traits.shape is Shape.MODERN else "snapshot"]
@@ -481,6 +578,8 @@ class Ingest:
             self._seen[kind].add(submission.digest, submission.received_at)
             clients = set(values[start + _CLIENT[kind] : end : _WIDTH[kind]])
             self.dictionaries.saw(clients, submission.userapp, submission.received_at)
+        if kind == "snapshot":
+            self._last_sightings.keep(group.said)
         if stream.is_full(self._clock()):
             await stream.roll(self._database.main, self._clock())
             self.on_closed()
@@ -495,8 +594,8 @@ class Ingest:
         self.dictionaries.keep(group.wanted, resolved)
         for submission in group.ban_submissions:
             self._seen["ban"].add(submission.digest, submission.received_at)
-        for row in group.bans:
-            self.dictionaries.saw((row[_BAN_CLIENT],), row[2], row[1])
+        for report in group.bans:
+            self.dictionaries.saw((report["client"],), report["userapp"], report["received_at"])
 
 
 def _put_ids(group: _Group, resolved: Resolved[dict[int, int]]) -> None:
@@ -508,10 +607,38 @@ def _put_ids(group: _Group, resolved: Resolved[dict[int, int]]) -> None:
                 values[place :: _WIDTH[kind]] = [
                     ids[value] if value is not None and value < 0 else value for value in column
                 ]
-    for row in group.bans:
-        for places, ids in zip(_PLACES["ban"], resolved, strict=True):
-            for place in places:
-                row[place] = ids.get(row[place], row[place])
+    for report in group.bans:
+        report["torrent"] = resolved.torrents.get(report["torrent"], report["torrent"])
+        report["client"] = resolved.clients.get(report["client"], report["client"])
+        report["module"] = resolved.labels.get(report["module"], report["module"])
+        if report["flags"] is not None:
+            report["flags"] = resolved.labels.get(report["flags"], report["flags"])
+
+
+def _newest_time(batch: Batch, at_ms: int) -> int | None:
+    """The newest time (ms) in rows of a body, None where there is none.
+
+    Clients sort by time, so the ends are looked at first; all rows are where those are old.
+    """
+    lists: tuple[Sequence[Swarm | Ban], ...] = (batch.swarms, batch.bans)
+    newest = _newest([row for rows in lists for row in (*rows[:1], *rows[-1:])])
+    if newest is not None and newest > at_ms - CLOCK_MS:
+        return newest
+    return _newest((*batch.swarms, *batch.bans))
+
+
+def _newest(rows: Iterable[Swarm | Ban]) -> int | None:
+    return max(filter(None, map(_time_of, rows)), default=None)
+
+
+def _time_of(row: Swarm | Ban) -> int | None:
+    return row.ban_at if isinstance(row, Ban) else row.last_time_seen
+
+
+def _are_networks(batch: Batch) -> bool:
+    """Whether most rows of a body name networks instead of addresses."""
+    rows: tuple[Snapshot | Swarm | Ban, ...] = (*batch.snapshots, *batch.swarms, *batch.bans)
+    return sum("/" in row.peer_ip for row in rows) * 2 > len(rows)
 
 
 def _digest(userapp: int, data: bytes) -> bytes:

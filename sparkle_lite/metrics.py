@@ -27,7 +27,10 @@ class Metrics:
             "sparkle_rows_rejected", "Rows dropped, by reason.", ("reason",), registry=self.registry
         )
         self.duplicates = Counter(
-            "sparkle_duplicates", "Bodies and bans that had been stored before.", ("what",), registry=self.registry
+            "sparkle_duplicates",
+            "Bodies, bans and rows that had been stored before.",
+            ("what",),
+            registry=self.registry,
         )
         self.commit_seconds = Histogram(
             "sparkle_commit_seconds",

@@ -9,10 +9,10 @@ import asyncio
 import logging
 import pickle
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
-from sparkle_lite import rulebook
+from sparkle_lite import omissions, rulebook
 from sparkle_lite.accounts.registry import Registry
 from sparkle_lite.config import Config
 from sparkle_lite.db.database import Database
@@ -30,11 +30,15 @@ logger = logging.getLogger("sparkle.publisher")
 
 
 class Edition(NamedTuple):
-    """One rendering: the documents, the revision of the decisions in them, and decisions by origin and state."""
+    """One rendering: the documents, the revision of the decisions in them, and decisions by origin and state.
+
+    `untold` is what which client programs are not told of it.
+    """
 
     published: Published
     revision: int
     counts: Mapping[tuple[str, str], int]
+    untold: Sequence[omissions.Untold]
 
 
 class Renderer:
@@ -74,7 +78,13 @@ class Renderer:
         published, counts = await asyncio.gather(self._documents(rules, protected), self.decisions.counts())
         for held in published.held[:20]:
             logger.warning("a rule covers an address of this server or of a member and is held back: %s", held)
-        return Edition(published, revision, counts)
+        untold = await asyncio.to_thread(
+            omissions.untold,
+            published.omissions,
+            prefer_legacy=self._config().btn.prefer_legacy,
+            has_excepted_addresses=published.has_excepted_addresses,
+        )
+        return Edition(published, revision, counts, untold)
 
     async def _documents(self, rules: Rules, protected: set[bytes]) -> Published:
         url = self._config().server.public_url.rstrip("/")
@@ -113,11 +123,17 @@ class Publisher:
         self._publishing = asyncio.Lock()
         self._asked = self._done = 0
         self._took, self._at = 0.0, time.monotonic()
+        _log_untold(first.untold, ())
 
     @property
     def published(self) -> Published:
         """The documents."""
         return self._edition.published
+
+    @property
+    def untold(self) -> Sequence[omissions.Untold]:
+        """What which client programs are not told of it."""
+        return self._edition.untold
 
     @property
     def counts(self) -> Mapping[tuple[str, str], int]:
@@ -140,6 +156,7 @@ class Publisher:
                 return
             covered, started = self._asked, time.monotonic()
             self._is_outdated = False
+            before = self._edition.untold
             try:
                 self._edition = await self._renderer.render(self._rules)
             except Exception as error:
@@ -147,6 +164,7 @@ class Publisher:
                 logger.exception("the rules could not be published; the last good ones are served on")
             else:
                 self.failure = None
+                _log_untold(self.untold, before)
             self._done = covered
             self._at = time.monotonic()
             self._took = self._at - started
@@ -173,3 +191,12 @@ class Publisher:
         """A member came from an address for the first time in a while: no rule may list it."""
         if self.published.touches(address):
             await self.publish()
+
+
+def _log_untold(untold: Sequence[omissions.Untold], before: Sequence[omissions.Untold]) -> None:
+    """Log what which client programs are not told, where that has changed."""
+    for told in (each for each in untold if each not in before):
+        counts = {"rules": told.count("rules"), "exceptions": told.count("exceptions")}
+        logger.info("%s", omissions.log_line(told), extra={"clients": ", ".join(told.clients), **counts})
+    if before and not untold:
+        logger.info("every client program is told all rules and exceptions")

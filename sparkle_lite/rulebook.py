@@ -16,7 +16,7 @@ from sparkle_lite.errors import Problem, SparkleError
 from sparkle_lite.net import AddressError, Network, collapse, parse_network
 from sparkle_lite.wire import documents
 from sparkle_lite.wire.dialect import READINGS, Dialect
-from sparkle_lite.wire.documents import AddressLine, Content, Document, Exempt, Kind, Listed, address_lines
+from sparkle_lite.wire.documents import AddressLine, Content, Document, Exempt, Kind, Listed, Omission, address_lines
 from sparkle_lite.wire.matchers import Matcher, MatcherError, parse
 
 # --- Understanding ----------------------------------------------------------------------------------------------------
@@ -358,7 +358,8 @@ class Listing(NamedTuple):
 class Published:
     """Every document, rendered, by kind and variant.
 
-    `held` is for review, `next_expiry_ms` is when to publish anew (None: never).
+    `held` is for review, `next_expiry_ms` is when to publish anew (None: never), `omissions` are what the documents of
+    a variant leave out.
     """
 
     documents: Mapping[tuple[Kind, str], Document]
@@ -366,6 +367,7 @@ class Published:
     ip_allowlist: Document
     held: tuple[Held, ...]
     next_expiry_ms: int | None
+    omissions: Mapping[str, tuple[Omission, ...]]
     # Of what is listed in a category the spared addresses are no part.
     _listed: Mapping[str, _Cover]
     _spared: _Cover
@@ -395,6 +397,11 @@ class Published:
         """The categories in which these documents allow an address."""
         return _around(address, self._excepted)
 
+    @property
+    def has_excepted_addresses(self) -> bool:
+        """Whether these documents allow any address."""
+        return bool(self._excepted)
+
 
 def _around(address: bytes, categories: Mapping[str, _Cover]) -> tuple[str, ...]:
     return tuple(category for category, cover in categories.items() if address in cover)
@@ -419,15 +426,14 @@ def publish(
     wider rule. `denied` and `allowed` are in force beside what the operator wrote. `link` stands before the address in
     every reason of the deny list. Takes time with many addresses (some 7 µs each): call it off the event loop.
     """
-    active = [rule for rule in rules.rules if rule.is_active(now_ms)]
-    exceptions = [rule for rule in rules.exceptions if rule.is_active(now_ms)]
+    active, exceptions = _in_force(rules, now_ms)
     listed = _by_category_and_reason(active, denied, LISTED_BY_OPERATOR)
     excepted = _by_category_and_reason(exceptions, allowed, ALLOWED_BY_OPERATOR)
     holes = _Holes(excepted, protected)
     banned = {category: holes.cut_out_of(category, one) for category, one in listed.items()}
     granted = {category: one.entries() for category, one in excepted.items()}
     banned_lines, granted_lines = _lines(banned), _lines(granted)
-    content = _content(active, denied, banned_lines, {port for rule in exceptions for port in rule.ports})
+    content = _content(active, denied, banned_lines, _ports_of(exceptions))
     exempt = _content(exceptions, allowed, granted_lines, ())
     expiries = [one.expires for one in (*active, *exceptions) if one.expires is not None]
     expiries += [one.expires for one in (*denied, *allowed) if one.expires is not None]
@@ -442,10 +448,31 @@ def publish(
         ip_allowlist=allowlist,
         held=tuple(holes.held),
         next_expiry_ms=min(expiries, default=None),
+        omissions=_omissions(content, exempt),
         _listed={category: _Cover(one.networks) for category, one in listed.items()},
         _spared=_Cover(holes.all),
         _excepted={category: _Cover(one.networks) for category, one in excepted.items()},
     )
+
+
+def omissions(rules: Rules, now_ms: int) -> dict[str, tuple[Omission, ...]]:
+    """What the documents of each variant leave out of the rules that are in force at this time (epoch ms)."""
+    active, exceptions = _in_force(rules, now_ms)
+    return _omissions(_content(active, (), {}, _ports_of(exceptions)), _content(exceptions, (), {}, ()))
+
+
+def _omissions(rules: Content, exceptions: Content) -> dict[str, tuple[Omission, ...]]:
+    return {reads.variant: documents.omissions(reads, rules, exceptions) for reads in READINGS}
+
+
+def _in_force(rules: Rules, now_ms: int) -> tuple[list[Rule], list[Rule]]:
+    """The rules and the exceptions that have not expired."""
+    active, exceptions = ([rule for rule in part if rule.is_active(now_ms)] for part in rules)
+    return active, exceptions
+
+
+def _ports_of(exceptions: Sequence[Rule]) -> set[int]:
+    return {port for rule in exceptions for port in rule.ports}
 
 
 # A network with the reason that its line of the text list gives.
@@ -565,10 +592,7 @@ def _matchers(rules: Sequence[Rule], listings: Sequence[Listing], kind: str) -> 
 
 
 def _render(rules: Content, exceptions: Content) -> dict[tuple[Kind, str], Document]:
-    exempt = Exempt(
-        peer_id=[matcher for matchers in exceptions.peer_id.values() for matcher in matchers],
-        client_name=[matcher for matchers in exceptions.client_name.values() for matcher in matchers],
-    )
+    exempt = Exempt.of(exceptions)
     rendered: dict[tuple[Kind, str], Document] = {}
     for reads in READINGS:
         rendered["rules", reads.variant] = documents.rules_json("rules", reads, rules, exempt)

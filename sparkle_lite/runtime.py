@@ -17,6 +17,7 @@ from sparkle_lite.accounts.registry import Registry
 from sparkle_lite.accounts.sessions import Sessions
 from sparkle_lite.accounts.users import Users
 from sparkle_lite.analyses.distances import Distances
+from sparkle_lite.analyses.modules import is_evidence
 from sparkle_lite.analyses.runs import Runs
 from sparkle_lite.analyses.sentences import tell
 from sparkle_lite.clock import now_ms
@@ -33,6 +34,7 @@ from sparkle_lite.protected import Protected
 from sparkle_lite.publisher import Publisher, Renderer
 from sparkle_lite.reviews import Reviews
 from sparkle_lite.settings import Settings
+from sparkle_lite.trouble import Troubles
 
 # How often to look for changes of another process.
 _NOTICE_S = 0.25
@@ -55,6 +57,7 @@ class Server:
     metrics: Metrics
     jobs: Jobs
     ingest: Ingest
+    troubles: Troubles
     search: Search
     overview: Overview
     audit: Audit
@@ -138,9 +141,11 @@ async def _start(written: Config, given: Mapping[str, str], stack: AsyncExitStac
     audit = Audit(database, now_ms)
     settings = Settings(database, audit, written, given)
     await settings.load()
-    ingest = Ingest(database, lambda: settings.config.limits, metrics, now_ms)
+    ingest = Ingest(database, lambda: settings.config.limits, metrics, now_ms, is_evidence=is_evidence)
     stack.push_async_callback(ingest.close)
     await ingest.open()
+    troubles = Troubles(database, now_ms)
+    await troubles.load()
     search = Search(database, ingest.streams)
     stack.push_async_callback(search.close)
     overview = Overview(database, ingest.streams, now_ms)
@@ -148,7 +153,7 @@ async def _start(written: Config, given: Mapping[str, str], stack: AsyncExitStac
     accounts = Accounts.on(database, audit, lambda: settings.config.auth, now_ms)
     await accounts.registry.open()
     first_start = await accounts.first_start()
-    stack.push_async_callback(_write_visits, database, accounts.registry, ingest)
+    stack.push_async_callback(_write_what_waits, database, accounts.registry, troubles, ingest)
     protected = Protected(set())
     await protected.look_up(settings.config)
     distances = Distances(database, lambda: settings.config.analysis, now_ms)
@@ -173,6 +178,7 @@ async def _start(written: Config, given: Mapping[str, str], stack: AsyncExitStac
         metrics=metrics,
         jobs=Jobs(metrics),
         ingest=ingest,
+        troubles=troubles,
         search=search,
         overview=overview,
         audit=audit,
@@ -193,11 +199,12 @@ async def _start(written: Config, given: Mapping[str, str], stack: AsyncExitStac
     )
 
 
-async def _write_visits(database: Database, registry: Registry, ingest: Ingest) -> None:
-    """Who was here is kept over a restart, if it can be."""
+async def _write_what_waits(database: Database, registry: Registry, troubles: Troubles, ingest: Ingest) -> None:
+    """Who was here, and what was wrong with what they sent, is kept over a restart, if it can be."""
     if database.is_writing:
         with suppress(Exception):
             await registry.flush(now=True)
+            await troubles.flush()
             await database.write(ingest.dictionaries.write_seen)
 
 
@@ -213,6 +220,7 @@ def _schedule(server: Server) -> None:
 
     jobs.every("notice", _NOTICE_S, server.registry.poll)
     jobs.every("access", 60, server.registry.flush)
+    jobs.every("trouble", 1, server.troubles.flush)
     jobs.every("seen", 300, lambda: database.write(server.ingest.dictionaries.write_seen))
     jobs.every("roll", 60, house.roll)
     jobs.every("index", 300, house.index, first=0, wake=closed_segment)

@@ -1,7 +1,7 @@
 """What people are shown of the stored rows, as JSON and as tables.
 
 Names, order and types of the fields are those of Sparkle's published API; `insertTime`, `populateTime`, `banAt`,
-`description`, `privateTorrent`, `totalExact`, `next` and everything about swarms are additions.
+`lastReportedAt`, `description`, `privateTorrent`, `totalExact`, `next` and everything about swarms are additions.
 """
 
 import re
@@ -64,7 +64,7 @@ class Snapshot(_Peer, frozen=True, kw_only=True, rename="camel"):
 
 
 class BanHistory(_Peer, frozen=True, kw_only=True, rename="camel"):
-    """A ban. `structuredData` is JSON as a string."""
+    """A ban, with what was first said of it. `structuredData` is JSON as a string, `lastReportedAt` ms."""
 
     btn_ban: bool
     module: str
@@ -75,6 +75,7 @@ class BanHistory(_Peer, frozen=True, kw_only=True, rename="camel"):
     populate_time: int | None
     ban_at: int | None
     description: str | None
+    last_reported_at: int
 
 
 class Swarm(_Peer, frozen=True, kw_only=True, rename="camel"):
@@ -144,6 +145,7 @@ def shown(row: Observed | Discovered, viewer: Viewer) -> Snapshot | BanHistory |
             structured_data=row.structured_data or "null",
             ban_at=row.ban_at,
             description=row.description,
+            last_reported_at=row.last_reported_at,
         )
     if isinstance(row, ObservedSwarm):
         return Swarm(

@@ -7,16 +7,18 @@ import asyncio
 import hashlib
 import itertools
 import sqlite3
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from sparkle_lite import analyses, net
 from sparkle_lite.analyses.distances import measure
 from sparkle_lite.config import AnalysisSection
 from sparkle_lite.db import segments
-from sparkle_lite.db.bans import BAN_COLUMNS
+from sparkle_lite.db.bans import BAN_COLUMNS, Report, add_bans
+from sparkle_lite.db.connection import Connection
 from sparkle_lite.db.database import Database
+from sparkle_lite.db.keys import stable_number
 from sparkle_lite.findings import Finding
 
 NOW = 1_800_000_000_000
@@ -24,6 +26,9 @@ MINUTE, HOUR, DAY = 60_000, 3_600_000, 86_400_000
 GIB = 1 << 30
 CHEAT = "com.ghostchu.peerbanhelper.module.impl.rule.ProgressCheatBlocker"
 DIALING = "com.ghostchu.peerbanhelper.module.impl.rule.MultiDialingBlocker"
+# qBittorrent-ClientBlocker's check of progress that users are told to switch on.
+BLOCKER = "com.SimpleTracker.qBCB.CheckAllTorrent"
+RELATIVE = "Bad-Relative_Progress_Uploaded"
 
 
 class World:
@@ -44,6 +49,17 @@ class World:
             path = stream.path(stream.hot.id)
             await stream.close()
             self._hot[stream.kind] = sqlite3.connect(path, isolation_level=None)
+        await self.database.close()
+
+    async def store(self, reports: Sequence[Report]) -> None:
+        """What ingestion does with reports of bans, one by one."""
+
+        async def command(main: Connection) -> None:
+            for report in reports:
+                await add_bans(main, [report], [])
+
+        await self.database.open()
+        await self.database.write(command)
         await self.database.close()
 
     def close(self) -> None:
@@ -191,6 +207,29 @@ class Reporter:
         }
         self.world.row("ban", self.app, self.address, NOW - ago, values | more)
 
+    def sightings(self, ip: str, torrent: str, times: Sequence[tuple[int, int]], *, rule: str = RELATIVE) -> None:
+        """What qBittorrent-ClientBlocker reports of one ban, in order: received so long ago, seen last so long ago."""
+        key = stable_number(self.app, ip, torrent, rule)
+        reports = []
+        for ago, said in times:
+            values: dict[str, Any] = dict.fromkeys(Report.__annotations__, 0)
+            values |= {
+                "submission": self.world._submission(self.world.main, self.app, NOW - ago, self.address),
+                "received_at": NOW - ago,
+                "userapp": self.app,
+                "ban_at": NOW - said,
+                "peer_ip": net.address_bytes(ip),
+                "torrent": self.world.torrent(torrent, big_endian=1),
+                "client": self.world.client("", ""),
+                "module": self.world.label(BLOCKER),
+                "rule": rule,
+                "dedupe": key,
+                "kind": "id_time",
+                "last_ban_at": NOW - said,
+            }
+            reports.append(cast("Report", values))
+        asyncio.run(self.world.store(reports))
+
     def swarm(
         self,
         ip: str,
@@ -203,6 +242,7 @@ class Reporter:
         began: int = 2 * HOUR,
         size: int = GIB,
         private: int = 0,
+        big_endian: int = 0,
         port: int = 6881,
         client: tuple[str, str] = ("-qB4650-", "qBittorrent/4.6.5"),
         version: int | None = None,
@@ -214,7 +254,7 @@ class Reporter:
             "peer_ip": net.address_bytes(ip),
             "peer_port": port,
             "client": self.world.client(*client),
-            "torrent": self.world.torrent(torrent, size, private),
+            "torrent": self.world.torrent(torrent, size, private, big_endian=big_endian),
             "to_peer_traffic": to,
             "from_peer_traffic": got,
             "first_time_seen": NOW - began,
@@ -233,6 +273,7 @@ class Reporter:
         port: int = 6881,
         client: tuple[str, str] = ("-qB4650-", "qBittorrent/4.6.5"),
         private: int = 0,
+        big_endian: int = 0,
         **more: Any,
     ) -> None:
         """A peer as it was seen once."""
@@ -240,7 +281,7 @@ class Reporter:
             "peer_ip": net.address_bytes(ip),
             "peer_port": port,
             "client": self.world.client(*client),
-            "torrent": self.world.torrent(torrent, private=private),
+            "torrent": self.world.torrent(torrent, private=private, big_endian=big_endian),
             "to_peer_traffic": to,
             "from_peer_traffic": got,
         }

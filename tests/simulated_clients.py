@@ -338,6 +338,10 @@ class Client:
         """These rows reached the server."""
         self.snapshots.update((at, peer.ip, peer.up) for peer in peers)
 
+    def all_bans(self) -> set[tuple[str, int, int]]:
+        """The bans that there were, as the ledger notes them."""
+        return {(ban.peer.ip, ban.peer.port, ban.up) for ban in self.sees.bans}
+
     def note_bans(self, bans: Iterable[Banned]) -> None:
         """These bans reached the server; a legacy one has no time of its own."""
         self.bans.update((ban.peer.ip, ban.peer.port, ban.up) for ban in bans)
@@ -732,7 +736,8 @@ class Rust(_Pages):
         return answer.body
 
     def ban(self, ban: Banned) -> Document:
-        return super().ban(ban) | {"module": "ProgressCheatBlocker", "structured_data": None}
+        words = {"module": "ProgressCheatBlocker", "rule": "pcb:difference", "description": "进度差异过大"}
+        return super().ban(ban) | words | {"structured_data": None}
 
     def swarm(self, peer: Seen) -> Document:
         times = {
@@ -799,6 +804,8 @@ class ClientBlocker(Client):
     def __init__(self, server: RunningServer, app: App, number: int) -> None:
         super().__init__(server, app, number)
         self._sent: dict[int, tuple[int, int]] = {}
+        # Who is banned, by address and port, and the ban that began it.
+        self._blocked: dict[tuple[str, int], Banned] = {}
 
     def credentials(self) -> list[str]:
         app = self.app
@@ -833,16 +840,23 @@ class ClientBlocker(Client):
             self.note_snapshots(at, peers)
 
     def do_submit_bans(self) -> None:
-        """All bans that there ever were, each time."""
-        bans = list(self.sees.bans)
+        """Everybody who was ever banned, each time; whoever is banned already isn't banned once more."""
+        for ban in self.sees.bans:
+            self._blocked.setdefault((ban.peer.ip, ban.peer.port), ban)
+        bans = list(self._blocked.values())
         document = {"populate_time": self.now // 1000 * 1000, "bans": [self._ban(ban) for ban in bans]}
         if self.submit("submit_bans", document) != "failed":
             self.note_bans(bans)
 
+    def all_bans(self) -> set[tuple[str, int, int]]:
+        return {(ban.peer.ip, ban.peer.port, ban.up) for ban in self._blocked.values()}
+
     def _ban(self, ban: Banned) -> Document:
         peer = _legacy_peer(self, ban.peer) | {"uploaded": ban.up, "torrent_size": 0, "peer_progress": 0}
         unique = f"{ban.peer.ip}:{ban.peer.port}"
-        more = {"ban_at": ban.at, "module": "com.SimpleTracker.qBCB.CheckPeer", "rule": "Bad-Client_Normal"}
+        # It moves for as long as the peer keeps coming.
+        seen = max(ban.at, ban.peer.last)
+        more = {"ban_at": seen, "module": "com.SimpleTracker.qBCB.CheckPeer", "rule": "Bad-Client_Normal"}
         return {"btn_ban": False, "ban_unique_id": unique, "peer": peer} | more
 
     def do_submit_histories(self) -> None:

@@ -15,6 +15,8 @@ from reports import CHEAT, DAY, DIALING, GIB, HOUR, MINUTE, NOW, Reporter, World
 
 from sparkle_lite import analyses
 from sparkle_lite.analyses import apart
+from sparkle_lite.analyses.modules import CHEAT as CHEATING
+from sparkle_lite.analyses.modules import EVIDENCE, Line
 from sparkle_lite.analyses.numbers import PRESETS, TABLE
 from sparkle_lite.config import AnalysisSection
 from sparkle_lite.config.keys import keys_of
@@ -23,10 +25,12 @@ from sparkle_lite.findings import Finding
 from sparkle_lite.net import Network
 from sparkle_lite.reasons import one_line
 from sparkle_lite.wire import matchers
+from sparkle_lite.wire.dialect import Family
 
 CHEATER = "203.0.113.5"
 NO_TORRENT = "7e071fd9b023ed8f18458a73613a0834f6220bd5cc50357ba3493c6040a9ea8c"
-QBCB = "com.SimpleTracker.qBCB.CheckPeer"
+QBCB = "com.SimpleTracker.qBCB."
+IMPL = "com.ghostchu.peerbanhelper.module.impl.rule."
 
 
 @pytest.fixture
@@ -158,10 +162,21 @@ def test_who_is_banned_deleted_or_nobody_loses_the_vote_at_once(world: World, sq
     [
         {"btn_ban": 1},
         {"private": 1},
-        {"module": "com.ghostchu.peerbanhelper.module.impl.rule.PeerIdBlacklist"},
-        {"module": "com.ghostchu.peerbanhelper.module.impl.rule.IPBlackRuleList"},
-        {"module": "ProgressCheatBlocker; DROP TABLE ban"},
-        {"module": QBCB, "rule": "Bad-Client_Normal"},
+        {"module": f"{IMPL}PeerIdBlacklist"},
+        {"module": f"{IMPL}IPBlackRuleList"},
+        {"module": f"{IMPL}AntiVampire"},
+        {"module": f"{IMPL}IdleConnectionDosProtection"},
+        {"module": "ProgressCheatBlocker; DROP TABLE ban", "rule": "pcb:difference"},
+        {"module": "ProgressCheatBlocker", "rule": None},
+        {"module": "ProgressCheatBlocker", "rule": "pcb:fast-test"},
+        {"module": "ProgressCheatBlocker", "rule": "pcb:excessive-incomplete"},
+        {"module": "ProgressCheatBlocker", "rule": "pcb:rewind "},
+        {"module": "MultiDialingBlocker", "rule": "mdb:hunting"},
+        {"module": "AntiVampire", "rule": "AntiVampire"},
+        {"module": f"{QBCB}CheckPeer", "rule": "Bad-Client_Normal"},
+        {"module": f"{QBCB}CheckPeer", "rule": "Bad-Relative_Progress_Uploaded"},
+        {"module": f"{QBCB}CheckAllTorrent", "rule": "Torrent-Too high uploaded"},
+        {"module": f"{QBCB}CheckAllIP", "rule": "Too many ports"},
         {"torrent": NO_TORRENT},
         {"said": 15 * DAY},
         {"ago": 15 * DAY},
@@ -181,10 +196,22 @@ def test_a_torrent_that_anybody_calls_private_is_left_out_for_all(world: World) 
     assert world.find("untrusted_vote") == {}
 
 
-@pytest.mark.parametrize("module", [CHEAT, "ProgressCheatBlocker", QBCB])
-def test_every_clients_way_to_name_a_progress_cheater_counts(world: World, module: str) -> None:
-    report_cheater(world.friends(3), module=module, rule="Bad-Relative_Progress_Uploaded")
-    assert list(world.find("untrusted_vote")) == [CHEATER]
+@pytest.mark.parametrize("line", [line for line in EVIDENCE if line.group == CHEATING], ids=str)
+def test_every_clients_way_to_name_a_progress_cheater_counts(world: World, line: Line) -> None:
+    report_cheater(world.friends(3), module=line.module, rule=line.rule or "谎报进度")
+    finding = world.find("untrusted_vote")[CHEATER]
+    # A report is one, however many lines its module has.
+    assert (finding.code, finding.numbers["reports"]) == ("progress_cheater", 6)
+
+
+def test_a_line_of_the_table_tells_its_program_by_the_form_of_its_module() -> None:
+    forms = {Family.PEERBANHELPER: IMPL, Family.QBCB: QBCB, Family.RUST: "", Family.LIBRETORRENT: ""}
+    for line in EVIDENCE:
+        prefix = forms[line.family]
+        assert line.module.startswith(prefix) and "." not in line.module.removeprefix(prefix)
+        # Sentences in a user's language tell nothing, fixed words do.
+        assert (line.rule is None) == (line.family is Family.PEERBANHELPER)
+    assert len({(line.module, line.rule) for line in EVIDENCE}) == len(EVIDENCE)
 
 
 def test_other_modules_count_with_more_people(world: World) -> None:

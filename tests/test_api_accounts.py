@@ -22,7 +22,7 @@ NO_APP = "请求的用户应用程序不存在"
 _NAMES = itertools.count(1)
 
 USER_KEYS = ["id", "avatar", "nickname", "registerAt", "lastSeenAt", "email", "bannedAt", "bannedReason"]
-APP_KEYS = ["id", "appId", "comment", "createdAt", "user", "lastAccessAt", "bannedAt", "bannedReason"]
+APP_KEYS = ["id", "appId", "comment", "createdAt", "user", "lastAccessAt", "bannedAt", "bannedReason", "trouble"]
 VERBOSE_KEYS = ["id", "appId", "appSecret", "comment", "createdAt", "user"]
 
 

@@ -21,7 +21,7 @@ KEYS = {
     "snapshot": [*PEER_KEYS, "insertTime", "populateTime"],
     "banhistory": [
         *(*PEER_KEYS, "btnBan", "module", "rule", "banUniqueId"),
-        *("structuredData", "insertTime", "populateTime", "banAt", "description"),
+        *("structuredData", "insertTime", "populateTime", "banAt", "description", "lastReportedAt"),
     ],
     "swarm": [
         *(*PEER_KEYS, "origin", "downloader", "fromPeerTrafficOffset", "fromPeerTrafficSpeedMax"),

@@ -13,6 +13,7 @@ from sparkle_lite.accounts.texts import checked_line, storable
 from sparkle_lite.accounts.users import find_user
 from sparkle_lite.config import AuthSection
 from sparkle_lite.db import accounts as store
+from sparkle_lite.db import troubles
 from sparkle_lite.db.accounts import UserappRow, UserRow
 from sparkle_lite.db.connection import Connection
 from sparkle_lite.db.database import AnnouncingDatabase, transacted
@@ -130,6 +131,7 @@ class Apps:
         if row.banned_at is not None and not actor.admin:
             raise app_banned(row.banned_reason or "")
         await store.delete_userapp(connection, row.id, self._clock())
+        await troubles.forget(connection, [row.id])
         await self._record(connection, actor, "USERAPP_DELETE", row, userAppId=row.id)
 
     # --- What administrators do ---------------------------------------------------------------------------------------
@@ -158,6 +160,7 @@ class Apps:
         rows = await self._idle_anonymous(connection, unused_ms)
         if rows:
             await store.purge_userapps(connection, (row.id for row in rows), self._clock())
+            await troubles.forget(connection, (row.id for row in rows))
             await self._audit.record(connection, actor, "USERAPP_PURGE", userApps=len(rows), unusedMs=unused_ms)
         return rows
 

@@ -37,4 +37,4 @@ def _examined(crowd: Crowd, numbers: Numbers) -> Examined:
     return Examined(finding, needs)
 
 
-ANALYSIS = Analysis(NAME, 1, _examine)
+ANALYSIS = Analysis(NAME, 2, _examine)

@@ -42,4 +42,4 @@ def _examined(flow: Flow, numbers: Numbers) -> Examined:
     return Examined(finding, needs)
 
 
-ANALYSIS = Analysis(NAME, 1, _examine)
+ANALYSIS = Analysis(NAME, 2, _examine)

@@ -59,4 +59,4 @@ def _examined(votes: Votes, numbers: Numbers, now_ms: int) -> Examined:
     return Examined(finding, needs)
 
 
-ANALYSIS = Analysis(NAME, 1, _examine)
+ANALYSIS = Analysis(NAME, 2, _examine)

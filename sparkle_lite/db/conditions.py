@@ -51,6 +51,10 @@ _V4_TEXT = " || '.' || ".join(f"(instr({_OCTETS}, substr(s.peer_ip, {n}, 1)) - 1
 _V6_TEXT = "ip_text(s.peer_ip)"
 
 
+# When the last report of a ban was received.
+LAST_REPORTED_AT = "ifnull((SELECT r.received_at FROM m.ban_last_report r WHERE r.ban=s.id), s.received_at)"
+
+
 class Condition(NamedTuple):
     """A condition with its values; `indexed`: an index finds the rows, `attached`: it needs the main database."""
 
@@ -161,6 +165,7 @@ FIELDS: dict[Table, dict[str, Field]] = {
         "module": Field("text", "d.text", "module", "label"),
         "rule": Field("text", "s.rule"),
         "ban_unique_id": Field("text", "s.ban_unique_id"),
+        "last_reported_at": Field("number", LAST_REPORTED_AT, nullable=False),
     },
     "swarm": {
         **_PEER,

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import aiosqlite
 
+from sparkle_lite.db.keys import stable_number
 from sparkle_lite.errors import SparkleError
 
 Connection = aiosqlite.Connection
@@ -189,6 +190,11 @@ async def migrate(connection: Connection, path: Path, kind: str) -> None:
         )
     if version and version < len(steps) and kind == "main":
         await _copy(connection, path.with_name(f"{path.name}.before-v{len(steps)}"))
+    if version == len(steps):
+        return
+    await connection.create_function(stable_number.__name__, -1, stable_number, deterministic=True)
+    # What a step sorts may be larger than memory.
+    await connection.execute("PRAGMA temp_store=FILE")
     for number in range(version + 1, len(steps) + 1):
         async with transaction(connection):
             if await _version(connection) >= number:
@@ -196,6 +202,7 @@ async def migrate(connection: Connection, path: Path, kind: str) -> None:
             for statement in statements(steps[number - 1]):
                 await connection.execute(statement)
             await connection.execute(f"PRAGMA user_version={number}")
+    await connection.execute("PRAGMA temp_store=MEMORY")
 
 
 def _steps(kind: str) -> list[str]:

@@ -5,7 +5,11 @@ after the other as `seg`, both read-only, and temporary tables on disk, so that 
 interpreter lock is free while SQLite works. Only what qualifies comes back as Python rows.
 
 A subject is named by its first bytes: 4 an IPv4 address, 8 an IPv6 /64, 3 a /24, 7 a /56. A person's networks are the
-/24 and /48 that reports came from. Evidence counts at the earlier of its receipt and the client's own time.
+/24 and /48 that reports came from. Evidence counts at the earlier of its receipt and the client's own time; a ban at
+that of its first report, however long it is prolonged.
+
+qBittorrent-ClientBlocker never empties its list of peers, and says of all of them that it sees them now. Its rows, told
+by the byte order of their torrents, are evidence only where a counter has grown since the row before.
 """
 
 import asyncio
@@ -56,11 +60,11 @@ class Trust(NamedTuple):
 
 
 class Module(NamedTuple):
-    """A ban module by its full name; where it bans for several reasons, only a `rule` holding this text counts."""
+    """A ban module by its full name, for a rule (None: for whatever rule)."""
 
     name: str
     group: int
-    rule: str = ""
+    rule: str | None
 
 
 class Votes(NamedTuple):
@@ -502,7 +506,7 @@ class Evidence:
             " FROM candidate c CROSS JOIN m.ban b INDEXED BY ban_evidence ON b.peer_ip BETWEEN c.low AND c.high"
             " JOIN module mo ON mo.id=b.module JOIN reporter r ON r.userapp=b.userapp"
             f" LEFT JOIN m.submission sub ON sub.id=b.submission WHERE {counted}"
-            " AND (mo.rule='' OR instr(coalesce(b.rule, ''), mo.rule)>0)",
+            " AND (mo.rule IS NULL OR b.rule=mo.rule)",
             values,
         )
         self._titles("raw")
@@ -610,7 +614,7 @@ class Evidence:
     def _collect_flows(self, since: int, only: bytes | None) -> None:
         """Make `part`: what each person's applications together gave an address of a torrent within the window.
 
-        Counters are totals: of one that began before the window only the growth counts.
+        Counters are totals: of one that began before the window, or nobody knows when, only the growth counts.
         """
         self._do(
             "CREATE TEMP TABLE flow (version INTEGER, userapp INTEGER, key BLOB, net BLOB, torrent INTEGER,"
@@ -631,10 +635,11 @@ class Evidence:
         self._titles("flow")
         self._do(
             f"CREATE TEMP TABLE part AS SELECT f.key, t.torrent, r.user, f.net, min(t.size, {MOST}) AS size, f.port,"
-            " f.client, f.taken, f.at FROM (SELECT key, userapp, torrent, max(net) AS net, port, client, max(at) AS at,"
-            " max(taken)-iif(min(coalesce(began, 0))<:since, min(taken), 0) AS taken FROM flow"
+            " f.client, f.most-iif(f.is_older OR t.big_endian, f.least, 0) AS taken, f.at FROM"
+            " (SELECT key, userapp, torrent, max(net) AS net, port, client, max(at) AS at, max(taken) AS most,"
+            " min(taken) AS least, min(coalesce(began, 0))<:since AS is_older FROM flow"
             " GROUP BY version) f JOIN title t ON t.id=f.torrent JOIN reporter r ON r.userapp=f.userapp"
-            " WHERE NOT t.private AND t.torrent IS NOT NULL AND f.taken>0",
+            " WHERE NOT t.private AND t.torrent IS NOT NULL AND taken>0",
             {"since": since},
         )
         self._do("DROP TABLE flow")
@@ -719,16 +724,21 @@ class Evidence:
         """Make `seen_moment`: who saw an address download which torrent in which ten minutes."""
         self._do(
             "CREATE TEMP TABLE moment (key BLOB, bucket INTEGER, userapp INTEGER, net BLOB, torrent INTEGER,"
-            " at INTEGER)"
+            " at INTEGER, peer BLOB, port INTEGER, kind TEXT, taken INTEGER)"
         )
+        self._do("CREATE TEMP TABLE turned AS SELECT id FROM m.torrent WHERE big_endian")
+        self._do("CREATE INDEX temp.turned_id ON turned (id)")
+        # What tells a row of the one before is only held for those that need it.
+        growing = ", ".join(f"iif(q.id, {value}, NULL)" for value in ("s.peer_ip", "s.peer_port", "'{kind}'"))
         said = {"snapshot": "sub.populate_time", "swarm": "s.last_time_seen"}
         near, bounds = _near(only)
         for kind, _ in self._segments(KINDS, since):
             at = f"min(sub.received_at, coalesce({said[kind]}, sub.received_at))"
             self._do(
                 f"INSERT INTO moment SELECT {_key('s.peer_ip')}, {at}/{BUCKET_MS}, sub.userapp, {_net('sub.address')},"
-                f" s.torrent, {at} FROM seg.{kind} s {'CROSS' if only else ''} JOIN seg.submission sub"
-                " ON sub.id=s.submission WHERE s.to_peer_traffic>=:floor AND s.from_peer_traffic<=0"
+                f" s.torrent, {at}, {growing.format(kind=kind)}, s.to_peer_traffic"
+                f" FROM seg.{kind} s {'CROSS' if only else ''} JOIN seg.submission sub ON sub.id=s.submission"
+                " LEFT JOIN turned q ON q.id=s.torrent WHERE s.to_peer_traffic>=:floor AND s.from_peer_traffic<=0"
                 " AND coalesce(s.peer_progress, 0)<1 AND sub.userapp IN (SELECT userapp FROM reporter)"
                 f" AND sub.received_at BETWEEN :since AND :now AND {at}>=:since{near}",
                 {"floor": DOWNLOAD_FLOOR, "since": since, "now": self.now, **bounds},
@@ -736,7 +746,10 @@ class Evidence:
         self._titles("moment")
         self._do(
             "CREATE TEMP TABLE seen_moment AS SELECT m.key, m.bucket, r.user, m.net, t.torrent, t.big_endian, m.at"
-            " FROM moment m JOIN title t ON t.id=m.torrent JOIN reporter r ON r.userapp=m.userapp WHERE NOT t.private"
+            " FROM (SELECT *, TRUE AS has_grown FROM moment WHERE peer IS NULL UNION ALL"
+            " SELECT *, taken>lag(taken) OVER (PARTITION BY userapp, peer, port, kind, torrent ORDER BY at, taken)"
+            " FROM moment WHERE peer IS NOT NULL) m JOIN title t ON t.id=m.torrent"
+            " JOIN reporter r ON r.userapp=m.userapp WHERE m.has_grown AND NOT t.private"
         )
         self._do("DROP TABLE moment")
 

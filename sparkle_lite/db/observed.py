@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from msgspec import Struct
 
-from sparkle_lite.db.conditions import Table
+from sparkle_lite.db.conditions import LAST_REPORTED_AT, Table
 
 Fetch = Callable[[str, Sequence[Any]], list[Any]]
 
@@ -53,7 +53,7 @@ class Observed(Struct, gc=False):
 
 
 class ObservedBan(Observed, gc=False):
-    """A ban."""
+    """A ban; times are those of its first report, but `last_reported_at`, which is when the last one was received."""
 
     module: str
     btn_ban: int
@@ -62,6 +62,7 @@ class ObservedBan(Observed, gc=False):
     ban_unique_id: str | None
     ban_at: int | None
     structured_data: str | None
+    last_reported_at: int
 
 
 class ObservedSwarm(Observed, gc=False):
@@ -101,6 +102,8 @@ _PLAIN: dict[Table, tuple[str, ...]] = {
     table: tuple(name for name in kind.__struct_fields__[_FIRST:] if name != _OWN_LABEL.get(table))
     for table, kind in _TYPES.items()
 }
+# Values that are no column of the row's own table.
+_ELSEWHERE = {"last_reported_at": LAST_REPORTED_AT}
 # What a label is that a row doesn't have.
 _NOTHING = (None,)
 _REFERENCES = "s.id, sub.digest, sub.received_at, sub.populate_time, sub.userapp, s.client, s.torrent, s.flags"
@@ -114,7 +117,8 @@ def observed(
     `fetch` reads the source and `fetch_main` the main database as `m`. In no particular order.
     """
     label = _OWN_LABEL.get(table)
-    what = ", ".join((_REFERENCES, f"s.{label}" if label else "NULL", *(f"s.{name}" for name in _PLAIN[table])))
+    plain = (_ELSEWHERE.get(name, f"s.{name}") for name in _PLAIN[table])
+    what = ", ".join((_REFERENCES, f"s.{label}" if label else "NULL", *plain))
     rows = fetch(
         f"SELECT {what} FROM {source} s"
         f" CROSS JOIN {source.removesuffix(table)}submission sub ON sub.id=s.submission"

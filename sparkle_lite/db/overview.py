@@ -82,7 +82,7 @@ class Series(NamedTuple):
 
 
 class Sent(NamedTuple):
-    """What an application sent of one kind within a day: rows, bodies, and when the last came (ms)."""
+    """What an application sent of one kind within a day: rows (new bans), bodies, and when the last came (ms)."""
 
     rows: int
     submissions: int

@@ -83,7 +83,11 @@ class Admission:
         if not rate:
             return
         now = now_ms()
-        _refuse_until(self._by_userapp.take(userapp.id, now) or self._by_address.take(client_key(address), now))
+        limits = ((self._by_userapp, userapp.id, rate), (self._by_address, client_key(address), _SHARED * rate))
+        for buckets, key, per_minute in limits:
+            if wait := buckets.take(key, now):
+                self._server.troubles.limited(userapp, per_minute)
+                _refuse_until(wait)
 
     def limit_query(self, caller: Caller) -> None:
         """Count a question about an address. Raises SparkleError (too_many) beyond thirty a minute."""

@@ -35,6 +35,7 @@ from sparkle_lite.http.session import (
     visitor,
 )
 from sparkle_lite.runtime import Server
+from sparkle_lite.trouble_sentences import DAY_MS, join, sentence
 from sparkle_lite.wire.torrents import parse_info_hash, torrent_identifier
 
 T = TypeVar("T")
@@ -52,6 +53,13 @@ class NumberedPage(msgspec.Struct, Generic[T], frozen=True):
     size: int
     total: int
     results: list[T]
+
+
+class Sentence(msgspec.Struct, frozen=True):
+    """One plain sentence in both languages."""
+
+    en: str
+    zh: str
 
 
 class User(msgspec.Struct, frozen=True, rename="camel"):
@@ -78,7 +86,7 @@ class AdminUser(User, frozen=True, rename="camel"):
 
 
 class UserApplication(msgspec.Struct, frozen=True, rename="camel"):
-    """An installation of a client and its owner. Times in ms."""
+    """An installation of a client and its owner. Times in ms; `trouble` is what is wrong with what it sends."""
 
     id: int
     app_id: str
@@ -88,6 +96,7 @@ class UserApplication(msgspec.Struct, frozen=True, rename="camel"):
     last_access_at: int | None
     banned_at: int | None
     banned_reason: str | None
+    trouble: Sentence | None
 
 
 class UserApplicationVerbose(msgspec.Struct, frozen=True, rename="camel"):
@@ -224,6 +233,7 @@ _APP = UserApplication(
     last_access_at=1723975000000,
     banned_at=None,
     banned_reason=None,
+    trouble=Sentence(*sentence("clock", {"off": -3 * DAY_MS}, 0)),
 )
 _SHOWN_ONCE = "Zl1m0Jq0nQ3y5m7w9B1d3F5h7J9l1N3p5R7t9V1x3Z5"
 _SECRET = UserApplicationVerbose(
@@ -260,7 +270,7 @@ _LAST_ADMIN = "That is the last administrator."
     responses=documented(Answer[list[UserApplication]], "Your applications.", [_APP]),
 )
 async def list_apps(server: Injected[Server], me: Injected[SignedIn]) -> Answer[list[UserApplication]]:
-    return ok([_app(row, me.user) for row in await server.apps.all(me.user.id)])
+    return ok([_app(server, row, me.user) for row in await server.apps.all(me.user.id)])
 
 
 @get(
@@ -569,7 +579,7 @@ async def list_all_apps(
     allow_only(request, page=page, pageSize=page_size)
     _check_page(page, page_size)
     rows, total = await server.apps.page(page, page_size)
-    return ok(NumberedPage(page, page_size, total, [_app(row, owner) for row, owner in rows]))
+    return ok(NumberedPage(page, page_size, total, [_app(server, row, owner) for row, owner in rows]))
 
 
 @post(
@@ -602,7 +612,7 @@ async def unban_app(server: Injected[Server], me: Injected[SignedIn], app_id: st
 
 
 async def _show_app(server: Server, me: SignedIn, row: UserappRow) -> Answer[UserApplication]:
-    return ok(_app(row, await _owner(server, me, row)))
+    return ok(_app(server, row, await _owner(server, me, row)))
 
 
 async def _show_secret(server: Server, me: SignedIn, new: NewSecret) -> Answer[UserApplicationVerbose]:
@@ -652,7 +662,8 @@ def _admin_user(row: UserRow) -> AdminUser:
     )
 
 
-def _app(row: UserappRow, owner: UserRow) -> UserApplication:
+def _app(server: Server, row: UserappRow, owner: UserRow) -> UserApplication:
+    troubles = server.troubles.of(row.id)
     return UserApplication(
         id=row.id,
         app_id=row.app_id,
@@ -662,6 +673,7 @@ def _app(row: UserappRow, owner: UserRow) -> UserApplication:
         last_access_at=row.last_access_at,
         banned_at=row.banned_at,
         banned_reason=row.banned_reason,
+        trouble=Sentence(*join(troubles)) if troubles else None,
     )
 
 

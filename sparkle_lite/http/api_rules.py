@@ -22,6 +22,7 @@ from sparkle_lite.db.orders import Position
 from sparkle_lite.decisions import BY_HAND_MS, PARDON_MS, Decisions, Match, TargetKind, Why
 from sparkle_lite.errors import SparkleError
 from sparkle_lite.http.api import MAX_INT64, Answer, allow_only, api_router, documented, invalid, ok
+from sparkle_lite.http.api_accounts import Sentence
 from sparkle_lite.http.ready import REVALIDATE, ready, respond
 from sparkle_lite.http.session import AnyRequest, Injected, SignedIn, own_url, requires_admin, requires_sign_in
 from sparkle_lite.net import AddressError, Network, parse_network
@@ -32,13 +33,6 @@ MAX_LIMIT = 1000
 
 
 # --- What goes out ----------------------------------------------------------------------------------------------------
-
-
-class Sentence(msgspec.Struct, frozen=True):
-    """A reason as one plain sentence."""
-
-    en: str
-    zh: str
 
 
 class EvidenceEntry(msgspec.Struct, frozen=True, rename="camel"):

@@ -156,6 +156,7 @@ _BANS = _Rows(
         **_WHEN,
         "banAt": 1723974890000,
         "description": None,
+        "lastReportedAt": 1723978517039,
     },
 )
 _SNAPSHOTS = _Rows(

@@ -21,6 +21,7 @@ from sparkle_lite.http.head import is_head
 from sparkle_lite.http.problems import MethodNotAllowed, internal
 from sparkle_lite.http.ready import JSON, REVALIDATE, Ready, choose
 from sparkle_lite.http.requests import (
+    ClientGone,
     Receive,
     Scope,
     Send,
@@ -31,7 +32,9 @@ from sparkle_lite.http.requests import (
     read_body,
     refuse,
 )
+from sparkle_lite.ingest import Outcome
 from sparkle_lite.runtime import Server
+from sparkle_lite.trouble import ListName
 from sparkle_lite.wire import answers
 from sparkle_lite.wire.bodies import empty_body
 from sparkle_lite.wire.dialect import AbilityOffer, ConfigDocument, Dialect, config_document
@@ -43,6 +46,14 @@ _JSON = (b"content-type", JSON.encode())
 _TEXT = "text/plain; charset=utf-8"
 _NO_STORE = (b"cache-control", b"no-store")
 _REVALIDATE = (b"cache-control", REVALIDATE.encode())
+# Which of its lists a client sends where.
+_LISTS: dict[str, ListName] = {
+    "/ping/peers/submit": "peers",
+    "/ping/bans/submit": "bans",
+    "/ping/histories/submit": "histories",
+    "/ping/syncBanHistory": "bans",
+    "/ping/syncSwarm": "swarms",
+}
 _SMALL_BODY, _SMALL_BODY_S = 16 * 1024, 10
 
 
@@ -110,18 +121,31 @@ async def submit(call: Call) -> Reply:
     """Store a body of any shape; 200 with an empty body once it is committed."""
     if is_head(call.scope):
         raise empty_body()
+    troubles, caller, sent = call.server.troubles, call.caller, _LISTS[call.scope["path_template"]]
+    try:
+        outcome = await _store(call)
+    except ClientGone:
+        raise
+    except SparkleError as error:
+        troubles.refused(caller.userapp, sent, error)
+        raise
+    if outcome.receipt is not None:
+        troubles.received(caller.userapp, sent, outcome.receipt, caller.dialect.traits)
+    return Reply(200, b"", [(b"x-sparkle-rejected", b"%d" % outcome.rejected), _NO_STORE])
+
+
+async def _store(call: Call) -> Outcome:
     limits, ingest, caller = call.server.config.limits, call.server.ingest, call.caller
     body = await _read_body(call, limits.max_body_size, limits.body_timeout / 1000)
     try:
         encoding = header(call.scope, b"content-encoding")
-        outcome = await ingest.submit(caller.userapp.id, caller.address, body, encoding, caller.dialect)
+        return await ingest.submit(caller.userapp.id, caller.address, body, encoding, caller.dialect)
     except SparkleError:
         raise
     except Exception as error:
         raise internal() from error
     finally:
         ingest.room.give(len(body))
-    return Reply(200, b"", [(b"x-sparkle-rejected", b"%d" % outcome.rejected), _NO_STORE])
 
 
 async def _read_body(call: Call, limit: int, timeout_s: float) -> bytes:

@@ -31,6 +31,13 @@ _NO_WEIGHT = re.compile(r"q\s*=\s*0(\.0*)?")
 _HOST = re.compile(r"[A-Za-z0-9._~-]{1,253}(:\d{1,5})?|\[[0-9A-Fa-f:.]{2,45}\](:\d{1,5})?")
 
 
+class ClientGone(SparkleError):
+    """Nobody is there any more to be answered."""
+
+    def __init__(self) -> None:
+        super().__init__("bad_request", "The client went away before its body was complete.")
+
+
 def header(scope: Scope, name: bytes) -> str:
     """The value of a header (lower-case name), "" if it is absent."""
     for key, value in scope["headers"]:
@@ -164,8 +171,8 @@ class PlainRequest(Request[Any, Any, Any]):
 async def read_body(scope: Scope, receive: Receive, room: "Room", limit: int, timeout_s: float) -> bytes:
     """The whole body, for which room is taken; the caller gives it back when the body is done with.
 
-    Raises SparkleError: too_large (before reading where the length is declared), timeout, overloaded, or bad_request
-    when the client went away; then nothing is held.
+    Raises SparkleError: too_large (before reading where the length is declared), timeout, overloaded, or ClientGone;
+    then nothing is held.
     """
     declared = header(scope, b"content-length")
     if declared.isdecimal() and len(declared) < 19 and int(declared) > limit:
@@ -178,7 +185,7 @@ async def read_body(scope: Scope, receive: Receive, room: "Room", limit: int, ti
             while True:
                 message = await receive()
                 if message["type"] == "http.disconnect":
-                    raise SparkleError("bad_request", "The client went away before its body was complete.")
+                    raise ClientGone
                 chunk = message["body"] if message["type"] == "http.request" else b""
                 if chunk:
                     if held + len(chunk) > limit:

@@ -46,7 +46,7 @@ class BanRecord(Struct, frozen=True):
 
 
 class Bans(Struct, frozen=True):
-    """Bans received within `duration` (ms)."""
+    """Bans last reported within `duration` (ms)."""
 
     duration: int
     total: int

@@ -167,8 +167,9 @@ class Ban(Peer, kw_only=True, gc=False):
     def dedupe(self) -> Dedupe:
         """What makes a second report of this ban the same one, always within one application.
 
-        "id": `ban_unique_id`, address and port (a UUID or SHA-256). "id_time": `ban_unique_id` and `ban_at`, because
-        qBittorrent-ClientBlocker's ids repeat over time. "time": `ban_at`, address, port, torrent and module.
+        "id": `ban_unique_id`, address and port (a UUID or SHA-256). "id_time": `ban_unique_id`, torrent, module and
+        rule, with a `ban_at` within 24 hours of the last one's, because qBittorrent-ClientBlocker's ids repeat over
+        time, and its `ban_at` is when it last saw the peer. "time": `ban_at`, address, port, torrent and module.
         "content": address, port, torrent, module and rule within 24 hours, as nothing better was sent.
         """
         if self.ban_unique_id and _HASH_OR_UUID.fullmatch(self.ban_unique_id):

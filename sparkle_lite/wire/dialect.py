@@ -105,7 +105,7 @@ _QUERIES = frozenset({"heartbeat", "ip_query"})
 _READS_PBH = Reading("pbh", scripts=True)
 # PeerBanHelper before 7.0.0 hands the peer's id to the matcher of ports, which throws, and then no rule applies at all;
 # its rules by peer id look at the client's name.
-_READS_PBH_OLD = _READS_PBH._replace(variant="pbh-before-7", peer_ids=False, ports=Ports.UNREAD)
+_READS_PBH_OLD = _READS_PBH._replace(variant="pbh-before-7", peer_ids=False, ports=Ports.UNREAD, scripts=False)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True, slots=True)

@@ -7,7 +7,8 @@ so it is the same on every machine, and no two kinds or variants share one (Peer
 
 import gzip
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from enum import Enum
 from functools import lru_cache
 from typing import Any, Literal, NamedTuple, NewType
 
@@ -15,9 +16,10 @@ import msgspec
 
 from sparkle_lite.net import Network, address_bytes, parse_network
 from sparkle_lite.wire.dialect import Addresses, Exceptions, Ports, Reading, RuleTexts
-from sparkle_lite.wire.matchers import Matcher, without_exclusions
+from sparkle_lite.wire.matchers import Matcher
 
 Kind = Literal["rules", "exception", "rule_peer_identity", "ip_denylist", "ip_allowlist"]
+Identity = Literal["peer_id", "client_name"]
 AddressLine = NewType("AddressLine", str)
 
 
@@ -44,6 +46,44 @@ class Exempt(NamedTuple):
 
     peer_id: Sequence[Matcher] = ()
     client_name: Sequence[Matcher] = ()
+
+    @classmethod
+    def of(cls, exceptions: Content) -> "Exempt":
+        """What an exception document says, for those who don't read it."""
+        return cls(
+            peer_id=[matcher for matchers in exceptions.peer_id.values() for matcher in matchers],
+            client_name=[matcher for matchers in exceptions.client_name.values() for matcher in matchers],
+        )
+
+
+class Cause(Enum):
+    """Why a client doesn't get a rule or an exception."""
+
+    # It reads nothing of this kind, or fails on it.
+    UNREAD = "unread"
+    # It has no way to say this method or this expression.
+    METHOD = "method"
+    # It reads neither hit, miss nor if.
+    CONDITIONS = "conditions"
+    # In its category stands an exclusion, which it doesn't read.
+    EXCLUSION = "exclusion"
+    # Of this kind there is an exception that it can't be told, and whom that protects it must not ban.
+    EXCEPTION = "exception"
+    # It reads no exceptions by peer id or client name, and no exclusions.
+    NO_EXCEPTIONS = "no_exceptions"
+
+
+class Omission(NamedTuple):
+    """A rule or an exception that a client doesn't get: `item` is a matcher, a port, or the source of a script.
+
+    `category` is a script's name.
+    """
+
+    section: Literal["rules", "exceptions"]
+    kind: Literal["port", "peer_id", "client_name", "script"]
+    category: str
+    item: Matcher | int | str
+    cause: Cause
 
 
 def address_lines(networks: Iterable[Network]) -> tuple[AddressLine, ...]:
@@ -79,8 +119,8 @@ def rules_json(kind: Kind, reads: Reading, content: Content, exempt: Exempt | No
     """
     exempt = exempt or Exempt()
     maps: dict[str, Mapping[str, Any]] = {
-        "peer_id": _texts(reads, content.peer_id, exempt.peer_id) if reads.peer_ids else {},
-        "client_name": _texts(reads, content.client_name, exempt.client_name),
+        "peer_id": _texts(reads, "peer_id", content.peer_id, exempt.peer_id),
+        "client_name": _texts(reads, "client_name", content.client_name, exempt.client_name),
         "ip": {} if kind == "rule_peer_identity" else _addresses(reads.addresses, content.ip),
         "port": _ports(reads.ports, content.port),
     }
@@ -91,39 +131,99 @@ def rules_json(kind: Kind, reads: Reading, content: Content, exempt: Exempt | No
     return _finish(version, b'{"version":"' + version.encode() + b'",' + body[1:])
 
 
-def _spell(texts: RuleTexts, matcher: Matcher) -> str | None:
-    """A rule as a client reads it that knows no exclusions, or None when it can't be told."""
-    match texts:
-        case RuleTexts.EXPRESSIONS:
-            return matcher.expression()
-        case RuleTexts.METHODS:
-            return matcher.method_alone()
-        case RuleTexts.SUBSTRINGS:
-            return matcher.substring()
-        case _:
-            return None
+def omissions(reads: Reading, rules: Content, exceptions: Content) -> tuple[Omission, ...]:
+    """Which rules and exceptions the documents for all who read so leave out, and why.
+
+    Addresses are never left out: exceptions are holes in them. Nor are exceptions of ports, which are taken out of the
+    rules for everybody.
+    """
+    found: list[Omission] = []
+    for category, ports in rules.port.items() if reads.ports is Ports.UNREAD else ():
+        found += [Omission("rules", "port", category, port, Cause.UNREAD) for port in ports]
+    if not reads.scripts:
+        found += [Omission("rules", "script", name, source, Cause.UNREAD) for name, source in rules.script.items()]
+    exempt = Exempt.of(exceptions)
+    kinds: tuple[Identity, ...] = ("peer_id", "client_name")
+    for kind in kinds:
+        for category, matcher, spelled in _spell_all(reads, kind, getattr(rules, kind), getattr(exempt, kind)):
+            if isinstance(spelled, Cause):
+                found.append(Omission("rules", kind, category, matcher, spelled))
+        for category, matchers in getattr(exceptions, kind).items():
+            for matcher in matchers:
+                if (cause := _untold(reads, kind, matcher)) is not None:
+                    found.append(Omission("exceptions", kind, category, matcher, cause))
+    return tuple(found)
 
 
 def _texts(
-    reads: Reading, categories: Mapping[str, Sequence[Matcher]], exempt: Sequence[Matcher]
+    reads: Reading, kind: Identity, categories: Mapping[str, Sequence[Matcher]], exempt: Sequence[Matcher]
 ) -> dict[str, list[str]]:
+    front = []
     if reads.exceptions is Exceptions.EXCLUSIONS:
-        lower = reads.texts is RuleTexts.OBJECTS_LOWER
-        front = [matcher.negated().pbh(lower_case=lower) for matcher in exempt]
-        return {name: front + [m.pbh(lower_case=lower) for m in ms] for name, ms in categories.items()}
-    if not all(_is_told(reads, matcher) for matcher in exempt):
-        # What an exception protects could be banned here.
-        return {}
-    texts = {
-        name: without_exclusions(matchers, lambda matcher: _spell(reads.texts, matcher))
-        for name, matchers in categories.items()
-    }
-    return {name: rules for name, rules in texts.items() if rules}
+        front = [matcher.negated().pbh(lower_case=reads.texts is RuleTexts.OBJECTS_LOWER) for matcher in exempt]
+    texts: dict[str, list[str]] = {}
+    for category, _, spelled in _spell_all(reads, kind, categories, exempt):
+        if not isinstance(spelled, Cause):
+            texts.setdefault(category, [*front]).append(spelled)
+    return texts
 
 
-def _is_told(reads: Reading, exempt: Matcher) -> bool:
-    """Whether a client that reads no exclusions can be told an exception by name."""
-    return reads.exceptions is Exceptions.DOCUMENT and _spell(reads.texts, exempt) is not None
+def _spell_all(
+    reads: Reading, kind: Identity, categories: Mapping[str, Sequence[Matcher]], exempt: Sequence[Matcher]
+) -> Iterator[tuple[str, Matcher, str | Cause]]:
+    """Every rule of a kind with its category: as this client reads it, or why it doesn't get it.
+
+    For a client that knows no exclusions a category with one is left out whole, because a FALSE counts for all of it;
+    otherwise this client would ban what the exclusion protects. A lone rule that says FALSE on a miss excludes nothing
+    but itself.
+    """
+    is_emptied = any(_untold(reads, kind, matcher) is not None for matcher in exempt)
+    for category, matchers in categories.items():
+        knows_exclusions = reads.exceptions is Exceptions.EXCLUSIONS
+        has_exclusion = not knows_exclusions and len(matchers) > 1 and any(matcher.excludes for matcher in matchers)
+        for matcher in matchers:
+            if _is_unread(reads, kind):
+                yield category, matcher, Cause.UNREAD
+            elif is_emptied:
+                yield category, matcher, Cause.EXCEPTION
+            elif has_exclusion:
+                yield category, matcher, Cause.CONDITIONS if matcher.excludes else Cause.EXCLUSION
+            else:
+                yield category, matcher, _spell(reads.texts, matcher)
+
+
+def _is_unread(reads: Reading, kind: Identity) -> bool:
+    return reads.texts is RuleTexts.UNREAD or (kind == "peer_id" and not reads.peer_ids)
+
+
+def _untold(reads: Reading, kind: Identity, exempt: Matcher) -> Cause | None:
+    """Why a client can't be told an exception by name, None if it can."""
+    if reads.exceptions is Exceptions.EXCLUSIONS:
+        return None
+    if _is_unread(reads, kind):
+        return Cause.UNREAD
+    if reads.exceptions is Exceptions.UNTOLD:
+        return Cause.NO_EXCEPTIONS
+    spelled = _spell(reads.texts, exempt)
+    return spelled if isinstance(spelled, Cause) else None
+
+
+def _spell(texts: RuleTexts, matcher: Matcher) -> str | Cause:
+    """A rule as a client reads it, or why it can't be told."""
+    match texts:
+        case RuleTexts.OBJECTS | RuleTexts.OBJECTS_LOWER:
+            return matcher.pbh(lower_case=texts is RuleTexts.OBJECTS_LOWER)
+        case RuleTexts.EXPRESSIONS:
+            spelled = matcher.expression()
+        case RuleTexts.METHODS:
+            spelled = matcher.method_alone()
+        case RuleTexts.SUBSTRINGS:
+            spelled = matcher.substring()
+        case RuleTexts.UNREAD:
+            return Cause.UNREAD
+    if spelled is not None:
+        return spelled
+    return Cause.METHOD if matcher.is_unconditional else Cause.CONDITIONS
 
 
 def _addresses(spelling: Addresses, categories: Mapping[str, Sequence[AddressLine]]) -> Mapping[str, Sequence[str]]:

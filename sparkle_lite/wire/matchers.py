@@ -6,7 +6,7 @@ wherever it stands. Shapes and semantics: PeerBanHelper's RuleParser and its mat
 """
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import lru_cache
@@ -126,7 +126,7 @@ class Matcher:
         Only an expression ignores case there (and matches any part of the text), so every rule becomes an anchored
         one in .NET's dialect. None when it can't be said so.
         """
-        pattern = self._anchored() if self._tells_matches_apart() else None
+        pattern = self._anchored() if self.is_unconditional else None
         return None if pattern is None else _object("REGEX", pattern)
 
     def method_alone(self) -> str | None:
@@ -134,7 +134,7 @@ class Matcher:
 
         An expression matches any part of the text in any case there, so it is anchored.
         """
-        if not self._tells_matches_apart():
+        if not self.is_unconditional:
             return None
         content = self._anchored() if self.method is Method.REGEX else self.content
         return None if content is None or self.method is Method.LENGTH else _object(self.method.value, content)
@@ -162,14 +162,16 @@ class Matcher:
 
         A prefix is let through although the substring may then stand anywhere, unless it is very short.
         """
-        if not self._tells_matches_apart():
+        if not self.is_unconditional:
             return None
         if self.method is Method.CONTAINS:
             return self.content
         is_prefix = self.method is Method.STARTS_WITH and len(self.content) >= _SHORTEST_SUBSTRING
         return self.content if is_prefix else None
 
-    def _tells_matches_apart(self) -> bool:
+    @property
+    def is_unconditional(self) -> bool:
+        """Whether it says TRUE of just what its method matches, so that hit, miss and if need not be read."""
         return self.hit is Verdict.TRUE and self.miss is not Verdict.TRUE and self.condition is None
 
 
@@ -184,17 +186,6 @@ def category_matches(matchers: Iterable[Matcher], text: str) -> bool:
     """Whether a whole category matches: one FALSE anywhere is final, else one TRUE is enough."""
     verdicts = {matcher.matches(text) for matcher in matchers}
     return True in verdicts and False not in verdicts
-
-
-def without_exclusions(matchers: Sequence[Matcher], spell: Callable[[Matcher], str | None]) -> list[str]:
-    """A category for a client that knows no exclusions: what `spell` can write of it, in order.
-
-    A FALSE counts for the whole category, so a category with an exclusion is left out whole; otherwise this client
-    would ban what the exclusion protects. A lone rule that says FALSE on a miss excludes nothing but itself.
-    """
-    if len(matchers) > 1 and any(matcher.excludes for matcher in matchers):
-        return []
-    return [text for matcher in matchers if (text := spell(matcher)) is not None]
 
 
 # --- Reading ----------------------------------------------------------------------------------------------------------

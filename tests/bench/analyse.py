@@ -38,7 +38,16 @@ PEOPLE, TORRENTS, ADDRESSES = 2_000, 300_000, 2_000_000
 ROWS_OF_A_BODY = 500
 RATE, PEERS = 40, 500
 AGENT = "PeerBanHelper/9.0.1 BTN-Protocol/11 BTN-Protocol-Version/11"
-MODULES = ("ProgressCheatBlocker", "MultiDialingBlocker", "PeerIdBlacklist", "IPBlackRuleList", "ClientNameBlacklist")
+MODULES = tuple(
+    f"com.ghostchu.peerbanhelper.module.impl.rule.{name}"
+    for name in (
+        "ProgressCheatBlocker",
+        "MultiDialingBlocker",
+        "PeerIdBlacklist",
+        "IPBlackRuleList",
+        "ClientNameBlacklist",
+    )
+)
 
 # Few are seen often, most seldom; what flows is mostly little.
 RANK = "abs(random()%{0}) * abs(random()%1000) / 1000 * abs(random()%1000) / 1000 + 1"

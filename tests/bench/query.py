@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import msgspec
 
@@ -116,13 +116,29 @@ class Pick:
         head = (submission, key, 1, address, port, client, torrent, None, 0, 0, to_peer, 0)
         return (*head, 0, 0, 9, 9, 0.5, 1.0, self.now - WEEK_MS, self.now, 1)
 
-    def ban(self, submission: int, at: int, number: int) -> list[Any]:
+    def ban(self, submission: int, at: int, number: int) -> bans.Report:
         rng = self.rng
-        module = self.labels + 1 + load.zipf(rng, len(MODULES))
-        rule, text = f"rule {load.zipf(rng, 300)}", "the peer says it has less than it was sent " * 2
-        unique = rng.randbytes(32).hex()
-        row = [submission, at, rng.randrange(500) + 1, at, *self.peer(), 0, 0, self.traffic(), 0, 0.1, 1.0]
-        return [*row, 1, 0, module, rule, text, unique, '{"a": 1, "b": "' + "x" * 150 + '"}', number, 0]
+        values: dict[str, Any] = dict.fromkeys(bans.Report.__annotations__, 0)
+        values |= zip(("peer_ip", "peer_port", "client", "torrent"), self.peer(), strict=True)
+        values |= {
+            "submission": submission,
+            "received_at": at,
+            "userapp": rng.randrange(500) + 1,
+            "ban_at": at,
+            "to_peer_traffic": self.traffic(),
+            "peer_progress": 0.1,
+            "downloader_progress": 1.0,
+            "flags": 1,
+            "module": self.labels + 1 + load.zipf(rng, len(MODULES)),
+            "rule": f"rule {load.zipf(rng, 300)}",
+            "description": "the peer says it has less than it was sent " * 2,
+            "ban_unique_id": rng.randbytes(32).hex(),
+            "structured_data": '{"a": 1, "b": "' + "x" * 150 + '"}',
+            "dedupe": number,
+            "kind": "id",
+            "last_ban_at": at,
+        }
+        return cast("bans.Report", values)
 
 
 async def fill_stream(database: Database, kind: Kind, rows: int, pick: Pick, segment_rows: int = SEGMENT_ROWS) -> None:
@@ -164,13 +180,14 @@ async def index(database: Database, ingest: Ingest) -> None:
 
 async def fill_bans(database: Database, rows: int, pick: Pick) -> None:
     for start in range(0, rows, 5_000):
-        made, submissions = [], []
+        made: list[bans.Report] = []
+        submissions = []
         for first in range(start, start + 5_000, BAN_BODY):
             number = first // BAN_BODY + 1
             at = pick.now - 6 * WEEK_MS + 6 * WEEK_MS * first // rows
             submissions.append(SubmissionRow(number, at, 1, None, at, pick.rng.randbytes(16), BAN_BODY, 0))
             made += [pick.ban(number, at, first + n) for n in range(BAN_BODY)]
-        await database.write(partial(bans.add_bans, rows=made, submissions=submissions))
+        await database.write(partial(bans.add_bans, reports=made, submissions=submissions))
 
 
 # --- Asking -----------------------------------------------------------------------------------------------------------

@@ -32,6 +32,7 @@ async def _list_page(
         refused=refused,
         apps=await server.apps.all(me.user.id),
         sent=await server.overview.sent(),
+        troubles_of=server.troubles.of,
         limit=server.config.auth.max_apps_per_user,
         comment=comment,
     )
@@ -55,8 +56,16 @@ async def list_all(request: AnyRequest, server: Injected[Server]) -> Page:
     """Everybody's applications."""
     number = page_number(request.query_params)
     rows, total = await server.apps.page(number, _PAGE)
-    sent = await server.overview.sent()
-    return page(request, "apps_all.html", rows=rows, total=total, number=number, size=_PAGE, sent=sent)
+    return page(
+        request,
+        "apps_all.html",
+        rows=rows,
+        total=total,
+        number=number,
+        size=_PAGE,
+        sent=await server.overview.sent(),
+        troubles_of=server.troubles.of,
+    )
 
 
 @get("/apps/{app_id:str}", guards=MEMBERS)
@@ -68,6 +77,7 @@ async def show(request: AnyRequest, server: Injected[Server], me: Injected[Signe
         "app.html",
         owner=await server.users.get(app.user),
         sent=(await server.overview.sent()).get(app.id, {}),
+        troubles=server.troubles.of(app.id),
         **connection_values(server, app, 0),
     )
 

@@ -21,6 +21,8 @@ SIZE = 50
 KINDS = get_args(TargetKind)
 LIFETIMES = ("1d", "7d", "30d", "90d", "365d")
 _FOREVER = "forever"
+# Of the rules that a program is not told so many are named.
+_FEW = 20
 _INT64 = (1 << 63) - 1
 
 
@@ -58,7 +60,8 @@ async def rules(request: AnyRequest, server: Injected[Server]) -> Page:
         origin=given.get("origin") or None,
         within=within,
     )
-    return await _table_page(request, server, "rules.html", wanted, refusal=refusal, ip=text)
+    untold = server.publisher.untold
+    return await _table_page(request, server, "rules.html", wanted, refusal=refusal, ip=text, untold=untold, few=_FEW)
 
 
 @get("/rules/held", guards=MEMBERS)
