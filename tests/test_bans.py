@@ -18,7 +18,7 @@ from server import PBH20, RunningServer, opened
 
 from sparkle_lite import analyses, ip_report
 from sparkle_lite.analyses.numbers import PRESETS
-from sparkle_lite.config import Analysis, Limits
+from sparkle_lite.config import Limits
 from sparkle_lite.db import bans, connection
 from sparkle_lite.db.database import Database
 from sparkle_lite.db.keys import stable_number
@@ -87,7 +87,7 @@ class Store:
         """Whom any analysis would list at any preset: preset, analysis, target."""
         found = set()
         for preset, name in itertools.product(PRESETS, analyses.ANALYSES):
-            findings = await analyses.run(name, self.database, Analysis(preset=preset), self.now)
+            findings = await analyses.run(name, self.database, AnalysisSection(preset=preset), self.now)
             found |= {(preset, name, str(finding.target)) for finding in findings}
         return found
 
@@ -166,7 +166,7 @@ def test_one_ban_prolonged_for_three_days_is_one_day_of_evidence_and_lists_nobod
         assert {row["last_reported_at"] for row in rows} == {store.now}
         assert await store.listed() == set()
         distances = await analyses.distances(
-            store.database, Analysis(preset="solo"), bytes((203, 0, 113, 5)), store.now
+            store.database, AnalysisSection(preset="solo"), bytes((203, 0, 113, 5)), store.now
         )
         assert {(need.number, need.have) for need in distances} >= {("min_torrents", 1), ("min_days", 1)}
 
@@ -198,7 +198,7 @@ def test_a_cheater_whom_three_see_on_two_torrents_is_listed(tmp_path: Path) -> N
             store.now = NOW + turn * QUARTER
             rows = [blocked("203.0.113.5", store.now, torrent) for torrent in TORRENTS[:2]]
             await store.submit(block_map(store.now, rows), QBCB, app)
-        [finding] = await analyses.run("untrusted_vote", store.database, Analysis(preset="friends"), store.now)
+        [finding] = await analyses.run("untrusted_vote", store.database, AnalysisSection(preset="friends"), store.now)
         assert (str(finding.target), finding.code, finding.people) == ("203.0.113.5", "progress_cheater", 3)
         # Counted at the first sight, not at the last.
         assert (finding.numbers["reports"], finding.first_seen, finding.last_seen) == (6, NOW, NOW)

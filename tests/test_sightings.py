@@ -17,7 +17,7 @@ from server import PBH20, App, RunningServer, opened, rows
 
 from sparkle_lite import config
 from sparkle_lite.ingest import LastSightings
-from sparkle_lite.runtime import Runtime
+from sparkle_lite.runtime import running
 from sparkle_lite.wire.bodies import Snapshot
 from sparkle_lite.wire.dialect import detect
 
@@ -135,20 +135,14 @@ def test_lists_that_arrive_together_are_compared_with_each_other(tmp_path: Path)
     (tmp_path / "config.toml").touch()
 
     async def scenario() -> Path:
-        runtime = Runtime(config.load(tmp_path / "config.toml", {}))
-        await runtime.open()
-        try:
+        async with running(config.load(tmp_path / "config.toml", {})) as server:
             bodies = [
                 json.dumps({"populate_time": at, "peers": [peer(n, uploaded=n * at) for n in range(5)]}).encode()
                 for at in (1, 2, 3)
             ] + [json.dumps({"populate_time": 4, "peers": [peer(n, uploaded=n * 3) for n in range(9)]}).encode()]
-            outcomes = await asyncio.gather(
-                *(runtime.ingest.submit(1, None, body, "", detect(QBCB)) for body in bodies)
-            )
+            outcomes = await asyncio.gather(*(server.ingest.submit(1, None, body, "", detect(QBCB)) for body in bodies))
             assert [(outcome.accepted, outcome.rejected) for outcome in outcomes] == [(5, 0), (5, 0), (5, 0), (9, 0)]
-        finally:
-            await runtime.close()
-        return runtime.database.path
+            return server.database.path
 
     database = asyncio.run(scenario())
     with opened(database) as connection:
