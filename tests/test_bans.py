@@ -17,6 +17,7 @@ import pytest
 from server import PBH20, RunningServer, opened
 
 from sparkle_lite import analyses, ip_report
+from sparkle_lite.analyses.distances import measure
 from sparkle_lite.analyses.numbers import PRESETS
 from sparkle_lite.config import Limits
 from sparkle_lite.db import bans, connection
@@ -165,9 +166,7 @@ def test_one_ban_prolonged_for_three_days_is_one_day_of_evidence_and_lists_nobod
         ]
         assert {row["last_reported_at"] for row in rows} == {store.now}
         assert await store.listed() == set()
-        distances = await analyses.distances(
-            store.database, AnalysisSection(preset="solo"), bytes((203, 0, 113, 5)), store.now
-        )
+        distances = await measure(store.database, AnalysisSection(preset="solo"), bytes((203, 0, 113, 5)), store.now)
         assert {(need.number, need.have) for need in distances} >= {("min_torrents", 1), ("min_days", 1)}
 
     told(tmp_path, story, 5)
