@@ -19,7 +19,7 @@ from server import PBH20, RunningServer, opened
 from sparkle_lite import analyses, ip_report
 from sparkle_lite.analyses.distances import measure
 from sparkle_lite.analyses.numbers import PRESETS
-from sparkle_lite.config import Limits
+from sparkle_lite.config import AnalysisSection, LimitsSection
 from sparkle_lite.db import bans, connection
 from sparkle_lite.db.database import Database
 from sparkle_lite.db.keys import stable_number
@@ -63,7 +63,7 @@ class Store:
             " VALUES (?1, ?2, x'00', ?1, '', 0)",
             numbers,
         )
-        self.ingest = Ingest(self.database, Limits, Metrics(), lambda: self.now)
+        self.ingest = Ingest(self.database, LimitsSection, Metrics(), lambda: self.now)
         await self.ingest.open()
 
     async def close(self) -> None:
