@@ -655,6 +655,16 @@ def test_what_stands_between_rows_costs_no_row(between: str) -> None:
     assert len(decode(body(PEER, PEER).replace(b"]}", b",]} x"), 10).snapshots) == 2
 
 
+def test_of_a_list_that_comes_twice_no_row_is_lost() -> None:
+    first, second = ({"peers": [{**PEER, "peer_port": port}, PEER]} for port in (1, 2))
+    data = f"{json.dumps(first)[:-1]},{json.dumps({'populate_time': 7, **second})[1:]}".encode()
+    batch = decode(data, 10)
+    assert [row.peer_port for row in batch.snapshots] == [1, 6881, 2, 6881]
+    assert (batch.populate_time, batch.rejected) == (7, {})
+    named = body({**PEER, "peers": [], "client_name": '"peers":['}, PEER)
+    assert len(decode(named, 10).snapshots) == 2
+
+
 def test_of_damaged_lists_each_keeps_its_rows() -> None:
     swarm = {"peer_ip": "203.0.113.57", "torrent_identifier": "t"}
     document = {"swarms": [swarm, "BAD", swarm], "populate_time": 7, "bans": [{"peer": PEER}, "BAD"], "peers": [PEER]}

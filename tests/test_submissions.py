@@ -1117,12 +1117,14 @@ def test_a_ban_that_comes_again_in_another_body_is_stored_once(shared: RunningSe
     assert len(shared.rows("ban", app)) == len(body["bans"]) + 1
 
 
-def test_qbcbs_next_ban_of_the_same_address_is_another_ban(shared: RunningServer, app: App) -> None:
+def test_qbcbs_next_ban_of_the_same_address_is_another_ban_a_day_after_the_last_sight(
+    shared: RunningServer, app: App
+) -> None:
     body = json.loads(sample("qbcb-bans.json"))
-    again = [ban | {"ban_at": ban["ban_at"] + 3_600_000} for ban in body["bans"]]
-    shared.post(body, app)
-    shared.post(resent(body, bans=again), app)
-    assert len(shared.rows("ban", app)) == 6
+    for hours, bans in ((0, 3), (1, 3), (25, 3), (50, 6)):
+        moved = [ban | {"ban_at": ban["ban_at"] + hours * 3_600_000} for ban in body["bans"]]
+        assert shared.post(resent(body, bans=moved), app).rejected == 0
+        assert len(shared.rows("ban", app)) == bans
 
 
 def test_an_id_of_another_address_or_port_is_another_ban(shared: RunningServer, app: App) -> None:

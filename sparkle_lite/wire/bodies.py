@@ -409,6 +409,8 @@ def decode(data: bytes, max_rows: int, *, offsets_add: bool = False, cut_off: bo
 
 def _sound(data: bytes, max_rows: int, *, offsets_add: bool) -> Batch:
     """The rows of a body that is JSON as a whole, perhaps after a mend. Raises _Damaged where it isn't."""
+    if _may_repeat_list(data):
+        raise _Damaged
     batch = Batch()
     # Decoded rows are large: a body of far more rows than are kept is not decoded at once. Braces bound their number.
     at_once = 4 * max_rows + 1024
@@ -427,6 +429,16 @@ def _sound(data: bytes, max_rows: int, *, offsets_add: bool) -> Batch:
             rows = decoded
         _add(batch, _cut(batch, rows, room), offsets_add=offsets_add)
     return batch
+
+
+def _may_repeat_list(data: bytes) -> bool:
+    """Whether a list may come twice: a parser would keep the last and lose the rows of the other without a word.
+
+    Finding a second bracket, which most bodies don't have, takes a fiftieth of the time of decoding.
+    """
+    if data.find(b"[", data.find(b"[") + 1) < 0:
+        return False
+    return any(data.find(name) != data.rfind(name) for name in (b'"peers"', b'"bans"', b'"swarms"'))
 
 
 def _salvaged(data: bytes, max_rows: int, *, offsets_add: bool, cut_off: bool) -> Batch:
