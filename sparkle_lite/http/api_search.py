@@ -110,7 +110,7 @@ _PERSON = {
 # --- The four kinds of rows -------------------------------------------------------------------------------------------
 
 
-class _Rows(NamedTuple):
+class _RowKind(NamedTuple):
     """One kind of rows: its path below /api, what its bodies and answers look like, and an example of each."""
 
     path: str
@@ -118,20 +118,18 @@ class _Rows(NamedTuple):
     query: type[Listing]
     row: type[msgspec.Struct]
     answer: Any
-    tag: str
     name: str
     what: str
     asked: dict[str, Any]
     shown: dict[str, Any]
 
 
-_BANS = _Rows(
+_BANS = _RowKind(
     path="banhistory",
     table="ban",
     query=BanQuery,
     row=BanHistory,
     answer=Answer[ResultPage[BanHistory]],
-    tag="ban history",
     name="BanHistory",
     what="bans",
     asked={
@@ -159,25 +157,23 @@ _BANS = _Rows(
         "lastReportedAt": 1723978517039,
     },
 )
-_SNAPSHOTS = _Rows(
+_SNAPSHOTS = _RowKind(
     path="snapshot",
     table="snapshot",
     query=SnapshotQuery,
     row=Snapshot,
     answer=Answer[ResultPage[Snapshot]],
-    tag="snapshot",
     name="Snapshot",
     what="snapshots of peers",
     asked={"page": 0, "pageSize": 100, "peerId": "-XL", "peerIdCompareMethod": "STARTS_WITH"},
     shown=_PEER | _WHEN,
 )
-_SWARMS = _Rows(
+_SWARMS = _RowKind(
     path="swarm",
     table="swarm",
     query=SwarmQuery,
     row=Swarm,
     answer=Answer[ResultPage[Swarm]],
-    tag="swarm",
     name="Swarm",
     what="cumulative rows (histories and swarms), the version of each with the latest evidence",
     asked={"peerIp": "2001:db8::/32", "sortBy": "toPeerTraffic"},
@@ -194,13 +190,12 @@ _SWARMS = _Rows(
         **_WHEN,
     },
 )
-_DISCOVERIES = _Rows(
+_DISCOVERIES = _RowKind(
     path="clientdiscovery",
     table="discovery",
     query=DiscoveryQuery,
     row=ClientDiscovery,
     answer=Answer[ResultPage[ClientDiscovery]],
-    tag="client discovery",
     name="ClientDiscovery",
     what="client identities",
     asked={"foundAtTimeFrom": 1723900000000, "peerClientName": "aria2", "sortBy": "lastSeenAt"},
@@ -240,10 +235,9 @@ _REFUSALS = {
 }
 
 
-def _latest(rows: _Rows) -> HTTPRouteHandler:
+def _latest(rows: _RowKind) -> HTTPRouteHandler:
     return get(
         f"/{rows.path}",
-        tags=[rows.tag],
         summary=f"The latest {rows.what}",
         operation_id=f"list{rows.name}",
         description="By time of receipt, newest first.",
@@ -251,11 +245,10 @@ def _latest(rows: _Rows) -> HTTPRouteHandler:
     )
 
 
-def _search(rows: _Rows) -> HTTPRouteHandler:
+def _search(rows: _RowKind) -> HTTPRouteHandler:
     return post(
         f"/{rows.path}/query",
         status_code=200,
-        tags=[rows.tag],
         summary=f"Search {rows.what}",
         operation_id=f"query{rows.name}",
         description=_SEARCHING,
@@ -263,11 +256,10 @@ def _search(rows: _Rows) -> HTTPRouteHandler:
     )
 
 
-def _export(rows: _Rows) -> HTTPRouteHandler:
+def _export(rows: _RowKind) -> HTTPRouteHandler:
     return post(
         f"/{rows.path}/export",
         status_code=200,
-        tags=[rows.tag],
         summary=f"Search {rows.what} and get all of them as a file",
         operation_id=f"export{rows.name}",
         description=_EXPORTING,
@@ -278,7 +270,7 @@ def _export(rows: _Rows) -> HTTPRouteHandler:
     )
 
 
-def _page_of(rows: _Rows) -> dict[int, ResponseSpec]:
+def _page_of(rows: _RowKind) -> dict[int, ResponseSpec]:
     page = {
         "page": 0,
         "size": 1,
@@ -420,7 +412,7 @@ async def _body(request: AnyRequest, data: Listing, **parameters: object) -> Lis
         raise invalid(f"The request is not valid: {where}: {why}.", f"无效参数: {where}") from None
 
 
-async def _answer(server: Server, me: SignedIn, rows: _Rows, listing: Listing) -> Response[bytes]:
+async def _answer(server: Server, me: SignedIn, rows: _RowKind, listing: Listing) -> Response[bytes]:
     viewer = Viewer(me.user.id, me.is_admin)
     found = await _find(server, viewer, rows, listing)
     is_short = len(found.rows) <= _AT_ONCE
@@ -428,7 +420,7 @@ async def _answer(server: Server, me: SignedIn, rows: _Rows, listing: Listing) -
     return Response(body, media_type=_JSON)
 
 
-async def _find(server: Server, viewer: Viewer, rows: _Rows, listing: Listing) -> Page | Discoveries:
+async def _find(server: Server, viewer: Viewer, rows: _RowKind, listing: Listing) -> Page | Discoveries:
     limits, query = server.config.limits, ask(rows.table, listing, viewer)
     find = server.search.discoveries if rows.table == "discovery" else server.search.page
     return await find(query, limits.query_time, limits.count_time)
@@ -447,7 +439,7 @@ def _encoded(found: Page | Discoveries, viewer: Viewer, listing: Listing) -> byt
     return msgspec.json.encode(ok(page))
 
 
-async def _file(server: Server, me: SignedIn, rows: _Rows, listing: Listing, kind: FileKind) -> Stream:
+async def _file(server: Server, me: SignedIn, rows: _RowKind, listing: Listing, kind: FileKind) -> Stream:
     pieces = _pieces(server, Viewer(me.user.id, me.is_admin), rows, listing, kind)
     # The first lines are fetched before the status is sent: a query that fails is never an empty file.
     first = await anext(pieces)
@@ -456,7 +448,7 @@ async def _file(server: Server, me: SignedIn, rows: _Rows, listing: Listing, kin
 
 
 async def _pieces(
-    server: Server, viewer: Viewer, rows: _Rows, listing: Listing, kind: FileKind
+    server: Server, viewer: Viewer, rows: _RowKind, listing: Listing, kind: FileKind
 ) -> AsyncIterator[bytes]:
     """The file in pieces, each a page of its own: between two of them others have their turn."""
     columns = csv_columns(rows.row) if kind == "csv" else []
@@ -492,19 +484,10 @@ async def _chain(first: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator[byte
 # --- Who may ask ------------------------------------------------------------------------------------------------------
 
 ROUTERS = (
+    api_router([list_bans, query_bans, export_bans], tags=["ban history"], guards=[requires_sign_in]),
+    api_router([list_snapshots, query_snapshots, export_snapshots], tags=["snapshot"], guards=[requires_sign_in]),
+    api_router([list_swarms, query_swarms, export_swarms], tags=["swarm"], guards=[requires_sign_in]),
     api_router(
-        list_bans,
-        query_bans,
-        export_bans,
-        list_snapshots,
-        query_snapshots,
-        export_snapshots,
-        list_swarms,
-        query_swarms,
-        export_swarms,
-        list_discoveries,
-        query_discoveries,
-        export_discoveries,
-        guards=[requires_sign_in],
+        [list_discoveries, query_discoveries, export_discoveries], tags=["client discovery"], guards=[requires_sign_in]
     ),
 )

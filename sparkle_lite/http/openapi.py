@@ -235,7 +235,7 @@ _WORDS = {
     "BanRequest": "Reason",
     "EvidenceEntry": "Evidence",
     "OriginRequest": "Origin",
-    "RuleEntry": "Rule",
+    "DecisionEntry": "Rule",
 }
 
 

@@ -200,4 +200,6 @@ def is_https(request: AnyRequest, server: Server) -> bool:
     return own_url(request, server).startswith("https://")
 
 
+# `me` asks for `server`, so that the two are found one after the other: for those that don't depend on each other the
+# framework makes a group of tasks, which costs more than both.
 DEPENDENCIES = {"server": Provide(server_of, sync_to_thread=False), "me": Provide(signed_in)}
