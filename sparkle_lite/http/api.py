@@ -46,7 +46,9 @@ def allow_only(request: AnyRequest, **parameters: object) -> None:
     only(request.query_params.multi_items(), parameters)
 
 
-def api_router(*handlers: HTTPRouteHandler, tags: Sequence[str] = (), guards: Sequence[Guard] = ()) -> Router:
+def api_router(
+    handlers: Sequence[HTTPRouteHandler], *, tags: Sequence[str] = (), guards: Sequence[Guard] = ()
+) -> Router:
     """Operations below /api for those whom the guards let in: nobody keeps their answers, their bodies are small."""
     return Router(
         "/api",

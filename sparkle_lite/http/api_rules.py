@@ -44,7 +44,7 @@ class EvidenceEntry(msgspec.Struct, frozen=True, rename="camel"):
     last_seen: int
 
 
-class RuleEntry(msgspec.Struct, frozen=True, rename="camel"):
+class DecisionEntry(msgspec.Struct, frozen=True, rename="camel"):
     """A decision. `state` is the one at the moment that was asked for; times in ms, null for never.
 
     `target` is a canonical network, a port, a script, or a matcher as JSON text; `numbers` is what `reason` says.
@@ -71,7 +71,7 @@ class RuleEntry(msgspec.Struct, frozen=True, rename="camel"):
 class RulePage(msgspec.Struct, frozen=True):
     """Newest first; pass `next` as `after` for what is older. It is null at the end."""
 
-    results: list[RuleEntry]
+    results: list[DecisionEntry]
     next: int | None
 
 
@@ -80,7 +80,7 @@ class ChangeEntry(msgspec.Struct, frozen=True):
 
     at: int
     change: str
-    rule: RuleEntry
+    rule: DecisionEntry
 
 
 class ChangePage(msgspec.Struct, frozen=True):
@@ -101,7 +101,7 @@ class Explanation(msgspec.Struct, frozen=True, rename="camel"):
     subject: str
     listed: bool
     protected_by: list[str]
-    rules: list[RuleEntry]
+    rules: list[DecisionEntry]
     distances: list["DistanceEntry"]
 
 
@@ -117,9 +117,9 @@ class DistanceEntry(msgspec.Struct, frozen=True):
 class Pardon(msgspec.Struct, frozen=True):
     """The exception that a pardon made, what it ended, and what still stands behind the exception."""
 
-    exception: RuleEntry
-    ended: list[RuleEntry]
-    standing: list[RuleEntry]
+    exception: DecisionEntry
+    ended: list[DecisionEntry]
+    standing: list[DecisionEntry]
 
 
 class Reviewed(msgspec.Struct, frozen=True):
@@ -164,7 +164,7 @@ Limit = Annotated[
 Standing = Annotated[State | None, QueryParameter(name="state", description="Only rules in this state.")]
 After = Annotated[int | None, QueryParameter(description="`next` of the page before.")]
 
-_EXAMPLE = RuleEntry(
+_EXAMPLE = DecisionEntry(
     id=12,
     kind="ip",
     target="203.0.113.7",
@@ -304,9 +304,9 @@ async def why(
     summary="List a network, peer id or client name",
     operation_id="denyRule",
     description="For administrators. An address that a member used in the last 14 days is held for review.",
-    responses=documented(Answer[RuleEntry], "The decision.", _EXAMPLE, {409: _CONFLICT}),
+    responses=documented(Answer[DecisionEntry], "The decision.", _EXAMPLE, {409: _CONFLICT}),
 )
-async def deny(server: Injected[Server], me: Injected[SignedIn], data: Decide) -> Answer[RuleEntry]:
+async def deny(server: Injected[Server], me: Injected[SignedIn], data: Decide) -> Answer[DecisionEntry]:
     return await _decide(server, me, data, server.decisions.deny)
 
 
@@ -316,15 +316,15 @@ async def deny(server: Injected[Server], me: Injected[SignedIn], data: Decide) -
     summary="Except a network, peer id or client name from every rule",
     operation_id="allowRule",
     description="For administrators. An exception wins over every rule of its kind.",
-    responses=documented(Answer[RuleEntry], "The decision.", _EXAMPLE, {409: _CONFLICT}),
+    responses=documented(Answer[DecisionEntry], "The decision.", _EXAMPLE, {409: _CONFLICT}),
 )
-async def allow(server: Injected[Server], me: Injected[SignedIn], data: Decide) -> Answer[RuleEntry]:
+async def allow(server: Injected[Server], me: Injected[SignedIn], data: Decide) -> Answer[DecisionEntry]:
     return await _decide(server, me, data, server.decisions.allow)
 
 
 async def _decide(
     server: Server, me: SignedIn, data: Decide, act: Callable[..., Awaitable[Decision]]
-) -> Answer[RuleEntry]:
+) -> Answer[DecisionEntry]:
     lifetime = BY_HAND_MS if data.expires is msgspec.UNSET else _lifetime(data.expires)
     decision = await act(data.kind, data.target, data.reason, lifetime, me.actor)
     return ok(_rule(server, me, decision, decision.state))
@@ -358,9 +358,9 @@ async def pardon(server: Injected[Server], me: Injected[SignedIn], data: PardonR
     status_code=200,
     summary="Put a rule that waits for review in force",
     operation_id="approveRule",
-    responses=documented(Answer[RuleEntry], "The decision.", _EXAMPLE, {404: _UNKNOWN, 409: _CONFLICT}),
+    responses=documented(Answer[DecisionEntry], "The decision.", _EXAMPLE, {404: _UNKNOWN, 409: _CONFLICT}),
 )
-async def approve(server: Injected[Server], me: Injected[SignedIn], rule_id: int) -> Answer[RuleEntry]:
+async def approve(server: Injected[Server], me: Injected[SignedIn], rule_id: int) -> Answer[DecisionEntry]:
     return await _review(server, me, rule_id, server.decisions.approve)
 
 
@@ -370,9 +370,9 @@ async def approve(server: Injected[Server], me: Injected[SignedIn], rule_id: int
     summary="Refuse a rule that waits for review",
     operation_id="refuseRule",
     description="Its analysis does not propose the target again for 30 days.",
-    responses=documented(Answer[RuleEntry], "The decision.", _EXAMPLE, {404: _UNKNOWN, 409: _CONFLICT}),
+    responses=documented(Answer[DecisionEntry], "The decision.", _EXAMPLE, {404: _UNKNOWN, 409: _CONFLICT}),
 )
-async def refuse(server: Injected[Server], me: Injected[SignedIn], rule_id: int) -> Answer[RuleEntry]:
+async def refuse(server: Injected[Server], me: Injected[SignedIn], rule_id: int) -> Answer[DecisionEntry]:
     return await _review(server, me, rule_id, server.decisions.refuse)
 
 
@@ -382,15 +382,15 @@ async def refuse(server: Injected[Server], me: Injected[SignedIn], rule_id: int)
     summary="End a rule",
     operation_id="withdrawRule",
     description="An analysis does not propose the target again for 30 days.",
-    responses=documented(Answer[RuleEntry], "The decision.", _EXAMPLE, {404: _UNKNOWN, 409: _CONFLICT}),
+    responses=documented(Answer[DecisionEntry], "The decision.", _EXAMPLE, {404: _UNKNOWN, 409: _CONFLICT}),
 )
-async def withdraw(server: Injected[Server], me: Injected[SignedIn], rule_id: int) -> Answer[RuleEntry]:
+async def withdraw(server: Injected[Server], me: Injected[SignedIn], rule_id: int) -> Answer[DecisionEntry]:
     return await _review(server, me, rule_id, server.decisions.withdraw)
 
 
 async def _review(
     server: Server, me: SignedIn, rule_id: int, act: Callable[[int, Actor], Awaitable[Decision]]
-) -> Answer[RuleEntry]:
+) -> Answer[DecisionEntry]:
     if not 0 < rule_id <= MAX_INT64:
         raise SparkleError("not_found", f"There is no decision {rule_id}.", "没有此决定。")
     decision = await act(rule_id, me.actor)
@@ -429,14 +429,14 @@ async def _review_held(
 # --- Decisions as answers ---------------------------------------------------------------------------------------------
 
 
-def _rule(server: Server, me: SignedIn, decision: Decision, state: str) -> RuleEntry:
+def _rule(server: Server, me: SignedIn, decision: Decision, state: str) -> DecisionEntry:
     return _entry(me, Match(decision, state, server.decisions.reason(decision)))
 
 
-def _entry(me: SignedIn, match: Match) -> RuleEntry:
+def _entry(me: SignedIn, match: Match) -> DecisionEntry:
     decision, evidence = match.decision, match.decision.evidence
     is_secret = decision.held_for == "member" and not me.is_admin
-    return RuleEntry(
+    return DecisionEntry(
         id=decision.id,
         kind=decision.kind,
         target=(decision.text or "") if decision.network is None else str(decision.network),
@@ -583,16 +583,9 @@ def _cursor(text: str | None) -> Cursor | None:
 # --- Who may ask ------------------------------------------------------------------------------------------------------
 
 ROUTERS = (
-    api_router(list_rules, list_rules_at, list_changes, why, tags=["rules"], guards=[requires_sign_in]),
+    api_router([list_rules, list_rules_at, list_changes, why], tags=["rules"], guards=[requires_sign_in]),
     api_router(
-        deny,
-        allow,
-        pardon,
-        approve,
-        refuse,
-        withdraw,
-        approve_held,
-        refuse_held,
+        [deny, allow, pardon, approve, refuse, withdraw, approve_held, refuse_held],
         tags=["rules"],
         guards=[requires_admin],
     ),

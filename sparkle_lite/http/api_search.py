@@ -47,8 +47,8 @@ from sparkle_lite.shown import (
 # Rows whose making and encoding may hold up the event loop, about a millisecond.
 _AT_ONCE = 200
 _JSON = "application/json; charset=utf-8"
-FileKind = Literal["csv", "jsonl"]
-_FORMATS: dict[FileKind, str] = {"csv": "text/csv", "jsonl": "application/x-ndjson"}
+FileFormat = Literal["csv", "jsonl"]
+_FORMATS: dict[FileFormat, str] = {"csv": "text/csv", "jsonl": "application/x-ndjson"}
 
 
 PageNumber = Annotated[
@@ -69,7 +69,7 @@ Before = Annotated[
     str | None, QueryParameter(name="before", description="The `previous` of the page behind, instead of `page`.")
 ]
 Format = Annotated[
-    FileKind,
+    FileFormat,
     QueryParameter(name="format", description="CSV with a header line, or a JSON object a line."),
 ]
 
@@ -110,7 +110,7 @@ _PERSON = {
 # --- The four kinds of rows -------------------------------------------------------------------------------------------
 
 
-class _Rows(NamedTuple):
+class _RowKind(NamedTuple):
     """One kind of rows: its path below /api, what its bodies and answers look like, and an example of each."""
 
     path: str
@@ -118,23 +118,21 @@ class _Rows(NamedTuple):
     query: type[Listing]
     row: type[msgspec.Struct]
     answer: Any
-    tag: str
     name: str
     what: str
-    asked: dict[str, Any]
-    shown: dict[str, Any]
+    example_query: dict[str, Any]
+    example_row: dict[str, Any]
 
 
-_BANS = _Rows(
+_BANS = _RowKind(
     path="banhistory",
     table="ban",
     query=BanQuery,
     row=BanHistory,
     answer=Answer[ResultPage[BanHistory]],
-    tag="ban history",
     name="BanHistory",
     what="bans",
-    asked={
+    example_query={
         "timeFrom": 1723900000000,
         "timeTo": 1723990000000,
         "peerClientName": "Xunlei",
@@ -146,7 +144,7 @@ _BANS = _Rows(
         "sortBy": ["insertTime"],
         "sortOrder": "DESC",
     },
-    shown={
+    example_row={
         **_PEER,
         "btnBan": False,
         "module": "com.ghostchu.peerbanhelper.module.impl.rule.ProgressCheatBlocker",
@@ -159,29 +157,27 @@ _BANS = _Rows(
         "lastReportedAt": 1723978517039,
     },
 )
-_SNAPSHOTS = _Rows(
+_SNAPSHOTS = _RowKind(
     path="snapshot",
     table="snapshot",
     query=SnapshotQuery,
     row=Snapshot,
     answer=Answer[ResultPage[Snapshot]],
-    tag="snapshot",
     name="Snapshot",
     what="snapshots of peers",
-    asked={"page": 0, "pageSize": 100, "peerId": "-XL", "peerIdCompareMethod": "STARTS_WITH"},
-    shown=_PEER | _WHEN,
+    example_query={"page": 0, "pageSize": 100, "peerId": "-XL", "peerIdCompareMethod": "STARTS_WITH"},
+    example_row=_PEER | _WHEN,
 )
-_SWARMS = _Rows(
+_SWARMS = _RowKind(
     path="swarm",
     table="swarm",
     query=SwarmQuery,
     row=Swarm,
     answer=Answer[ResultPage[Swarm]],
-    tag="swarm",
     name="Swarm",
     what="cumulative rows (histories and swarms), the version of each with the latest evidence",
-    asked={"peerIp": "2001:db8::/32", "sortBy": "toPeerTraffic"},
-    shown={
+    example_query={"peerIp": "2001:db8::/32", "sortBy": "toPeerTraffic"},
+    example_row={
         **_PEER,
         "origin": "SWARM",
         "downloader": "home",
@@ -194,17 +190,16 @@ _SWARMS = _Rows(
         **_WHEN,
     },
 )
-_DISCOVERIES = _Rows(
+_DISCOVERIES = _RowKind(
     path="clientdiscovery",
     table="discovery",
     query=DiscoveryQuery,
     row=ClientDiscovery,
     answer=Answer[ResultPage[ClientDiscovery]],
-    tag="client discovery",
     name="ClientDiscovery",
     what="client identities",
-    asked={"foundAtTimeFrom": 1723900000000, "peerClientName": "aria2", "sortBy": "lastSeenAt"},
-    shown={
+    example_query={"foundAtTimeFrom": 1723900000000, "peerClientName": "aria2", "sortBy": "lastSeenAt"},
+    example_row={
         "hash": 4426014693617597602,
         "clientName": "PicoTorrent/0.25.0",
         "peerId": "-PI0250-",
@@ -215,10 +210,10 @@ _DISCOVERIES = _Rows(
     },
 )
 
-BanBody = Annotated[BanQuery, Body(examples=[Example(value=_BANS.asked)])]
-SnapshotBody = Annotated[SnapshotQuery, Body(examples=[Example(value=_SNAPSHOTS.asked)])]
-SwarmBody = Annotated[SwarmQuery, Body(examples=[Example(value=_SWARMS.asked)])]
-DiscoveryBody = Annotated[DiscoveryQuery, Body(examples=[Example(value=_DISCOVERIES.asked)])]
+BanBody = Annotated[BanQuery, Body(examples=[Example(value=_BANS.example_query)])]
+SnapshotBody = Annotated[SnapshotQuery, Body(examples=[Example(value=_SNAPSHOTS.example_query)])]
+SwarmBody = Annotated[SwarmQuery, Body(examples=[Example(value=_SWARMS.example_query)])]
+DiscoveryBody = Annotated[DiscoveryQuery, Body(examples=[Example(value=_DISCOVERIES.example_query)])]
 
 
 # --- The three operations on each, as they are documented -------------------------------------------------------------
@@ -240,36 +235,33 @@ _REFUSALS = {
 }
 
 
-def _latest(rows: _Rows) -> HTTPRouteHandler:
+def _latest(kind: _RowKind) -> HTTPRouteHandler:
     return get(
-        f"/{rows.path}",
-        tags=[rows.tag],
-        summary=f"The latest {rows.what}",
-        operation_id=f"list{rows.name}",
+        f"/{kind.path}",
+        summary=f"The latest {kind.what}",
+        operation_id=f"list{kind.name}",
         description="By time of receipt, newest first.",
-        responses=_page_of(rows),
+        responses=_page_of(kind),
     )
 
 
-def _search(rows: _Rows) -> HTTPRouteHandler:
+def _search(kind: _RowKind) -> HTTPRouteHandler:
     return post(
-        f"/{rows.path}/query",
+        f"/{kind.path}/query",
         status_code=200,
-        tags=[rows.tag],
-        summary=f"Search {rows.what}",
-        operation_id=f"query{rows.name}",
+        summary=f"Search {kind.what}",
+        operation_id=f"query{kind.name}",
         description=_SEARCHING,
-        responses=_page_of(rows),
+        responses=_page_of(kind),
     )
 
 
-def _export(rows: _Rows) -> HTTPRouteHandler:
+def _export(kind: _RowKind) -> HTTPRouteHandler:
     return post(
-        f"/{rows.path}/export",
+        f"/{kind.path}/export",
         status_code=200,
-        tags=[rows.tag],
-        summary=f"Search {rows.what} and get all of them as a file",
-        operation_id=f"export{rows.name}",
+        summary=f"Search {kind.what} and get all of them as a file",
+        operation_id=f"export{kind.name}",
         description=_EXPORTING,
         responses={
             200: ResponseSpec(str, generate_examples=False, description="The file.", media_type="text/csv"),
@@ -278,17 +270,17 @@ def _export(rows: _Rows) -> HTTPRouteHandler:
     )
 
 
-def _page_of(rows: _Rows) -> dict[int, ResponseSpec]:
+def _page_of(kind: _RowKind) -> dict[int, ResponseSpec]:
     page = {
         "page": 0,
         "size": 1,
         "total": 42,
-        "results": [rows.shown],
+        "results": [kind.example_row],
         "totalExact": True,
         "next": _CURSOR,
         "previous": None,
     }
-    return documented(rows.answer, "The page.", page, _REFUSALS)
+    return documented(kind.answer, "The page.", page, _REFUSALS)
 
 
 # --- The operations ---------------------------------------------------------------------------------------------------
@@ -420,59 +412,59 @@ async def _body(request: AnyRequest, data: Listing, **parameters: object) -> Lis
         raise invalid(f"The request is not valid: {where}: {why}.", f"无效参数: {where}") from None
 
 
-async def _answer(server: Server, me: SignedIn, rows: _Rows, listing: Listing) -> Response[bytes]:
+async def _answer(server: Server, me: SignedIn, kind: _RowKind, listing: Listing) -> Response[bytes]:
     viewer = Viewer(me.user.id, me.is_admin)
-    found = await _find(server, viewer, rows, listing)
-    is_short = len(found.rows) <= _AT_ONCE
-    body = _encoded(found, viewer, listing) if is_short else await asyncio.to_thread(_encoded, found, viewer, listing)
+    page = await _find(server, viewer, kind, listing)
+    is_short = len(page.rows) <= _AT_ONCE
+    body = _encoded(page, viewer, listing) if is_short else await asyncio.to_thread(_encoded, page, viewer, listing)
     return Response(body, media_type=_JSON)
 
 
-async def _find(server: Server, viewer: Viewer, rows: _Rows, listing: Listing) -> Page | Discoveries:
-    limits, query = server.config.limits, ask(rows.table, listing, viewer)
-    find = server.search.discoveries if rows.table == "discovery" else server.search.page
+async def _find(server: Server, viewer: Viewer, kind: _RowKind, listing: Listing) -> Page | Discoveries:
+    limits, query = server.config.limits, ask(kind.table, listing, viewer)
+    find = server.search.discoveries if kind.table == "discovery" else server.search.page
     return await find(query, limits.query_time, limits.count_time)
 
 
-def _encoded(found: Page | Discoveries, viewer: Viewer, listing: Listing) -> bytes:
-    page = ResultPage(
+def _encoded(page: Page | Discoveries, viewer: Viewer, listing: Listing) -> bytes:
+    result = ResultPage(
         page=listing.page or 0,
         size=DEFAULT_PAGE_SIZE if listing.page_size is None else listing.page_size,
-        total=found.total,
-        results=[shown(row, viewer) for row in found.rows],
-        total_exact=found.exact,
-        next=found.next,
-        previous=found.previous,
+        total=page.total,
+        results=[shown(row, viewer) for row in page.rows],
+        total_exact=page.exact,
+        next=page.next,
+        previous=page.previous,
     )
-    return msgspec.json.encode(ok(page))
+    return msgspec.json.encode(ok(result))
 
 
-async def _file(server: Server, me: SignedIn, rows: _Rows, listing: Listing, kind: FileKind) -> Stream:
-    pieces = _pieces(server, Viewer(me.user.id, me.is_admin), rows, listing, kind)
+async def _file(server: Server, me: SignedIn, kind: _RowKind, listing: Listing, form: FileFormat) -> Stream:
+    pieces = _pieces(server, Viewer(me.user.id, me.is_admin), kind, listing, form)
     # The first lines are fetched before the status is sent: a query that fails is never an empty file.
     first = await anext(pieces)
-    name = f'attachment; filename="{rows.path}.{kind}"'
-    return Stream(_chain(first, pieces), media_type=_FORMATS[kind], headers={"content-disposition": name})
+    name = f'attachment; filename="{kind.path}.{form}"'
+    return Stream(_chain(first, pieces), media_type=_FORMATS[form], headers={"content-disposition": name})
 
 
 async def _pieces(
-    server: Server, viewer: Viewer, rows: _Rows, listing: Listing, kind: FileKind
+    server: Server, viewer: Viewer, kind: _RowKind, listing: Listing, form: FileFormat
 ) -> AsyncIterator[bytes]:
     """The file in pieces, each a page of its own: between two of them others have their turn."""
-    columns = csv_columns(rows.row) if kind == "csv" else []
+    columns = csv_columns(kind.row) if form == "csv" else []
     header = [".".join(column) for column in columns]
     if listing.page_size is None:
         listing = msgspec.structs.replace(listing, page_size=MAX_PAGE_SIZE)
     while True:
-        found = await _find(server, viewer, rows, listing)
-        yield await asyncio.to_thread(_lines, found, viewer, header, columns)
-        if found.next is None:
+        page = await _find(server, viewer, kind, listing)
+        yield await asyncio.to_thread(_lines, page, viewer, header, columns)
+        if page.next is None:
             return
-        listing, header = msgspec.structs.replace(listing, page=None, before=None, after=found.next), []
+        listing, header = msgspec.structs.replace(listing, page=None, before=None, after=page.next), []
 
 
-def _lines(found: Page | Discoveries, viewer: Viewer, header: list[str], columns: list[tuple[str, ...]]) -> bytes:
-    rows = [shown(row, viewer) for row in found.rows]
+def _lines(page: Page | Discoveries, viewer: Viewer, header: list[str], columns: list[tuple[str, ...]]) -> bytes:
+    rows = [shown(row, viewer) for row in page.rows]
     if not columns:
         return b"".join(msgspec.json.encode(row) + b"\n" for row in rows)
     text = io.StringIO()
@@ -492,19 +484,10 @@ async def _chain(first: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator[byte
 # --- Who may ask ------------------------------------------------------------------------------------------------------
 
 ROUTERS = (
+    api_router([list_bans, query_bans, export_bans], tags=["ban history"], guards=[requires_sign_in]),
+    api_router([list_snapshots, query_snapshots, export_snapshots], tags=["snapshot"], guards=[requires_sign_in]),
+    api_router([list_swarms, query_swarms, export_swarms], tags=["swarm"], guards=[requires_sign_in]),
     api_router(
-        list_bans,
-        query_bans,
-        export_bans,
-        list_snapshots,
-        query_snapshots,
-        export_snapshots,
-        list_swarms,
-        query_swarms,
-        export_swarms,
-        list_discoveries,
-        query_discoveries,
-        export_discoveries,
-        guards=[requires_sign_in],
+        [list_discoveries, query_discoveries, export_discoveries], tags=["client discovery"], guards=[requires_sign_in]
     ),
 )

@@ -1,7 +1,13 @@
-"""The BTN routes in OpenAPI terms: plain ASGI handlers don't describe themselves."""
+"""The BTN routes in OpenAPI terms, as data: plain ASGI handlers don't describe themselves.
 
-from typing import Any
+What the table of routes (btn.ROUTES) says of each isn't said again: its methods, whether a proof of work may be asked
+for, whether credentials may stand in the URL.
+"""
 
+from copy import deepcopy
+from typing import Any, NamedTuple
+
+from sparkle_lite.http import btn
 from sparkle_lite.pow import KNOWN_TYPES
 from sparkle_lite.wire import answers
 
@@ -10,21 +16,11 @@ Json = dict[str, Any]
 # Objects whose schemas the path items refer to by name.
 SHAPES = (answers.Heartbeat, answers.Challenge, answers.IpQuery)
 
+
+# --- Examples ---------------------------------------------------------------------------------------------------------
+
 _AT = 1784277000123
 _REV = "2c3fa3a0"
-_SECURITY: list[dict[str, list[str]]] = [{"appId": [], "appSecret": []}, {"appBearer": []}]
-_DENIED = "The credentials are missing, wrong, or banned; the sentence says which."
-_UNPROVEN = f"{_DENIED} Where this server asks for a proof of work: there is none, or it is not good."
-_BUSY = {
-    "429": "Too many requests; try again after Retry-After seconds.",
-    "503": "Busy, or the database can't be written; try again after Retry-After seconds.",
-}
-_UNREADABLE = {
-    "400": "The body isn't readable at all.",
-    "408": "The body was not complete in time.",
-    "413": "The body is too large as it was sent, or a decompression bomb.",
-    "415": "Unknown Content-Encoding.",
-}
 _PEER = {
     "ip_address": "203.0.113.57",
     "peer_port": 60874,
@@ -139,13 +135,19 @@ _IP_QUERY = {
     "traffic": {"duration": 604800000, "to_peer_traffic": 0, "from_peer_traffic": 0, "share_ratio": 0.0},
     "torrents": {"duration": 604800000, "count": 0},
 }
+_CHALLENGE = {
+    "id": "-QNlKmtr00ooKEIl10SzbA",
+    "challengeBase64": "j4Src1mpJvicT23E/xR5yw==",
+    "difficultyBits": 18,
+    "algorithm": "SHA-256",
+    "expireAt": 1795474417279,
+}
 
 
-def _texts_of(item: Json) -> Json:
-    return {"type": "object", "additionalProperties": {"type": "array", "items": item}}
+# --- Schemas ----------------------------------------------------------------------------------------------------------
 
-
-_TEXTS = _texts_of({"type": "string"})
+_TEXTS = {"type": "object", "additionalProperties": {"type": "array", "items": {"type": "string"}}}
+_PORTS = {"type": "object", "additionalProperties": {"type": "array", "items": {"type": ["integer", "string"]}}}
 SCHEMAS: Json = {
     "ConfigDocument": {
         "title": "ConfigDocument",
@@ -179,7 +181,7 @@ SCHEMAS: Json = {
             "peer_id": _TEXTS,
             "client_name": _TEXTS,
             "ip": _TEXTS,
-            "port": _texts_of({"type": ["integer", "string"]}),
+            "port": _PORTS,
             "script": {"type": "object", "additionalProperties": {"type": "string"}},
         },
     },
@@ -198,28 +200,58 @@ SCHEMAS: Json = {
 }
 
 
-def _parameter(name: str, example: str, description: str, **more: Any) -> Json:
-    schema = {"type": "string", **more.pop("schema", {})}
-    return {
-        "name": name,
-        "in": "query",
-        "required": False,
-        "schema": schema,
-        "description": description,
-        "example": example,
-        **more,
-    }
+# --- What routes have in common ---------------------------------------------------------------------------------------
 
-
-_PROOF = [
-    _parameter("X-BTN-PowID", "-QNlKmtr00ooKEIl10SzbA", "The challenge's id, if one is asked for.", **{"in": "header"}),
-    _parameter("X-BTN-PowSolution", "AAAAAAAFqzM=", "The 8 bytes that solve it, as base64.", **{"in": "header"}),
-]
+_SECURITY: list[dict[str, list[str]]] = [{"appId": [], "appSecret": []}, {"appBearer": []}]
+_SECURITY_BY_QUERY: list[dict[str, list[str]]] = [{"appIdInQuery": [], "appSecretInQuery": []}]
+_DENIED = "The credentials are missing, wrong, or banned; the sentence says which."
+_UNPROVEN = f"{_DENIED} Where this server asks for a proof of work: there is none, or it is not good."
+_BUSY = {
+    "429": "Too many requests; try again after Retry-After seconds.",
+    "503": "Busy, or the database can't be written; try again after Retry-After seconds.",
+}
+_UNREADABLE = {
+    "400": "The body isn't readable at all.",
+    "408": "The body was not complete in time.",
+    "413": "The body is too large as it was sent, or a decompression bomb.",
+    "415": "Unknown Content-Encoding.",
+}
 _VERSION = {
     "X-BTN-ContentVersion": {"description": "The version.", "schema": {"type": "string"}, "example": _REV},
 }
 _TAG = {"ETag": {"description": "Of these bytes.", "schema": {"type": "string"}, "example": f'"{_REV}"'}}
 _SAME = "The client has by its `If-None-Match` what it would be sent."
+_REJECTED = {
+    "X-Sparkle-Rejected": {
+        "required": True,
+        "description": "How many rows were left out.",
+        "schema": {"type": "integer", "minimum": 0},
+        "example": 0,
+    }
+}
+_WRONG_HOST = {"400": "The Host header is not a host name."}
+
+
+def _parameter(name: str, example: str, description: str, *, place: str = "query", schema: Json | None = None) -> Json:
+    """A text that may be given; one that has a schema of its own must be."""
+    return {
+        "name": name,
+        "in": place,
+        "required": schema is not None,
+        "schema": {"type": "string", **(schema or {})},
+        "description": description,
+        "example": example,
+    }
+
+
+_PROOF = (
+    _parameter("X-BTN-PowID", "-QNlKmtr00ooKEIl10SzbA", "The challenge's id, if one is asked for.", place="header"),
+    _parameter("X-BTN-PowSolution", "AAAAAAAFqzM=", "The 8 bytes that solve it, as base64.", place="header"),
+)
+_CREDENTIALS = (
+    _parameter("appId", "8c788023-8f09-4d5e-9d0c-0f3f3c1f6b1a", "The application, instead of headers."),
+    _parameter("appSecret", "Zl1m0Jq0nQ3y5m7w9B1d3F5h7J9l1N3p5R7t9V1x3Z5", "Its secret."),
+)
 
 
 def _content(media_type: str, schema: Json, example: Any) -> Json:
@@ -234,187 +266,148 @@ def _text(media_type: str, example: str) -> Json:
     return _content(media_type, {"type": "string"}, example)
 
 
-def _operation(operation_id: str, summary: str, description: str, answers: Json, **more: Any) -> Json:
-    """`refusals` in `more` are those beyond the ones of every BTN route: status -> why."""
-    proof = more.pop("proof", False)
-    refusals = {"403": _UNPROVEN if proof else _DENIED, **_BUSY, **more.pop("refusals", {})}
-    parameters = [*more.pop("parameters", []), *(_PROOF if proof else [])]
-    return {
-        "tags": ["btn"],
-        "operationId": operation_id,
-        "summary": summary,
-        "description": description,
-        "parameters": parameters,
-        "responses": {**answers, **{status: {"description": why} for status, why in refusals.items()}},
-        "security": _SECURITY,
-        **more,
-    }
+# --- What is said of each route ---------------------------------------------------------------------------------------
 
 
-def _submission(operation_id: str, summary: str, example: Json, *, proof: bool = False, method: str = "post") -> Json:
-    counted = {
-        "X-Sparkle-Rejected": {
-            "required": True,
-            "description": "How many rows were left out.",
-            "schema": {"type": "integer", "minimum": 0},
-            "example": 0,
-        }
-    }
-    return {
-        method: _operation(
-            operation_id,
-            summary,
-            "JSON, plain or gzip, in any shape of a BTN client: the shape decides, not the path.",
-            {"200": {"description": "Committed; the body is empty.", "headers": counted}},
-            requestBody={"required": True, "content": _json("Submission", example)},
-            refusals=_UNREADABLE,
-            proof=proof,
-        )
-    }
+class Description(NamedTuple):
+    """What is said of a route: `answers` are response objects by status, `refusals` sentences by status."""
+
+    operation_id: str
+    summary: str
+    description: str
+    answers: Json
+    parameters: tuple[Json, ...] = ()
+    body: Json | None = None
+    refusals: Json | None = None
 
 
-def _old_submission(operation_id: str, summary: str, example: Json) -> Json:
-    """A submission that may come as GET too, as the published API had it."""
-    get = _submission(f"{operation_id}ByGet", summary, example, method="get")
-    get["get"]["deprecated"] = True
-    return get | _submission(operation_id, summary, example)
+def _submission(operation_id: str, summary: str, example: Json) -> Description:
+    return Description(
+        operation_id=operation_id,
+        summary=summary,
+        description="JSON, plain or gzip, in any shape of a BTN client: the shape decides, not the path.",
+        answers={"200": {"description": "Committed; the body is empty.", "headers": _REJECTED}},
+        body={"required": True, "content": _json("Submission", example)},
+        refusals=_UNREADABLE,
+    )
 
 
-def _document(operation_id: str, summary: str, content: Json, *, proof: bool = False) -> Json:
-    return {
-        "get": _operation(
-            operation_id,
-            summary,
-            "Compressed with gzip for clients that take it.",
-            {
-                "200": {"description": "The document.", "headers": _VERSION | _TAG, "content": content},
-                "204": {"description": "The client has this version.", "headers": _VERSION},
-                "304": {"description": _SAME, "headers": _VERSION | _TAG},
-            },
-            parameters=[_parameter("rev", _REV, "The version that the client has.")],
-            proof=proof,
-        )
-    }
+def _document(operation_id: str, summary: str, content: Json) -> Description:
+    return Description(
+        operation_id=operation_id,
+        summary=summary,
+        description="Compressed with gzip for clients that take it.",
+        answers={
+            "200": {"description": "The document.", "headers": _VERSION | _TAG, "content": content},
+            "204": {"description": "The client has this version.", "headers": _VERSION},
+            "304": {"description": _SAME, "headers": _VERSION | _TAG},
+        },
+        parameters=(_parameter("rev", _REV, "The version that the client has."),),
+    )
 
 
-def _config() -> Json:
-    return _operation(
-        "btnConfig",
-        "The configuration for the client that asks",
-        "Tells by the User-Agent which client asks and what it understands; too old ones are refused.",
-        {
+def _question(operation_id: str, summary: str, content: Json) -> Description:
+    address = {"anyOf": [{"format": "ipv4"}, {"format": "ipv6"}]}
+    return Description(
+        operation_id=operation_id,
+        summary=summary,
+        description="What was reported within seven days. 30 questions a minute at most.",
+        answers={"200": {"description": "The report.", "content": content}},
+        parameters=(_parameter("ip", "203.0.113.57", "One address.", schema=address),),
+        refusals={"400": "`ip` is not an address."},
+    )
+
+
+DESCRIPTIONS = {
+    "/ping/config": Description(
+        operation_id="btnConfig",
+        summary="The configuration for the client that asks",
+        description="Tells by the User-Agent which client asks and what it understands; too old ones are refused.",
+        answers={
             "200": {"description": "The configuration.", "headers": _TAG, "content": _json("ConfigDocument", _CONFIG)},
             "304": {"description": _SAME, "headers": _TAG},
         },
-        refusals={"400": "The Host header is not a host name."},
-    )
-
-
-def _reconfigure() -> Json:
-    return _operation(
-        "btnReconfigure",
-        "Whether the configuration has changed",
-        "The bodies are empty.",
-        {"200": {"description": "It has."}, "204": {"description": "It has not."}},
-        parameters=[_parameter("rev", "7b92bc6df6af464d", "`ability.reconfigure.version` of the client's.")],
-        refusals={"400": "The Host header is not a host name."},
-    )
-
-
-def _heartbeat() -> Json:
-    body = _content("application/json", {}, {"ifaddr": "192.168.1.2"})
-    return _operation(
-        "btnHeartbeat",
-        "The address that the request came from",
-        "What the client believes of itself doesn't count.",
-        {
-            "200": {
-                "description": "The address.",
-                "content": _json("Heartbeat", {"external_ip": "203.0.113.9"}),
-            }
+        refusals=_WRONG_HOST,
+    ),
+    "/ping/reconfigure": Description(
+        operation_id="btnReconfigure",
+        summary="Whether the configuration has changed",
+        description="The bodies are empty.",
+        answers={"200": {"description": "It has."}, "204": {"description": "It has not."}},
+        parameters=(_parameter("rev", "7b92bc6df6af464d", "`ability.reconfigure.version` of the client's."),),
+        refusals=_WRONG_HOST,
+    ),
+    "/ping/rules/retrieve": _document("btnRules", "The rules", _json("RuleDocument", _RULES)),
+    "/ping/exception": _document("btnException", "The exceptions", _json("RuleDocument", _EXCEPTION)),
+    "/ping/peers/submit": _submission(
+        "btnSubmitPeers", "Submit a snapshot of peers", {"populate_time": _AT, "peers": [_PEER]}
+    ),
+    "/ping/bans/submit": _submission("btnSubmitBans", "Submit bans", {"populate_time": _AT, "bans": [_BAN]}),
+    "/ping/histories/submit": _submission(
+        "btnSubmitHistories", "Submit histories", {"populate_time": _AT, "peers": [_HISTORY]}
+    ),
+    "/ping/syncBanHistory": _submission("btnSyncBanHistory", "Submit bans (protocol 20)", {"bans": [_SYNC_BAN]}),
+    "/ping/syncSwarm": _submission("btnSyncSwarm", "Submit swarms (protocol 20)", {"swarms": [_SWARM]}),
+    "/ping/ruleIpDenylist": _document(
+        "btnDenylist", "The banned networks, each with its reason", _text("text/plain", _LIST)
+    ),
+    "/ping/ruleIpAllowlist": _document("btnAllowlist", "The excepted networks", _text("text/plain", _LIST)),
+    "/ping/rulePeerIdentity": _document(
+        "btnPeerIdentities", "The rules by peer id, client name and port", _json("RuleDocument", _IDENTITIES)
+    ),
+    "/ping/heartbeat": Description(
+        operation_id="btnHeartbeat",
+        summary="The address that the request came from",
+        description="What the client believes of itself doesn't count.",
+        answers={
+            "200": {"description": "The address.", "content": _json("Heartbeat", {"external_ip": "203.0.113.9"})},
         },
-        requestBody={"required": False, "content": body},
-        refusals={key: _UNREADABLE[key] for key in ("408", "413")},
-        proof=True,
-    )
-
-
-def _query(operation_id: str, summary: str, content: Json, **more: Any) -> Json:
-    address = _parameter("ip", "203.0.113.57", "One address.", required=True, schema={"anyOf": _ADDRESS})
-    return _operation(
-        operation_id,
-        summary,
-        "What was reported within seven days. 30 questions a minute at most.",
-        {"200": {"description": "The report.", "content": content}},
-        parameters=[address, *more.pop("parameters", [])],
-        refusals={"400": "`ip` is not an address."},
-        **more,
-    )
-
-
-_ADDRESS = [{"format": "ipv4"}, {"format": "ipv6"}]
-
-
-def _widget() -> Json:
-    return _query(
-        "btnQueryIpWidget",
-        "The same as a page to be shown in a frame",
-        _text("text/html", "<!doctype html>…"),
-        parameters=[
-            _parameter("appId", "8c788023-8f09-4d5e-9d0c-0f3f3c1f6b1a", "The application, instead of headers."),
-            _parameter("appSecret", "Zl1m0Jq0nQ3y5m7w9B1d3F5h7J9l1N3p5R7t9V1x3Z5", "Its secret."),
-        ],
-        security=[*_SECURITY, {"appIdInQuery": [], "appSecretInQuery": []}],
-    )
-
-
-def _challenge() -> Json:
-    example = {
-        "id": "-QNlKmtr00ooKEIl10SzbA",
-        "challengeBase64": "j4Src1mpJvicT23E/xR5yw==",
-        "difficultyBits": 18,
-        "algorithm": "SHA-256",
-        "expireAt": 1795474417279,
-    }
-    kind = _parameter("type", "heartbeat", "The ability.", required=True, schema={"enum": sorted(KNOWN_TYPES)})
-    return _operation(
-        "btnChallenge",
-        "A proof of work to do before a request",
-        "Good for one request, and for five minutes for the same request again. At most 64 may wait to be solved.",
-        {"200": {"description": "The challenge.", "content": _json("Challenge", example)}},
-        parameters=[kind],
+        body={"required": False, "content": _content("application/json", {}, {"ifaddr": "192.168.1.2"})},
+        refusals={status: _UNREADABLE[status] for status in ("408", "413")},
+    ),
+    "/ping/queryIp": _question("btnQueryIp", "What is known of an address", _json("IpQuery", _IP_QUERY)),
+    "/ping/queryIp/widget": _question(
+        "btnQueryIpWidget", "The same as a page to be shown in a frame", _text("text/html", "<!doctype html>…")
+    ),
+    "/ping/captcha/createSession": Description(
+        operation_id="btnChallenge",
+        summary="A proof of work to do before a request",
+        description=(
+            "Good for one request, and for five minutes for the same request again. At most 64 may wait to be solved."
+        ),
+        answers={"200": {"description": "The challenge.", "content": _json("Challenge", _CHALLENGE)}},
+        parameters=(_parameter("type", "heartbeat", "The ability.", schema={"enum": sorted(KNOWN_TYPES)}),),
         refusals={"400": "`type` is not an ability of protocol 20."},
-    )
+    ),
+}
+
+
+# --- The path items ---------------------------------------------------------------------------------------------------
 
 
 def paths() -> Json:
-    """The path items of the BTN routes."""
-    peers, histories = {"populate_time": _AT, "peers": [_PEER]}, {"populate_time": _AT, "peers": [_HISTORY]}
-    bans = {"populate_time": _AT, "bans": [_BAN]}
-    rules, exception = _json("RuleDocument", _RULES), _json("RuleDocument", _EXCEPTION)
-    identities = _json("RuleDocument", _IDENTITIES)
-    text = _text("text/plain", _LIST)
-    return {
-        "/ping/config": {"get": _config()},
-        "/ping/reconfigure": {"get": _reconfigure()},
-        "/ping/rules/retrieve": _document("btnRules", "The rules", rules),
-        "/ping/exception": _document("btnException", "The exceptions", exception),
-        "/ping/peers/submit": _old_submission("btnSubmitPeers", "Submit a snapshot of peers", peers),
-        "/ping/bans/submit": _old_submission("btnSubmitBans", "Submit bans", bans),
-        "/ping/histories/submit": _old_submission("btnSubmitHistories", "Submit histories", histories),
-        "/ping/syncBanHistory": _submission(
-            "btnSyncBanHistory", "Submit bans (protocol 20)", {"bans": [_SYNC_BAN]}, proof=True
-        ),
-        "/ping/syncSwarm": _submission("btnSyncSwarm", "Submit swarms (protocol 20)", {"swarms": [_SWARM]}, proof=True),
-        "/ping/rulePeerIdentity": _document(
-            "btnPeerIdentities", "The rules by peer id, client name and port", identities, proof=True
-        ),
-        "/ping/ruleIpDenylist": _document("btnDenylist", "The banned networks, each with its reason", text, proof=True),
-        "/ping/ruleIpAllowlist": _document("btnAllowlist", "The excepted networks", text, proof=True),
-        "/ping/heartbeat": {"post": _heartbeat()},
-        "/ping/queryIp": {
-            "get": _query("btnQueryIp", "What is known of an address", _json("IpQuery", _IP_QUERY), proof=True)
-        },
-        "/ping/queryIp/widget": {"get": _widget()},
-        "/ping/captcha/createSession": {"get": _challenge()},
+    """The path items of the BTN routes, for the caller to complete."""
+    return {route.path: {method.lower(): _operation(route, method) for method in route.methods} for route in btn.ROUTES}
+
+
+def _operation(route: btn.Route, method: str) -> Json:
+    said = DESCRIPTIONS[route.path]
+    # The published API had submissions by GET.
+    is_old = method == "GET" and "POST" in route.methods
+    refusals = {"403": _UNPROVEN if route.ability else _DENIED, **_BUSY, **(said.refusals or {})}
+    operation = {
+        "tags": ["btn"],
+        "operationId": f"{said.operation_id}ByGet" if is_old else said.operation_id,
+        "summary": said.summary,
+        "description": said.description,
+        "parameters": [
+            *said.parameters,
+            *(_PROOF if route.ability else ()),
+            *(_CREDENTIALS if route.by_query else ()),
+        ],
+        "responses": said.answers | {status: {"description": why} for status, why in refusals.items()},
+        "security": [*_SECURITY, *(_SECURITY_BY_QUERY if route.by_query else ())],
+        **({"requestBody": said.body} if said.body else {}),
+        **({"deprecated": True} if is_old else {}),
     }
+    return deepcopy(operation)

@@ -11,9 +11,9 @@ from sparkle_lite.runtime import Server
 class Observe:
     """An ASGI application that watches another one."""
 
-    def __init__(self, app: Any, runtime: Server) -> None:
+    def __init__(self, app: Any, server: Server) -> None:
         self._app = app
-        self._runtime = runtime
+        self._server = server
         # Looking a label up costs more than counting.
         self._counters: dict[tuple[str, int], tuple[Any, Any]] = {}
 
@@ -50,7 +50,7 @@ class Observe:
                 status=status,
                 duration_ms=seconds * 1000,
                 bytes_in=bytes_in,
-                client=state.get("client") or client_address(scope, self._runtime.config.server.trusted_proxies),
+                client=state.get("client") or client_address(scope, self._server.config.server.trusted_proxies),
                 app_id=state.get("app_id"),
             )
 
@@ -59,7 +59,7 @@ class Observe:
         route = scope["path"] if status != 404 and scope["path"].startswith("/ping/") else _family(scope["path"])
         pair = self._counters.get((route, status))
         if pair is None:
-            metrics = self._runtime.metrics
+            metrics = self._server.metrics
             pair = metrics.requests.labels(route, str(status)), metrics.request_seconds.labels(route)
             self._counters[route, status] = pair
         pair[0].inc()

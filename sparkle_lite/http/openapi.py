@@ -166,15 +166,15 @@ def document() -> Ready:
     """The document of the operations and the BTN routes. Raises ValueError if a name would stand for two schemas."""
     # An application of its own: the framework would publish pages and a raw copy along with the served one's schema.
     app = Litestar(OPERATIONS, dependencies=DEPENDENCIES, openapi_config=_framework_config(), logging_config=None)
-    found = app.openapi_schema.to_schema()
+    schema = app.openapi_schema.to_schema()
     schemas = _schemas(_shapes(app))
-    paths = {**btn_openapi.paths(), **_renamed(found["paths"])}
+    paths = {**btn_openapi.paths(), **_renamed(schema["paths"])}
     for path, item in paths.items():
         for method in _METHODS:
             if method in item:
                 _complete(path, item[method], schemas)
-    found["components"]["schemas"] = dict(sorted(schemas.items()))
-    return ready(JSON, msgspec.json.encode({**found, "paths": paths}))
+    schema["components"]["schemas"] = dict(sorted(schemas.items()))
+    return ready(JSON, msgspec.json.encode({**schema, "paths": paths}))
 
 
 def _framework_config() -> OpenAPIConfig:
@@ -207,9 +207,9 @@ def _shapes(app: Litestar) -> Iterator[Any]:
 
 
 def _schemas(shapes: Iterator[Any]) -> Json:
-    _, found = msgspec.json.schema_components(list(shapes), schema_hook=_anything, ref_template=_REF + "{name}")
+    _, components = msgspec.json.schema_components(list(shapes), schema_hook=_anything, ref_template=_REF + "{name}")
     schemas: Json = {"Refusal": _REFUSAL, **btn_openapi.SCHEMAS}
-    for raw, schema in found.items():
+    for raw, schema in components.items():
         name = _readable(raw)
         if name in schemas:
             raise ValueError(f"{name} would stand for two schemas; rename one of the types")
@@ -235,7 +235,7 @@ _WORDS = {
     "BanRequest": "Reason",
     "EvidenceEntry": "Evidence",
     "OriginRequest": "Origin",
-    "RuleEntry": "Rule",
+    "DecisionEntry": "Rule",
 }
 
 

@@ -31,7 +31,7 @@ class Ready(NamedTuple):
     gzip: bytes = b""
 
 
-class Chosen(NamedTuple):
+class Representation(NamedTuple):
     """What a request gets: 200 with a form of the document or 304 without, and the headers that follow from it."""
 
     status: int
@@ -45,7 +45,7 @@ def ready(media_type: str, body: bytes, *, packed: bool = True) -> Ready:
     return Ready(media_type, version, body, gzip.compress(body, 9, mtime=0) if packed else b"")
 
 
-def choose(scope: Scope, document: Ready) -> Chosen:
+def choose(scope: Scope, document: Ready) -> Representation:
     """The answer to a GET of a document."""
     is_packed = bool(document.gzip) and takes_gzip(scope)
     tag = f'"{document.version}{"-gzip" if is_packed else ""}"'.encode()
@@ -53,11 +53,11 @@ def choose(scope: Scope, document: Ready) -> Chosen:
     if document.gzip:
         headers.append((b"vary", b"Accept-Encoding"))
     if _has(scope, tag):
-        return Chosen(304, headers, b"")
+        return Representation(304, headers, b"")
     headers.append((b"content-type", document.media_type.encode()))
     if is_packed:
         headers.append((b"content-encoding", b"gzip"))
-    return Chosen(200, headers, document.gzip if is_packed else document.body)
+    return Representation(200, headers, document.gzip if is_packed else document.body)
 
 
 def respond(scope: Scope, document: Ready, headers: Mapping[str, str]) -> Response[bytes]:

@@ -150,8 +150,8 @@ def _is_ours(origin: str, request: AnyRequest, server: Server) -> bool:
     section = server.config.server
     urls = {base_url(request.scope, public, section.trusted_proxies) for public in (section.public_url, "")}
     try:
-        asked = _place(urlsplit(origin))
-        return asked[1] is not None and asked in {_place(urlsplit(url)) for url in urls}
+        place = _place(urlsplit(origin))
+        return place[1] is not None and place in {_place(urlsplit(url)) for url in urls}
     except ValueError:
         return False
 
@@ -200,4 +200,6 @@ def is_https(request: AnyRequest, server: Server) -> bool:
     return own_url(request, server).startswith("https://")
 
 
+# `me` asks for `server`, so that the two are found one after the other: for those that don't depend on each other the
+# framework makes a group of tasks, which costs more than both.
 DEPENDENCIES = {"server": Provide(server_of, sync_to_thread=False), "me": Provide(signed_in)}
