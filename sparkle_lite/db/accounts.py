@@ -7,6 +7,7 @@ from typing import Any, Literal, NamedTuple
 
 from sparkle_lite.db.connection import Connection, fetch_all, fetch_one
 from sparkle_lite.db.orders import Position, by_id, in_order
+from sparkle_lite.units import INT64_MAX
 
 # An application that comes from more addresses than this keeps the latest.
 ADDRESSES_PER_USERAPP = 256
@@ -134,7 +135,7 @@ async def users_page(connection: Connection, page: int, size: int) -> list[UserR
 
 def _offset(page: int, size: int) -> int:
     """How many rows come before a page; no more than SQLite can count."""
-    return min(page * size, (1 << 63) - 1)
+    return min(page * size, INT64_MAX)
 
 
 async def count_users(connection: Connection) -> int:
