@@ -5,6 +5,7 @@ import unicodedata
 from collections.abc import Iterable
 from typing import Any, Literal, NamedTuple
 
+from sparkle_lite.config import MEMBER_MS
 from sparkle_lite.db.connection import Connection, fetch_all, fetch_one
 from sparkle_lite.db.orders import Position, by_id, in_order
 from sparkle_lite.units import INT64_MAX
@@ -350,12 +351,12 @@ async def write_access(connection: Connection, visits: Iterable[Visit]) -> None:
     )
 
 
-async def member_addresses(connection: Connection, since_ms: int) -> list[bytes]:
-    """Addresses that applications came from since then."""
+async def member_addresses(connection: Connection, now_ms: int) -> set[bytes]:
+    """The addresses of members: those that applications came from within `MEMBER_MS`."""
     rows = await fetch_all(
-        connection, "SELECT DISTINCT address FROM userapp_address WHERE last_seen_at>=?", (since_ms,)
+        connection, "SELECT DISTINCT address FROM userapp_address WHERE last_seen_at>=?", (now_ms - MEMBER_MS,)
     )
-    return [row[0] for row in rows]
+    return {row[0] for row in rows}
 
 
 async def add_session(
