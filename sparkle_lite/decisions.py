@@ -31,11 +31,11 @@ from sparkle_lite.plan import Mode, Plan, Situation
 from sparkle_lite.protected import Protected
 from sparkle_lite.reasons import Reason, Tell, date, reason
 from sparkle_lite.rulebook import Guard, Listing, Obstacle, Rules, single
+from sparkle_lite.units import DAY_MS
 from sparkle_lite.wire.matchers import Matcher, category_matches, parse
 
 TargetKind = Literal["ip", "peer_id", "client_name"]
 
-DAY_MS = planning.DAY_MS
 # How long what an administrator decides holds unless they say otherwise, and a pardon.
 BY_HAND_MS, PARDON_MS = 30 * DAY_MS, 7 * DAY_MS
 # What is told of a target reaches back so far, and at most so many decisions.

@@ -25,6 +25,7 @@ from sparkle_lite.db.segments import NO_ROWS, Kind, Rows, Stream, SubmissionRow
 from sparkle_lite.errors import SparkleError
 from sparkle_lite.metrics import Metrics
 from sparkle_lite.trouble import CLOCK_MS, Receipt
+from sparkle_lite.units import DAY_MS, HOUR_MS, MIB
 from sparkle_lite.wire.bodies import Ban, Batch, Snapshot, Swarm, decode, inflate
 from sparkle_lite.wire.dialect import Dialect, Shape
 
@@ -32,12 +33,10 @@ from sparkle_lite.wire.dialect import Dialect, Shape
 DIGESTS = 500_000
 # Bodies that wait behind a group are inflated ahead on a thread of their own, so many inflated bytes of them at a time;
 # below so many compressed bytes the hand-over costs more than it gains.
-AHEAD_BYTES = 8 << 20
+AHEAD_BYTES = 8 * MIB
 WORTH_AHEAD = 8_192
 # Peers of whom it is known what was last said, about twice as many at the most: 130 bytes each.
 SIGHTINGS = 150_000
-_HOUR_MS = 3_600_000
-_DAY_MS = 24 * _HOUR_MS
 
 logger = logging.getLogger("sparkle.ingest")
 
@@ -151,12 +150,12 @@ class RecentDigests:
 
     def has(self, digest: bytes, at_ms: int) -> bool:
         """Whether this body was received within the 24 hours (by full hours) before that instant."""
-        number, since = int.from_bytes(digest[:8], "big"), at_ms // _HOUR_MS - 24
+        number, since = int.from_bytes(digest[:8], "big"), at_ms // HOUR_MS - 24
         return any(number in numbers for hour, numbers in self._hours.items() if hour >= since)
 
     def add(self, digest: bytes, at_ms: int) -> None:
         """Remember a body received at that instant."""
-        hour = at_ms // _HOUR_MS
+        hour = at_ms // HOUR_MS
         numbers = self._hours.get(hour)
         if numbers is None:
             numbers = self._hours[hour] = set()
@@ -310,11 +309,11 @@ class Ingest:
         for kind, stream in self.streams.items():
             await stream.open(database.main, now)
             rows = await segments.recent_digests(
-                database.main, database.segment_folder, stream.connection, kind, now - _DAY_MS, DIGESTS
+                database.main, database.segment_folder, stream.connection, kind, now - DAY_MS, DIGESTS
             )
             for at, digest in rows:
                 self._seen[kind].add(digest, at)
-        for at, digest in await bans.recent_digests(database.main, now - _DAY_MS, DIGESTS):
+        for at, digest in await bans.recent_digests(database.main, now - DAY_MS, DIGESTS):
             self._seen["ban"].add(digest, at)
         self._last_ban_submission = await bans.last_submission(database.main)
         database.start_writing(self._store, lambda job: len(job.body))

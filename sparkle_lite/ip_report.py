@@ -19,12 +19,13 @@ from sparkle_lite.db.torrents import UNKNOWN_TORRENTS, different
 from sparkle_lite.decisions import Decisions
 from sparkle_lite.net import Network
 from sparkle_lite.reasons import Reason
+from sparkle_lite.units import DAY_MS, HOUR_MS
 from sparkle_lite.wire import answers
 
 # Newest rows of each kind in one report; the panel pages by ten.
 RECORDS = 500
-WINDOW_MS = 7 * 24 * 3_600_000
-_CONCURRENT_MS = 3_600_000
+WINDOW_MS = 7 * DAY_MS
+_CONCURRENT_MS = HOUR_MS
 
 
 async def look_up(

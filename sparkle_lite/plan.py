@@ -14,12 +14,12 @@ from sparkle_lite.db.decisions import Decision, EndReason, Key, New
 from sparkle_lite.findings import Finding, Target
 from sparkle_lite.net import Network
 from sparkle_lite.rulebook import Guard
+from sparkle_lite.units import DAY_MS
 from sparkle_lite.wire.matchers import MatcherError, parse
 
 Mode = Literal["on", "shadow"]
 Brake = Literal["growth", "decisive"]
 
-DAY_MS = 86_400_000
 # A run that adds more than this share of the list and more than this number waits for review.
 GROWTH_SHARE, GROWTH_FLOOR = 0.2, 200
 # So does one in which one person alone decides more than this share and more than this number of the entries.

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from sparkle_lite.errors import SparkleError
+from sparkle_lite.units import MINUTE_MS
 from sparkle_lite.wire.answers import Challenge
 
 # What PeerBanHelper asks challenges for; those that we ask proofs of are called like their abilities.
@@ -35,7 +36,7 @@ PER_USERAPP = 64
 _SESSIONS = 20_000
 # How long (ms) a used proof is good for its request again, and for how many requests in all: for one lost answer up to
 # six repetitions were seen.
-REPEAT_MS = 5 * 60_000
+REPEAT_MS = 5 * MINUTE_MS
 USES = 16
 
 

@@ -6,7 +6,7 @@ from contextlib import suppress
 from urllib.parse import urlsplit
 
 from sparkle_lite import net
-from sparkle_lite.config import MEMBER_MS, Config
+from sparkle_lite.config import Config
 from sparkle_lite.db import accounts as account_rows
 from sparkle_lite.db.connection import Connection
 
@@ -23,7 +23,7 @@ class Protected:
 
     async def members(self, connection: Connection, now_ms: int) -> set[bytes]:
         """The addresses of clients seen in the last 14 days."""
-        return set(await account_rows.member_addresses(connection, now_ms - MEMBER_MS))
+        return await account_rows.member_addresses(connection, now_ms)
 
     async def addresses(self, connection: Connection, now_ms: int) -> set[bytes]:
         """All of them."""

@@ -20,15 +20,16 @@ from sparkle_lite.db.conditions import (
 )
 from sparkle_lite.errors import SparkleError
 from sparkle_lite.shown import Viewer
+from sparkle_lite.units import INT64_MAX, INT64_MIN
 
 MAX_PAGE_SIZE = 3000
 DEFAULT_PAGE_SIZE = 100
 # Rows that a page may lie behind in an order for which everything has to be sorted.
 SORTED_DEPTH = 10_000
 
-Long = Annotated[int, Meta(ge=-(1 << 63), le=(1 << 63) - 1)]
+Long = Annotated[int, Meta(ge=INT64_MIN, le=INT64_MAX)]
 Text = Annotated[str, Meta(max_length=1024)]
-Milliseconds = Annotated[int, Meta(ge=-(1 << 63), le=(1 << 63) - 1, description="Epoch ms, inclusive.")]
+Milliseconds = Annotated[int, Meta(ge=INT64_MIN, le=INT64_MAX, description="Epoch ms, inclusive.")]
 
 
 # --- What is asked ----------------------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ import math
 from collections.abc import Hashable
 
 from sparkle_lite.net import AddressError, address_bytes
+from sparkle_lite.units import MINUTE_MS
 
 
 class Buckets:
@@ -11,7 +12,7 @@ class Buckets:
 
     def __init__(self, *, burst: float, per_minute: float, keys: int = 10_000) -> None:
         self._burst = float(burst)
-        self._per_ms = per_minute / 60_000
+        self._per_ms = per_minute / MINUTE_MS
         self._keys = keys
         self._levels: dict[Hashable, tuple[float, int]] = {}
 

@@ -6,6 +6,7 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from sparkle_lite.rulebook import ALLOWED_BY_OPERATOR, LISTED_BY_OPERATOR
+from sparkle_lite.units import DAY_MS, DAY_S
 
 
 class Reason(NamedTuple):
@@ -51,9 +52,9 @@ def one_line(text: str) -> str:
 
 def date(at_ms: int | None) -> str:
     """A day as documents and commands show it (UTC)."""
-    return "never" if at_ms is None else _day(at_ms // 86_400_000)
+    return "never" if at_ms is None else _day(at_ms // DAY_MS)
 
 
 @lru_cache(1024)
 def _day(number: int) -> str:
-    return datetime.fromtimestamp(number * 86_400, UTC).strftime("%Y-%m-%d")
+    return datetime.fromtimestamp(number * DAY_S, UTC).strftime("%Y-%m-%d")

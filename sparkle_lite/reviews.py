@@ -14,13 +14,14 @@ from sparkle_lite.db.reviews import Review
 from sparkle_lite.errors import SparkleError
 from sparkle_lite.net import AddressError, address_bytes, address_text
 from sparkle_lite.rate_limits import Buckets, client_key
+from sparkle_lite.units import DAY_MS, HOUR_S
 
 # What one place may ask in an hour, how many requests may wait about one address, and in all.
 ASKED_PER_HOUR = 3
 OPEN_PER_ADDRESS, OPEN = 5, 1000
 MESSAGE, CONTACT, NOTE = 500, 100, 255
 # What was closed is kept so long.
-_KEPT_MS = 180 * 86_400_000
+_KEPT_MS = 180 * DAY_MS
 
 
 class Request(NamedTuple):
@@ -68,7 +69,7 @@ class Reviews:
         if await store.count_open(connection, asked.address) >= OPEN_PER_ADDRESS:
             return
         if await store.count_open(connection) >= OPEN:
-            raise _too_many(3600)
+            raise _too_many(HOUR_S)
         await store.add(connection, asked)
 
     async def count_open(self) -> int:

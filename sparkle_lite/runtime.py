@@ -35,6 +35,7 @@ from sparkle_lite.publisher import Publisher, Renderer
 from sparkle_lite.reviews import Reviews
 from sparkle_lite.settings import Settings
 from sparkle_lite.trouble import Troubles
+from sparkle_lite.units import DAY_S, HOUR_S
 
 # How often to look for changes of another process.
 _NOTICE_S = 0.25
@@ -227,10 +228,10 @@ def _schedule(server: Server) -> None:
     jobs.every("retention", 600, house.apply_retention, first=20)
     jobs.every("tidy", 60, tidy)
     jobs.every("activity", 600, server.overview.record, first=5)
-    jobs.every("collect", 24 * 3600, house.collect, first=3600)
+    jobs.every("collect", DAY_S, house.collect, first=HOUR_S)
     jobs.every("publish", _NOTICE_S, server.publisher.publish_due)
-    jobs.every("analyse", 3600, server.analyses.run_all, first=300, wake=server.analyse_soon)
-    jobs.every("history", 24 * 3600, server.decisions.forget_oldest, first=7200)
+    jobs.every("analyse", HOUR_S, server.analyses.run_all, first=300, wake=server.analyse_soon)
+    jobs.every("history", DAY_S, server.decisions.forget_oldest, first=2 * HOUR_S)
     jobs.every("size", 60, house.measure, first=0)
 
 

@@ -19,7 +19,8 @@ from sparkle_lite.db.database import Database, transacted
 from sparkle_lite.db.dictionaries import DAILY_QUOTA
 from sparkle_lite.db.troubles import TroubleRow
 from sparkle_lite.errors import Code, SparkleError
-from sparkle_lite.trouble_sentences import DAY_MS, Details, Sentence, join, sentence
+from sparkle_lite.trouble_sentences import Details, Sentence, join, sentence
+from sparkle_lite.units import DAY_MS, HOUR_MS
 from sparkle_lite.wire.dialect import Family, Traits
 
 # The lists that a client sends; each is sent, and goes wrong, by itself.
@@ -28,14 +29,13 @@ Subject = Literal[ListName, "clock", "evidence", "requests"]
 # In the order in which they are told.
 _SUBJECTS = get_args(Subject)
 
-_HOUR_MS = 3_600_000
 # A clock that is wrong by less does no harm.
 CLOCK_MS = DAY_MS
 # What is no trouble before it has lasted so long: a first upload of years of history is old all through, and a client
 # that has just begun has seen nobody cheat yet.
 PATIENCE_MS: Mapping[str, int] = {"old_rows": DAY_MS, "no_peers": DAY_MS, "no_evidence": 3 * DAY_MS}
 # Refused requests are forgotten when there has been none for so long.
-_REQUESTS_MS = 2 * _HOUR_MS
+_REQUESTS_MS = 2 * HOUR_MS
 # Refusals that are the client's to mend; being overloaded, say, is ours.
 _REFUSALS: frozenset[Code] = frozenset({"bad_request", "too_large", "unsupported", "timeout"})
 
@@ -182,13 +182,13 @@ class Troubles:
         is_known = known is not None and known.finding.is_like(finding)
         troubles[subject] = Trouble(finding, known.began_at if known and is_known else now, now)
         written = self._stored.get((userapp, subject))
-        if not is_known or written is None or now - written.last_at >= _HOUR_MS:
+        if not is_known or written is None or now - written.last_at >= HOUR_MS:
             self._changed.add((userapp, subject))
 
     def _log(self, userapp: Userapp) -> None:
         """One line an hour for an application, in which all that is wrong stands."""
         now = self._clock()
-        if userapp.id in self._logged and 0 <= now - self._logged[userapp.id] < _HOUR_MS:
+        if userapp.id in self._logged and 0 <= now - self._logged[userapp.id] < HOUR_MS:
             return
         told = {
             subject: trouble.finding.code
@@ -234,11 +234,11 @@ class Troubles:
     def _is_news(self, key: tuple[int, str], trouble: Trouble) -> bool:
         written = self._stored.get(key)
         is_same = written is not None and written.finding.is_like(trouble.finding)
-        return written is None or not is_same or trouble.last_at - written.last_at >= _HOUR_MS
+        return written is None or not is_same or trouble.last_at - written.last_at >= HOUR_MS
 
     def _forget_old(self) -> None:
         now = self._clock()
-        self._logged = {userapp: at for userapp, at in self._logged.items() if 0 <= now - at < _HOUR_MS}
+        self._logged = {userapp: at for userapp, at in self._logged.items() if 0 <= now - at < HOUR_MS}
         quiet = [
             userapp
             for userapp, troubles in self._open.items()

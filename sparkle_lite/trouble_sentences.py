@@ -7,9 +7,8 @@ from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 from sparkle_lite.reasons import date
+from sparkle_lite.units import DAY_MS
 from sparkle_lite.wire.dialect import Family
-
-DAY_MS = 86_400_000
 
 # What a sentence says beside its code: numbers, names of ours, and the sentence of a refusal.
 Details = Mapping[str, int | str]

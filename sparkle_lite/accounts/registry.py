@@ -14,7 +14,7 @@ from sparkle_lite.accounts.actors import Actor
 from sparkle_lite.accounts.audit import Audit, app_details
 from sparkle_lite.accounts.secrets import DUMMY_HASH, hash_secret
 from sparkle_lite.accounts.texts import USER_AGENT_LENGTH, clean_user_agent
-from sparkle_lite.config import MEMBER_MS, AuthSection
+from sparkle_lite.config import AuthSection
 from sparkle_lite.db import accounts as store
 from sparkle_lite.db.accounts import CredentialRow, Visit
 from sparkle_lite.db.connection import Connection
@@ -238,7 +238,7 @@ class Registry:
 
     async def _load_members(self) -> None:
         async with self.database.reader() as connection:
-            addresses = await store.member_addresses(connection, self._clock() - MEMBER_MS)
+            addresses = await store.member_addresses(connection, self._clock())
         self._members = {*addresses, *(address for app in self._visits.values() for address in app)}
 
     def last_visit(self, userapp: int) -> Visit | None:

@@ -21,9 +21,10 @@ from sparkle_lite.db.connection import Connection
 from sparkle_lite.db.database import Database, transacted
 from sparkle_lite.errors import SparkleError
 from sparkle_lite.rate_limits import Buckets, client_key
+from sparkle_lite.units import MINUTE_MS
 
-LOGIN_LINK_MS = 30 * 60_000
-OAUTH_STATE_MS = 10 * 60_000
+LOGIN_LINK_MS = 30 * MINUTE_MS
+OAUTH_STATE_MS = 10 * MINUTE_MS
 _JWT_KEY = "jwt_key"
 
 _Claims = dict[str, str | int]

@@ -12,6 +12,7 @@ from sparkle_lite.db.accounts import UserRow
 from sparkle_lite.db.connection import Connection
 from sparkle_lite.db.database import AnnouncingDatabase, transacted
 from sparkle_lite.errors import SparkleError
+from sparkle_lite.units import INT64_MAX
 
 Role = Literal["user", "admin"]
 
@@ -123,7 +124,7 @@ class Users:
 
 async def find_user(connection: Connection, user: int) -> UserRow:
     """A user by row id. Raises SparkleError: not_found."""
-    row = await store.user_by_id(connection, user) if 0 < user < 1 << 63 else None
+    row = await store.user_by_id(connection, user) if 0 < user <= INT64_MAX else None
     if row is None:
         raise SparkleError("not_found", "Unable to find requested user")
     return row

@@ -5,9 +5,10 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from sparkle_lite.analyses.numbers import Numbers
-from sparkle_lite.db.evidence import DAY_MS, LONGEST_RECURRENCE, Evidence
+from sparkle_lite.db.evidence import LONGEST_RECURRENCE, Evidence
 from sparkle_lite.findings import Finding
 from sparkle_lite.net import Network
+from sparkle_lite.units import DAY_MS
 
 # No evidence counts longer, however often it recurred.
 HARD_EXPIRY_MS = 14 * DAY_MS

@@ -4,8 +4,9 @@ from typing import Literal, NamedTuple
 
 from sparkle_lite.analyses.analysis import Analysis, Examined, Need, lasts
 from sparkle_lite.analyses.numbers import Numbers
-from sparkle_lite.db.evidence import DAY_MS, Bearers, Disguise, Evidence
+from sparkle_lite.db.evidence import Bearers, Disguise, Evidence
 from sparkle_lite.findings import Finding, Identity
+from sparkle_lite.units import DAY_MS
 from sparkle_lite.wire.matchers import Matcher, Method
 
 NAME = "client_identity"

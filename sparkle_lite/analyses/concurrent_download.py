@@ -2,8 +2,9 @@
 
 from sparkle_lite.analyses.analysis import Analysis, Examined, Need, lasts, network
 from sparkle_lite.analyses.numbers import Numbers
-from sparkle_lite.db.evidence import DAY_MS, Crowd, Evidence
+from sparkle_lite.db.evidence import Crowd, Evidence
 from sparkle_lite.findings import Finding
+from sparkle_lite.units import DAY_MS
 
 NAME = "concurrent_download"
 

@@ -4,8 +4,9 @@ from sparkle_lite.analyses.analysis import Analysis, Examined, Need, network
 from sparkle_lite.analyses.modules import MODULES
 from sparkle_lite.analyses.numbers import Numbers
 from sparkle_lite.analyses.untrusted_vote import fades, fresh_need
-from sparkle_lite.db.evidence import DAY_MS, Evidence, Votes
+from sparkle_lite.db.evidence import Evidence, Votes
 from sparkle_lite.findings import Finding
+from sparkle_lite.units import DAY_MS
 
 NAME = "multi_dial"
 

@@ -5,8 +5,9 @@ import math
 from sparkle_lite.analyses.analysis import HARD_EXPIRY_MS, Analysis, Examined, Need, network
 from sparkle_lite.analyses.modules import MODULES
 from sparkle_lite.analyses.numbers import Numbers
-from sparkle_lite.db.evidence import DAY_MS, LONGEST_RECURRENCE, Evidence, Votes
+from sparkle_lite.db.evidence import LONGEST_RECURRENCE, Evidence, Votes
 from sparkle_lite.findings import Finding
+from sparkle_lite.units import DAY_MS
 
 NAME = "untrusted_vote"
 

@@ -27,6 +27,7 @@ from sparkle_lite.config.values import (
     url_or_empty,
 )
 from sparkle_lite.net import Network, parse_network
+from sparkle_lite.units import DAY_MS, HOUR_MS, KIB, MIB, MINUTE_MS, SECOND_MS
 
 RuleType = Literal["ip", "port", "peer_id", "client_name", "script"]
 
@@ -34,17 +35,16 @@ RuleType = Literal["ip", "port", "peer_id", "client_name", "script"]
 # qBittorrent-ClientBlocker reads both times of an ability as uint32 milliseconds and rejects the whole document beyond.
 _UINT32 = Duration(0xFFFF_FFFF)
 _NEVER_RUNS = ": clients never run such an ability"
-_SECOND = Duration(1000)
-_DAY = Duration(86_400_000)
+_SECOND = Duration(SECOND_MS)
 # How long an address is a member's after a client came from there: no rule lists it, and it is kept at least so long.
-MEMBER_MS = Duration(14 * _DAY)
+MEMBER_MS = Duration(14 * DAY_MS)
 
 Interval = Annotated[Duration, between(_SECOND, _UINT32, _NEVER_RUNS)]
 # PeerBanHelper draws a random number below it, which throws for 0.
 InitialDelay = Annotated[Duration, between(Duration(1), _UINT32, _NEVER_RUNS)]
-Patience = Annotated[Duration, between(Duration(1), Duration(3_600_000))]
+Patience = Annotated[Duration, between(Duration(1), Duration(HOUR_MS))]
 Age = Annotated[Duration, between(_SECOND)]
-Bytes = Annotated[Size, between(Size(1024))]
+Bytes = Annotated[Size, between(Size(KIB))]
 
 
 class ServerSection(msgspec.Struct, frozen=True, kw_only=True):
@@ -83,7 +83,7 @@ class GitHubSection(msgspec.Struct, frozen=True, kw_only=True):
 class AuthSection(msgspec.Struct, frozen=True, kw_only=True):
     """Sessions, applications and login; an empty `jwt_secret` is made on first start and kept in the database."""
 
-    session_lifetime: Annotated[Duration, between(Duration(60_000), Duration(3650 * _DAY))] = Duration.parse("30d")
+    session_lifetime: Annotated[Duration, between(Duration(MINUTE_MS), Duration(3650 * DAY_MS))] = Duration.parse("30d")
     max_apps_per_user: Annotated[int, between(0, 1_000_000)] = 10
     anonymous_apps: bool = False
     jwt_secret: Annotated[Secret, key_length] = Secret()
@@ -125,7 +125,7 @@ class ProofOfWorkSection(msgspec.Struct, frozen=True, kw_only=True):
 
     abilities: tuple[ProvableAbility, ...] = ()
     difficulty_bits: Annotated[int, between(1, 32)] = 18
-    lifetime: Annotated[Duration, between(Duration(10_000), Duration(3_600_000))] = Duration.parse("10m")
+    lifetime: Annotated[Duration, between(Duration(10 * SECOND_MS), Duration(HOUR_MS))] = Duration.parse("10m")
 
 
 class BtnSection(msgspec.Struct, frozen=True, kw_only=True):
@@ -152,7 +152,7 @@ Mode = Literal["preset", "on", "shadow", "off"]
 # 0 is the preset's number.
 Count = Annotated[int, between(1, 1_000_000, or_zero=True)]
 Percent = Annotated[int, between(1, 1_000_000, or_zero=True)]
-Span = Annotated[Duration, between(Duration(60_000), Duration(366 * _DAY), or_zero=True)]
+Span = Annotated[Duration, between(Duration(MINUTE_MS), Duration(366 * DAY_MS), or_zero=True)]
 Amount = Annotated[Size, between(Size(1), or_zero=True)]
 
 
@@ -224,7 +224,7 @@ class AnalysisSection(msgspec.Struct, frozen=True, kw_only=True):
     """Thresholds for the size of the circle, whose word counts, and a table for each analysis by its name."""
 
     preset: Literal["solo", "friends", "tracker", "public"] = "friends"
-    account_age: Annotated[Duration, between(Duration(0), Duration(3650 * _DAY))] = Duration.parse("7d")
+    account_age: Annotated[Duration, between(Duration(0), Duration(3650 * DAY_MS))] = Duration.parse("7d")
     active_days: Annotated[int, between(0, 365)] = 3
     untrusted_vote: UntrustedVoteSection = UntrustedVoteSection()
     over_download: OverDownloadSection = OverDownloadSection()
@@ -241,7 +241,7 @@ class RetentionSection(msgspec.Struct, frozen=True, kw_only=True):
     bans: Age = Duration.parse("45d")
     audit: Age = Duration.parse("30d")
     addresses: Annotated[Duration, between(MEMBER_MS)] = MEMBER_MS
-    max_database_size: Annotated[Size, between(Size(1 << 20), or_zero=True)] = Size(0)
+    max_database_size: Annotated[Size, between(Size(MIB), or_zero=True)] = Size(0)
 
 
 class LimitsSection(msgspec.Struct, frozen=True, kw_only=True):

@@ -18,6 +18,7 @@ from sparkle_lite.config.places import Key, Source, dotted, explain
 from sparkle_lite.config.values import Duration, Refused, Secret, Size, is_writable, quote
 from sparkle_lite.errors import ConfigError, Problem
 from sparkle_lite.net import AddressError, Network, parse_network
+from sparkle_lite.units import KIB
 
 
 def load(
@@ -468,7 +469,7 @@ def _secret_of(folder: Path, raw: object) -> str:
     mend = "name a readable text file that holds only the secret"
     try:
         with file.open("rb") as stream:
-            content = stream.read(65_537)
+            content = stream.read(64 * KIB + 1)
         text: str = content.decode("utf-8-sig").strip()
     except FileNotFoundError:
         raise Refused(f"there is no file {quote(file)}", mend) from None
@@ -476,6 +477,6 @@ def _secret_of(folder: Path, raw: object) -> str:
         raise Refused(f"the file {quote(file)} is not UTF-8", mend) from None
     except (OSError, ValueError):
         raise Refused(f"the file {quote(file)} can't be read", mend) from None
-    if not text or len(content) > 65_536:
+    if not text or len(content) > 64 * KIB:
         raise Refused(f"the file {quote(file)} is {'larger than 64 KiB' if text else 'empty'}", mend)
     return text

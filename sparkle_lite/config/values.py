@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, Self
 from urllib.parse import urlsplit
 
 from sparkle_lite.net import Network
+from sparkle_lite.units import DAY_MS, HOUR_MS, MINUTE_MS, SECOND_MS
 
 Check = Callable[[Any], Any]
 
@@ -23,8 +24,8 @@ class Refused(ValueError):
 
 
 _DURATION = re.compile(r"\s*".join(rf"(?:([0-9]{{1,15}})\s*{unit})?" for unit in ("d", "h", "m(?!s)", "s", "ms")))
-_DURATION_UNITS = {"d": 86_400_000, "h": 3_600_000, "m": 60_000, "s": 1000, "ms": 1}
-_LONGEST = 36_500 * 86_400_000
+_DURATION_UNITS = {"d": DAY_MS, "h": HOUR_MS, "m": MINUTE_MS, "s": SECOND_MS, "ms": 1}
+_LONGEST = 36_500 * DAY_MS
 _SIZE = re.compile(r"([0-9]{1,19})\s*([KMGT]i?B|B)?", re.IGNORECASE)
 _SIZE_UNITS = {
     **{unit: 1024**power for power, unit in ((4, "TiB"), (3, "GiB"), (2, "MiB"), (1, "KiB"))},

@@ -5,8 +5,10 @@ import unicodedata
 from collections.abc import Iterable
 from typing import Any, Literal, NamedTuple
 
+from sparkle_lite.config import MEMBER_MS
 from sparkle_lite.db.connection import Connection, fetch_all, fetch_one
 from sparkle_lite.db.orders import Position, by_id, in_order
+from sparkle_lite.units import INT64_MAX
 
 # An application that comes from more addresses than this keeps the latest.
 ADDRESSES_PER_USERAPP = 256
@@ -134,7 +136,7 @@ async def users_page(connection: Connection, page: int, size: int) -> list[UserR
 
 def _offset(page: int, size: int) -> int:
     """How many rows come before a page; no more than SQLite can count."""
-    return min(page * size, (1 << 63) - 1)
+    return min(page * size, INT64_MAX)
 
 
 async def count_users(connection: Connection) -> int:
@@ -349,12 +351,12 @@ async def write_access(connection: Connection, visits: Iterable[Visit]) -> None:
     )
 
 
-async def member_addresses(connection: Connection, since_ms: int) -> list[bytes]:
-    """Addresses that applications came from since then."""
+async def member_addresses(connection: Connection, now_ms: int) -> set[bytes]:
+    """The addresses of members: those that applications came from within `MEMBER_MS`."""
     rows = await fetch_all(
-        connection, "SELECT DISTINCT address FROM userapp_address WHERE last_seen_at>=?", (since_ms,)
+        connection, "SELECT DISTINCT address FROM userapp_address WHERE last_seen_at>=?", (now_ms - MEMBER_MS,)
     )
-    return [row[0] for row in rows]
+    return {row[0] for row in rows}
 
 
 async def add_session(

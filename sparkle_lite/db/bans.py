@@ -16,6 +16,7 @@ from typing import Literal, TypedDict
 
 from sparkle_lite.db.connection import Connection, fetch_all
 from sparkle_lite.db.segments import SubmissionRow
+from sparkle_lite.units import DAY_MS, MINUTE_MS
 
 BAN_COLUMNS = (
     "submission",
@@ -80,11 +81,11 @@ class Report(TypedDict):
 
 
 # How long after the last report another one is still of the same ban.
-REACH_MS = 24 * 3_600_000
+REACH_MS = DAY_MS
 # PeerBanHelper's longest ban.
-LASTS_MS = 30 * REACH_MS
+LASTS_MS = 30 * DAY_MS
 # A report so soon after the last one that was written down is not: a gap is measured so much too long at the most.
-PAUSE_MS = 5 * 60_000
+PAUSE_MS = 5 * MINUTE_MS
 # Bans of one peer in one torrent by one application that are looked at: more is no honest client.
 _ALIKE = 32
 

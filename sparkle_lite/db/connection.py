@@ -13,6 +13,7 @@ import aiosqlite
 
 from sparkle_lite.db.keys import stable_number
 from sparkle_lite.errors import SparkleError
+from sparkle_lite.units import MIB
 
 Connection = aiosqlite.Connection
 Row = tuple[Any, ...]
@@ -20,7 +21,7 @@ Synchronous = Literal["full", "normal"]
 
 # Another process (a command of the command line) holds the write lock for milliseconds; a backup's checkpoint longer.
 BUSY_TIMEOUT_MS = 10_000
-JOURNAL_SIZE_LIMIT = 8 << 20
+JOURNAL_SIZE_LIMIT = 8 * MIB
 
 
 async def connect(

@@ -8,13 +8,12 @@ from typing import Any, Literal, NamedTuple
 from sparkle_lite.db.connection import Connection, Row, fetch_all, fetch_one
 from sparkle_lite.db.orders import Position, by_id, in_order
 from sparkle_lite.net import Network, network_of
+from sparkle_lite.units import DAY_MS
 
 Kind = Literal["ip", "port", "peer_id", "client_name", "script"]
 Action = Literal["deny", "allow"]
 State = Literal["active", "held", "shadow"]
 EndReason = Literal["withdrawn", "superseded", "refused", "pardoned"]
-
-_DAY_MS = 86_400_000
 
 
 class New(NamedTuple):
@@ -224,7 +223,7 @@ async def listings_before(connection: Connection, origin: str, since_ms: int, no
     """
     rows = await fetch_all(
         connection,
-        f"SELECT kind, address, prefix, text, count(DISTINCT ends_at / {_DAY_MS}) FROM decision"
+        f"SELECT kind, address, prefix, text, count(DISTINCT ends_at / {DAY_MS}) FROM decision"
         " WHERE origin=? AND ends_at>=? AND ends_at<=? AND state='active'"
         " AND (end_reason IS NULL OR end_reason='withdrawn') GROUP BY 1, 2, 3, 4",
         (origin, since_ms, now_ms),

@@ -8,13 +8,13 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from sparkle_lite.db.connection import Connection, Row, fetch_all
+from sparkle_lite.units import DAY_MS
 
 # Two generations of this many entries: about 25 MB for torrents at the most, whatever is stored.
 GENERATION = 131_072
 # What one application may add to the dictionaries in a day. A first contact that uploads years of history brings some
 # ten thousand torrents; nobody honest comes near these.
 DAILY_QUOTA = 200_000
-_DAY_MS = 24 * 3600 * 1000
 # Parameters in one look-up statement; SQLite's own limit is 32,766.
 _LOOKUP_CHUNK = 500
 
@@ -218,7 +218,7 @@ class Dictionaries:
 
     def may_add(self, userapp: int, at: int) -> bool:
         """Whether an application has entries left to add today."""
-        day = at // _DAY_MS
+        day = at // DAY_MS
         if day != self._spent_day:
             self._spent, self._spent_day = {}, day
         return self._spent.get(userapp, 0) < DAILY_QUOTA

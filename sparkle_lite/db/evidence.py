@@ -26,19 +26,19 @@ from sparkle_lite.db.database import Database
 from sparkle_lite.db.segments import KINDS, Kind, segment_path
 from sparkle_lite.db.torrents import UNKNOWN_SQL
 from sparkle_lite.errors import SparkleError
+from sparkle_lite.units import DAY_MS, MIB, MINUTE_MS
 
 T = TypeVar("T")
 
-DAY_MS = 86_400_000
-BUCKET_MS = 600_000
+BUCKET_MS = 10 * MINUTE_MS
 # Swarm rows below it (bytes that a peer took more than it gave) are left out of over-downloads: they are most rows.
-TAKEN_FLOOR = 4 << 20
+TAKEN_FLOOR = 4 * MIB
 # A snapshot or swarm row of less is a handshake and some requests, not a download.
-DOWNLOAD_FLOOR = 1 << 20
+DOWNLOAD_FLOOR = MIB
 # No counter is believed beyond it (16 TiB); sums of what is below don't overflow.
 MOST = 1 << 44
 # What somebody must have got from a peer to speak for it.
-GIVEN_FLOOR = 1 << 20
+GIVEN_FLOOR = MIB
 # Findings of one analysis: the strongest; more than this is an attack or a mistake.
 FINDINGS = 20_000
 # Beyond it a scan of a segment is cheaper than looking its addresses up one by one.

@@ -8,6 +8,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 
 from sparkle_lite.db.conditions import FIELDS, Condition, Field, Query, Table
 from sparkle_lite.errors import SparkleError
+from sparkle_lite.units import INT64_MAX
 
 MAIN_TABLES: dict[Table, str] = {"ban": "m.ban", "discovery": "m.client_identity"}
 # The order by time of receipt. Rows of segments have their ids in that order, so it needs no field there.
@@ -30,7 +31,7 @@ def by_id(column: str, position: Position[int]) -> tuple[str, int]:
     """The end of a condition, with its order, for rows at a position by their ids, the highest first; and its value."""
     if position.is_before:
         return f"{column}>? ORDER BY {column}", position.key or 0
-    return f"{column}<? ORDER BY {column} DESC", (1 << 63) - 1 if position.key is None else position.key
+    return f"{column}<? ORDER BY {column} DESC", INT64_MAX if position.key is None else position.key
 
 
 def in_order(found: list[T], position: Position[Any]) -> list[T]:
@@ -117,7 +118,7 @@ def read_cursor(query: Query) -> Mark:
 
 def _value(kind: str, value: object) -> object:
     if kind == "number":
-        if not (isinstance(value, float) or _is_number(value, 1 << 63)):
+        if not (isinstance(value, float) or _is_number(value, INT64_MAX + 1)):
             raise ValueError
     elif not isinstance(value, str):
         raise ValueError

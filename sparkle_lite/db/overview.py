@@ -17,12 +17,12 @@ from sparkle_lite.db.database import Database
 from sparkle_lite.db.readers import Gone, Reader
 from sparkle_lite.db.segments import Kind, SegmentRow, Stream
 from sparkle_lite.db.torrents import DIFFERENT_SQL
+from sparkle_lite.units import DAY_MS, HOUR_MS, HOUR_S, MINUTE_MS
 
 T = TypeVar("T")
 Activity = Literal["snapshot", "swarm", "ban"]
 
-HOUR_MS = 3_600_000
-WEEK_MS = 7 * 24 * HOUR_MS
+WEEK_MS = 7 * DAY_MS
 # Figures younger than the first are shown as they are; younger than the second, too, while new ones are read.
 FRESH_S, STALE_S = 30, 900
 # Of the week's bans the newest so many are broken down.
@@ -30,7 +30,7 @@ BANS = 50_000
 TOP = 8
 _PATIENCE_MS = 20_000
 # A body counts for the hour in which it came; it is committed within seconds.
-_SETTLED_MS = 120_000
+_SETTLED_MS = 2 * MINUTE_MS
 _ATTEMPTS = 3
 
 # How wide the steps of a chart are (hours), and how many there are: few enough to tell apart on a phone.
@@ -170,7 +170,7 @@ class Overview:
         found: _Hours = {(hour, kind): (submissions, rows) for hour, kind, submissions, rows in stored}
         found |= await self._unrecorded()
         series = Series(
-            [step * hours * 3600 for step in range(first, last + 1)],
+            [step * hours * HOUR_S for step in range(first, last + 1)],
             {"snapshot": [0] * steps, "swarm": [0] * steps, "ban": [0] * steps},
             [0] * steps,
         )
@@ -227,7 +227,7 @@ class Overview:
         """What each application (row id) sent within the last day, by kind."""
         async with self._lock:
             if self._sent is None or time.monotonic() - self._sent[0] >= FRESH_S:
-                since = self._clock() - 24 * HOUR_MS
+                since = self._clock() - DAY_MS
                 self._sent = time.monotonic(), await self._over(since, partial(_sent, since=since), {})
             return self._sent[1]
 
@@ -295,7 +295,7 @@ def _sent(reader: Reader, chain: Sequence[SegmentRow], since: int) -> dict[int, 
 def _figures(reader: Reader, now: int, rows: Mapping[str, int], chain: int) -> Figures:
     reader.until(_PATIENCE_MS)
     with refused("read"), reader.snapshot():
-        day, week = now - 24 * HOUR_MS, now - WEEK_MS
+        day, week = now - DAY_MS, now - WEEK_MS
         apps = reader.main(
             "SELECT count(*), coalesce(sum(last_access_at>=?), 0), coalesce(sum(last_access_at>=?), 0),"
             " max(last_access_at) FROM userapp WHERE deleted_at IS NULL",

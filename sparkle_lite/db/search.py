@@ -25,6 +25,7 @@ from sparkle_lite.db.orders import MAIN_TABLES, NEWEST, Key, Mark, behind, curso
 from sparkle_lite.db.readers import Gone, Reader, is_interrupted
 from sparkle_lite.db.segments import Kind, SegmentRow, Stream
 from sparkle_lite.errors import SparkleError
+from sparkle_lite.units import INT64_MAX
 
 __all__ = ["Discoveries", "Filter", "Observed", "ObservedBan", "ObservedSwarm", "Page", "Query", "Search"]
 
@@ -37,7 +38,6 @@ _COMMON = 5_000
 _LEAST_COUNT_MS = 5
 # How often a query begins anew when a segment vanishes under it.
 _ATTEMPTS = 3
-_ENDLESS = (1 << 63) - 1
 
 _Found = tuple[list[Any], int, bool, str | None, str | None]
 
@@ -245,7 +245,7 @@ class _Work:
         parts = [part for part in (wanted, *always) if part.sql != "TRUE"]
         if not self._is_chain:
             parts += self._received(FIELDS[query.table][NEWEST[query.table]].column)
-            self._sources = [_Source(None, 0, _ENDLESS, True)]
+            self._sources = [_Source(None, 0, INT64_MAX, True)]
         else:
             self._sources = [source for segment in self._chain if (source := self._in_range(segment))]
         self._where = joined(parts, any_of=False)
@@ -278,7 +278,7 @@ class _Work:
             " (SELECT count(*) FROM submission WHERE id BETWEEN range.low AND range.high"
             " AND received_at NOT BETWEEN ?1 AND ?2) FROM range"
         )
-        limits = (-1 if low is None else low, _ENDLESS if high is None else high)
+        limits = (-1 if low is None else low, INT64_MAX if high is None else high)
         before, end, strangers = self._reader.fetch(segment, sql, limits)[0]
         return _Source(segment, before + 1, min(end, segment.rows), not strangers)
 

@@ -26,12 +26,13 @@ from sparkle_lite.db.connection import (
     transaction,
 )
 from sparkle_lite.errors import SparkleError
+from sparkle_lite.units import DAY_MS
 
 Kind = Literal["snapshot", "swarm"]
 KINDS: tuple[Kind, ...] = ("snapshot", "swarm")
 
 SEGMENT_ROWS = 250_000
-SEGMENT_AGE_MS = 24 * 3600 * 1000
+SEGMENT_AGE_MS = DAY_MS
 # Rows in one INSERT: a few long calls into SQLite, each worth giving up the interpreter lock; never one of an odd size,
 # which SQLite would have to parse anew.
 CHUNK_ROWS = (500, 50, 1)

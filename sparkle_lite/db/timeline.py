@@ -3,8 +3,7 @@
 from typing import NamedTuple
 
 from sparkle_lite.db.connection import Connection, fetch_all
-
-DAY_MS = 86_400_000
+from sparkle_lite.units import DAY_MS
 
 
 class BanDay(NamedTuple):

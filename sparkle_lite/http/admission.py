@@ -13,6 +13,7 @@ from sparkle_lite.http.requests import Scope, client_address, header
 from sparkle_lite.pow import Proof
 from sparkle_lite.rate_limits import Buckets, client_key
 from sparkle_lite.runtime import Server
+from sparkle_lite.units import KIB
 from sparkle_lite.wire.credentials import present
 from sparkle_lite.wire.dialect import Dialect, detect
 
@@ -20,7 +21,7 @@ from sparkle_lite.wire.dialect import Dialect, detect
 _SHARED = 8
 _QUERIES_PER_MINUTE = 30
 # Hashing more than this would be felt by others.
-_HASHED_AT_ONCE = 256 * 1024
+_HASHED_AT_ONCE = 256 * KIB
 
 
 class Caller(NamedTuple):

@@ -15,12 +15,12 @@ from sparkle_lite.errors import SparkleError
 from sparkle_lite.http.problems import Envelope
 from sparkle_lite.http.requests import only
 from sparkle_lite.http.session import AnyRequest
+from sparkle_lite.units import KIB
 
 T = TypeVar("T")
 
-MAX_INT64 = (1 << 63) - 1
 # Filters, names and reasons; nothing longer means anything.
-_BODY_BYTES = 65_536
+_BODY_BYTES = 64 * KIB
 
 
 class Answer(msgspec.Struct, Generic[T], frozen=True):

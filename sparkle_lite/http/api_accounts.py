@@ -18,7 +18,7 @@ from sparkle_lite.accounts.sessions import LOGIN_LINK_MS
 from sparkle_lite.clock import now_ms
 from sparkle_lite.db.accounts import AuditFilter, AuditRow, UserappRow, UserRow
 from sparkle_lite.db.orders import Position
-from sparkle_lite.http.api import MAX_INT64, Answer, allow_only, api_router, documented, invalid, ok
+from sparkle_lite.http.api import Answer, allow_only, api_router, documented, invalid, ok
 from sparkle_lite.http.head import is_head
 from sparkle_lite.http.problems import Envelope
 from sparkle_lite.http.session import (
@@ -35,7 +35,8 @@ from sparkle_lite.http.session import (
     visitor,
 )
 from sparkle_lite.runtime import Server
-from sparkle_lite.trouble_sentences import DAY_MS, join, sentence
+from sparkle_lite.trouble_sentences import join, sentence
+from sparkle_lite.units import DAY_MS, INT64_MAX
 from sparkle_lite.wire.torrents import parse_info_hash, torrent_identifier
 
 T = TypeVar("T")
@@ -191,7 +192,7 @@ class NewUser(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 PageNumber = Annotated[
     int,
-    QueryParameter(name="page", description="Which page, from 0.", schema_extra={"minimum": 0, "maximum": MAX_INT64}),
+    QueryParameter(name="page", description="Which page, from 0.", schema_extra={"minimum": 0, "maximum": INT64_MAX}),
 ]
 PageSize = Annotated[
     int,
@@ -697,7 +698,7 @@ def _check_page(page: int, size: int) -> None:
     """Refuse pages that can't be."""
     if page < 0:
         raise invalid("page must be 0 or more.", "无效参数: page 不能小于 0")
-    if page > MAX_INT64:
+    if page > INT64_MAX:
         raise invalid("page is out of range.", "无效参数: page")
     if size < 1:
         raise invalid("pageSize must be 1 or more.", "无效参数: pageSize 不能小于 1")
@@ -707,7 +708,7 @@ def _check_page(page: int, size: int) -> None:
 
 def _check_range(**values: int | None) -> None:
     for name, value in values.items():
-        if value is not None and not -MAX_INT64 <= value <= MAX_INT64:
+        if value is not None and not -INT64_MAX <= value <= INT64_MAX:
             raise invalid(f"{name} is out of range.", f"无效参数: {name}")
 
 

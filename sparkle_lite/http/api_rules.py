@@ -21,13 +21,14 @@ from sparkle_lite.db.decisions import Action, Change, Cursor, Decision, State, W
 from sparkle_lite.db.orders import Position
 from sparkle_lite.decisions import BY_HAND_MS, PARDON_MS, Decisions, Match, TargetKind, Why
 from sparkle_lite.errors import SparkleError
-from sparkle_lite.http.api import MAX_INT64, Answer, allow_only, api_router, documented, invalid, ok
+from sparkle_lite.http.api import Answer, allow_only, api_router, documented, invalid, ok
 from sparkle_lite.http.api_accounts import Sentence
 from sparkle_lite.http.ready import REVALIDATE, ready, respond
 from sparkle_lite.http.session import AnyRequest, Injected, SignedIn, own_url, requires_admin, requires_sign_in
 from sparkle_lite.net import AddressError, Network, parse_network
 from sparkle_lite.reasons import Reason
 from sparkle_lite.runtime import Server
+from sparkle_lite.units import INT64_MAX
 
 MAX_LIMIT = 1000
 
@@ -231,7 +232,7 @@ async def list_rules_at(
     limit: Limit = 100,
 ) -> Answer[RulePage]:
     allow_only(request, time=time, action=action, state=standing, origin=origin, ip=ip, after=after, limit=limit)
-    if not 0 <= time <= MAX_INT64:
+    if not 0 <= time <= INT64_MAX:
         raise invalid("time must be ms since the epoch.")
     return await _page(server, me, _wanted(action, standing, origin, ip), after, limit, at=time)
 
@@ -391,7 +392,7 @@ async def withdraw(server: Injected[Server], me: Injected[SignedIn], rule_id: in
 async def _review(
     server: Server, me: SignedIn, rule_id: int, act: Callable[[int, Actor], Awaitable[Decision]]
 ) -> Answer[DecisionEntry]:
-    if not 0 < rule_id <= MAX_INT64:
+    if not 0 < rule_id <= INT64_MAX:
         raise SparkleError("not_found", f"There is no decision {rule_id}.", "没有此决定。")
     decision = await act(rule_id, me.actor)
     return ok(_rule(server, me, decision, decision.end_reason or decision.state))
@@ -470,7 +471,7 @@ async def _page(
     server: Server, me: SignedIn, wanted: Wanted, after: int | None, limit: int, *, at: int | None = None
 ) -> Answer[RulePage]:
     _check_limit(limit)
-    if after is not None and not 0 <= after <= MAX_INT64:
+    if after is not None and not 0 <= after <= INT64_MAX:
         raise invalid("after must be the `next` of the page before.")
     decisions, moment = await server.decisions.page(wanted, Position(after), limit, at)
     rules = [_rule(server, me, decision, decision.state_at(moment)) for decision in decisions]
@@ -575,7 +576,7 @@ def _cursor(text: str | None) -> Cursor | None:
         at, number, ended = map(int, raw.split("."))
     except ValueError:
         raise invalid("after must be the `next` of the page before.") from None
-    if not (0 <= at <= MAX_INT64 - 1 and 0 <= number <= MAX_INT64 - 1):
+    if not (0 <= at <= INT64_MAX - 1 and 0 <= number <= INT64_MAX - 1):
         raise invalid("after must be the `next` of the page before.")
     return at, number, bool(ended)
 

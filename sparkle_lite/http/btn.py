@@ -35,6 +35,7 @@ from sparkle_lite.http.requests import (
 from sparkle_lite.ingest import Outcome
 from sparkle_lite.runtime import Server
 from sparkle_lite.trouble import ListName
+from sparkle_lite.units import KIB
 from sparkle_lite.wire import answers
 from sparkle_lite.wire.bodies import empty_body
 from sparkle_lite.wire.dialect import AbilityOffer, ConfigDocument, Dialect, config_document
@@ -54,7 +55,7 @@ _LISTS: dict[str, ListName] = {
     "/ping/syncBanHistory": "bans",
     "/ping/syncSwarm": "swarms",
 }
-_SMALL_BODY, _SMALL_BODY_S = 16 * 1024, 10
+_SMALL_BODY, _SMALL_BODY_S = 16 * KIB, 10
 
 
 class Btn:

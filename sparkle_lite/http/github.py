@@ -29,6 +29,7 @@ from sparkle_lite.http.head import is_head
 from sparkle_lite.http.problems import STATUS
 from sparkle_lite.http.session import AnyRequest, Injected, enter, is_https, own_url, redirect, visitor
 from sparkle_lite.runtime import Server
+from sparkle_lite.units import INT64_MAX, MIB
 
 if TYPE_CHECKING:
     import httpx
@@ -37,7 +38,7 @@ T = TypeVar("T")
 
 # For each of the three questions to GitHub.
 TIMEOUT_S = 10.0
-MAX_ANSWER_BYTES = 1 << 20
+MAX_ANSWER_BYTES = MIB
 VERIFIER_COOKIE = "sparkle-login"
 
 _CALLBACK = "/auth/oauth2/github/callback"
@@ -110,7 +111,7 @@ class _Exchange:
         status, body = await self._ask("GET", f"{api}/user/emails", headers)
         # Whoever took the scope away again, or an organisation that forbids it, signs in without an address.
         emails = [] if status in (403, 404) else _decoded(status, body, list[_Email], "/user/emails")
-        if profile.id >= 1 << 63:
+        if profile.id > INT64_MAX:
             raise GitHubFailed("/user: the id is too large")
         avatar = profile.avatar_url or ""
         return GitHubUser(

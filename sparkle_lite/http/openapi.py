@@ -20,9 +20,9 @@ from litestar.types import Empty
 
 import sparkle_lite
 from sparkle_lite.http import api_accounts, api_rules, api_search, btn_openapi, github, login_link, operation
-from sparkle_lite.http.api import MAX_INT64
 from sparkle_lite.http.ready import JSON, Ready, ready, respond
 from sparkle_lite.http.session import DEPENDENCIES, AnyRequest
+from sparkle_lite.units import INT64_MAX
 
 Json = dict[str, Any]
 
@@ -279,8 +279,8 @@ def _complete(path: str, operation: Json, schemas: Json) -> None:
 def _parameter(parameter: Json) -> Json:
     schema = _without_null(parameter["schema"])
     if schema.get("type") == "integer":
-        low = 1 if parameter["in"] == "path" else -MAX_INT64
-        schema = {"format": "int64", "minimum": low, "maximum": MAX_INT64, **schema}
+        low = 1 if parameter["in"] == "path" else -INT64_MAX
+        schema = {"format": "int64", "minimum": low, "maximum": INT64_MAX, **schema}
     more = dict(_PARAMETERS.get(parameter["name"], {}))
     schema |= more.pop("schema", {})
     kept: Json = {key: parameter[key] for key in _OF_PARAMETER if key in parameter}

@@ -14,6 +14,7 @@ from sparkle_lite import net
 from sparkle_lite.errors import SparkleError
 from sparkle_lite.http.problems import problem
 from sparkle_lite.net import Network
+from sparkle_lite.units import MIB
 from sparkle_lite.wire.bodies import inflate, utf8
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ Send = Callable[[Any], Awaitable[None]]
 Scope = Any
 # What is taken of a refused request's body.
 _LINGER_S = 2
-_LINGER_BYTES = 64 << 20
+_LINGER_BYTES = 64 * MIB
 _NO_WEIGHT = re.compile(r"q\s*=\s*0(\.0*)?")
 _HOST = re.compile(r"[A-Za-z0-9._~-]{1,253}(:\d{1,5})?|\[[0-9A-Fa-f:.]{2,45}\](:\d{1,5})?")
 

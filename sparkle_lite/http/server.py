@@ -23,6 +23,7 @@ from uvicorn.lifespan.on import LifespanOn
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from sparkle_lite.errors import SparkleError
+from sparkle_lite.units import KIB
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -89,7 +90,7 @@ class Protocol(HttpToolsProtocol):
 
     head_timeout: float = 15.0
     write_timeout: float = 30.0
-    max_head: int = 64 * 1024
+    max_head: int = 64 * KIB
     max_connections: int = 4096
     max_pipelined: int = 128
     # How long a refused client may go on sending: closing at once would reset the connection and lose our answer.

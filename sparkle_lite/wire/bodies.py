@@ -23,6 +23,7 @@ from msgspec import UNSET, Meta, Raw, Struct, UnsetType, field
 from msgspec.json import Decoder
 
 from sparkle_lite.errors import SparkleError
+from sparkle_lite.units import INT64_MAX, INT64_MIN, KIB, MIB
 from sparkle_lite.wire.damaged import MAX_NESTING, DamagedBody, Kind
 
 REASONS = (
@@ -40,27 +41,26 @@ REASONS = (
 
 Dedupe = Literal["id", "id_time", "time", "content"]
 
-_INT64_MIN, _INT64_MAX = -(2**63), 2**63 - 1
 _LATEST = 253_402_300_799_999  # the last millisecond of the year 9999: beyond it no date can be shown
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MILLISECOND = timedelta(milliseconds=1)
 
-Int64 = Annotated[int, Meta(ge=_INT64_MIN, le=_INT64_MAX)]
+Int64 = Annotated[int, Meta(ge=INT64_MIN, le=INT64_MAX)]
 Millis = Annotated[int, Meta(ge=0, le=_LATEST)]
 
 _GZIP_MAGIC = b"\x1f\x8b"
 # Clients send one member; programs that compress block by block send one for each 64 KiB.
 _MAX_GZIP_MEMBERS, _GZIP_WINDOW = 10_000, 1024
 # A body that inflates to over so many times its size, and over so many bytes, says nothing worth the work.
-_BOMB_RATIO, _BOMB_BYTES = 200, 8 << 20
+_BOMB_RATIO, _BOMB_BYTES = 200, 8 * MIB
 # The shortest row that says anything: {"ip_address":"","torrent_identifier":""}
 _MIN_ROW_BYTES = 41
 # Bounds the list of undecoded rows to about 250 MB; real bodies have a comma per 20 to 30 bytes (2.8 M in 64 MiB).
 _MAX_VALUES = 4_000_000
 # Bytes of one row read on its own.
-_MAX_LENIENT_ROW = 64 * 1024
+_MAX_LENIENT_ROW = 64 * KIB
 # What structured data may hold: characters, and objects and lists.
-_MAX_STRUCTURED_DATA, _MAX_STRUCTURED_NESTING = 16 * 1024, 128
+_MAX_STRUCTURED_DATA, _MAX_STRUCTURED_NESTING = 16 * KIB, 128
 
 _UNREADABLE = (msgspec.MsgspecError, ValueError, RecursionError)
 _NULL = Raw(b"null")
@@ -617,7 +617,7 @@ def _add_offsets(row: Swarm) -> Swarm:
 
 
 def _total(traffic: int, offset: int) -> int:
-    return min(max(traffic, 0) + offset, _INT64_MAX) if offset > 0 else traffic
+    return min(max(traffic, 0) + offset, INT64_MAX) if offset > 0 else traffic
 
 
 def _settle_ban(row: Ban) -> Ban:
@@ -705,7 +705,7 @@ def _integer(value: object) -> int | None:
             return None
         value = _parse_number(value)
     # NaN fails the comparison, so it is refused with the infinities.
-    if isinstance(value, bool) or not isinstance(value, int | float) or not _INT64_MIN <= value <= _INT64_MAX:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not INT64_MIN <= value <= INT64_MAX:
         raise _Rejected("bad_number")
     return int(value)
 

@@ -18,6 +18,8 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from sparkle_lite.units import DAY_MS, MINUTE_MS
+
 
 class Family(StrEnum):
     """The client programs that differ on the wire."""
@@ -404,8 +406,8 @@ _ABILITIES = (
 )
 
 # What a client needs although the operator switched it off comes once a day.
-_ONCE_A_DAY = AbilityOffer(86_400_000, 300_000)
-_SHORTEST_SHARE_MS = 60_000
+_ONCE_A_DAY = AbilityOffer(DAY_MS, 5 * MINUTE_MS)
+_SHORTEST_SHARE_MS = MINUTE_MS
 # 24 days: the largest int that every client's number type holds.
 _LONGEST_WAIT = (1 << 31) - 1
 

@@ -9,12 +9,12 @@ from sparkle_lite.http.web import access, admin, analyses, apps, explore, home, 
 from sparkle_lite.http.web.render import Page
 from sparkle_lite.http.web.sign_in import sign_in_page
 from sparkle_lite.runtime import Server
+from sparkle_lite.units import KIB
 
 __all__ = ["router", "sign_in_page"]
 
 # The longest form is a list of addresses.
-_FORM_BYTES = 65_536
-_YEAR_S = 365 * 86_400
+_FORM_BYTES = 64 * KIB
 
 
 @get("/language")

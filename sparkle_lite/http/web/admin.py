@@ -22,10 +22,10 @@ from sparkle_lite.http.web.paging import cut, page_number, position, row_id
 from sparkle_lite.http.web.render import Page, PageTexts, PostedForm, page, see_other, texts_of
 from sparkle_lite.http.web.welcome import PRESET, choose_preset
 from sparkle_lite.runtime import Server
+from sparkle_lite.units import DAY_MS
 
 _PAGE = 100
 _AUDIT_PAGE = 50
-_DAY_MS = 86_400_000
 # What can be chosen in the audit log; others are found in it without a filter.
 ACTIONS = (
     "USER_LOGIN",
@@ -154,7 +154,7 @@ async def audit(request: AnyRequest, server: Injected[Server]) -> Page:
         user=row_id(query["user"]),
         success={"yes": True, "no": False}.get(query["success"]),
         time_from=_day(query["from"], 0),
-        time_to=_day(query["to"], _DAY_MS - 1),
+        time_to=_day(query["to"], DAY_MS - 1),
     )
     at = position(request.query_params, row_id)
     part = cut(await server.audit.page(wanted, at, _AUDIT_PAGE + 1), at, _AUDIT_PAGE, lambda row: str(row.id))

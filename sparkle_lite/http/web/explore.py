@@ -23,6 +23,7 @@ from sparkle_lite.http.web.render import HEADERS, Page, page, see_other
 from sparkle_lite.query import DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE, Listing, ask
 from sparkle_lite.runtime import Server
 from sparkle_lite.shown import Torrent, Viewer, csv_cells, csv_columns, shown
+from sparkle_lite.units import INT64_MAX, INT64_MIN
 from sparkle_lite.wire.torrents import parse_info_hash, torrent_identifier
 
 # Rows of one file; more are better taken over the REST API.
@@ -32,7 +33,6 @@ EXPORT_ROWS = 100_000
 PAGE_COUNT_MS, PAGE_COUNT_ROWS = 40, 200
 # Rows of each kind on the page of one client, torrent or address, and how long they are counted.
 RECENT, RECENT_COUNT_MS = 10, 10
-_INT64 = (1 << 63) - 1
 
 
 class Found(NamedTuple):
@@ -266,7 +266,7 @@ async def _client_by_number(server: Server, number: int) -> str | None:
 
 def _is_number(text: str) -> bool:
     digits = text.removeprefix("-")
-    return digits.isascii() and digits.isdecimal() and len(digits) >= 10 and -_INT64 - 1 <= int(text[:24]) <= _INT64
+    return digits.isascii() and digits.isdecimal() and len(digits) >= 10 and INT64_MIN <= int(text[:24]) <= INT64_MAX
 
 
 # --- One torrent ------------------------------------------------------------------------------------------------------

@@ -10,10 +10,10 @@ from sparkle_lite.http.web.access import MEMBERS
 from sparkle_lite.http.web.render import Page, page, see_other
 from sparkle_lite.http.web.sign_in import wanted_page
 from sparkle_lite.runtime import Server
+from sparkle_lite.units import DAY_S
 
 # Applications that the first page names.
 _CLIENTS = 8
-_DAY_S = 86_400
 
 
 class Period(NamedTuple):
@@ -66,7 +66,7 @@ def _periods(series: Series) -> list[Period]:
     """A series by days, or by its own steps where those are longer; the newest first."""
     found: dict[int, Period] = {}
     for index, at in enumerate(series.times):
-        step = at // _DAY_S * _DAY_S
+        step = at // DAY_S * DAY_S
         before = found.get(step, Period(step * 1000))
         rows = series.rows
         found[step] = Period(

@@ -25,6 +25,7 @@ from sparkle_lite.http.ready import Ready, ready
 from sparkle_lite.http.session import COOKIE, AnyRequest, is_https
 from sparkle_lite.http.web import links, shapes
 from sparkle_lite.runtime import Server
+from sparkle_lite.units import YEAR_S
 
 Page = Response[bytes]
 # Fields without blanks around them; of a field that comes twice the last.
@@ -33,7 +34,6 @@ Language = Literal["en", "zh"]
 
 LANGUAGES: tuple[Language, ...] = ("en", "zh")
 _LANGUAGE_COOKIE = "lang"
-_YEAR_S = 365 * 86_400
 # The language of a page as its html element names it.
 HTML_LANGUAGE: Mapping[Language, str] = {"en": "en", "zh": "zh-CN"}
 
@@ -165,7 +165,7 @@ def keep_language(response: Page, language: str, request: AnyRequest, server: Se
     """Have the browser keep a language that was chosen; what is none leaves it as it is."""
     if language in LANGUAGES:
         secure = is_https(request, server)
-        response.set_cookie(_LANGUAGE_COOKIE, language, max_age=_YEAR_S, path="/", secure=secure, samesite="lax")
+        response.set_cookie(_LANGUAGE_COOKIE, language, max_age=YEAR_S, path="/", secure=secure, samesite="lax")
 
 
 def _preferred(header: str) -> Language:

@@ -16,6 +16,7 @@ from sparkle_lite.http.web.render import Page, PostedForm, local, page, see_othe
 from sparkle_lite.net import AddressError, address_text, parse_network
 from sparkle_lite.reasons import Reason
 from sparkle_lite.runtime import Server
+from sparkle_lite.units import INT64_MAX
 
 SIZE = 50
 KINDS = get_args(TargetKind)
@@ -23,7 +24,6 @@ LIFETIMES = ("1d", "7d", "30d", "90d", "365d")
 _FOREVER = "forever"
 # Of the rules that a program is not told so many are named.
 _FEW = 20
-_INT64 = (1 << 63) - 1
 
 
 class DecisionRow(NamedTuple):
@@ -252,7 +252,7 @@ async def refuse_held(server: Injected[Server], me: Injected[SignedIn], form: In
 
 def _stored(row_id: int) -> int:
     """A row id of a URL as the database can be asked for it: beyond its last there is nothing."""
-    return min(row_id, _INT64)
+    return min(row_id, INT64_MAX)
 
 
 # --- What people asked us to look at ----------------------------------------------------------------------------------

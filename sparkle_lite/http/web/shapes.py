@@ -5,8 +5,10 @@ from datetime import UTC, datetime
 
 from markupsafe import Markup
 
+from sparkle_lite.units import DAY_MS, HOUR_MS, MINUTE_MS, SECOND_MS
+
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
-_SPANS = ((86_400_000, "d"), (3_600_000, "h"), (60_000, "min"), (1000, "s"))
+_SPANS = ((DAY_MS, "d"), (HOUR_MS, "h"), (MINUTE_MS, "min"), (SECOND_MS, "s"))
 _PROGRAM = re.compile(r"([A-Za-z][A-Za-z0-9._ -]{0,39})/v?([0-9][0-9A-Za-z.+_-]{0,23})")
 _SPANS_ZH = {"d": "天", "h": "小时", "min": "分钟", "s": "秒"}
 

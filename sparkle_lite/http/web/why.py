@@ -12,7 +12,7 @@ from litestar import get, post
 
 from sparkle_lite.clock import now_ms
 from sparkle_lite.db import timeline
-from sparkle_lite.db.timeline import DAY_MS, BanDay
+from sparkle_lite.db.timeline import BanDay
 from sparkle_lite.decisions import Match, Verdict, Why
 from sparkle_lite.errors import SparkleError
 from sparkle_lite.http.session import AnyRequest, Injected, SignedIn, require_same_origin, visitor
@@ -25,6 +25,7 @@ from sparkle_lite.rate_limits import Buckets, client_key
 from sparkle_lite.reasons import date
 from sparkle_lite.reviews import Request
 from sparkle_lite.runtime import Server
+from sparkle_lite.units import DAY_MS
 
 # What a stranger may look up in a minute.
 _LOOKUPS = 30

@@ -1,0 +1,15 @@
+"""Units: spans of time in ms and s, sizes in bytes, and the bounds of what SQLite and clients keep in 64 bits."""
+
+SECOND_MS = 1000
+MINUTE_MS = 60 * SECOND_MS
+HOUR_MS = 60 * MINUTE_MS
+DAY_MS = 24 * HOUR_MS
+
+HOUR_S = 3600
+DAY_S = 24 * HOUR_S
+YEAR_S = 365 * DAY_S
+
+KIB = 1024
+MIB = 1024 * KIB
+
+INT64_MIN, INT64_MAX = -(1 << 63), (1 << 63) - 1
