@@ -63,7 +63,7 @@ def _networks(text: str) -> list[Network]:
         return []
     first, last = (_address(match[name]) for name in ("first", "last"))
     if len(first) != len(last) or first > last:
-        raise AddressError(f"{text[:64]!r} is no range from a lower to a higher address")
+        raise AddressError("address.no_range", text=text[:64])
     parts = ipaddress.summarize_address_range(ipaddress.ip_address(first), ipaddress.ip_address(last))
     return [_narrow(Network(part.network_address.packed, part.prefixlen)) for part in parts]
 
@@ -78,5 +78,5 @@ def _address(text: str) -> bytes:
 def _narrow(network: Network) -> Network:
     widest = MAX_BREADTH_V4 if network.bits == 32 else MAX_BREADTH_V6
     if network.prefix < widest:
-        raise AddressError(f"{network} is wider than /{widest}, the widest that a list may hold")
+        raise AddressError("address.too_wide", network=str(network), widest=widest)
     return network

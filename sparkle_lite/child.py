@@ -72,11 +72,7 @@ def _ask(process: subprocess.Popen[bytes], order: object) -> Any:
         process.stdin.flush()
         return pickle.load(process.stdout)  # noqa: S301 - from the process that we started
     except (OSError, EOFError, pickle.UnpicklingError) as error:
-        raise SparkleError(
-            "internal",
-            "A process that works for this one ended before it was done; the log may have the reason.",
-            "工作进程在完成之前已退出，原因可能见于日志。",
-        ) from error
+        raise SparkleError("internal", "server.child_ended") from error
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

@@ -259,7 +259,7 @@ def _single(text: str) -> bytes:
     """The address of a network of one; qBittorrent-ClientBlocker writes whole networks where it bans them."""
     network = net.parse_network(text)
     if network.prefix != network.bits:
-        raise net.AddressError(f"{text[:64]!r} is a network")
+        raise net.AddressError("address.is_network", text=text[:64])
     return network.address
 
 

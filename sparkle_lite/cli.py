@@ -346,7 +346,7 @@ def _troubles(args: argparse.Namespace) -> dict[int, str]:
     from sparkle_lite.trouble import sentences
 
     found = _with_database(args, lambda database, _: sentences(database, now_ms()))
-    return {userapp: sentence.en for userapp, sentence in found.items()}
+    return {userapp: sentence.text("en") for userapp, sentence in found.items()}
 
 
 async def _owned_apps(accounts: "Accounts", *, only_anonymous: bool) -> "list[tuple[str, UserappRow]]":
@@ -437,7 +437,7 @@ def _run_or_nothing(args: argparse.Namespace, command: "Callable[[Accounts, Acto
 
 
 def _no_database(path: Path) -> SparkleError:
-    return SparkleError("not_found", f"There is no database {path} yet; `serve` or `user add` creates it.")
+    return SparkleError("not_found", "database.none", path=path)
 
 
 # --- Printing ---------------------------------------------------------------------------------------------------------

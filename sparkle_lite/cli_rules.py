@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from sparkle_lite import cli
 from sparkle_lite.errors import SparkleError
+from sparkle_lite.texts import ENGLISH
 
 if TYPE_CHECKING:
     from sparkle_lite.analyses import Need
@@ -120,12 +121,12 @@ def _lifetime(text: str) -> int:
 
 def _chosen_lifetime(args: argparse.Namespace) -> int | None:
     if args.forever and args.expires is not None:
-        raise _wrong("--forever and --expires exclude each other.")
+        raise _wrong("command.forever_and_expires")
     return None if args.forever else int(args.usual if args.expires is None else args.expires)
 
 
-def _wrong(message: str) -> SparkleError:
-    return SparkleError("bad_request", message)
+def _wrong(key: str, /, **values: Any) -> SparkleError:
+    return SparkleError("bad_request", key, **values)
 
 
 # --- Reading ----------------------------------------------------------------------------------------------------------
@@ -146,7 +147,7 @@ def _list(args: argparse.Namespace) -> None:
             _target(one),
             one.origin,
             cli._when(one.expires_at),
-            place.decisions.reason(one).en,
+            place.decisions.reason(one).text(ENGLISH),
         )
         for one in found
     ]
@@ -167,7 +168,7 @@ async def _all(decisions: "Decisions", wanted: Any) -> "list[Decision]":
 def _why(args: argparse.Namespace) -> None:
     given = [text for text in (args.address_or_network, args.client_name, args.peer_id) if text is not None]
     if len(given) != 1:
-        raise _wrong("Name one address or network, or one --client-name or --peer-id.")
+        raise _wrong("command.name_one")
 
     place, (why, distances) = _run(args, lambda place: _explain(place, args))
     if args.json:
@@ -200,7 +201,7 @@ async def _explain(place: "_Place", args: argparse.Namespace) -> "tuple[Why, lis
     try:
         network = parse_network(args.address_or_network, with_port=True)
     except AddressError as error:
-        raise _wrong(f"{error}.") from None
+        raise _wrong("address.bad", why=error.said) from None
     return await place.decisions.why(network), await place.distances(network)
 
 
@@ -218,7 +219,7 @@ def _told(match: "Match") -> str:
     seen = f"; seen {cli._when(one.evidence['first_seen'])} to {cli._when(one.evidence['last_seen'])}" if people else ""
     until = "" if one.ends_at is None else f"; until {cli._when(one.ends_at)}"
     return (
-        f"{one.id}  {match.state}  {one.action} {_target(one)} ({one.origin}): {match.reason.en}"
+        f"{one.id}  {match.state}  {one.action} {_target(one)} ({one.origin}): {match.reason.text(ENGLISH)}"
         f"; since {cli._when(one.created_at)}{until}{seen}"
     )
 
@@ -285,7 +286,7 @@ def _refuse(args: argparse.Namespace) -> None:
 
 def _review(args: argparse.Namespace, done: str, acts: "Callable[[_Place], Any]") -> None:
     if (args.id is None) == (args.origin is None):
-        raise _wrong("Name one decision, or one --origin.")
+        raise _wrong("command.name_one_decision")
 
     print(f"{done} {_run(args, lambda place: _reviewed(args, *acts(place)))[1]}.")
 
@@ -362,7 +363,7 @@ def _import(args: argparse.Namespace) -> None:
     if len(read.bad) > _NAMED_LINES:
         cli._complain(f"{args.file}: {len(read.bad) - _NAMED_LINES:,} more lines can't be used")
     if read.bad and not read.networks:
-        raise _wrong(f"{args.file} holds no address that can be used; the list {args.name!r} stays as it was.")
+        raise _wrong("command.empty_list", file=args.file, name=args.name)
 
     said = (args.name, read.networks, now_ms() + (_chosen_lifetime(args) or 0))
     place, plan = _run(
@@ -383,9 +384,9 @@ def _lines(file: Iterable[bytes]) -> Iterable[str]:
 
 def _analyse(args: argparse.Namespace) -> None:
     if (args.preset or args.set) and not args.dry_run:
-        raise _wrong("--preset and --set are for a --dry-run; what holds for every run stands in the configuration.")
+        raise _wrong("command.dry_run_only")
     if args.set and args.name is None:
-        raise _wrong("--set needs the NAME of the analysis whose number it is.")
+        raise _wrong("command.set_without_name")
     overrides = dict(_pair(text) for text in args.set)
     place, plans = _run(args, lambda place: _run_analyses(place, args, overrides))
     if args.json:
@@ -412,7 +413,7 @@ async def _run_analyses(place: "_Place", args: argparse.Namespace, overrides: Ma
 def _pair(text: str) -> tuple[str, str]:
     name, equals, value = text.partition("=")
     if not equals:
-        raise _wrong(f"{text!r} is not KEY=VALUE.")
+        raise _wrong("command.not_key_value", text=text)
     return name.strip(), value.strip()
 
 
@@ -447,9 +448,9 @@ def _print_plan(name: str, plan: "Plan", *, dry: bool, details: bool, place: "_P
         print(f"  All that is new waits for review, because {_BRAKES[plan.brake]}.")
     if details and dry and place is not None:
         for one in (*plan.added, *plan.held):
-            print(f"  + {_target(one)}: {place.decisions.reason(one).en}")
+            print(f"  + {_target(one)}: {place.decisions.reason(one).text(ENGLISH)}")
         for gone in plan.removed:
-            print(f"  - {_target(gone)}: {place.decisions.reason(gone).en}")
+            print(f"  - {_target(gone)}: {place.decisions.reason(gone).text(ENGLISH)}")
 
 
 # --- The database -----------------------------------------------------------------------------------------------------
@@ -496,7 +497,6 @@ def _run(
     """Run a command on the decisions; where, and its result. Raises SparkleError if there is no database."""
     from sparkle_lite import config as configuration
     from sparkle_lite.accounts.audit import Audit
-    from sparkle_lite.analyses.sentences import tell
     from sparkle_lite.clock import now_ms
     from sparkle_lite.db.database import Database
     from sparkle_lite.decisions import Decisions
@@ -520,7 +520,7 @@ def _run(
             audit = Audit(database, now_ms)
             settings = Settings(database, audit, written, given)
             await settings.load()
-            decisions = Decisions(database, audit, now_ms, protected, tellers=(tell,))
+            decisions = Decisions(database, audit, now_ms, protected)
             place = _Place(settings.config, database, decisions, protected)
             done.append((place, await command(place)))
         finally:
@@ -555,7 +555,7 @@ def _shown(one: "Decision | New", state: str, place: "_Place") -> dict[str, obje
         "category": one.category,
         "code": one.code,
         "numbers": dict(one.numbers),
-        "reason": {"en": why.en, "zh": why.zh},
+        "reason": {"en": why.text("en"), "zh": why.text("zh")},
         "evidence": dict(one.evidence) or None,
         "heldFor": one.held_for,
         "note": one.note,

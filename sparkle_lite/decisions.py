@@ -29,8 +29,9 @@ from sparkle_lite.findings import Finding
 from sparkle_lite.net import Network, network_of
 from sparkle_lite.plan import Mode, Plan, Situation
 from sparkle_lite.protected import Protected
-from sparkle_lite.reasons import Reason, Tell, date, reason
+from sparkle_lite.reasons import date, reason
 from sparkle_lite.rulebook import Guard, Listing, Obstacle, Rules, single
+from sparkle_lite.texts import ENGLISH, Phrase, phrase
 from sparkle_lite.units import DAY_MS
 from sparkle_lite.wire.matchers import Matcher, category_matches, parse
 
@@ -54,7 +55,7 @@ class Match(NamedTuple):
 
     decision: Decision
     state: str
-    reason: Reason
+    reason: Phrase
 
 
 class Why(NamedTuple):
@@ -100,7 +101,7 @@ class _Proposal(NamedTuple):
 
 
 class Decisions:
-    """The decisions of one server or one command; `tellers` know the sentences of the analyses' codes.
+    """The decisions of one server or one command.
 
     Everything that changes them is written through `database`: where that announces what is written, the rules are
     published before the call returns.
@@ -112,14 +113,11 @@ class Decisions:
         audit: Audit,
         clock: Callable[[], int],
         protected: Protected,
-        *,
-        tellers: Sequence[Tell] = (),
     ) -> None:
         self.database = database
         self._audit = audit
         self._clock = clock
         self._protected = protected
-        self.tellers = tuple(tellers)
 
     # --- The configuration --------------------------------------------------------------------------------------------
 
@@ -169,11 +167,7 @@ class Decisions:
         """
         actor.require_admin()
         if not _LIST_NAME.fullmatch(name):
-            raise SparkleError(
-                "bad_request",
-                "A list's name has 1 to 40 of the characters a-z, 0-9, '.', '_' and '-'.",
-                "列表名称须为 1 至 40 个字符，仅限 a-z、0-9、'.'、'_'、'-'。",
-            )
+            raise SparkleError("bad_request", "decision.bad_list_name")
         now = self._clock()
         findings = [
             Finding(
@@ -411,12 +405,12 @@ class Decisions:
     async def in_force(self) -> tuple[list[Listing], list[Listing]]:
         """What is to be published beside the configuration: the denied and the allowed."""
         async with self.database.reader() as reader:
-            return await InForce(self.tellers).read(reader, self._clock())
+            return await InForce().read(reader, self._clock())
 
-    def reason(self, decision: Decision | New) -> Reason:
+    def reason(self, decision: Decision | New) -> Phrase:
         """Why, as a sentence."""
         code = "exception" if decision.code == "config" and decision.action == "allow" else decision.code
-        return reason(code, decision.numbers, *self.tellers)
+        return reason(code, decision.numbers)
 
     async def get(self, decision_id: int) -> Decision:
         """One decision. Raises SparkleError: not_found."""
@@ -506,8 +500,7 @@ class InForce:
     A decision is never rewritten, so what was told of it holds.
     """
 
-    def __init__(self, tellers: Sequence[Tell]) -> None:
-        self._tellers = tellers
+    def __init__(self) -> None:
         self._told: dict[int, tuple[bool, Listing]] = {}
 
     async def read(self, connection: Connection, now_ms: int) -> tuple[list[Listing], list[Listing]]:
@@ -528,7 +521,7 @@ class InForce:
 
         @lru_cache(65_536)
         def why(code: str, numbers: str) -> str:
-            return reason(code, msgspec.json.decode(numbers), *self._tellers).en
+            return reason(code, msgspec.json.decode(numbers)).text(ENGLISH)
 
         told = {}
         for number, kind, address, prefix, text, action, category, code, numbers, expires in rows:
@@ -620,7 +613,7 @@ async def _approve(connection: Connection, held: Sequence[Decision], now_ms: int
 async def _decision(connection: Connection, decision_id: int) -> Decision:
     decision = await store.get(connection, decision_id)
     if decision is None:
-        raise SparkleError("not_found", f"There is no decision {decision_id}.", f"没有编号为 {decision_id} 的决定。")
+        raise SparkleError("not_found", "decision.none", id=decision_id)
     return decision
 
 
@@ -675,43 +668,19 @@ def _ending(expires: int | None) -> str:
 def _note(text: str) -> str:
     line = text.strip()
     if len(line) > 255 or not is_line(line):
-        raise SparkleError(
-            "bad_request",
-            "The reason must have at most 255 characters and no control characters.",
-            "理由不得超过 255 个字符，且不能包含控制字符。",
-        )
+        raise SparkleError("bad_request", "decision.bad_note")
     return line
 
 
 def _require(decision: Decision, now: int, state: str | None) -> None:
     current = decision.state_at(now)
     if decision.origin == "config":
-        raise SparkleError(
-            "conflict",
-            "This stands in the configuration; change it there, or except the address.",
-            "该规则来自配置文件，请修改配置文件，或为该地址添加例外。",
-        )
+        raise SparkleError("conflict", "decision.configured")
     if current not in ("active", "held", "shadow") or state not in (None, current):
-        raise SparkleError(
-            "conflict",
-            f"Decision {decision.id} is {current}" + (f", not {state}." if state else " already."),
-            f"决定 {decision.id} 的当前状态为 {current}。",
-        )
-
-
-_OBSTACLES: dict[str, tuple[str, str]] = {
-    "special": ("is not a public network", "不是公网地址"),
-    "wide": ("is too wide", "范围过大"),
-    "own": ("holds an address of this server", "包含本服务器的地址"),
-    "excepted": ("is on the allow list, which always wins", "在允许列表中，允许列表始终优先"),
-    "member": (
-        "is an address that a client came from in the last 14 days",
-        "是过去 14 天内有客户端使用过的地址",
-    ),
-}
+        key = "decision.other_state" if state else "decision.over"
+        raise SparkleError("conflict", key, id=decision.id, current=current, state=state)
 
 
 def _obstructed(network: Network, obstacle: Obstacle) -> SparkleError:
-    english, chinese = _OBSTACLES[obstacle]
     code: Literal["bad_request", "conflict"] = "bad_request" if obstacle == "special" else "conflict"
-    return SparkleError(code, f"{network} can't be listed: it {english}.", f"{network} 无法列入：它{chinese}。")
+    return SparkleError(code, "decision.obstructed", network=str(network), why=phrase(f"obstacle.{obstacle}"))

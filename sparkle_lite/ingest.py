@@ -121,12 +121,7 @@ class Room:
                 self._admit()
             if not isinstance(error, TimeoutError):
                 raise
-            raise SparkleError(
-                "overloaded",
-                "The server is busy with other submissions; send this one again in a few seconds.",
-                "服务器正忙于处理其他提交，请几秒后重试。",
-                retry_after=5,
-            ) from None
+            raise SparkleError("overloaded", "server.busy", retry_after=5) from None
 
     def give(self, size: int) -> None:
         """Give room back."""

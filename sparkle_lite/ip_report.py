@@ -18,7 +18,7 @@ from sparkle_lite.db.search import Page, Search
 from sparkle_lite.db.torrents import UNKNOWN_TORRENTS, different
 from sparkle_lite.decisions import Decisions
 from sparkle_lite.net import Network
-from sparkle_lite.reasons import Reason
+from sparkle_lite.texts import Phrase, phrase
 from sparkle_lite.units import DAY_MS, HOUR_MS
 from sparkle_lite.wire import answers
 
@@ -52,7 +52,7 @@ def queries(address: bytes, now_ms: int) -> tuple[Query, Query]:
 
 
 def report(
-    listed: Sequence[tuple[str, Reason]], excepted: bool, bans: Page, swarms: Page, now_ms: int
+    listed: Sequence[tuple[str, Phrase]], excepted: bool, bans: Page, swarms: Page, now_ms: int
 ) -> answers.IpQuery:
     """The report from the address's bans and swarms, the answers to `queries`.
 
@@ -140,17 +140,18 @@ def _color(listed: bool, good: bool, banned: bool) -> str:
     return "orange" if banned else "gray"
 
 
-def _labels(listed: Sequence[tuple[str, Reason]], excepted: bool, people: int, gives: bool, seen: bool) -> list[str]:
-    """What is known, each thing in English and Chinese: nobody knows which of them the panel is read in."""
-    labels = [f"Listed: {category}, {why.en} / 已列入：{category}，{why.zh}" for category, why in listed]
+def _labels(listed: Sequence[tuple[str, Phrase]], excepted: bool, people: int, gives: bool, seen: bool) -> list[str]:
+    """What is known, each thing in several languages: nobody knows which of them the panel is read in."""
+    said = [phrase("address_report.listed", category=category, why=why) for category, why in listed]
     if excepted:
-        labels.append("Excepted by the operator / 已由管理员放行")
+        said.append(phrase("address_report.excepted"))
     if people:
-        persons = "person" if people == 1 else "people"
-        labels.append(f"Banned by {people} {persons} in 7 days / 7 天内被 {people} 人封禁")
+        said.append(phrase("address_report.banned.one" if people == 1 else "address_report.banned.other", n=people))
     if gives:
-        labels.append("Gives back what it takes / 上传不少于下载")
-    return labels or ["Seen / 有记录" if seen else "Unknown / 无记录"]
+        said.append(phrase("address_report.gives"))
+    if not said:
+        said.append(phrase("address_report.seen" if seen else "address_report.unknown"))
+    return [each.raw(" / ") for each in said]
 
 
 def _concurrent(rows: Sequence[Observed]) -> tuple[int, int]:

@@ -10,6 +10,8 @@ import socket
 from collections.abc import Iterable
 from typing import NamedTuple
 
+from sparkle_lite.errors import SaidError
+
 NO_PORT = -1
 
 _V4_MAPPED = bytes(10) + b"\xff\xff"
@@ -20,7 +22,7 @@ _IPV4_PORT = re.compile(r"([^\[\]%]*\.[0-9]{1,3}):([0-9]{1,5})")
 UNUSUAL = bytes(first in (0, 10, 100, 127, 169, 172, 192) or first >= 224 for first in range(256))
 
 
-class AddressError(ValueError):
+class AddressError(SaidError, ValueError):
     """The text is no IP address or network; the message says which text and what was expected."""
 
 
@@ -108,10 +110,10 @@ def _address_with_more(text: str) -> tuple[bytes, int]:
         else:
             address = socket.inet_pton(socket.AF_INET, bare)
     except (OSError, ValueError, UnicodeError):
-        raise AddressError(f"{text[:64]!r} is not an IP address") from None
+        raise AddressError("address.no_address", text=text[:64]) from None
     port = NO_PORT if digits is None else int(digits)
     if port > 65535:
-        raise AddressError(f"{text[:64]!r} has a port that is not from 0 to 65535")
+        raise AddressError("address.bad_port", text=text[:64])
     return address[12:] if address.startswith(_V4_MAPPED) else address, port
 
 
@@ -149,19 +151,19 @@ def parse_network(text: str, *, with_port: bool = False) -> Network:
     """
     match = _NETWORK.fullmatch(text)
     if match is None:
-        raise AddressError(f"{text[:64]!r} is not an IP address or network")
+        raise AddressError("address.no_network", text=text[:64])
     address, port = address_and_port(match[1])
     if port != NO_PORT and (match[2] or not with_port):
-        raise AddressError(f"{text[:64]!r} names a port, which has no meaning here; write {address_text(address)}")
+        raise AddressError("address.has_port", text=text[:64], address=address_text(address))
     bits = len(address) * 8
     prefix = int(match[2]) if match[2] else bits
     if match[2] and ":" in match[1] and bits == 32:
         prefix -= 96
     if not 0 <= prefix <= bits:
-        raise AddressError(f"{text[:64]!r}: the prefix length must be between 0 and {bits}")
+        raise AddressError("address.bad_prefix", text=text[:64], bits=bits)
     if int.from_bytes(address, "big") & ((1 << bits - prefix) - 1):
         network = network_of(address, prefix)
-        raise AddressError(f"{text[:64]!r} has host bits set; write {network} for the network or leave the prefix out")
+        raise AddressError("address.host_bits", text=text[:64], network=str(network))
     return Network(address, prefix)
 
 

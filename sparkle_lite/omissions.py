@@ -8,8 +8,8 @@ from typing import Literal, NamedTuple
 
 from sparkle_lite.config import Config, RuleEntry
 from sparkle_lite.errors import Problem
-from sparkle_lite.reasons import Reason
 from sparkle_lite.rulebook import Rule, compile_rules, omissions
+from sparkle_lite.texts import ENGLISH, Phrase, joined, phrase
 from sparkle_lite.wire.dialect import FAMILIES, Exceptions, RuleTexts, Traits
 from sparkle_lite.wire.documents import Cause, Omission
 from sparkle_lite.wire.matchers import Matcher
@@ -32,7 +32,7 @@ class Part(NamedTuple):
     items: tuple[str, ...]
 
     @property
-    def reason(self) -> Reason:
+    def reason(self) -> Phrase:
         """Why it is left out."""
         return _reason(self.section, self.kind, self.why)
 
@@ -44,7 +44,7 @@ class Untold(NamedTuple):
     parts: tuple[Part, ...]
 
     @property
-    def names(self) -> Reason:
+    def names(self) -> Phrase:
         """The programs as a list in words."""
         return _names(self.clients)
 
@@ -95,40 +95,6 @@ def _parts(found: Iterable[Omission]) -> Iterator[Part]:
 
 # --- Sentences --------------------------------------------------------------------------------------------------------
 
-_UNREAD = {
-    "port": Reason("they read no port rules, or fail on them", "它们不读取端口规则，或会因此出错"),
-    "peer_id": Reason(
-        "they read no rules on peer ids, or compare them with something else",
-        "它们不读取 Peer ID 规则，或误用于其他内容",
-    ),
-    "client_name": Reason("they read no rules on client names", "它们不读取客户端名称规则"),
-    "script": Reason("they run no scripts", "它们不运行脚本"),
-}
-_REASONS: Mapping[Why, Reason] = {
-    Cause.METHOD: Reason(
-        "there is no way to tell them this method or expression", "无法用它们的语法准确表达此方法或表达式"
-    ),
-    Cause.CONDITIONS: Reason("they read neither hit, miss nor if", "它们不读取 hit、miss 和 if"),
-    Cause.EXCLUSION: Reason(
-        "in the same category stands an exclusion (hit or miss is FALSE), which they don't read",
-        "同一类别中有排除规则（hit 或 miss 为 FALSE），而它们不读取排除规则",
-    ),
-    Cause.EXCEPTION: Reason(
-        "there is an exception of this kind that they can't be told, and they must not ban whom it protects",
-        "有此类例外无法告知它们，而它们不得封禁受例外保护的 peer",
-    ),
-    Cause.NO_EXCEPTIONS: Reason(
-        "they read no exceptions by peer id or client name", "它们不读取按 Peer ID 或客户端名称设置的例外"
-    ),
-    "holes": Reason(
-        "addresses are only taken out of their lists, so a peer from there can still be banned for its peer id, name or"
-        " port, and by the client's own modules",
-        "例外地址只是从它们的地址列表中剔除，来自该地址的 peer 仍可能因 Peer ID、名称或端口被封禁，"
-        "也可能被客户端自身的模块封禁",
-    ),
-}
-# What follows where an exception by name can't be told.
-_SO_NONE = Reason(", so they get no rules of this kind at all", "，因此它们不会得到任何此类规则")
 _MENDS: Mapping[Why, str] = {
     Cause.UNREAD: "nothing is to be done if your clients are others",
     Cause.METHOD: "write it with CONTAINS or STARTS_WITH if they need it",
@@ -139,32 +105,41 @@ _MENDS: Mapping[Why, str] = {
 }
 
 
-def _reason(section: str, kind: str, why: Why) -> Reason:
-    found = _UNREAD[kind] if why is Cause.UNREAD else _REASONS[why]
+def _reason(section: str, kind: str, why: Why) -> Phrase:
+    if why is Cause.UNREAD:
+        return phrase(f"omission_unread.{kind}")
+    said = phrase(f"omission.{'holes' if why == 'holes' else why.value}")
     if section == "exceptions" and why in (Cause.METHOD, Cause.CONDITIONS, Cause.NO_EXCEPTIONS):
-        return Reason(found.en + _SO_NONE.en, found.zh + _SO_NONE.zh)
-    return found
+        return phrase("omission.so_none", why=said)
+    return said
 
 
-def _names(clients: Sequence[str]) -> Reason:
+def _names(clients: Sequence[str]) -> Phrase:
     """Programs as a list in words; of those of one name but different releases the name stands once."""
-    names: list[str] = []
+    names: list[Phrase] = []
     previous = ""
     for client in clients:
         program, _, releases = client.partition(" ")
-        names.append(releases if program == previous else client)
+        names.append(_name(releases if program == previous else client))
         previous = program
     *most, last = names
-    chinese = "、".join(names).replace("other programs", "其他程序")
-    for english, word in ((" or newer", " 或更新版本"), (" to ", " 至 ")):
-        chinese = chinese.replace(english, word)
-    return Reason(f"{', '.join(most)} and {last}" if most else last, chinese)
+    return phrase("language.and", one=joined("language.comma", most), other=last) if most else last
+
+
+def _name(client: str) -> Phrase:
+    """A program as the table of client programs calls it (wire/dialect.py)."""
+    if client == "other programs":
+        return phrase("program.others")
+    if client.endswith(" or newer"):
+        return phrase("program.or_newer", program=client.removesuffix(" or newer"))
+    program, to, last = client.partition(" to ")
+    return phrase("program.range", program=program, last=last) if to else phrase("program.one", program=program)
 
 
 def log_line(told: Untold) -> str:
     """What programs are not told, in English on one line."""
-    parts = [f"{_counted(part)} ({part.reason.en})" for part in told.parts]
-    return f"not told to {told.names.en}: {', '.join(parts)}"
+    parts = [f"{_counted(part)} ({part.reason.text(ENGLISH)})" for part in told.parts]
+    return f"not told to {told.names.text(ENGLISH)}: {', '.join(parts)}"
 
 
 _ABOUT = {"port": "ports", "peer_id": "peer ids", "client_name": "client names", "script": "scripts"}
@@ -195,7 +170,7 @@ def notes(config: Config, now_ms: int) -> Iterator[Problem]:
             lacking = _lacking(section, entry, causes, config.btn.prefer_legacy)
             for (why, clients), places in lacking.items():
                 told = "only half told to" if why == "holes" else "not told to"
-                message = f"{told} {_names(clients).en}: {_reason(section, entry.type, why).en}"
+                message = f"{told} {_names(clients).text(ENGLISH)}: {_reason(section, entry.type, why).text(ENGLISH)}"
                 for path, part in _paths(places, len(_values(entry)), len(written[number].content)):
                     yield Problem((section, number, *path), part + message, _MENDS[why])
 

@@ -90,18 +90,11 @@ class ProofOfWork:
         Raises SparkleError for an unknown type, or when too many wait to be solved.
         """
         if kind not in KNOWN_TYPES:
-            raise SparkleError(
-                "bad_request", "'type' must name an ability of protocol 20.", "type 必须是协议 20 的功能名称。"
-            )
+            raise SparkleError("bad_request", "proof.bad_type")
         now = self._clock()
         self._forget_expired(now)
         if self._open.get(userapp, 0) >= PER_USERAPP or len(self._sessions) >= _SESSIONS:
-            raise SparkleError(
-                "too_many",
-                "Too many challenges are waiting to be solved.",
-                "未完成的工作量证明过多，请稍后再试。",
-                retry_after=max(1, lifetime_ms // 1000),
-            )
+            raise SparkleError("too_many", "proof.too_many", retry_after=max(1, lifetime_ms // 1000))
         number, text = secrets.token_urlsafe(16), secrets.token_bytes(16)
         if keep:
             self._sessions[number] = _Session(userapp, kind, text, bits, now + lifetime_ms)
@@ -172,11 +165,7 @@ class ProofOfWork:
 
 
 def _refusal() -> SparkleError:
-    return SparkleError(
-        "forbidden",
-        "This request needs a solved proof of work; ask for a challenge and send its solution.",
-        "此请求需要有效的工作量证明，请先获取并完成质询。",
-    )
+    return SparkleError("forbidden", "proof.missing")
 
 
 def is_solution(challenge: bytes, bits: int, solution: str) -> bool:

@@ -6,14 +6,13 @@ how the decisions that still stand are told, so that a change of a few costs hal
 
 import asyncio
 import pickle
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from pathlib import Path
 from typing import NamedTuple
 
 from sparkle_lite.child import Child, serve
 from sparkle_lite.db.connection import connect_readonly
 from sparkle_lite.decisions import InForce
-from sparkle_lite.reasons import Tell
 from sparkle_lite.rulebook import Listing, Published, publish, single
 
 # A hundred thousand networks take a second and a half the first time.
@@ -33,7 +32,6 @@ class RenderOrder(NamedTuple):
     protected: Collection[bytes]
     now_ms: int
     link: str
-    tellers: Sequence[Tell]
 
 
 class Press:
@@ -81,7 +79,7 @@ class _Renderer:
 
     def render(self, order: RenderOrder) -> Published:
         """The documents of one order."""
-        self._in_force = self._in_force or InForce(order.tellers)
+        self._in_force = self._in_force or InForce()
         # Not the whole of this on the loop: asyncio.run would write out what comes back, all documents, for a message
         # that nobody reads.
         denied, allowed = asyncio.run(_read(order, self._in_force))

@@ -98,7 +98,6 @@ class Renderer:
                 protected=protected,
                 now_ms=self.clock(),
                 link=link,
-                tellers=self.decisions.tellers,
             )
             return await self._press.render(order)
         denied, allowed = await self.decisions.in_force()

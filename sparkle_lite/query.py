@@ -222,16 +222,16 @@ def _page(asked: Listing) -> tuple[int, int]:
     page = 0 if asked.page is None else asked.page
     size = DEFAULT_PAGE_SIZE if asked.page_size is None else asked.page_size
     if page < 0:
-        raise _bad("page must be 0 or more.", "page 不能小于 0。")
+        raise _bad("query.page_below")
     if size < 1:
-        raise _bad("pageSize must be 1 or more.", "pageSize 不能小于 1。")
+        raise _bad("query.size_below")
     if size > MAX_PAGE_SIZE:
-        raise _bad(f"pageSize must be {MAX_PAGE_SIZE} or less.", "请求的分页数量参数超过最大允许值")
+        raise _bad("query.size_above", limit=MAX_PAGE_SIZE)
     if (page + 1) * size >= 1 << 62:
-        raise _bad("page is too large.", "page 过大。")
+        raise _bad("query.page_above")
     for one, other in (("page", "after"), ("page", "before"), ("after", "before")):
         if getattr(asked, one) and getattr(asked, other):
-            raise _bad(f"{one} and {other} exclude each other.", f"{one} 与 {other} 不能同时使用。")
+            raise _bad("query.exclude", one=one, other=other)
     return page, size
 
 
@@ -246,7 +246,7 @@ def _order(table: Table, asked: Listing) -> tuple[tuple[str, ...], bool]:
         field = SORTS[table].get(name)
         if field is None:
             known = ", ".join(SORTS[table])
-            raise _bad(f"sortBy can't be {name[:64]!r}; it is one or more of {known}.", f"sortBy 只能是 {known}。")
+            raise _bad("query.bad_sorting", name=name[:64], known=known)
         if field not in order and "id" not in order:
             order.append(field)
     if order[:1] == ["id"]:
@@ -263,11 +263,7 @@ def _check_depth(table: Table, order: tuple[str, ...], page: int, size: int, cur
     is_cheap = order in ((), ("id",), ("insert_time",)) and table != "swarm"
     if is_cheap or cursor or (page + 1) * size <= SORTED_DEPTH:
         return
-    raise _bad(
-        f"page goes no further than {SORTED_DEPTH:,} rows with this sorting; "
-        "walk on with after=, which takes the next of each page.",
-        f"此排序方式最多只能翻到第 {SORTED_DEPTH} 行，请使用 after= 参数（取自上一页的 next）继续。",
-    )
+    raise _bad("query.too_deep", rows=SORTED_DEPTH)
 
 
 def _times(asked: Listing) -> tuple[int | None, int | None, tuple[Filter, ...]]:
@@ -286,7 +282,7 @@ def _times(asked: Listing) -> tuple[int | None, int | None, tuple[Filter, ...]]:
 
 def _check_range(name_from: str, low: int | None, name_to: str, high: int | None) -> None:
     if low is not None and high is not None and low > high:
-        raise _bad(f"{name_from} is later than {name_to}.", f"{name_from} 不能晚于 {name_to}。")
+        raise _bad("query.later", name_from=name_from, name_to=name_to)
 
 
 def _filters(table: Table, asked: Listing) -> list[Filter]:
@@ -312,8 +308,8 @@ def _network(text: str) -> net.Network:
     try:
         return net.parse_network(text, with_port=True)
     except net.AddressError as error:
-        raise _bad(f"peerIp: {error}.", "peerIp 不是有效的 IP 地址或网段。") from None
+        raise _bad("query.bad_peer_ip", why=error.said) from None
 
 
-def _bad(message: str, message_zh: str) -> SparkleError:
-    return SparkleError("bad_request", message, f"无效参数: {message_zh}" if message_zh.endswith("。") else message_zh)
+def _bad(key: str, /, **values: Any) -> SparkleError:
+    return SparkleError("bad_request", key, **values)

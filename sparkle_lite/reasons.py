@@ -1,46 +1,46 @@
 """Why somebody is listed or allowed, as sentences: from a code and numbers, never from text that a client sent."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from functools import lru_cache
-from typing import NamedTuple
 
-from sparkle_lite.rulebook import ALLOWED_BY_OPERATOR, LISTED_BY_OPERATOR
+from sparkle_lite.texts import ENGLISH, Phrase, catalogue, phrase, places
 from sparkle_lite.units import DAY_MS, DAY_S
 
-
-class Reason(NamedTuple):
-    """One plain sentence in English (ASCII) and Chinese, without a full stop."""
-
-    en: str
-    zh: str
-
-
 Numbers = Mapping[str, int | float]
-Tell = Callable[[str, Numbers], Reason | None]
 
-_BY_HAND = {
-    "config": Reason(LISTED_BY_OPERATOR, "由本服务器的运营者列入"),
-    "admin": Reason(LISTED_BY_OPERATOR, "由本服务器的管理员列入"),
-    "exception": Reason(ALLOWED_BY_OPERATOR, "由本服务器的运营者放行"),
-    "pardon": Reason("pardoned by the operator of this server", "已由本服务器的管理员赦免"),
-    "imported": Reason("on a list that the operator of this server imported", "在本服务器管理员导入的列表中"),
-}
+_UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 
 
-def by_hand(code: str, numbers: Numbers) -> Reason | None:
-    """What people do."""
-    return _BY_HAND.get(code)
+def reason(code: str, numbers: Numbers) -> Phrase:
+    """The sentence of a code with its numbers (catalogues: reason.<code>), without a full stop; in English it is ASCII.
+
+    A {name} takes the number of that name, or `<name>_bytes` as a size. The bare numbers are told where there is no
+    sentence, or where it takes numbers that are missing.
+    """
+    key = f"reason.{code}"
+    if key in catalogue(ENGLISH):
+        try:
+            return Phrase(key, {name: _shown(name, numbers) for name in places(key)})
+        except KeyError:
+            pass
+    bare = one_line(", ".join(f"{name} {value:g}" for name, value in numbers.items()))
+    code = one_line(code)
+    if not bare:
+        return phrase("reason_without_sentence.bare", code=code)
+    return phrase("reason_without_sentence.numbers", code=code, numbers=bare)
 
 
-def reason(code: str, numbers: Numbers, *tellers: Tell) -> Reason:
-    """The sentence of a code: the first that a teller knows, else the bare numbers."""
-    for tell in (by_hand, *tellers):
-        found = tell(code, numbers)
-        if found is not None:
-            return Reason(one_line(found.en), found.zh)
-    bare = ", ".join(f"{name} {value:g}" for name, value in numbers.items())
-    return Reason(one_line(f"{code}: {bare}" if bare else code), f"{code}：{bare}" if bare else code)
+def _shown(name: str, numbers: Numbers) -> str:
+    return f"{numbers[name]:g}" if name in numbers else size(numbers[f"{name}_bytes"])
+
+
+def size(value: float) -> str:
+    """Bytes for people: 1.5 GiB."""
+    unit = 0
+    while value >= 1024 and unit < len(_UNITS) - 1:
+        value, unit = value / 1024, unit + 1
+    return f"{value:.3g} {_UNITS[unit]}"
 
 
 def one_line(text: str) -> str:

@@ -89,18 +89,13 @@ class Reviews:
         line = _clean(note, NOTE)
         address = await store.close(connection, review_id, actor.user, line, self._clock())
         if address is None:
-            raise SparkleError("not_found", "There is no such request, or it is closed.", "没有此请求，或已处理。")
+            raise SparkleError("not_found", "review.none")
         about = {"review": review_id, "address": address_text(address), "note": line}
         await self._audit.record(connection, actor, "REVIEW_CLOSE", **about)
 
 
 def _too_many(wait: int) -> SparkleError:
-    return SparkleError(
-        "too_many",
-        "You have asked often enough for now; the administrators will look.",
-        "请求次数过多，管理员会尽快查看。",
-        retry_after=wait,
-    )
+    return SparkleError("too_many", "review.too_many", retry_after=wait)
 
 
 def _is_from(text: str | None, address: bytes) -> bool:

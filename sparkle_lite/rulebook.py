@@ -14,6 +14,7 @@ from typing import Any, Literal, NamedTuple, TypeVar
 from sparkle_lite.config import Config, RuleEntry
 from sparkle_lite.errors import Problem, SparkleError
 from sparkle_lite.net import AddressError, Network, collapse, parse_network
+from sparkle_lite.texts import ENGLISH, phrase
 from sparkle_lite.wire import documents
 from sparkle_lite.wire.dialect import READINGS, Dialect
 from sparkle_lite.wire.documents import AddressLine, Content, Document, Exempt, Kind, Listed, Omission, address_lines
@@ -173,7 +174,7 @@ def target(kind: Literal["ip", "peer_id", "client_name"], text: str, *, is_excep
         return _matcher(text, is_exception)
     except _MistakeError as mistake:
         message = f"{mistake.message}; {mistake.mend}"
-        raise SparkleError("bad_request", f"{message[:1].upper()}{message[1:]}.", "无效的地址、网段或规则。") from None
+        raise SparkleError("bad_request", "decision.bad_target", why=f"{message[:1].upper()}{message[1:]}") from None
 
 
 def _short(value: object) -> str:
@@ -407,10 +408,6 @@ def _around(address: bytes, categories: Mapping[str, _Cover]) -> tuple[str, ...]
     return tuple(category for category, cover in categories.items() if address in cover)
 
 
-LISTED_BY_OPERATOR = "listed by the operator of this server"
-ALLOWED_BY_OPERATOR = "allowed by the operator of this server"
-
-
 def publish(
     rules: Rules,
     protected: Collection[Network],
@@ -427,8 +424,8 @@ def publish(
     every reason of the deny list. Takes time with many addresses (some 7 µs each): call it off the event loop.
     """
     active, exceptions = _in_force(rules, now_ms)
-    listed = _by_category_and_reason(active, denied, LISTED_BY_OPERATOR)
-    excepted = _by_category_and_reason(exceptions, allowed, ALLOWED_BY_OPERATOR)
+    listed = _by_category_and_reason(active, denied, phrase("reason.config").text(ENGLISH))
+    excepted = _by_category_and_reason(exceptions, allowed, phrase("reason.exception").text(ENGLISH))
     holes = _Holes(excepted, protected)
     banned = {category: holes.cut_out_of(category, one) for category, one in listed.items()}
     granted = {category: one.entries() for category, one in excepted.items()}

@@ -19,7 +19,6 @@ from sparkle_lite.accounts.users import Users
 from sparkle_lite.analyses.distances import Distances
 from sparkle_lite.analyses.modules import is_evidence
 from sparkle_lite.analyses.runs import Runs
-from sparkle_lite.analyses.sentences import tell
 from sparkle_lite.clock import now_ms
 from sparkle_lite.config import Config
 from sparkle_lite.db.database import AnnouncingDatabase, Database
@@ -160,7 +159,7 @@ async def _start(written: Config, given: Mapping[str, str], stack: AsyncExitStac
     distances = Distances(database, lambda: settings.config.analysis, now_ms)
     stack.push_async_callback(distances.close)
     announcing = AnnouncingDatabase(database)
-    decisions = Decisions(announcing, audit, now_ms, protected, tellers=(tell,))
+    decisions = Decisions(announcing, audit, now_ms, protected)
     await decisions.sync(rules)
     renderer = Renderer(
         database=database,

@@ -16,6 +16,7 @@ from sparkle_lite.db import accounts as store
 from sparkle_lite.db.connection import Connection
 from sparkle_lite.db.database import Database, transacted
 from sparkle_lite.errors import SparkleError
+from sparkle_lite.texts import joined, phrase
 
 S = TypeVar("S", bound=msgspec.Struct)
 
@@ -75,29 +76,29 @@ def read(key: str, text: str) -> Any:
     """
     setting = known().get(key)
     if setting is None:
-        raise SparkleError("bad_request", f"{key[:64]} can't be set here.", f"无法在此设置 {key[:64]}。")
+        raise SparkleError("bad_request", "setting.unknown", key=key[:64])
     if text in ("", _TAKEN_BACK):
         return None
     try:
         value = parse(setting.hint, text)
     except Refused:
-        raise SparkleError("bad_request", *_mend(setting)) from None
+        raise _refused(setting) from None
     return None if value == 0 and setting.zero_is_preset else value
 
 
-def _mend(setting: Setting) -> tuple[str, str]:
-    if setting.kind == "choice":
-        return f"Choose one of {', '.join(setting.choices)}.", f"请选择 {'、'.join(setting.choices)} 之一。"
-    if setting.kind == "count":
-        return f"Write a whole number from {setting.low:,} to {setting.high:,}.", (
-            f"请填写 {setting.low:,} 到 {setting.high:,} 之间的整数。"
-        )
-    if setting.kind == "duration":
-        low, high = Duration(setting.low), Duration(setting.high or 0)
-        return f"Write a time such as 14d or 12h, from {low} to {high}.", (
-            f"请填写时长，例如 14d（天）或 12h（小时），范围为 {low} 到 {high}。"
-        )
-    return "Write a size such as 2GiB or 500MiB.", "请填写大小，例如 2GiB 或 500MiB。"
+def _refused(setting: Setting) -> SparkleError:
+    """Says what to write."""
+    match setting.kind:
+        case "choice":
+            said = phrase("setting.choose", choices=joined("language.comma", setting.choices))
+        case "count":
+            said = phrase("setting.count", low=setting.low, high=setting.high)
+        case "duration":
+            low, high = str(Duration(setting.low)), str(Duration(setting.high or 0))
+            said = phrase("setting.duration", low=low, high=high)
+        case "size":
+            said = phrase("setting.size")
+    return SparkleError("bad_request", said.key, **said.values)
 
 
 class Settings:
@@ -149,11 +150,7 @@ class Settings:
         actor.require_admin()
         for key in changes:
             if key in self.given:
-                raise SparkleError(
-                    "conflict",
-                    f"{key} is set in the configuration file or the environment, which wins; change it there.",
-                    f"{key} 已在配置文件或环境变量中设置，并以其为准，请在那里修改。",
-                )
+                raise SparkleError("conflict", "setting.given", key=key)
         changed = {key: value for key, value in changes.items() if value != self.values.get(key)}
         if changed:
             await self._store(changed, actor)

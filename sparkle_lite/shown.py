@@ -213,7 +213,7 @@ def _discoverer(person: Person | None, viewer: Viewer) -> Discoverer | None:
 # --- Tables for other programs ----------------------------------------------------------------------------------------
 
 # A spreadsheet takes a text that begins so, perhaps behind blanks or controls, for a formula and runs it.
-_FORMULA = re.compile(r"[\t\r\n]|[\s\x00-\x20]*[=+\-@＝＋－＠]")
+_FORMULA = re.compile(r"[\t\r\n]|[\s\x00-\x20]*[=+\-@\uff1d\uff0b\uff0d\uff20]")
 _NESTED = {"torrent": Torrent, "foundBy": Discoverer, "lastSeenBy": Discoverer}
 
 

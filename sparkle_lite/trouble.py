@@ -19,7 +19,8 @@ from sparkle_lite.db.database import Database, transacted
 from sparkle_lite.db.dictionaries import DAILY_QUOTA
 from sparkle_lite.db.troubles import TroubleRow
 from sparkle_lite.errors import Code, SparkleError
-from sparkle_lite.trouble_sentences import Details, Sentence, join, sentence
+from sparkle_lite.texts import ENGLISH, Phrase
+from sparkle_lite.trouble_sentences import Details, join, sentence
 from sparkle_lite.units import DAY_MS, HOUR_MS
 from sparkle_lite.wire.dialect import Family, Traits
 
@@ -143,7 +144,7 @@ class Troubles:
         for (userapp, subject), trouble in self._stored.items():
             self._open.setdefault(userapp, {})[subject] = trouble
 
-    def of(self, userapp: int) -> list[Sentence]:
+    def of(self, userapp: int) -> list[Phrase]:
         """What is wrong with what an application (row id) sends, a sentence for each subject."""
         return _told(self._open.get(userapp, {}), self._clock())
 
@@ -159,8 +160,8 @@ class Troubles:
     def refused(self, userapp: Userapp, name: ListName, error: SparkleError) -> None:
         """Note that a body could not be read."""
         if error.code in _REFUSALS:
-            text = {"en": error.message, "zh": error.message_zh or error.message}
-            self._note(userapp.id, name, Finding("refused", {"list": name, "reason": error.code, **text}))
+            said = {"key": error.said.key, "values": error.said.values}
+            self._note(userapp.id, name, Finding("refused", {"list": name, "reason": error.code, **said}))
             self._log(userapp)
 
     def limited(self, userapp: Userapp, per_minute: int) -> None:
@@ -198,7 +199,7 @@ class Troubles:
         if told:
             self._logged[userapp.id] = now
             fields = {"app_id": userapp.app_id, "trouble": ",".join(dict.fromkeys(told.values()))}
-            logger.warning("an application is in trouble: %s", join(self.of(userapp.id)).en, extra=fields)
+            logger.warning("an application is in trouble: %s", join(self.of(userapp.id)).text(ENGLISH), extra=fields)
 
     async def flush(self) -> None:
         """Write what has changed; a failed write is tried again next time."""
@@ -248,7 +249,7 @@ class Troubles:
             self._note(userapp, "requests", None)
 
 
-async def sentences(database: Database, now_ms: int) -> dict[int, Sentence]:
+async def sentences(database: Database, now_ms: int) -> dict[int, Phrase]:
     """What is wrong with each application (row id) that is in trouble, as a server has stored it."""
     async with database.reader() as connection:
         rows = await store.all_rows(connection)
@@ -259,7 +260,7 @@ async def sentences(database: Database, now_ms: int) -> dict[int, Sentence]:
     return {userapp: join(each) for userapp, each in told.items() if each}
 
 
-def _told(troubles: Mapping[str, Trouble], now_ms: int) -> list[Sentence]:
+def _told(troubles: Mapping[str, Trouble], now_ms: int) -> list[Phrase]:
     return [
         sentence(trouble.finding.code, trouble.finding.details, trouble.began_at)
         for subject in _SUBJECTS

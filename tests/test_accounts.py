@@ -107,7 +107,7 @@ def test_refusals_have_one_constant_sentence_each(tmp_path: Path) -> None:
             async def text(presented: Presented) -> tuple[str, str, str]:
                 assert place.registry.known(presented) is None
                 error = await refusal(place.registry.authenticate(presented, "192.0.2.1"))
-                return error.code, error.message, error.message_zh
+                return error.code, error.message, error.text("zh")
 
             nothing = await text(Presented())
             placeholder = await text(Presented(placeholder=True))
@@ -152,7 +152,7 @@ def test_what_another_process_changes_takes_effect_with_the_next_poll(tmp_path: 
             await server.registry.poll()
             error = await refusal(server.registry.authenticate(presented, "192.0.2.1"))
             assert "sold the account" in error.message
-            assert "sold the account" in error.message_zh
+            assert "sold the account" in error.text("zh")
 
             await command.users.unban(user, COMMAND_LINE)
             new = await command.apps.reset(presented.app_id, COMMAND_LINE)
@@ -221,7 +221,7 @@ def test_a_change_that_could_not_be_read_back_takes_effect_with_the_next_poll(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def broken(_: Connection) -> list[CredentialRow]:
-        raise SparkleError("overloaded", "no")
+        raise SparkleError("overloaded", "query.changing")
 
     async def main() -> None:
         async with opened(tmp_path) as server:
@@ -295,14 +295,14 @@ def test_refused_requests_are_audited_sparingly_and_without_secrets(tmp_path: Pa
         async with opened(tmp_path) as place:
             _, presented = await one_app(place)
             before = len(await audit(place))
-            error = SparkleError("forbidden", "no")
+            error = SparkleError("forbidden", "session.none")
             swapped = Presented(presented.secret, presented.app_id)
             await place.registry.note_refusal("BTN_CONFIG", swapped, "192.0.2.1", "PBH\n/9", error)
             for _ in range(9):
                 await place.registry.note_refusal("BTN_CONFIG", presented, "192.0.2.1", "PBH", error)
             rows = (await audit(place))[before:]
-            assert rows[0] == ("BTN_CONFIG", 0, None, {"error": "no"})
-            assert rows[1:] == [("BTN_CONFIG", 0, None, {"appId": presented.app_id, "error": "no"})] * 2
+            assert rows[0] == ("BTN_CONFIG", 0, None, {"error": error.message})
+            assert rows[1:] == [("BTN_CONFIG", 0, None, {"appId": presented.app_id, "error": error.message})] * 2
 
     run(main)
 
@@ -429,7 +429,7 @@ def test_two_processes_cannot_exceed_the_limit_together(tmp_path: Path) -> None:
             results = await asyncio.gather(*calls, return_exceptions=True)
             errors = [result for result in results if isinstance(result, SparkleError)]
             assert [error.code for error in errors] == ["quota"] * 6
-            assert errors[0].message_zh == "您所拥有的用户应用程序数量已达上限"
+            assert errors[0].text("zh") == "您所拥有的用户应用程序数量已达上限"
             apps = await places[0].apps.all(user)
             assert len(apps) == 3
             await places[0].apps.delete(apps[0].app_id, COMMAND_LINE)
@@ -564,7 +564,7 @@ def test_a_session_lives_until_log_out_and_across_processes(tmp_path: Path) -> N
             await other.sessions.log_out(token, Actor.of(bob))
             await other.sessions.log_out(token, Actor.of(bob))
             await other.sessions.log_out("nonsense", Actor.of(bob))
-            assert (await refusal(place.sessions.user(token))).message_zh == "未登录或会话已过期，请转到首页登录"
+            assert (await refusal(place.sessions.user(token))).text("zh") == "未登录或会话已过期，请转到首页登录"
             assert await place.sessions.user(second) == bob
 
     run(main)

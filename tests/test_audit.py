@@ -70,7 +70,9 @@ async def close_review(place: Place, actor: Actor) -> None:
 
 
 async def be_refused(place: Place, actor: Actor) -> None:
-    await place.audit.note_failure("ADMIN", actor, SparkleError("forbidden", "no"), method="GET", path="/a\x1b[31m")
+    await place.audit.note_failure(
+        "ADMIN", actor, SparkleError("forbidden", "session.none"), method="GET", path="/a\x1b[31m"
+    )
 
 
 @pytest.mark.parametrize(

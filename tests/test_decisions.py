@@ -29,7 +29,6 @@ from sparkle_lite.findings import Finding, Identity
 from sparkle_lite.net import Network, address_bytes, collapse, network_of, parse_network
 from sparkle_lite.plan import GROWTH_FLOOR, Plan
 from sparkle_lite.protected import Protected
-from sparkle_lite.reasons import Reason
 from sparkle_lite.rulebook import Published, Rules, compile_rules, single
 from sparkle_lite.wire.dialect import detect
 
@@ -48,7 +47,7 @@ class Place:
         self.rules = Rules()
         self.database = Database(folder / "s.db")
         self.audit = Audit(self.database, lambda: self.now)
-        self.decisions = Decisions(self.database, self.audit, lambda: self.now, self.protected, tellers=(tell,))
+        self.decisions = Decisions(self.database, self.audit, lambda: self.now, self.protected)
 
     async def listed(self) -> dict[str, str]:
         """The deny list as a client reads it: network and reason."""
@@ -78,10 +77,6 @@ class Place:
         app = (await accounts.apps.add(user.id, "x", COMMAND_LINE)).userapp.id
         visits = [Visit(app, self.now, address_bytes(text), "x") for text in texts]
         await self.database.write(lambda connection: account_rows.write_access(connection, visits))
-
-
-def tell(code: str, numbers: Any) -> Reason | None:
-    return Reason(f"{numbers['people']} people saw it", f"{numbers['people']} 人") if code == "seen" else None
 
 
 @asynccontextmanager
@@ -131,7 +126,7 @@ def test_what_an_analysis_finds_is_listed_with_its_reason_until_it_expires(tmp_p
     async def story(place: Place) -> None:
         plan = await place.run(found("1.2.3.4"))
         assert (targets(plan.added), plan.kept, plan.brake) == (["1.2.3.4"], 0, None)
-        assert await place.listed() == {"1.2.3.4/32": f"[{VOTE}] 4 people saw it; until 2027-01-22"}
+        assert await place.listed() == {"1.2.3.4/32": f"[{VOTE}] seen: people 4; until 2027-01-22"}
         place.now = NOW + 7 * DAY - 1
         assert await place.listed()
         place.now += 1
@@ -697,10 +692,10 @@ def test_why_tells_every_decision_with_its_evidence_and_what_protects(tmp_path: 
         await place.run(found("1.2.3.0/24"))
         why = await place.decisions.why(parse_network("1.2.3.4"))
         assert why.listed
-        assert [(m.decision.origin, str(m.decision.network), m.state, m.reason.zh) for m in why.matches] == [
-            ("over_download", "1.2.3.4", "shadow", "4 人"),
-            (VOTE, "1.2.3.0/24", "active", "4 人"),
-            (VOTE, "1.2.3.4", "withdrawn", "4 人"),
+        assert [(m.decision.origin, str(m.decision.network), m.state, m.reason.text("zh")) for m in why.matches] == [
+            ("over_download", "1.2.3.4", "shadow", "seen：people 4"),
+            (VOTE, "1.2.3.0/24", "active", "seen：people 4"),
+            (VOTE, "1.2.3.4", "withdrawn", "seen：people 4"),
             ("config", "1.2.0.0/16", "active", "由本服务器的运营者列入"),
         ]
         assert why.matches[0].decision.evidence == {
@@ -743,7 +738,7 @@ def test_the_public_verdict_tells_nothing_about_members(tmp_path: Path) -> None:
     async def story(place: Place) -> None:
         await place.run(found("1.2.3.4"), found("9.9.9.9"))
         verdict = await place.decisions.verdict(address_bytes("1.2.3.4"))
-        assert (verdict.listed, verdict.matches[0].reason.en) == (True, "4 people saw it")
+        assert (verdict.listed, verdict.matches[0].reason.text("en")) == (True, "seen: people 4")
         await place.member("9.9.9.9")
         nobody = await place.decisions.verdict(address_bytes("3.3.3.3"))
         assert await place.decisions.verdict(address_bytes("9.9.9.9")) == nobody
@@ -838,15 +833,12 @@ def test_the_log_forgets_after_two_years(tmp_path: Path) -> None:
 
 def test_a_reason_for_the_documents_is_ascii_on_one_line(tmp_path: Path) -> None:
     async def story(place: Place) -> None:
-        place.decisions.tellers = (lambda code, numbers: Reason("a\n1.1.1.1 迅", "x"),)
-        await place.run(found("1.2.3.4")._replace(code="other"))
+        await place.run(found("1.2.3.4")._replace(code="a\n1.1.1.1 迅"))
         await place.run(found("1.2.3.9")._replace(code="unknown\n9.9.9.9"), origin="over_download")
         assert await place.listed() == {
-            "1.2.3.4/32": f"[{VOTE}] a 1.1.1.1 ?; until 2027-01-22",
-            "1.2.3.9/32": "[over_download] a 1.1.1.1 ?; until 2027-01-22",
+            "1.2.3.4/32": f"[{VOTE}] a 1.1.1.1 ?: people 4; until 2027-01-22",
+            "1.2.3.9/32": "[over_download] unknown 9.9.9.9: people 4; until 2027-01-22",
         }
-        place.decisions.tellers = ()
-        assert "unknown 9.9.9.9: people 4" in (await place.listed())["1.2.3.9/32"]
 
     told(tmp_path, story)
 

@@ -11,7 +11,7 @@ import sparkle_lite
 PACKAGE = Path(sparkle_lite.__file__).parent
 # A module imports from its own row and the rows above it. What is named in no row belongs to DOMAIN.
 LAYERS = (
-    {"", "units", "errors", "net", "logs", "metrics", "config", "clock", "rate_limits"},
+    {"", "units", "texts", "errors", "net", "logs", "metrics", "config", "clock", "rate_limits"},
     {"wire", "db"},
     {"accounts", "ingest", "rulebook"},
     {"jobs", "analyses"},
@@ -20,7 +20,13 @@ LAYERS = (
     {"app", "cli", "cli_rules", "__main__"},
 )
 DOMAIN = 2
-FOUNDATION = {"units": set(), "errors": set(), "net": {"errors"}, "config": {"units", "errors", "net"}}
+FOUNDATION: dict[str, set[str]] = {
+    "units": set(),
+    "texts": set(),
+    "errors": {"texts"},
+    "net": {"errors"},
+    "config": {"units", "errors", "net"},
+}
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 

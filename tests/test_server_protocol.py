@@ -547,7 +547,7 @@ def test_a_port_in_use_is_a_sentence_that_says_what_to_do(running: Running) -> N
     with pytest.raises(SparkleError, match=r"in use.*--port") as refused:
         bind("127.0.0.1", running.address[1])
     assert refused.value.code == "conflict"
-    assert refused.value.message_zh
+    assert refused.value.text("zh")
 
 
 @pytest.mark.parametrize("host", ["192.0.2.1", "no-such-host.invalid"])
@@ -573,11 +573,11 @@ def test_what_stops_the_start_up_is_raised_and_nothing_listens() -> None:
     async def app(scope: Any, receive: Any, send: Any) -> None:
         await receive()
         await send({"type": "lifespan.startup.failed", "message": "Traceback ..."})
-        raise SparkleError("conflict", "The database is in use.")
+        raise SparkleError("conflict", "database.in_use", path="data")
 
     (sock,) = bind("127.0.0.1", 0)
     address = sock.getsockname()
-    with pytest.raises(SparkleError, match="database"):
+    with pytest.raises(SparkleError, match="Another server"):
         HttpServer(app, sockets=[sock]).run()
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(address, timeout=2)

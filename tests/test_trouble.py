@@ -494,10 +494,30 @@ def test_a_database_of_the_version_before_gets_the_table(tmp_path: Path, capsys:
     database = tmp_path / "data" / "sparkle.db"
     with closing(sqlite3.connect(database)) as connection, connection:
         connection.execute("DROP TABLE userapp_trouble")
-        [version] = connection.execute("PRAGMA user_version").fetchone()
-        connection.execute(f"PRAGMA user_version={version - 1}")
+        connection.execute("PRAGMA user_version=9")
     capsys.readouterr()
     assert cli.main(["app", "list", "--json", *config]) == 0
     [row] = json.loads(capsys.readouterr().out)
     assert (row["user"], row["trouble"]) == ("ada", None)
     assert count(database, "userapp_trouble") == 0
+
+
+def test_a_refusal_that_was_kept_as_sentences_is_dropped(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "config.toml").write_text("")
+    config = ["--config", str(tmp_path / "config.toml")]
+    assert cli.main(["user", "add", "ada", *config]) == 0
+    assert cli.main(["app", "add", "--user", "ada", *config]) == 0
+    database = tmp_path / "data" / "sparkle.db"
+    with closing(sqlite3.connect(database)) as connection, connection:
+        for subject, code, details in (
+            ("bans", "refused", '{"list":"bans","reason":"bad_request","en":"No.","zh":"x"}'),
+            ("clock", "clock", '{"off":-864000000}'),
+        ):
+            row = (subject, code, details)
+            connection.execute("INSERT INTO userapp_trouble SELECT max(id), ?, ?, ?, 0, 0 FROM userapp", row)
+        connection.execute("PRAGMA user_version=10")
+    capsys.readouterr()
+    assert cli.main(["app", "list", "--json", *config]) == 0
+    [row] = json.loads(capsys.readouterr().out)
+    assert row["trouble"].startswith("Its clock is 10 days behind")
+    assert count(database, "userapp_trouble") == 1

@@ -18,6 +18,7 @@ from server import Answer, App, RunningServer, start_server
 
 from sparkle_lite.http import web
 from sparkle_lite.http.web import access, render, sign_in
+from sparkle_lite.texts import catalogue
 
 WEB = Path(web.__file__).parent
 HTML = {"Accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
@@ -172,7 +173,7 @@ def test_every_page_is_sound_and_shows_hostile_names_as_text(
     with visiting(browser, busy, token_of(busy), **settings) as visit:
         for path in (*PAGES, f"/apps/{busy.app.app_id}"):
             visit.go(path)
-            assert visit.page.get_attribute("html", "lang") == render.HTML_LANGUAGE[language]  # type: ignore[index]
+            assert visit.page.get_attribute("html", "lang") == catalogue(language)["language.tag"]  # type: ignore[index]
             visit.check()
             assert "owned" not in visit.page.title() or "<script>" in visit.page.title()
             assert visit.page.locator("main img, main script, main b").count() == 0, path
@@ -458,7 +459,7 @@ def test_secrets_are_masked_in_the_settings(tmp_path: Path) -> None:
 
 
 def test_both_languages_say_the_same_things() -> None:
-    english, chinese = render.catalogue("en"), render.catalogue("zh")
+    english, chinese = catalogue("en"), catalogue("zh")
     assert set(english) == set(chinese)
     for key, text in english.items():
         assert text and chinese[key], key
@@ -466,7 +467,7 @@ def test_both_languages_say_the_same_things() -> None:
 
 
 def test_every_text_that_a_page_asks_for_is_there() -> None:
-    keys = set(render.catalogue("en"))
+    keys = set(catalogue("en"))
     for file in WEB.glob("templates/*.html"):
         text = file.read_text("utf-8")
         for called, put_in in re.findall(r"""\bt\(\s*["']([\w.]+)["']\s*,|["']([\w.]+)["']\|t\b""", text):
@@ -490,7 +491,9 @@ def test_every_text_that_a_page_asks_for_is_there() -> None:
 def test_a_page_comes_in_the_language_that_the_browser_prefers(
     busy: RunningServer, header: str, language: Literal["en", "zh"]
 ) -> None:
-    assert asked(busy, "/login", Accept_Language=header).headers["content-language"] == render.HTML_LANGUAGE[language]
+    assert (
+        asked(busy, "/login", Accept_Language=header).headers["content-language"] == catalogue(language)["language.tag"]
+    )
     chosen = asked(busy, "/login", Accept_Language=header, Cookie="lang=zh")
     assert chosen.headers["content-language"] == "zh-CN"
 

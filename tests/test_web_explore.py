@@ -21,7 +21,7 @@ from server import Answer, App, RunningServer, opened, start_server
 
 from sparkle_lite import config
 from sparkle_lite.http.web import filters
-from sparkle_lite.http.web.render import catalogue
+from sparkle_lite.texts import catalogue
 
 CONFIG = """
 [[rules]]
@@ -209,7 +209,7 @@ def test_every_filter_of_the_api_is_in_the_form_with_a_label(member: Visitor, na
         assert f'<label for="f-{field.name}">' in page
         assert f'name="{field.name}"' in page
         assert ('name="' + field.name + 'CompareMethod"' in page) is bool(field.methods)
-    assert catalogue(language)[f"explore.about.{name}"] in html.unescape(page)  # type: ignore[arg-type]
+    assert catalogue(language)[f"explore.about.{name}"] in html.unescape(page)
 
 
 def test_what_people_write_becomes_a_url_that_holds_just_what_is_set(member: Visitor) -> None:
@@ -404,7 +404,7 @@ def test_anyone_is_told_the_verdict_and_nothing_about_members(
     address = {"en": "203.0.113.21", "zh": "203.0.113.22"}[language]
     _decide(server, address)
     page = stranger._replace(language=language).page(f"/ip/{address}")
-    assert catalogue(language)["why.listed"] in page  # type: ignore[arg-type]
+    assert catalogue(language)["why.listed"] in page
     told = {"en": "4 people saw it cheat", "zh": "4 人发现其谎报下载进度"}[language]
     assert told in page
     assert page.count("<time ") == 2
@@ -420,7 +420,7 @@ def test_anyone_is_told_the_verdict_and_nothing_about_members(
     ):
         assert secret not in page
     free = stranger._replace(language=language).page("/ip/198.51.100.3")
-    assert catalogue(language)["why.not_listed"] in free  # type: ignore[arg-type]
+    assert catalogue(language)["why.not_listed"] in free
 
 
 def test_a_note_and_an_exception_are_for_members_eyes(admin: Visitor, member: Visitor, stranger: Visitor) -> None:
@@ -761,7 +761,7 @@ def test_in_a_browser_an_address_is_found_read_and_pardoned(
 ) -> None:
     address = f"29.5.{size['width'] % 255}.{LANGUAGES.index(language)}"
     _decide(server, address)
-    text = catalogue(language)  # type: ignore[arg-type]
+    text = catalogue(language)
     with visiting(chromium, server, admin.token, viewport=size, locale=language) as visit:
         visit.go("/explore/bans")
         visit.page.fill("#find", address)

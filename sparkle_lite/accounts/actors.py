@@ -23,7 +23,7 @@ class Actor(NamedTuple):
     def require_admin(self) -> None:
         """Raises SparkleError (forbidden) for everybody but administrators and the operator."""
         if not self.admin:
-            raise SparkleError("forbidden", "Access denied: this is for administrators.", "拒绝访问")
+            raise SparkleError("forbidden", "access.admins_only")
 
     def require_owner(self, user: int) -> None:
         """Raises as `require_admin` does where something isn't this user's (row id) own."""

@@ -77,7 +77,7 @@ class Apps:
 
     @transacted
     async def _add(self, connection: Connection, user: int, comment: str, actor: Actor) -> NewSecret:
-        text = checked_line(comment, "comment", "备注")
+        text = checked_line(comment, "comment")
         owner = await find_user(connection, user)
         actor.require_owner(owner.id)
         if await store.count_userapps(connection, user) >= self._auth().max_apps_per_user:
@@ -101,7 +101,7 @@ class Apps:
 
     @transacted
     async def _edit(self, connection: Connection, app_id: str, comment: str, actor: Actor) -> UserappRow:
-        text = checked_line(comment, "comment", "备注")
+        text = checked_line(comment, "comment")
         row = await _find_app(connection, app_id, actor)
         await store.set_userapp_comment(connection, row.id, text)
         await self._record(connection, actor, "USERAPP_EDIT", row, userAppOld=row.comment, userAppNew=text)
@@ -140,7 +140,7 @@ class Apps:
     async def ban(self, connection: Connection, app_id: str, reason: str, actor: Actor) -> None:
         """Refuse an application until `unban`. Raises SparkleError: bad_request, forbidden, not_found."""
         actor.require_admin()
-        text = checked_line(reason, "reason", "封禁原因")
+        text = checked_line(reason, "reason")
         row = await _find_app(connection, app_id, actor)
         await store.set_userapp_ban(connection, row.id, self._clock(), text)
         await self._record(connection, actor, "USERAPP_BAN", row, reason=text)
@@ -189,14 +189,10 @@ def peerbanhelper_lines(base_url: str, app_id: str, secret: str) -> str:
 async def _find_app(connection: Connection, app_id: str, actor: Actor) -> UserappRow:
     row = await store.userapp_by_app_id(connection, storable(app_id))
     if row is None:
-        raise SparkleError("not_found", "The requested user application doesn't exist.", "请求的用户应用程序不存在")
+        raise SparkleError("not_found", "app.unknown")
     actor.require_owner(row.user)
     return row
 
 
 def _quota(name: str, limit: int) -> SparkleError:
-    return SparkleError(
-        "quota",
-        f"{name} has reached the limit of {limit} user applications (auth.max_apps_per_user).",
-        "您所拥有的用户应用程序数量已达上限",
-    )
+    return SparkleError("quota", "app.quota", name=name, limit=limit)

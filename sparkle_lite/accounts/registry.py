@@ -273,59 +273,29 @@ def _admit(entry: _Entry) -> Userapp | SparkleError:
 
 def user_banned(reason: str) -> SparkleError:
     """What a banned user is told, and whoever uses an application of theirs."""
-    return SparkleError(
-        "forbidden",
-        f"This user was banned by an administrator ({reason}).",
-        f"此用户已被管理员停用，请与系统管理员联系以获取更多信息（原因：{reason}）。",
-    )
+    return SparkleError("forbidden", "user.banned", reason=reason)
 
 
 def app_banned(reason: str) -> SparkleError:
     """What a client with a banned application is told, and its owner."""
-    return SparkleError(
-        "forbidden",
-        f"This user application was banned by an administrator ({reason}).",
-        f"UserApplication 已被管理员封禁，请与服务器管理员联系（原因：{reason}）。",
-    )
+    return SparkleError("forbidden", "app.banned", reason=reason)
 
 
 def _no_credentials() -> SparkleError:
-    return SparkleError(
-        "forbidden",
-        "Access denied: the request carries no credentials; put this server's app-id and app-secret into the client.",
-        "拒绝访问：请求未携带凭据，请在客户端中填写本服务器的 app-id 和 app-secret。",
-    )
+    return SparkleError("forbidden", "access.no_credentials")
 
 
 def _placeholder() -> SparkleError:
-    return SparkleError(
-        "forbidden",
-        "Access denied: replace the example credentials in the client by an app-id and app-secret of this server.",
-        "拒绝访问：请将客户端中的示例凭据替换为本服务器的 app-id 和 app-secret。",
-    )
+    return SparkleError("forbidden", "access.example_credentials")
 
 
 def _no_anonymous() -> SparkleError:
-    return SparkleError(
-        "forbidden",
-        "Access denied: this server takes no anonymous clients; get an app-id and app-secret on its page or from its "
-        "operator and put both into the client.",
-        "拒绝访问：本服务器不接受匿名客户端，请在服务器页面或向管理员获取 app-id 和 app-secret，并填写到客户端中。",
-    )
+    return SparkleError("forbidden", "access.no_anonymous")
 
 
 def _wrong_credentials() -> SparkleError:
-    return SparkleError(
-        "forbidden",
-        "Access denied: this app-id and app-secret are not valid here.",
-        "拒绝访问：app-id 或 app-secret 无效。",
-    )
+    return SparkleError("forbidden", "access.wrong_credentials")
 
 
 def _too_many(seconds: int) -> SparkleError:
-    return SparkleError(
-        "too_many",
-        "Too many requests with unknown credentials came from this address; try again later.",
-        "来自此地址的无效凭据请求过多，请稍后再试。",
-        retry_after=seconds,
-    )
+    return SparkleError("too_many", "access.too_many_wrong", retry_after=seconds)

@@ -344,11 +344,7 @@ async def _nickname(connection: Connection, github: GitHubUser, user: int) -> st
 
 
 def _not_signed_in() -> SparkleError:
-    return SparkleError(
-        "forbidden",
-        "You are not signed in, or the session is over; sign in again.",
-        "未登录或会话已过期，请转到首页登录",
-    )
+    return SparkleError("forbidden", "session.none")
 
 
 def _link_owner(row: UserRow | None) -> UserRow:
@@ -366,25 +362,12 @@ def _require_verifier(verifier: str, digest: bytes | None) -> None:
 
 
 def _link_expired() -> SparkleError:
-    return SparkleError(
-        "forbidden",
-        "This login link was used already or is older than 30 minutes; ask for a new one.",
-        "此登录链接已被使用或已超过 30 分钟，请重新获取。",
-    )
+    return SparkleError("forbidden", "session.link_used")
 
 
 def _too_many_logins(seconds: int) -> SparkleError:
-    return SparkleError(
-        "too_many",
-        "Too many attempts to sign in came from this address; try again later.",
-        "来自此地址的登录尝试过多，请稍后再试。",
-        retry_after=seconds,
-    )
+    return SparkleError("too_many", "session.too_many", retry_after=seconds)
 
 
 def _other_login() -> SparkleError:
-    return SparkleError(
-        "forbidden",
-        "This sign-in was not begun in this browser, is older than 10 minutes, or was used already; begin again.",
-        "此登录请求并非由本浏览器发起、已超过 10 分钟或已被使用，请重新登录。",
-    )
+    return SparkleError("forbidden", "session.not_begun")

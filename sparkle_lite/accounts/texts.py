@@ -1,8 +1,10 @@
 """Texts that people and programs hand in: made clean where they come from elsewhere, refused where somebody types."""
 
 import unicodedata
+from typing import Literal
 
 from sparkle_lite.errors import SparkleError
+from sparkle_lite.texts import phrase
 
 USER_AGENT_LENGTH = 256
 NAME_LENGTH = 64
@@ -43,20 +45,12 @@ def check_name(name: str) -> None:
     """Raises SparkleError (bad_request) for what can't be a user's name."""
     # Marks that can't be seen make a name look like another one.
     if not name or name != clean_name(name):
-        raise SparkleError(
-            "bad_request",
-            "A user's name has 1 to 64 characters, no control characters and no blank at its begin or end.",
-            "用户名须为 1 至 64 个字符，不能包含控制字符，首尾不能是空格。",
-        )
+        raise SparkleError("bad_request", "user.bad_name")
 
 
-def checked_line(text: str, name: str, name_zh: str) -> str:
+def checked_line(text: str, name: Literal["comment", "reason"]) -> str:
     """One line of 1-255 characters, without blanks around it. Raises SparkleError (bad_request) that says its name."""
     stripped = text.strip()
     if not 1 <= len(stripped) <= 255 or not is_line(stripped):
-        raise SparkleError(
-            "bad_request",
-            f"The {name} must have 1 to 255 characters and no control characters.",
-            f"{name_zh}须为 1 至 255 个字符，且不能包含控制字符。",
-        )
+        raise SparkleError("bad_request", "user.bad_line", what=phrase(f"user.line_{name}"))
     return stripped

@@ -46,7 +46,7 @@ class Users:
         async with self.database.reader() as connection:
             row = await store.user_by_name(connection, storable(name))
         if row is None:
-            raise SparkleError("not_found", f"There is no user named {name!r}.", f"没有名为 {name!r} 的用户。")
+            raise SparkleError("not_found", "user.none_named", name=name)
         return row
 
     @transacted
@@ -54,9 +54,7 @@ class Users:
         """Add a local user: 1-64 characters. Raises SparkleError: bad_request, conflict, forbidden."""
         actor.require_admin()
         if store.name_key(name) == ANONYMOUS:
-            raise SparkleError(
-                "bad_request", f"The name {ANONYMOUS!r} is reserved; choose another.", "此名称已被保留。"
-            )
+            raise SparkleError("bad_request", "user.reserved_name", name=ANONYMOUS)
         return await self.insert(connection, name, role, actor)
 
     async def insert(self, connection: Connection, name: str, role: Role, actor: Actor) -> UserRow:
@@ -64,9 +62,7 @@ class Users:
         check_name(name)
         taken = await store.user_by_name(connection, name)
         if taken is not None:
-            raise SparkleError(
-                "conflict", f"There is a user named {taken.name!r} already.", f"已有名为 {taken.name!r} 的用户。"
-            )
+            raise SparkleError("conflict", "user.name_taken", name=taken.name)
         user = await store.add_user(connection, name, role, "admin", self._clock())
         await self._audit.record(connection, actor, "USER_CREATE", user=user, name=name, role=role)
         return await find_user(connection, user)
@@ -84,7 +80,7 @@ class Users:
         row = await find_user(connection, user)
         owner = await store.user_by_name(connection, wanted) if wanted else None
         if store.name_key(wanted) == ANONYMOUS or (owner is not None and owner.id != user):
-            raise SparkleError("conflict", f"There is already a user named {wanted}.", f"已存在名为 {wanted} 的用户。")
+            raise SparkleError("conflict", "user.nickname_taken", name=wanted)
         shown = wanted if wanted != row.name else ""
         await store.set_nickname(connection, user, shown or None)
         await self._audit.record(connection, actor, "USER_RENAME", user=row.id, name=row.name, nickname=shown)
@@ -96,7 +92,7 @@ class Users:
         Raises SparkleError: bad_request, forbidden, not_found, conflict for the last administrator.
         """
         actor.require_admin()
-        text = checked_line(reason, "reason", "封禁原因")
+        text = checked_line(reason, "reason")
         row = await find_user(connection, user)
         await _require_another_admin(connection, row, actor)
         await store.set_user_ban(connection, user, self._clock(), text)
@@ -126,7 +122,7 @@ async def find_user(connection: Connection, user: int) -> UserRow:
     """A user by row id. Raises SparkleError: not_found."""
     row = await store.user_by_id(connection, user) if 0 < user <= INT64_MAX else None
     if row is None:
-        raise SparkleError("not_found", "Unable to find requested user")
+        raise SparkleError("not_found", "user.unknown")
     return row
 
 
@@ -141,8 +137,4 @@ async def _require_another_admin(connection: Connection, row: UserRow, actor: Ac
     """Keep somebody who can undo it; the operator's command line always can."""
     if actor.user is None or row.role != "admin" or await store.count_other_admins(connection, row.id):
         return
-    raise SparkleError(
-        "conflict",
-        f"{row.name} is the last administrator; make somebody else one first.",
-        f"{row.name} 是最后一名管理员，请先指定其他管理员。",
-    )
+    raise SparkleError("conflict", "user.last_admin", name=row.name)

@@ -9,14 +9,13 @@ from sparkle_lite.accounts.registry import ANONYMOUS
 from sparkle_lite.analyses import client_identity, concurrent_download, multi_dial, over_download, untrusted_vote
 from sparkle_lite.analyses.analysis import Analysis, Need
 from sparkle_lite.analyses.numbers import TABLE, Chosen, Mode, choose
-from sparkle_lite.analyses.sentences import SENTENCES, tell
 from sparkle_lite.config import AnalysisSection
 from sparkle_lite.db.accounts import name_key
 from sparkle_lite.db.database import Database
 from sparkle_lite.db.evidence import Evidence, Trust, gather
 from sparkle_lite.findings import Finding
 
-__all__ = ["ANALYSES", "SENTENCES", "TABLE", "Analysis", "Chosen", "Mode", "Need", "choose", "run", "tell"]
+__all__ = ["ANALYSES", "TABLE", "Analysis", "Chosen", "Mode", "Need", "choose", "run"]
 
 ANALYSES: Mapping[str, Analysis] = {
     module.ANALYSIS.name: module.ANALYSIS

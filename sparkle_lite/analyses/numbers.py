@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 from sparkle_lite.config import AnalysisSection, Duration, Refused, Size, parse
 from sparkle_lite.config.keys import keys_of
@@ -85,7 +85,7 @@ def choose(name: str, settings: AnalysisSection, overrides: Mapping[str, str | i
     Raises SparkleError("bad_request") for one that isn't understood, "not_found" for an analysis that there isn't.
     """
     if name not in TABLE:
-        raise SparkleError("not_found", f"There is no analysis {name[:64]!r}.", "没有此分析。")
+        raise SparkleError("not_found", "analysis.unknown", name=name[:64])
     values = preset_values(name, settings.preset)
     section = getattr(settings, name)
     # 0 and "preset" are "not set by hand".
@@ -107,15 +107,15 @@ def preset_values(name: str, preset: str) -> dict[str, str | int]:
 def _override(name: str, section: type, key: str, raw: str | int) -> str | int:
     hints = keys_of(section)
     if key not in hints:
-        raise _refused(f"{name} has no number {key[:64]!r}; it has {', '.join(hints)}")
+        raise _bad("analysis.no_number", name=name, key=key[:64], known=", ".join(hints))
     if key == "mode" and raw not in get_args(Mode):
-        raise _refused(f"{name}.{key} must be on, shadow or off")
+        raise _bad("analysis.bad_mode", name=name, key=key)
     try:
         value: str | int = parse(hints[key], raw)
     except Refused as refused:
-        raise _refused(f"{name}.{key}: {refused}") from None
+        raise _bad("analysis.bad_number", name=name, key=key, why=str(refused)) from None
     return value
 
 
-def _refused(message: str) -> SparkleError:
-    return SparkleError("bad_request", f"{message}.", "分析参数不正确。")
+def _bad(key: str, /, **values: Any) -> SparkleError:
+    return SparkleError("bad_request", key, **values)

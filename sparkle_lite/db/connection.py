@@ -119,12 +119,7 @@ def refused(doing: str) -> Iterator[None]:
 
 
 def _unavailable(doing: str, reason: str) -> SparkleError:
-    return SparkleError(
-        "overloaded",
-        f"The server can't {doing} its database right now ({reason}); try again later.",
-        f"服务器暂时无法访问数据库（{reason}），请稍后再试。",
-        retry_after=30,
-    )
+    return SparkleError("overloaded", "database.unavailable", doing=doing, reason=reason, retry_after=30)
 
 
 @asynccontextmanager
@@ -183,12 +178,7 @@ async def migrate(connection: Connection, path: Path, kind: str) -> None:
     steps = _steps(kind)
     version = await _version(connection)
     if version > len(steps):
-        raise SparkleError(
-            "conflict",
-            f"{path} was written by a newer version of Sparkle Lite (schema {version}, this program knows "
-            f"{len(steps)}); install that version or restore the copy that was made before the upgrade.",
-            f"{path} 由更新版本的 Sparkle Lite 写入，请安装该版本或恢复升级前的副本。",
-        )
+        raise SparkleError("conflict", "database.newer", path=path, version=version, known=len(steps))
     if version and version < len(steps) and kind == "main":
         await _copy(connection, path.with_name(f"{path.name}.before-v{len(steps)}"))
     if version == len(steps):

@@ -84,11 +84,7 @@ class Database:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             os.close(lock)
-            raise SparkleError(
-                "conflict",
-                f"Another server is running on {self.path}; stop it first, or give this one another database.path.",
-                f"已有另一个服务器正在使用 {self.path}，请先停止它或更换 database.path。",
-            ) from error
+            raise SparkleError("conflict", "database.in_use", path=self.path) from error
         self._lock_file = lock
 
     async def close(self) -> None:

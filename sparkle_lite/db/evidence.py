@@ -876,9 +876,4 @@ async def gather(
 
 
 def _too_slow(limit_s: float) -> SparkleError:
-    return SparkleError(
-        "overloaded",
-        f"The analysis took longer than {limit_s:.0f} s and was given up; shorten its window.",
-        f"分析耗时超过 {limit_s:.0f} 秒，已放弃；请缩短其时间窗口。",
-        retry_after=600,
-    )
+    return SparkleError("overloaded", "analysis.too_slow", seconds=limit_s, retry_after=600)

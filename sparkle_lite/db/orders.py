@@ -109,11 +109,7 @@ def read_cursor(query: Query) -> Mark:
             raise ValueError
         return Mark(Key(values, last), total, exact)
     except (ValueError, TypeError, RecursionError):
-        raise SparkleError(
-            "bad_request",
-            f"{name} is not a cursor of this query; take the one that a page of it gave, and keep the sorting.",
-            f"{name} 不是此查询的游标，请使用此查询返回的值，并保持相同的排序。",
-        ) from None
+        raise SparkleError("bad_request", "query.bad_cursor", name=name) from None
 
 
 def _value(kind: str, value: object) -> object:

@@ -60,12 +60,7 @@ class Reader:
     async def run(self, function: Callable[["Reader"], T]) -> T:
         """Run a function on the thread when its turn comes. Raises SparkleError("overloaded") when too many wait."""
         if self._waiting >= MAX_WAITING:
-            raise SparkleError(
-                "overloaded",
-                "Too many queries are waiting; try again in a few seconds.",
-                "等待中的查询过多，请几秒后重试。",
-                retry_after=5,
-            )
+            raise SparkleError("overloaded", "query.too_many", retry_after=5)
         self._waiting += 1
         try:
             return await asyncio.get_running_loop().run_in_executor(self._executor, function, self)

@@ -138,9 +138,7 @@ class Search:
             # Retention may unlink a segment between the look into the catalogue and its opening.
             with suppress(Gone):
                 return await reader.run(work)
-        raise SparkleError(
-            "overloaded", "What is stored is changing; try again.", "数据正在变更，请重试。", retry_after=1
-        )
+        raise SparkleError("overloaded", "query.changing", retry_after=1)
 
     async def _chain(self, table: Table) -> list[SegmentRow]:
         """The segments of a table in ascending order, the hot one with the rows that are committed in it."""
@@ -204,11 +202,7 @@ def _in_time() -> Iterator[None]:
     except sqlite3.OperationalError as error:
         if not is_interrupted(error):
             raise
-        raise SparkleError(
-            "bad_request",
-            "The query takes too long; narrow timeFrom/timeTo or the other filters.",
-            "查询耗时过长，请缩小 timeFrom/timeTo 的范围或增加筛选条件。",
-        ) from None
+        raise SparkleError("bad_request", "query.too_slow") from None
 
 
 class _Work:

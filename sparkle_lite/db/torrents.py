@@ -121,7 +121,5 @@ async def _in_time(reader: Connection, sql: str, values: Any, limit_ms: int) -> 
         await reader.interrupt()
         await asyncio.wait((running,))
         if running.exception() is not None:
-            raise SparkleError(
-                "bad_request", "The query takes too long; narrow the filters.", "查询耗时过长，请增加筛选条件。"
-            )
+            raise SparkleError("bad_request", "query.torrents_too_slow")
     return running.result()

@@ -123,9 +123,4 @@ async def spend_proof(scope: Scope, caller: Caller, body: bytes) -> None:
 
 def _refuse_until(seconds: int) -> None:
     if seconds:
-        raise SparkleError(
-            "too_many",
-            f"Too many requests; try again in {seconds} s.",
-            f"请求过于频繁，请在 {seconds} 秒后重试。",
-            retry_after=seconds,
-        )
+        raise SparkleError("too_many", "request.too_many", seconds=seconds, retry_after=seconds)

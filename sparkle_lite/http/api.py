@@ -15,6 +15,7 @@ from sparkle_lite.errors import SparkleError
 from sparkle_lite.http.problems import Envelope
 from sparkle_lite.http.requests import only
 from sparkle_lite.http.session import AnyRequest
+from sparkle_lite.texts import Phrase
 from sparkle_lite.units import KIB
 
 T = TypeVar("T")
@@ -31,14 +32,26 @@ class Answer(msgspec.Struct, Generic[T], frozen=True):
     data: T
 
 
+class Sentence(msgspec.Struct, frozen=True):
+    """One plain sentence in both languages."""
+
+    en: str
+    zh: str
+
+
+def spoken(said: Phrase) -> Sentence:
+    """What is said, as the API gives it."""
+    return Sentence(en=said.text("en"), zh=said.text("zh"))
+
+
 def ok(data: T) -> Answer[T]:
     """What was asked for."""
     return Answer(True, None, data)
 
 
-def invalid(message: str, message_zh: str = "无效参数。") -> SparkleError:
+def invalid(key: str, /, **values: Any) -> SparkleError:
     """The refusal of a request that says something impossible."""
-    return SparkleError("bad_request", message, message_zh)
+    return SparkleError("bad_request", key, **values)
 
 
 def allow_only(request: AnyRequest, **parameters: object) -> None:

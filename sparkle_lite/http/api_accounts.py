@@ -18,7 +18,7 @@ from sparkle_lite.accounts.sessions import LOGIN_LINK_MS
 from sparkle_lite.clock import now_ms
 from sparkle_lite.db.accounts import AuditFilter, AuditRow, UserappRow, UserRow
 from sparkle_lite.db.orders import Position
-from sparkle_lite.http.api import Answer, allow_only, api_router, documented, invalid, ok
+from sparkle_lite.http.api import Answer, Sentence, allow_only, api_router, documented, invalid, ok, spoken
 from sparkle_lite.http.head import is_head
 from sparkle_lite.http.problems import Envelope
 from sparkle_lite.http.session import (
@@ -35,6 +35,7 @@ from sparkle_lite.http.session import (
     visitor,
 )
 from sparkle_lite.runtime import Server
+from sparkle_lite.texts import phrase
 from sparkle_lite.trouble_sentences import join, sentence
 from sparkle_lite.units import DAY_MS, INT64_MAX
 from sparkle_lite.wire.torrents import parse_info_hash, torrent_identifier
@@ -54,13 +55,6 @@ class NumberedPage(msgspec.Struct, Generic[T], frozen=True):
     size: int
     total: int
     results: list[T]
-
-
-class Sentence(msgspec.Struct, frozen=True):
-    """One plain sentence in both languages."""
-
-    en: str
-    zh: str
 
 
 class User(msgspec.Struct, frozen=True, rename="camel"):
@@ -234,7 +228,7 @@ _APP = UserApplication(
     last_access_at=1723975000000,
     banned_at=None,
     banned_reason=None,
-    trouble=Sentence(*sentence("clock", {"off": -3 * DAY_MS}, 0)),
+    trouble=spoken(sentence("clock", {"off": -3 * DAY_MS}, 0)),
 )
 _SHOWN_ONCE = "Zl1m0Jq0nQ3y5m7w9B1d3F5h7J9l1N3p5R7t9V1x3Z5"
 _SECRET = UserApplicationVerbose(
@@ -337,7 +331,7 @@ async def create_app(server: Injected[Server], me: Injected[SignedIn], data: Com
 )
 async def delete_app(server: Injected[Server], me: Injected[SignedIn], app_id: str) -> Answer[None]:
     await server.apps.delete(app_id, me.actor)
-    return Answer(True, "用户应用程序删除成功", None)
+    return Answer(True, phrase("app.deleted").text("zh"), None)
 
 
 # --- Users and their sessions -----------------------------------------------------------------------------------------
@@ -557,7 +551,7 @@ async def list_audit(
     _check_page(0, page_size)
     _check_range(user=user, **times, after=after)
     if time_from is not None and time_to is not None and time_from > time_to:
-        raise invalid("timeFrom is later than timeTo.")
+        raise invalid("query.later", name_from="timeFrom", name_to="timeTo")
     wanted = AuditFilter(action=action, user=user, success=success, time_from=time_from, time_to=time_to)
     rows = await server.audit.page(wanted, Position(after), page_size + 1)
     more = rows[page_size - 1].id if len(rows) > page_size else None
@@ -674,7 +668,7 @@ def _app(server: Server, row: UserappRow, owner: UserRow) -> UserApplication:
         last_access_at=row.last_access_at,
         banned_at=row.banned_at,
         banned_reason=row.banned_reason,
-        trouble=Sentence(*join(troubles)) if troubles else None,
+        trouble=spoken(join(troubles)) if troubles else None,
     )
 
 
@@ -697,19 +691,19 @@ def _audit_entry(row: AuditRow) -> AuditEntry:
 def _check_page(page: int, size: int) -> None:
     """Refuse pages that can't be."""
     if page < 0:
-        raise invalid("page must be 0 or more.", "无效参数: page 不能小于 0")
+        raise invalid("page.negative")
     if page > INT64_MAX:
-        raise invalid("page is out of range.", "无效参数: page")
+        raise invalid("page.large")
     if size < 1:
-        raise invalid("pageSize must be 1 or more.", "无效参数: pageSize 不能小于 1")
+        raise invalid("page.size_small")
     if size > MAX_PAGE_SIZE:
-        raise invalid(f"pageSize must be at most {MAX_PAGE_SIZE}.", "请求的分页数量参数超过最大允许值")
+        raise invalid("page.size_large", limit=MAX_PAGE_SIZE)
 
 
 def _check_range(**values: int | None) -> None:
     for name, value in values.items():
         if value is not None and not -INT64_MAX <= value <= INT64_MAX:
-            raise invalid(f"{name} is out of range.", f"无效参数: {name}")
+            raise invalid("page.out_of_range", name=name)
 
 
 # --- Who may ask ------------------------------------------------------------------------------------------------------

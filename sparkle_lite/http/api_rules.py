@@ -14,6 +14,7 @@ import msgspec
 from litestar import Response, get, post
 from litestar.params import QueryParameter
 
+from sparkle_lite import reasons
 from sparkle_lite.accounts.actors import Actor
 from sparkle_lite.analyses import Need
 from sparkle_lite.config import Duration, Refused
@@ -21,13 +22,12 @@ from sparkle_lite.db.decisions import Action, Change, Cursor, Decision, State, W
 from sparkle_lite.db.orders import Position
 from sparkle_lite.decisions import BY_HAND_MS, PARDON_MS, Decisions, Match, TargetKind, Why
 from sparkle_lite.errors import SparkleError
-from sparkle_lite.http.api import Answer, allow_only, api_router, documented, invalid, ok
-from sparkle_lite.http.api_accounts import Sentence
+from sparkle_lite.http.api import Answer, Sentence, allow_only, api_router, documented, invalid, ok, spoken
 from sparkle_lite.http.ready import REVALIDATE, ready, respond
 from sparkle_lite.http.session import AnyRequest, Injected, SignedIn, own_url, requires_admin, requires_sign_in
 from sparkle_lite.net import AddressError, Network, parse_network
-from sparkle_lite.reasons import Reason
 from sparkle_lite.runtime import Server
+from sparkle_lite.texts import Phrase, phrase
 from sparkle_lite.units import INT64_MAX
 
 MAX_LIMIT = 1000
@@ -165,6 +165,7 @@ Limit = Annotated[
 Standing = Annotated[State | None, QueryParameter(name="state", description="Only rules in this state.")]
 After = Annotated[int | None, QueryParameter(description="`next` of the page before.")]
 
+_NUMBERS: dict[str, int | float] = {"people": 4, "torrents": 3, "days": 2, "window_days": 14}
 _EXAMPLE = DecisionEntry(
     id=12,
     kind="ip",
@@ -174,8 +175,8 @@ _EXAMPLE = DecisionEntry(
     origin="untrusted_vote",
     category="untrusted_vote",
     code="progress_cheater",
-    numbers={"people": 4, "torrents": 3},
-    reason=Sentence("4 people saw it cheat about its progress on 3 torrents", "4 人发现其谎报下载进度，涉及 3 个种子"),
+    numbers=_NUMBERS,
+    reason=spoken(reasons.reason("progress_cheater", _NUMBERS)),
     evidence=EvidenceEntry(4, 1, 1723916701954, 1723974023732),
     held_for=None,
     note=None,
@@ -233,7 +234,7 @@ async def list_rules_at(
 ) -> Answer[RulePage]:
     allow_only(request, time=time, action=action, state=standing, origin=origin, ip=ip, after=after, limit=limit)
     if not 0 <= time <= INT64_MAX:
-        raise invalid("time must be ms since the epoch.")
+        raise invalid("query.bad_time")
     return await _page(server, me, _wanted(action, standing, origin, ip), after, limit, at=time)
 
 
@@ -286,7 +287,7 @@ async def why(
 ) -> Answer[Explanation]:
     allow_only(request, ip=ip, client_name=client_name, peer_id=peer_id)
     if sum(value is not None for value in (ip, client_name, peer_id)) != 1:
-        raise invalid("Give one of ip, client_name and peer_id.")
+        raise invalid("query.one_of_three")
     if ip is not None:
         network = _network(ip)
         distances = await server.distances.of(network.address) if network.prefix == network.bits else ()
@@ -393,7 +394,7 @@ async def _review(
     server: Server, me: SignedIn, rule_id: int, act: Callable[[int, Actor], Awaitable[Decision]]
 ) -> Answer[DecisionEntry]:
     if not 0 < rule_id <= INT64_MAX:
-        raise SparkleError("not_found", f"There is no decision {rule_id}.", "没有此决定。")
+        raise SparkleError("not_found", "decision.none", id=rule_id)
     decision = await act(rule_id, me.actor)
     return ok(_rule(server, me, decision, decision.end_reason or decision.state))
 
@@ -447,7 +448,7 @@ def _entry(me: SignedIn, match: Match) -> DecisionEntry:
         category=decision.category,
         code=decision.code,
         numbers=dict(decision.numbers),
-        reason=Sentence(*match.reason),
+        reason=spoken(match.reason),
         evidence=EvidenceEntry(**evidence) if evidence.get("people") else None,
         held_for=None if is_secret else decision.held_for,
         note=decision.note,
@@ -472,7 +473,7 @@ async def _page(
 ) -> Answer[RulePage]:
     _check_limit(limit)
     if after is not None and not 0 <= after <= INT64_MAX:
-        raise invalid("after must be the `next` of the page before.")
+        raise invalid("query.bad_after")
     decisions, moment = await server.decisions.page(wanted, Position(after), limit, at)
     rules = [_rule(server, me, decision, decision.state_at(moment)) for decision in decisions]
     return ok(RulePage(rules, decisions[-1].id if len(decisions) == limit else None))
@@ -508,12 +509,12 @@ def _atom(changes: list[Change], decisions: Decisions, base: str) -> bytes:
     return (head + "".join(entries) + "</feed>\n").encode()
 
 
-def _atom_entry(change: Change, reason: Reason, base: str) -> str:
+def _atom_entry(change: Change, reason: Phrase, base: str) -> str:
     decision = change.decision
     target = (decision.text or "")[:200] if decision.network is None else str(decision.network)
     state = _state_of(change)
     title = f"{_TITLES.get((decision.action, state), state.capitalize())}: {target}"
-    body = f"{decision.origin}: {reason.en}. {reason.zh}。"
+    body = f"{decision.origin}: {phrase('language.sentence', text=reason).raw()}"
     return (
         f"<entry><title>{_xml(title)}</title><id>{_xml(base)}/api/rules/changes#{decision.id}-{int(change.ended)}</id>"
         f"<updated>{_moment(change.at)}</updated><content>{_xml(body)}</content></entry>"
@@ -536,7 +537,7 @@ def _moment(at_ms: int) -> str:
 
 def _check_limit(limit: int) -> None:
     if not 1 <= limit <= MAX_LIMIT:
-        raise invalid(f"limit must be 1 to {MAX_LIMIT}.")
+        raise invalid("query.bad_limit", limit=MAX_LIMIT)
 
 
 def _wanted(action: Action | None, state: State | None, origin: str | None, ip: str | None) -> Wanted:
@@ -547,7 +548,7 @@ def _network(text: str) -> Network:
     try:
         return parse_network(text, with_port=True)
     except AddressError as error:
-        raise invalid(f"{error}.") from None
+        raise invalid("address.bad", why=error.said) from None
 
 
 def _lifetime(text: str | None) -> int | None:
@@ -557,9 +558,9 @@ def _lifetime(text: str | None) -> int | None:
     try:
         lifetime = int(Duration.parse(text))
     except Refused as refused:
-        raise invalid(f"expires: {refused}.") from None
+        raise invalid("decision.bad_expires", why=str(refused)) from None
     if lifetime <= 0:
-        raise invalid("expires: it must last some time.")
+        raise invalid("decision.expires_now")
     return lifetime
 
 
@@ -575,9 +576,9 @@ def _cursor(text: str | None) -> Cursor | None:
         raw = base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)).decode("ascii")
         at, number, ended = map(int, raw.split("."))
     except ValueError:
-        raise invalid("after must be the `next` of the page before.") from None
+        raise invalid("query.bad_after") from None
     if not (0 <= at <= INT64_MAX - 1 and 0 <= number <= INT64_MAX - 1):
-        raise invalid("after must be the `next` of the page before.")
+        raise invalid("query.bad_after")
     return at, number, bool(ended)
 
 

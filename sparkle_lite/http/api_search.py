@@ -409,7 +409,7 @@ async def _body(request: AnyRequest, data: Listing, **parameters: object) -> Lis
     except msgspec.ValidationError as error:
         why, _, where = str(error).partition(" - at `$.")
         where = where.rstrip("`") or "body"
-        raise invalid(f"The request is not valid: {where}: {why}.", f"无效参数: {where}") from None
+        raise invalid("request.invalid_field", where=where, why=why) from None
 
 
 async def _answer(server: Server, me: SignedIn, kind: _RowKind, listing: Listing) -> Response[bytes]:

@@ -180,11 +180,7 @@ async def reconfigure(call: Call) -> Reply:
 def _config_document(call: Call) -> ConfigDocument:
     dialect, section = call.caller.dialect, call.server.config.server
     if dialect.traits.outdated:
-        raise SparkleError(
-            "forbidden",
-            "This PeerBanHelper is too old for this server; please update to version 3.2 or later.",
-            "此版本的 PeerBanHelper 过旧，请更新至 3.2 或更高版本。",
-        )
+        raise SparkleError("forbidden", "access.old_peerbanhelper")
     return call.btn.config_document(dialect, base_url(call.scope, section.public_url, section.trusted_proxies))
 
 
@@ -260,7 +256,7 @@ async def _report(call: Call) -> answers.IpQuery:
     try:
         address = net.address_bytes(query_value(call.scope, "ip"))
     except net.AddressError as error:
-        raise SparkleError("bad_request", f"'ip' must be one address: {error}.", "ip 必须是单个地址。") from None
+        raise SparkleError("bad_request", "address.not_single", why=error.said) from None
     server = call.server
     return await ip_report.look_up(address, server.decisions, server.search, server.config.limits, now_ms())
 

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from sparkle_lite.http import btn
 from sparkle_lite.pow import KNOWN_TYPES
+from sparkle_lite.texts import phrase
 from sparkle_lite.wire import answers
 
 Json = dict[str, Any]
@@ -123,7 +124,7 @@ _RULES = {**_IDENTITIES, "version": _REV, "ip": {"untrusted_vote": ["203.0.113.5
 _LIST = "#[untrusted_vote] 4 people saw it cheat about its progress on 3 torrents\n203.0.113.57\n"
 _IP_QUERY = {
     "color": "gray",
-    "labels": ["Seen / 有记录"],
+    "labels": [phrase("address_report.seen").raw(" / ")],
     "bans": {"duration": 604800000, "total": 0, "records": []},
     "swarms": {
         "duration": 604800000,

@@ -29,6 +29,7 @@ from sparkle_lite.http.head import is_head
 from sparkle_lite.http.problems import STATUS
 from sparkle_lite.http.session import AnyRequest, Injected, enter, is_https, own_url, redirect, visitor
 from sparkle_lite.runtime import Server
+from sparkle_lite.texts import ENGLISH, SHOWN_RAW, Phrase, phrase
 from sparkle_lite.units import INT64_MAX, MIB
 
 if TYPE_CHECKING:
@@ -133,11 +134,7 @@ class _Exchange:
         status, body = await self._ask("POST", self._github.token_url, {"accept": "application/json"}, form)
         answer = _decoded(status, body, _Token, "the token URL")
         if answer.error == "bad_verification_code":
-            raise SparkleError(
-                "forbidden",
-                "GitHub does not accept this sign-in any more; begin again.",
-                "GitHub 已不再接受此次登录，请重新登录。",
-            )
+            raise SparkleError("forbidden", "github.not_accepted")
         if answer.error:
             name = answer.error if _ERROR_NAME.fullmatch(answer.error) else "an unknown error"
             raise GitHubFailed(f"the token URL: {name}")
@@ -295,12 +292,12 @@ async def _finish(request: AnyRequest, server: Server, actor: Actor, returned: _
     else:
         await server.sessions.finish_oauth(returned.state, verifier)
     if returned.error == "access_denied":
-        raise SparkleError("forbidden", "You did not allow the sign-in at GitHub.", "您在 GitHub 上取消了授权。")
+        raise SparkleError("forbidden", "github.not_allowed")
     if returned.error:
         name = returned.error if _ERROR_NAME.fullmatch(returned.error) else "an unknown error"
         raise GitHubFailed(f"the callback: {name}")
     if not _CODE.fullmatch(returned.code):
-        raise SparkleError("bad_request", "GitHub's answer lacks its code; begin again.", "缺少授权码，请重新登录。")
+        raise SparkleError("bad_request", "github.no_code")
     callback_url = own_url(request, server) + _CALLBACK
     if is_head(request.scope):
         return ""
@@ -328,34 +325,36 @@ def _set_verifier(response: Response[str], verifier: str, request: AnyRequest, s
 def refusal_page(error: SparkleError) -> Response[str]:
     """A refusal as a small page that needs nothing else."""
     headers = {} if error.retry_after is None else {"retry-after": str(max(1, error.retry_after))}
-    return _page(STATUS[error.code], error.message, error.message_zh, headers)
+    return _page(STATUS[error.code], error.said, headers)
 
 
 def _failure_page(error: GitHubFailed) -> Response[str]:
     reference = secrets.token_hex(4)
     logger.warning("a login with GitHub failed", extra={"reference": reference, "reason": str(error)})
-    return _page(
-        502,
-        f"GitHub could not tell who you are; try again later. The server's log has the reason under {reference}.",
-        f"无法从 GitHub 获取您的身份，请稍后再试。服务器日志中的编号为 {reference}。",
-        {},
-    )
+    return _page(502, phrase("github.failed", reference=reference), {})
 
 
-def _page(status: int, text: str, text_zh: str, headers: dict[str, str]) -> Response[str]:
+def _page(status: int, said: Phrase, headers: dict[str, str]) -> Response[str]:
+    sentences = "".join(f"<p{_named(each)}>{html.escape(said.text(each))}</p>" for each in SHOWN_RAW)
+    back = " / ".join(_in(each, phrase("github.back")) for each in SHOWN_RAW)
     body = (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width"><meta name="color-scheme" content="light dark">'
-        "<title>Sparkle Lite</title></head><body><main><h1>Sparkle Lite</h1>"
-        f'<p>{html.escape(text)}</p><p lang="zh-CN">{html.escape(text_zh)}</p>'
-        '<p><a href="/">Back to the first page / <span lang="zh-CN">返回首页</span></a></p></main></body></html>'
+        f"<title>Sparkle Lite</title></head><body><main><h1>Sparkle Lite</h1>{sentences}"
+        f'<p><a href="/">{back}</a></p></main></body></html>'
     )
     return Response(body, status_code=status, media_type=MediaType.HTML, headers={**_PAGE_HEADERS, **headers})
 
 
+def _named(language: str) -> str:
+    """What an element says of its language where the page's is another."""
+    return "" if language == ENGLISH else f' lang="{phrase("language.tag").text(language)}"'
+
+
+def _in(language: str, said: Phrase) -> str:
+    text = html.escape(said.text(language))
+    return f"<span{_named(language)}>{text}</span>" if _named(language) else text
+
+
 def _not_configured() -> SparkleError:
-    return SparkleError(
-        "not_found",
-        "This server offers no login with GitHub; its operator can give you a login link.",
-        "此服务器未启用 GitHub 登录，可向管理员索取登录链接。",
-    )
+    return SparkleError("not_found", "github.not_configured")

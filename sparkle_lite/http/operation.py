@@ -67,20 +67,12 @@ async def readyz(server: Injected[Server]) -> Response[dict[str, object]]:
 async def metrics(request: AnyRequest, server: Injected[Server]) -> Response[bytes]:
     config = server.config
     if not config.metrics.allow:
-        raise SparkleError("not_found", "Metrics are switched off on this server.", "此服务器未开放指标。")
+        raise SparkleError("not_found", "metrics.off")
     trusted = config.server.trusted_proxies
     if request.headers.get("x-forwarded-for") and not is_from_proxy(request.scope, trusted):
-        raise SparkleError(
-            "forbidden",
-            "This request came through a proxy that is not in server.trusted_proxies, so its sender is unknown.",
-            "请求经由未列入 server.trusted_proxies 的代理转发，无法确认来源。",
-        )
+        raise SparkleError("forbidden", "metrics.unknown_proxy")
     if not _is_within(client_address(request.scope, trusted), config.metrics.allow):
-        raise SparkleError(
-            "forbidden",
-            "Metrics are only shown to the networks in metrics.allow.",
-            "仅允许 metrics.allow 中的网络访问指标。",
-        )
+        raise SparkleError("forbidden", "metrics.not_allowed")
     return Response(server.metrics.render(), media_type=_TEXT, headers=NO_STORE)
 
 

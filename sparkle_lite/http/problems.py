@@ -1,11 +1,13 @@
 """Refusals as HTTP: one status table, one envelope."""
 
 from collections.abc import Iterable
+from typing import Any
 
 import msgspec
 from litestar.exceptions import HTTPException
 
 from sparkle_lite.errors import Code, SparkleError
+from sparkle_lite.texts import joined
 
 STATUS: dict[Code, int] = {
     "bad_request": 400,
@@ -42,11 +44,8 @@ class MethodNotAllowed(SparkleError):
     def __init__(self, method: str, allowed: Iterable[str]) -> None:
         names = [name for name in sorted(allowed) if name not in ("HEAD", "OPTIONS")]
         self.allow = ", ".join(with_head(allowed))
-        super().__init__(
-            "method_not_allowed",
-            f"Use {' or '.join(names)} here, not {method[:16]}.",
-            f"不允许的请求方式，请使用 {'、'.join(names)}。",
-        )
+        methods = joined("language.or", names)
+        super().__init__("method_not_allowed", "request.bad_method", methods=methods, method=method[:16])
 
 
 def envelope(message: str) -> bytes:
@@ -56,22 +55,17 @@ def envelope(message: str) -> bytes:
 
 def internal() -> SparkleError:
     """What is said of a fault of our own: nothing about its inside."""
-    return SparkleError(
-        "internal",
-        "The server ran into a fault of its own; its log says more.",
-        "服务器内部错误，请联系服务器管理员。",
-    )
+    return SparkleError("internal", "server.fault")
 
 
 def nothing_here() -> SparkleError:
     """What is said of a path that isn't there."""
-    return SparkleError("not_found", "There is nothing at this path.", "404 Not Found - 资源未找到")
+    return SparkleError("not_found", "request.nothing_here")
 
 
 def problem(error: SparkleError) -> tuple[int, list[tuple[bytes, bytes]], bytes]:
     """Status, headers (but the length) and body of a refusal; in both languages, because clients show it raw."""
-    message = f"{error.message} {error.message_zh}".strip()
-    body = envelope(message)
+    body = envelope(error.said.raw())
     headers = [
         (b"content-type", b"application/json; charset=utf-8"),
         (b"cache-control", b"no-store"),
@@ -88,9 +82,9 @@ def known(error: Exception, method: str) -> SparkleError | None:
     if isinstance(error, SparkleError):
         return error
     if isinstance(error, RecursionError):
-        return _bad("The request body is nested too deeply.", "不可读的 HTTP 消息: 请求体嵌套过深")
+        return _bad("request.nested")
     if isinstance(error, UnicodeDecodeError):
-        return _bad("The request body is not UTF-8.", "不可读的 HTTP 消息: 请求体不是 UTF-8")
+        return _bad("request.not_utf8")
     if not isinstance(error, HTTPException):
         return None
     match error.status_code:
@@ -101,7 +95,7 @@ def known(error: Exception, method: str) -> SparkleError | None:
         case 405:
             return MethodNotAllowed(method, (error.headers or {}).get("allow", "").split(", "))
         case 413:
-            return SparkleError("too_large", "The request body is too large.", "请求体过大。")
+            return SparkleError("too_large", "request.large")
         case _:
             return None
 
@@ -112,14 +106,14 @@ def _invalid(error: HTTPException) -> SparkleError:
     first = extra[0] if extra and isinstance(extra[0], dict) else {}
     name, why = str(first.get("key", "")), str(first.get("message", ""))
     if why == "'data'":
-        return _bad("The request needs a JSON object as its body.", "不可读的 HTTP 消息: 请求体须为 JSON 对象")
+        return _bad("request.no_object")
     if not name:
-        return _bad(f"The request is not valid: {error.detail.rstrip('.')}.", "不可读的 HTTP 消息")
+        return _bad("request.invalid", why=error.detail.rstrip("."))
     # The framework calls a parameter by its name in the program: page_size is pageSize outside.
     first_word, *words = name.split("_")
     where = "body" if name == "data" else first_word + "".join(word.title() for word in words)
-    return _bad(f"The request is not valid: {where}: {why}.", f"无效参数: {where}")
+    return _bad("request.invalid_field", where=where, why=why)
 
 
-def _bad(message: str, message_zh: str) -> SparkleError:
-    return SparkleError("bad_request", message, message_zh)
+def _bad(key: str, /, **values: Any) -> SparkleError:
+    return SparkleError("bad_request", key, **values)

@@ -14,6 +14,7 @@ from sparkle_lite import net
 from sparkle_lite.errors import SparkleError
 from sparkle_lite.http.problems import problem
 from sparkle_lite.net import Network
+from sparkle_lite.texts import phrase
 from sparkle_lite.units import MIB
 from sparkle_lite.wire.bodies import inflate, utf8
 
@@ -36,7 +37,7 @@ class ClientGone(SparkleError):
     """Nobody is there any more to be answered."""
 
     def __init__(self) -> None:
-        super().__init__("bad_request", "The client went away before its body was complete.")
+        super().__init__("bad_request", "request.gone")
 
 
 def header(scope: Scope, name: bytes) -> str:
@@ -53,6 +54,9 @@ def query_value(scope: Scope, name: str) -> str:
     return next((value for key, value in parse_qsl(query, keep_blank_values=True) if key == name), "")
 
 
+_NO_PARAMETERS = phrase("request.no_parameters")
+
+
 def only(given: Iterable[tuple[str, str]], known: Mapping[str, object]) -> None:
     """Refuse query parameters that mean nothing here: a mistyped filter must not return everything.
 
@@ -62,17 +66,17 @@ def only(given: Iterable[tuple[str, str]], known: Mapping[str, object]) -> None:
     seen: set[str] = set()
     for name, _ in given:
         if name not in known:
-            names = f"known are {', '.join(known)}" if known else "this operation has none"
-            raise _invalid(f"There is no parameter {name[:64]!r}; {names}.")
+            names = phrase("request.known_parameters", names=", ".join(known)) if known else _NO_PARAMETERS
+            raise _invalid("request.no_parameter", name=name[:64], names=names)
         if name in seen:
-            raise _invalid(f"{name} is given twice.")
+            raise _invalid("request.parameter_twice", name=name)
         if known[name] is None:
-            raise _invalid(f"{name} has no value; leave it out instead.")
+            raise _invalid("request.parameter_without_value", name=name)
         seen.add(name)
 
 
-def _invalid(message: str) -> SparkleError:
-    return SparkleError("bad_request", message, "无效参数: 查询参数未知、重复或没有值。")
+def _invalid(key: str, /, **values: Any) -> SparkleError:
+    return SparkleError("bad_request", key, **values)
 
 
 def takes_gzip(scope: Scope) -> bool:
@@ -139,7 +143,7 @@ def base_url(scope: Scope, public_url: str, trusted: Sequence[Network]) -> str:
         name = f"[{server[0]}]" if ":" in server[0] else server[0]
         host = f"{name}:{server[1]}"
     if scheme not in ("http", "https") or not _HOST.fullmatch(host):
-        raise SparkleError("bad_request", "The Host header is not a host name.", "Host 请求头不是有效的主机名。")
+        raise SparkleError("bad_request", "request.bad_host")
     return f"{scheme}://{host}"
 
 
@@ -159,11 +163,7 @@ class PlainRequest(Request[Any, Any, Any]):
             limit = self.route_handler.resolve_request_max_body_size() or sys.maxsize - 1
             body, cut_off = inflate(body, header(self.scope, b"content-encoding"), limit)
             if cut_off:
-                raise SparkleError(
-                    "too_large",
-                    f"The request body inflates to more than {limit:,} bytes; send a smaller one.",
-                    f"请求体解压后超过 {limit:,} 字节，请减小请求体。",
-                )
+                raise SparkleError("too_large", "request.body_inflates", limit=limit)
             self._body = self._connection_state.body = body = utf8(body)
             self._is_plain = True
         return body
@@ -198,22 +198,14 @@ async def read_body(scope: Scope, receive: Receive, room: "Room", limit: int, ti
                     return chunks[0] if len(chunks) == 1 else b"".join(chunks)
     except TimeoutError:
         room.give(held)
-        raise SparkleError(
-            "timeout",
-            f"The request body was not complete after {timeout_s:.0f} seconds; send it faster or in smaller parts.",
-            f"请求体在 {timeout_s:.0f} 秒内未接收完整，请加快发送或拆分后重试。",
-        ) from None
+        raise SparkleError("timeout", "request.body_slow", seconds=timeout_s) from None
     except BaseException:
         room.give(held)
         raise
 
 
 def _too_large(limit: int) -> SparkleError:
-    return SparkleError(
-        "too_large",
-        f"The request body is larger than {limit:,} bytes; send fewer rows at a time.",
-        f"请求体超过 {limit:,} 字节，请减少单次提交的数据量。",
-    )
+    return SparkleError("too_large", "request.body_large", limit=limit)
 
 
 async def answer(send: Send, status: int, body: bytes = b"", headers: Sequence[tuple[bytes, bytes]] = ()) -> None:

@@ -23,6 +23,7 @@ from uvicorn.lifespan.on import LifespanOn
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from sparkle_lite.errors import SparkleError
+from sparkle_lite.texts import phrase
 from sparkle_lite.units import KIB
 
 if TYPE_CHECKING:
@@ -41,10 +42,10 @@ def _envelope(message: str) -> bytes:
     return json.dumps({"success": False, "message": message, "data": None}, ensure_ascii=False).encode()
 
 
-_BUSY = _envelope("The server has too many open connections, try again soon. 服务器的连接过多,请稍后再试。")
-_UNREADABLE = "The request is not readable HTTP/1.1. 无法读取该 HTTP 请求。"
-_HEAD_TOO_LARGE = "The request's headers are too large. 请求头过大。"
-_NO_TUNNEL = "This server opens no tunnels. 本服务器不提供隧道。"
+_BUSY = _envelope(phrase("server.too_many_connections").raw())
+_UNREADABLE = phrase("server.unreadable").raw()
+_HEAD_TOO_LARGE = phrase("server.head_large").raw()
+_NO_TUNNEL = phrase("server.no_tunnel").raw()
 RETRY_AFTER_S = 10
 
 
@@ -534,22 +535,10 @@ def _bind_one(family: int, proto: int, address: Any) -> socket.socket:
 
 def _bind_error(host: str, port: int, exc: OSError) -> SparkleError:
     if exc.errno == errno.EADDRINUSE:
-        return SparkleError(
-            "conflict",
-            f"Port {port} on {host} is in use: stop the other program or choose another (serve --port, server.port).",
-            f"{host} 的端口 {port} 已被占用:请停止占用它的程序,或换一个端口(serve --port 或 server.port)。",
-        )
+        return SparkleError("conflict", "server.port_in_use", port=port, host=host)
     if exc.errno in (errno.EACCES, errno.EPERM):
-        return SparkleError(
-            "conflict",
-            f"This user may not open port {port}: choose a port above 1023 (serve --port, server.port).",
-            f"当前用户无权使用端口 {port}:请选择 1023 以上的端口(serve --port 或 server.port)。",
-        )
-    return SparkleError(
-        "conflict",
-        f"This machine has no address {host}: use 127.0.0.1, 0.0.0.0 or one of its own (serve --host, server.host).",
-        f"本机没有地址 {host}:请使用 127.0.0.1、0.0.0.0 或本机的某个地址(serve --host 或 server.host)。",
-    )
+        return SparkleError("conflict", "server.port_forbidden", port=port)
+    return SparkleError("conflict", "server.no_address", host=host)
 
 
 def _url(host: str, sock: socket.socket) -> str:

@@ -138,11 +138,7 @@ def require_same_origin(request: AnyRequest, server: Server) -> None:
     site, origin = request.headers.get("sec-fetch-site"), request.headers.get("origin")
     same = site in ("same-origin", "none") if site is not None else _is_ours(origin or "", request, server)
     if not same:
-        raise SparkleError(
-            "forbidden",
-            "This change was asked for by another site; use this server's own pages, or send the token as a header.",
-            "该操作来自其他站点，请使用本服务器的页面，或通过请求头发送令牌。",
-        )
+        raise SparkleError("forbidden", "session.other_site")
 
 
 def _is_ours(origin: str, request: AnyRequest, server: Server) -> bool:

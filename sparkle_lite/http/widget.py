@@ -4,6 +4,7 @@ import base64
 import hashlib
 from html import escape
 
+from sparkle_lite.texts import phrase
 from sparkle_lite.wire.answers import IpQuery
 
 _STYLE = (
@@ -28,18 +29,21 @@ _UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
 
 
 def render(address: str, report: IpQuery) -> bytes:
-    """The page for one address, in Chinese and English."""
+    """The page for one address, in English and Chinese."""
     rows = (
-        ("封禁 Bans", str(report.bans.total)),
-        ("Swarm 记录 Swarms", str(report.swarms.total)),
-        ("种子 Torrents", str(report.torrents.count)),
-        ("下载中 Downloading", str(report.swarms.concurrent_download_torrents_count)),
-        ("做种中 Seeding", str(report.swarms.concurrent_seeding_torrents_count)),
-        ("发送至此 Peer / Sent to it", _size(report.traffic.to_peer_traffic)),
-        ("接收自此 Peer / Received from it", _size(report.traffic.from_peer_traffic)),
+        ("bans", str(report.bans.total)),
+        ("swarms", str(report.swarms.total)),
+        ("torrents", str(report.torrents.count)),
+        ("downloading", str(report.swarms.concurrent_download_torrents_count)),
+        ("seeding", str(report.swarms.concurrent_seeding_torrents_count)),
+        ("to_peer", _size(report.traffic.to_peer_traffic)),
+        ("from_peer", _size(report.traffic.from_peer_traffic)),
     )
     labels = "; ".join(report.labels)
-    table = "".join(f"<tr><th>{escape(name)}</th><td>{escape(value)}</td></tr>" for name, value in rows)
+    table = "".join(
+        f"<tr><th>{escape(phrase(f'address_report.{name}').raw(' / '))}</th><td>{escape(value)}</td></tr>"
+        for name, value in rows
+    )
     page = (
         f'<!doctype html><html lang="zh"><meta charset="utf-8"><title>{escape(address)}</title><style>{_STYLE}</style>'
         f'<h1>{escape(address)} <span class="{escape(report.color)}">{escape(labels)}</span></h1>'

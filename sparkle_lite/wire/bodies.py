@@ -317,11 +317,7 @@ def inflate(body: bytes, content_encoding: str, limit: int) -> tuple[bytes, bool
     """
     encodings = {part.strip().lower() for part in content_encoding.split(",")}
     if encodings - {"", "identity", "gzip", "x-gzip"}:
-        raise SparkleError(
-            "unsupported",
-            "This Content-Encoding is not supported; send the body as gzip or uncompressed.",
-            "不支持此 Content-Encoding；请使用 gzip 压缩或不压缩发送请求体。",
-        )
+        raise SparkleError("unsupported", "body.bad_encoding")
     if not body:
         raise empty_body()
     if body.startswith(_GZIP_MAGIC):
@@ -331,11 +327,7 @@ def inflate(body: bytes, content_encoding: str, limit: int) -> tuple[bytes, bool
 
 def empty_body() -> SparkleError:
     """The refusal of a request without rows."""
-    return SparkleError(
-        "bad_request",
-        "The body is empty; if a redirect stands between client and server, configure the final address.",
-        "请求体为空；如果客户端与服务器之间存在重定向，请直接填写最终地址。",
-    )
+    return SparkleError("bad_request", "body.empty")
 
 
 def _gunzip(body: bytes, limit: int) -> tuple[bytes, bool]:
@@ -382,11 +374,7 @@ def utf8(data: bytes) -> bytes:
     try:
         return _as_utf8(data)
     except _Damaged:
-        raise SparkleError(
-            "bad_request",
-            "The body is neither UTF-8 nor whole UTF-16; send it as UTF-8.",
-            "请求体既不是 UTF-8，也不是完整的 UTF-16；请使用 UTF-8 发送。",
-        ) from None
+        raise SparkleError("bad_request", "body.not_utf") from None
 
 
 def decode(data: bytes, max_rows: int, *, offsets_add: bool = False, cut_off: bool = False) -> Batch:
@@ -812,32 +800,16 @@ _FIELDS: dict[type[Peer], tuple[_Field, ...]] = {
 
 
 def _bomb() -> SparkleError:
-    return SparkleError(
-        "too_large",
-        f"The body inflates to over {_BOMB_RATIO} times its size, as no list of peers does; send fewer rows at a time.",
-        f"请求体解压后超过其大小的 {_BOMB_RATIO} 倍，不是正常的数据；请减少每次提交的行数。",
-    )
+    return SparkleError("too_large", "body.bomb", times=_BOMB_RATIO)
 
 
 def _damaged_gzip() -> SparkleError:
-    return SparkleError(
-        "bad_request",
-        "The gzip data of the body is damaged or cut off.",
-        "请求体的 gzip 数据已损坏或被截断。",
-    )
+    return SparkleError("bad_request", "body.damaged")
 
 
 def _unreadable() -> SparkleError:
-    return SparkleError(
-        "bad_request",
-        "The body is not readable JSON: it is damaged, cut off or nested too deeply.",
-        "请求体不是可读取的 JSON：内容已损坏、被截断或嵌套过深。",
-    )
+    return SparkleError("bad_request", "body.unreadable")
 
 
 def _no_lists() -> SparkleError:
-    return SparkleError(
-        "bad_request",
-        "The body must be a JSON object with a list named peers, bans or swarms.",
-        "请求体必须是一个 JSON 对象，并包含名为 peers、bans 或 swarms 的列表。",
-    )
+    return SparkleError("bad_request", "body.no_lists")

@@ -32,8 +32,4 @@ def parse_info_hash(text: str) -> str:
         return lower
     if _BASE32.fullmatch(lower):
         return base64.b32decode(lower, casefold=True).hex()
-    raise SparkleError(
-        "bad_request",
-        "The parameter hash must be an info-hash: 40 or 64 hex digits, or 32 base32 characters.",
-        "参数 hash 必须是 InfoHash：40 或 64 位十六进制字符，或 32 位 base32 字符。",
-    )
+    raise SparkleError("bad_request", "request.bad_hash")

@@ -9,6 +9,7 @@ from sparkle_lite.http.web import access, admin, analyses, apps, explore, home, 
 from sparkle_lite.http.web.render import Page
 from sparkle_lite.http.web.sign_in import sign_in_page
 from sparkle_lite.runtime import Server
+from sparkle_lite.texts import languages
 from sparkle_lite.units import KIB
 
 __all__ = ["router", "sign_in_page"]
@@ -50,7 +51,7 @@ HANDLERS = (
 
 def router() -> Router:
     """The pages of one server."""
-    for language in render.LANGUAGES:
+    for language in languages():
         render.environment(language)
     return Router(
         "/",

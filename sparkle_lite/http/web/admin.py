@@ -256,7 +256,7 @@ async def _settings_page(
 async def reload(request: AnyRequest, server: Injected[Server]) -> Page:
     """Read the configuration again."""
     if server.reread is None:
-        raise SparkleError("not_found", "There is no configuration to reload.", "没有可重新加载的配置。")
+        raise SparkleError("not_found", "setting.no_file")
     try:
         stay = await server.reread()
     except ConfigError as error:

@@ -16,7 +16,7 @@ from sparkle_lite.config.values import toml
 from sparkle_lite.errors import SparkleError
 from sparkle_lite.http.session import AnyRequest, Injected, SignedIn
 from sparkle_lite.http.web.access import ADMINS, MEMBERS
-from sparkle_lite.http.web.render import Page, PostedForm, language_of, page, query, said, see_other
+from sparkle_lite.http.web.render import Page, PostedForm, language_of, page, query, see_other
 from sparkle_lite.http.web.rules import DecisionRow, frame
 from sparkle_lite.http.web.welcome import PRESET
 from sparkle_lite.plan import Plan, key_of
@@ -233,7 +233,7 @@ async def save(
         try:
             value = read(number.setting.key, form[number.field])
         except SparkleError as error:
-            refusals[number.field] = said(error, language_of(request))
+            refusals[number.field] = error.text(language_of(request))
             continue
         # What is the preset's own number follows the preset.
         changes[number.setting.key] = None if str(value) == number.usual else value
@@ -259,7 +259,7 @@ def _numbers_of(server: Server, name: str) -> tuple[Number, ...]:
     if name == VOTERS:
         return _voters(server).numbers
     if name not in ANALYSES:
-        raise SparkleError("not_found", "There is no such analysis.", "没有此分析。")
+        raise SparkleError("not_found", "analysis.unknown", name=name[:64])
     return _card(name, server, {}).all
 
 
@@ -299,7 +299,7 @@ async def try_numbers(request: AnyRequest, server: Injected[Server], dry_run: In
 
 async def _dry_runs(server: Server, given: Mapping[str, str], dry_run: asyncio.Lock) -> list[DryRun]:
     if dry_run.locked():
-        raise SparkleError("too_many", "Another dry run is under way.", "另一次试运行正在进行。", retry_after=10)
+        raise SparkleError("too_many", "analysis.dry_run_busy", retry_after=10)
     async with dry_run:
         config = _with_preset(server.config, given.get("preset"))
         wanted = given.get("name")
@@ -329,7 +329,7 @@ def _with_preset(config: Config, preset: str | None) -> Config:
     if not preset:
         return config
     if preset not in PRESETS:
-        raise SparkleError("bad_request", f"There is no preset {preset[:64]!r}.", "没有此预设。")
+        raise SparkleError("bad_request", "analysis.no_preset", name=preset[:64])
     settings = msgspec.structs.replace(config.analysis, preset=preset)
     return msgspec.structs.replace(config, analysis=settings)
 

@@ -89,7 +89,7 @@ async def _find_torrents(server: Server, listing: TorrentQuery, query_ms: int, c
     size = min(max(listing.page_size or DEFAULT_PAGE_SIZE, 1), MAX_PAGE_SIZE)
     at = paging.position({"after": listing.after or "", "before": listing.before or ""}, paging.row_id)
     if at.key is None and (listing.after or listing.before):
-        raise SparkleError("bad_request", "after is not a cursor of this query.", "after 不是此查询的游标。")
+        raise SparkleError("bad_request", "query.foreign_after")
     rows = await torrents.page(server.database, wanted, at, size + 1, query_ms)
     part = paging.cut(rows, at, size, lambda row: str(row.id))
     total, exact = len(rows), True
@@ -175,7 +175,7 @@ def _table_page(
 
 def _view(name: str) -> View:
     if name not in VIEWS:
-        raise SparkleError("not_found", "There is no such table.", "没有此数据表。")
+        raise SparkleError("not_found", "query.no_table")
     return VIEWS[name]
 
 

@@ -205,8 +205,8 @@ def read(view: View, parameters: Mapping[str, str]) -> Listing:
     except msgspec.ValidationError as error:
         why, _, path = str(error).partition(" - at ")
         name = path.strip("`$.")
-        place = f"{name}: " if name else ""
-        raise SparkleError("bad_request", f"{place}{why}.", f"{name or '参数'} 无效，请检查后重试。") from None
+        key = "query.bad_filter" if name else "query.bad_filters"
+        raise SparkleError("bad_request", key, name=name, why=why) from None
 
 
 def query_string(parameters: Mapping[str, str]) -> str:
@@ -224,11 +224,9 @@ def _plain(field: FilterField, text: str) -> str:
         if field.kind == "time" and not _is_whole(text):
             return str(_instant(text, is_end=field.name.endswith("To")))
     except Refused as refused:
-        raise SparkleError("bad_request", f"{field.name}: {refused}.", f"{field.name} 不是有效的大小。") from None
+        raise SparkleError("bad_request", "query.bad_size", name=field.name, why=str(refused)) from None
     except ValueError:
-        raise SparkleError(
-            "bad_request", f"{field.name} can't be {text[:64]!r}.", f"{field.name} 无效，请检查后重试。"
-        ) from None
+        raise SparkleError("bad_request", "query.bad_value", name=field.name, text=text[:64]) from None
     return text
 
 

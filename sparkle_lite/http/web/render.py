@@ -1,16 +1,16 @@
 """What every page has in common: in which language it is, templates, refusals, headers, static files.
 
 A handler answers with `page(request, "template.html", name=value)`. Templates escape every value; their texts come
-from the catalogues text/<language>*.toml by `t("key", name=value)`, whose values are escaped too.
+from the catalogues (sparkle_lite.texts) by `t("key", name=value)`, whose values are escaped too; `t.said(it)` is what
+an error or a reason says.
 """
 
 import mimetypes
-import tomllib
 from collections.abc import Iterator, Mapping
 from functools import cache
 from importlib import resources
 from importlib.resources.abc import Traversable
-from typing import Any, Literal
+from typing import Any
 from urllib.parse import quote, urlencode
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -19,23 +19,20 @@ from markupsafe import Markup
 
 import sparkle_lite
 from sparkle_lite.clock import now_ms
-from sparkle_lite.errors import SparkleError
+from sparkle_lite.errors import SaidError, SparkleError
 from sparkle_lite.http.problems import STATUS
 from sparkle_lite.http.ready import Ready, ready
 from sparkle_lite.http.session import COOKIE, AnyRequest, is_https
 from sparkle_lite.http.web import links, shapes
 from sparkle_lite.runtime import Server
+from sparkle_lite.texts import ENGLISH, Phrase, catalogue, languages
 from sparkle_lite.units import YEAR_S
 
 Page = Response[bytes]
 # Fields without blanks around them; of a field that comes twice the last.
 PostedForm = dict[str, str]
-Language = Literal["en", "zh"]
 
-LANGUAGES: tuple[Language, ...] = ("en", "zh")
 _LANGUAGE_COOKIE = "lang"
-# The language of a page as its html element names it.
-HTML_LANGUAGE: Mapping[Language, str] = {"en": "en", "zh": "zh-CN"}
 
 HEADERS = {
     "cache-control": "no-store",
@@ -55,7 +52,7 @@ class SignInFirst(SparkleError):
     """The page is for members, and nobody is signed in: the browser is led to the sign-in page."""
 
     def __init__(self, wanted: str) -> None:
-        super().__init__("forbidden", "Sign in first.", "请先登录。")
+        super().__init__("forbidden", "session.sign_in_first")
         self.wanted = wanted
 
 
@@ -98,32 +95,10 @@ def static(name: str) -> str:
 # --- Texts ------------------------------------------------------------------------------------------------------------
 
 
-@cache
-def catalogue(language: Language) -> dict[str, str]:
-    """All texts of a language: dotted key -> text with {names}."""
-    found: dict[str, str] = {}
-    for file in sorted((resources.files(__package__) / "text").iterdir(), key=lambda each: each.name):
-        stem, _, suffix = file.name.rpartition(".")
-        if suffix == "toml" and stem.partition("_")[0] == language:
-            for key, text in _flat(tomllib.loads(file.read_text("utf-8"))):
-                if key in found:
-                    raise ValueError(f"{file.name}: {key} stands in another file too")
-                found[key] = text
-    return found
-
-
-def _flat(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
-    for key, value in table.items():
-        if isinstance(value, dict):
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield prefix + key, str(value).strip()
-
-
 class PageTexts:
     """The texts of one language; called with a key."""
 
-    def __init__(self, language: Language) -> None:
+    def __init__(self, language: str) -> None:
         self.language = language
         self._texts = {key: Markup.escape(text) for key, text in catalogue(language).items()}
 
@@ -136,13 +111,17 @@ class PageTexts:
         form = "one" if number == 1 else "other"
         return self(f"{key}.{form}", n=shapes.number(number), **values)
 
+    def said(self, it: Phrase | SaidError) -> str:
+        """What a phrase or an error says."""
+        return it.text(self.language)
+
     def known(self, key: str, otherwise: str) -> Markup:
         """A text whose key is made of data; `otherwise` is shown where there is none."""
         return self(key) if key in self._texts else Markup.escape(otherwise)
 
 
 @cache
-def texts_in(language: Language) -> PageTexts:
+def texts_in(language: str) -> PageTexts:
     """The texts in a language."""
     return PageTexts(language)
 
@@ -152,10 +131,10 @@ def texts_of(request: AnyRequest) -> PageTexts:
     return texts_in(language_of(request))
 
 
-def language_of(request: AnyRequest) -> Language:
+def language_of(request: AnyRequest) -> str:
     """The cookie's language, else the first of Accept-Language that we speak, else English."""
     chosen = request.cookies.get(_LANGUAGE_COOKIE)
-    for language in LANGUAGES:
+    for language in languages():
         if chosen == language:
             return language
     return _preferred(request.headers.get("accept-language", ""))
@@ -163,13 +142,13 @@ def language_of(request: AnyRequest) -> Language:
 
 def keep_language(response: Page, language: str, request: AnyRequest, server: Server) -> None:
     """Have the browser keep a language that was chosen; what is none leaves it as it is."""
-    if language in LANGUAGES:
+    if language in languages():
         secure = is_https(request, server)
         response.set_cookie(_LANGUAGE_COOKIE, language, max_age=YEAR_S, path="/", secure=secure, samesite="lax")
 
 
-def _preferred(header: str) -> Language:
-    best: tuple[float, Language] = (0.0, "en")
+def _preferred(header: str) -> str:
+    best: tuple[float, str] = (0.0, ENGLISH)
     for part in header.lower().split(","):
         name, _, weight = part.partition(";q=")
         spoken = name.strip().partition("-")[0]
@@ -177,7 +156,7 @@ def _preferred(header: str) -> Language:
             value = float(weight) if weight else 1.0
         except ValueError:
             continue
-        for language in LANGUAGES:
+        for language in languages():
             if spoken == language and value > best[0]:
                 best = value, language
     return best[1]
@@ -203,11 +182,11 @@ def page(
         "here": here(request),
         "now": now_ms(),
         "done": request.query_params.get("done", ""),
-        "refusal": "" if refused is None else said(refused, language),
+        "refusal": "" if refused is None else refused.text(language),
         **values,
     }
     text = environment(language).get_template(template).render(context)
-    headers = {**HEADERS, "content-language": HTML_LANGUAGE[language], "vary": "Accept-Language, Cookie"}
+    headers = {**HEADERS, "content-language": catalogue(language)["language.tag"], "vary": "Accept-Language, Cookie"}
     if status is None:
         status = 200 if refused is None else STATUS[refused.code]
     if refused is not None and refused.retry_after is not None:
@@ -225,7 +204,7 @@ def refusal(request: AnyRequest, error: SparkleError) -> Page:
 
 
 @cache
-def environment(language: Language) -> Environment:
+def environment(language: str) -> Environment:
     """The templates in a language. Making one takes a while, in which nothing should wait for it."""
     made = Environment(
         loader=PackageLoader("sparkle_lite.http.web"),
@@ -239,7 +218,7 @@ def environment(language: Language) -> Environment:
     made.globals.update(
         t=texts,
         lang=language,
-        html_lang=HTML_LANGUAGE[language],
+        languages=[(each, catalogue(each)["language.tag"], catalogue(each)["language.name"]) for each in languages()],
         static=static,
         version=sparkle_lite.__version__,
         query=query,
@@ -253,7 +232,7 @@ def environment(language: Language) -> Environment:
         size=shapes.size,
         speed=shapes.speed,
         percent=shapes.percent,
-        duration=lambda ms: shapes.duration(int(ms), language),
+        duration=lambda ms: shapes.duration(int(ms), texts),
         time=shapes.time,
         day=shapes.day,
         ago=shapes.ago,
@@ -261,11 +240,6 @@ def environment(language: Language) -> Environment:
         segment=lambda value: quote(str(value), safe=""),
     )
     return made
-
-
-def said(error: SparkleError, language: Language) -> str:
-    """The sentence of a refusal in a language, as far as there is one."""
-    return (error.message_zh or error.message) if language == "zh" else error.message
 
 
 def query(values: Mapping[str, Any], **changes: Any) -> str:

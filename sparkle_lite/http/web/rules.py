@@ -14,8 +14,8 @@ from sparkle_lite.http.web import paging
 from sparkle_lite.http.web.access import ADMINS, MEMBERS
 from sparkle_lite.http.web.render import Page, PostedForm, local, page, see_other, texts_of
 from sparkle_lite.net import AddressError, address_text, parse_network
-from sparkle_lite.reasons import Reason
 from sparkle_lite.runtime import Server
+from sparkle_lite.texts import Phrase
 from sparkle_lite.units import INT64_MAX
 
 SIZE = 50
@@ -31,7 +31,7 @@ class DecisionRow(NamedTuple):
 
     decision: Decision | New
     state: str
-    reason: Reason
+    reason: Phrase
 
 
 async def frame(server: Server) -> dict[str, Any]:
@@ -188,7 +188,7 @@ def _decided(form: PostedForm, done: str) -> Page:
 def _kind(form: PostedForm) -> TargetKind:
     kind = form.get("kind", "ip")
     if kind not in KINDS:
-        raise SparkleError("bad_request", f"There is no kind {kind[:64]!r} of rule.", "没有此规则类型。")
+        raise SparkleError("bad_request", "decision.no_kind", kind=kind[:64])
     return cast(TargetKind, kind)
 
 
@@ -200,9 +200,9 @@ def _lifetime(form: PostedForm, usual: int) -> int | None:
     try:
         lifetime = int(Duration.parse(text)) if text else usual
     except Refused as refused:
-        raise SparkleError("bad_request", f"{refused}.", "无效的期限。") from None
+        raise SparkleError("bad_request", "decision.bad_lifetime", why=str(refused)) from None
     if lifetime <= 0:
-        raise SparkleError("bad_request", "It must last some time.", "期限必须大于零。")
+        raise SparkleError("bad_request", "decision.no_time")
     return lifetime
 
 

@@ -1,6 +1,7 @@
 """How numbers, sizes, instants and client programs look on a page."""
 
 import re
+from collections.abc import Callable
 from datetime import UTC, datetime
 
 from markupsafe import Markup
@@ -10,7 +11,6 @@ from sparkle_lite.units import DAY_MS, HOUR_MS, MINUTE_MS, SECOND_MS
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
 _SPANS = ((DAY_MS, "d"), (HOUR_MS, "h"), (MINUTE_MS, "min"), (SECOND_MS, "s"))
 _PROGRAM = re.compile(r"([A-Za-z][A-Za-z0-9._ -]{0,39})/v?([0-9][0-9A-Za-z.+_-]{0,23})")
-_SPANS_ZH = {"d": "天", "h": "小时", "min": "分钟", "s": "秒"}
 
 
 def number(value: float | None) -> str:
@@ -40,13 +40,13 @@ def percent(value: float | None) -> str:
     return "–" if value is None else f"{value * 100:.1f}".removesuffix(".0") + "%"
 
 
-def duration(ms: int, language: str) -> str:
+def duration(ms: int, texts: Callable[[str], str]) -> str:
     """A span of time in its largest unit, and the next one if that says more: 1 d 6 h."""
     parts: list[str] = []
     for length, unit in _SPANS:
         count, ms = divmod(ms, length)
         if count or (unit == "s" and not parts):
-            parts.append(f"{count} {_SPANS_ZH[unit] if language == 'zh' else unit}")
+            parts.append(f"{count} {texts(f'span.{unit}')}")
         elif parts:
             break
     return " ".join(parts[:2])

@@ -14,7 +14,7 @@ from sparkle_lite.errors import SparkleError
 from sparkle_lite.http.session import AnyRequest, Injected, SignedIn
 from sparkle_lite.http.web.access import ADMINS
 from sparkle_lite.http.web.apps import connection_values, secret_values
-from sparkle_lite.http.web.render import Page, PostedForm, keep_language, language_of, page, said, see_other, texts_of
+from sparkle_lite.http.web.render import Page, PostedForm, keep_language, language_of, page, see_other, texts_of
 from sparkle_lite.net import AddressError, address_bytes, is_public
 from sparkle_lite.runtime import Server
 from sparkle_lite.settings import read
@@ -112,7 +112,7 @@ async def _exceptions_page(
         status=400 if refusals else 200,
         step=3,
         allowed=[(one.network, one.note or "") for one in allowed if one.network is not None],
-        errors=[f"{line}: {said(error, language)}" for line, error in refusals],
+        errors=[f"{line}: {error.text(language)}" for line, error in refusals],
         left="\n".join(line for line, _ in refusals),
         mine=_public(me.actor.address),
     )

@@ -111,9 +111,7 @@ async def _stranger_page(request: AnyRequest, server: Server, network: Network, 
     asker = visitor(request, server).address or ""
     wait = lookups.take(client_key(asker), now_ms())
     if wait:
-        raise SparkleError(
-            "too_many", "Too many look-ups; wait a little.", "查询过于频繁，请稍后再试。", retry_after=wait
-        )
+        raise SparkleError("too_many", "address.too_many", retry_after=wait)
     subject = str(network)
     verdict = await server.decisions.verdict(network.address)
     return page(request, "why.html", subject=subject, verdict=verdict, why=None, is_own=asker == subject)
@@ -220,9 +218,9 @@ async def ask_review(
     try:
         network = parse_network(form.get("address", ""), with_port=True)
     except AddressError as error:
-        raise SparkleError("bad_request", f"{error}.", "无效的地址。") from None
+        raise SparkleError("bad_request", "address.bad", why=error.said) from None
     if network.prefix < network.bits:
-        raise SparkleError("bad_request", "Name one address.", "请填写单个地址。")
+        raise SparkleError("bad_request", "address.not_one")
     verdict = await server.decisions.verdict(network.address)
     actor = reader.actor if reader else visitor(request, server)
     wanted = Request(
