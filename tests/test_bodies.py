@@ -671,6 +671,9 @@ def test_of_damaged_lists_each_keeps_its_rows() -> None:
     for bad in ("{", '"', "[[1]", '{"a":[{"b":1}'):
         batch = decode(json.dumps(document).replace('"BAD"', bad).encode(), 10)
         assert (len(batch.swarms), len(batch.bans), len(batch.snapshots), batch.populate_time) == (2, 1, 1, 7)
+        for behind in ('"populate_time":7', '"x":1, "populate_time" : 7 '):
+            batch = decode(f'{{"peers":[{json.dumps(PEER)},{bad}],{behind}}}'.encode(), 10)
+            assert (len(batch.snapshots), batch.populate_time) == (1, 7)
 
 
 @pytest.mark.parametrize(

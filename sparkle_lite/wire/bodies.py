@@ -16,7 +16,7 @@ import re
 import zlib
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from typing import Annotated, Any, ClassVar, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_args
 
 import msgspec
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType, field
@@ -290,6 +290,7 @@ class _Rejected(Exception):
 _SNAPSHOT_BODY = Decoder(_SnapshotBody)
 _HISTORY_BODY = Decoder(_HistoryBody)
 _ENVELOPE = Decoder(_Envelope)
+_FIRST_LIST = {name: re.compile(rb'"%b"[ \t\r\n]*+:[ \t\r\n]*+(?=\[)' % name.encode()) for name in get_args(Kind)}
 _RAW_ROWS = Decoder(list[Raw])
 _SCALAR: Decoder[object] = Decoder(int | float | str)
 _STRING = Decoder(str)
@@ -397,7 +398,7 @@ def decode(data: bytes, max_rows: int, *, offsets_add: bool = False, cut_off: bo
 
 def _sound(data: bytes, max_rows: int, *, offsets_add: bool) -> Batch:
     """The rows of a body that is JSON as a whole, perhaps after a mend. Raises _Damaged where it isn't."""
-    if _may_repeat_list(data):
+    if _repeats_list(data):
         raise _Damaged
     batch = Batch()
     # Decoded rows are large: a body of far more rows than are kept is not decoded at once. Braces bound their number.
@@ -419,14 +420,22 @@ def _sound(data: bytes, max_rows: int, *, offsets_add: bool) -> Batch:
     return batch
 
 
-def _may_repeat_list(data: bytes) -> bool:
-    """Whether a list may come twice: a parser would keep the last and lose the rows of the other without a word.
+def _repeats_list(data: bytes) -> bool:
+    """Whether a list comes twice: a parser keeps the last, and would lose the rows of the other without a word.
 
-    Finding a second bracket, which most bodies don't have, takes a fiftieth of the time of decoding.
+    Then the list that is kept doesn't stand behind the first key of its name. To find that there is no second bracket,
+    as in most bodies, takes a fiftieth of the time of decoding.
     """
     if data.find(b"[", data.find(b"[") + 1) < 0:
         return False
-    return any(data.find(name) != data.rfind(name) for name in (b'"peers"', b'"bans"', b'"swarms"'))
+    body = _attempt(_ENVELOPE, data)
+    if body is None:
+        return False
+    for name, raw in (("peers", body.peers), ("bans", body.bans), ("swarms", body.swarms)):
+        first = _FIRST_LIST[name].search(data) if raw else None
+        if first and not data.startswith(bytes(raw), first.end()):
+            return True
+    return False
 
 
 def _salvaged(data: bytes, max_rows: int, *, offsets_add: bool, cut_off: bool) -> Batch:

@@ -21,7 +21,9 @@ _READINGS, _BRACKETS, _FEW = 4, 1_000_000, 16
 _SPACE = rb"[ \t\r\n]*+"
 _STRING = rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"'
 _LIST = re.compile(rb'"(peers|bans|swarms)"%b:%b\[' % (_SPACE, _SPACE))
-_POPULATE_TIME = re.compile(rb'"populate_time"%b:%b("[^"]{0,64}"|[^\s,}\]]{1,64})' % (_SPACE, _SPACE))
+_TIME = rb'"populate_time"%b:%b("[^"]{0,64}"|[^\s,}\]]{1,64})' % (_SPACE, _SPACE)
+_POPULATE_TIME = re.compile(_TIME)
+_TIME_AT_END = re.compile(rb"%b%b\}%b\Z" % (_TIME, _SPACE, _SPACE))
 # Behind a list its object ends or goes on; brackets or rows there say that this was not yet the end.
 _LIST_END = rb'\]%b(?:,(?=%b"(?:populate_time|peers|bans|swarms)")|\}(?!%b[,\]}]))' % ((_SPACE,) * 3)
 # Past commas, and brackets that close nothing; of a desert of them one part at a time, so that others get their turn.
@@ -66,7 +68,7 @@ class DamagedBody:
     @property
     def populate_time(self) -> bytes:
         """The JSON value of the body's time, which stands outside of the lists; empty if there is none."""
-        found = self._populate_time or _POPULATE_TIME.search(self._data, max(self._at, len(self._data) - _TAIL))
+        found = self._populate_time or _TIME_AT_END.search(self._data, max(0, len(self._data) - _TAIL))
         return found[1] if found else b""
 
     def rows(self) -> Iterator[tuple[Kind, bytes | None]]:
