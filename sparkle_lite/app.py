@@ -92,8 +92,11 @@ async def _not_up(scope: Scope, receive: Receive, send: Send) -> None:
     raise RuntimeError("a request came before the server was up")
 
 
-def _options(request: AnyRequest) -> Response[None] | None:
-    """Answer OPTIONS: the framework's own answer names only the methods of the handler that came first."""
+async def _options(request: AnyRequest) -> Response[None] | None:
+    """Answer OPTIONS: the framework's own answer names only the methods of the handler that came first.
+
+    Async although it waits for nothing: the framework would send every request through a thread otherwise.
+    """
     if request.method != "OPTIONS":
         return None
     path = request.scope["path_template"]

@@ -8,14 +8,17 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import jsonschema_rs
 import pytest
 from litestar import Litestar, get
 from litestar.exceptions import ImproperlyConfiguredException
+from litestar.routes import HTTPRoute
+from litestar.utils.sync import AsyncCallable
 from server import Answer, RunningServer, read_answer, served_paths
 
+from sparkle_lite.app import create_app
 from sparkle_lite.http.session import DEPENDENCIES, Injected
 from sparkle_lite.runtime import Server
 
@@ -75,6 +78,16 @@ def test_a_handler_that_wants_what_nobody_provides_stops_the_start() -> None:
 
     with pytest.raises(ImproperlyConfiguredException, match="sever"):
         Litestar([mistyped], dependencies=DEPENDENCIES)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_what_runs_before_a_handler_takes_no_thread() -> None:
+    routes = [route for route in create_app(cast(Server, None)).routes if isinstance(route, HTTPRoute)]
+    assert len(routes) > 50
+    for handler in (handler for route in routes for handler in route.route_handlers):
+        for step in (handler.resolve_before_request(), *handler.resolve_guards()):
+            assert not isinstance(step, AsyncCallable), str(handler)
+        assert not any(each.sync_to_thread for each in handler.resolve_dependencies().values()), str(handler)
 
 
 def test_every_operation_is_described(document: Json) -> None:
