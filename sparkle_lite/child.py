@@ -33,7 +33,7 @@ class Child:
         if self._process is not None and self._process.poll() is not None:
             await self.close()
         if self._process is None:
-            self._process = await asyncio.to_thread(_start, self._module)
+            await self._start()
         # Tens of megabytes come back: a thread reads them in one go, the event loop would in a thousand pieces.
         answer = asyncio.create_task(asyncio.to_thread(_ask, self._process, order))
         try:
@@ -47,6 +47,17 @@ class Child:
         if isinstance(found, SparkleError):
             raise found
         return found
+
+    async def _start(self) -> None:
+        starting = asyncio.create_task(asyncio.to_thread(_start, self._module))
+        try:
+            self._process = await asyncio.shield(starting)
+        except asyncio.CancelledError:
+            # It starts all the same, and nobody else would end it.
+            await asyncio.wait([starting])
+            self._process = None if starting.exception() else starting.result()
+            await self.close()
+            raise
 
     async def close(self) -> None:
         """End the process; does nothing without one."""
