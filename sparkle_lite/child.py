@@ -30,23 +30,35 @@ class Child:
         Raises the SparkleError that the child raised, TimeoutError, and SparkleError("internal") when the child fails.
         The child is killed when the caller is cancelled or has waited too long.
         """
-        if self._process is not None and self._process.poll() is not None:
-            await self.close()
-        if self._process is None:
-            self._process = await asyncio.to_thread(_start, self._module)
+        process = await self._running()
         # Tens of megabytes come back: a thread reads them in one go, the event loop would in a thousand pieces.
-        answer = asyncio.create_task(asyncio.to_thread(_ask, self._process, order))
+        answer = asyncio.create_task(asyncio.to_thread(_ask, process, order))
         try:
             async with asyncio.timeout(timeout_s):
                 found = await asyncio.shield(answer)
         except BaseException:
-            self._process.kill()
+            process.kill()
             await asyncio.wait([answer])
             await self.close()
             raise
         if isinstance(found, SparkleError):
             raise found
         return found
+
+    async def _running(self) -> "subprocess.Popen[bytes]":
+        if self._process is not None and self._process.poll() is not None:
+            await self.close()
+        if self._process is None:
+            starting = asyncio.create_task(asyncio.to_thread(_start, self._module))
+            try:
+                self._process = await asyncio.shield(starting)
+            except asyncio.CancelledError:
+                # It starts all the same, and nobody else would end it.
+                await asyncio.wait([starting])
+                self._process = None if starting.exception() else starting.result()
+                await self.close()
+                raise
+        return self._process
 
     async def close(self) -> None:
         """End the process; does nothing without one."""

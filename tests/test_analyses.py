@@ -660,7 +660,14 @@ def test_a_process_of_its_own_that_dies_or_is_not_wanted_any_more_is_told_and_go
         with pytest.raises(asyncio.CancelledError):
             await task
 
-    for story in (dies, cancelled):
+    async def cancelled_while_it_starts() -> None:
+        task = asyncio.create_task(apart.run("untrusted_vote", world.database, AnalysisSection(), NOW))
+        await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    for story in (dies, cancelled, cancelled_while_it_starts):
         asyncio.run(story())
         assert processes() == before
 
