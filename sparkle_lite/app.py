@@ -18,6 +18,7 @@ from sparkle_lite import config as configuration
 from sparkle_lite import logs, rulebook
 from sparkle_lite.accounts.apps import peerbanhelper_lines
 from sparkle_lite.accounts.parts import FirstStart
+from sparkle_lite.analyses.registry import SCHEMA
 from sparkle_lite.config import Config
 from sparkle_lite.errors import ConfigError, SparkleError
 from sparkle_lite.http import btn, docs, openapi, server, web
@@ -122,7 +123,7 @@ def serve(config: Config, *, config_path: Callable[[], Path | None], host: str |
     """
     logs.setup(config.server.log_format)
     _tune()
-    application = Application(partial(running, config, configuration.given(config_path(), os.environ)))
+    application = Application(partial(running, config, configuration.given(SCHEMA, config_path(), os.environ)))
     reread = partial(_reread, application, config_path)
     _log_notes(config, config_path())
     server.run(
@@ -135,7 +136,7 @@ def serve(config: Config, *, config_path: Callable[[], Path | None], host: str |
 
 
 def _log_notes(config: Config, path: Path | None) -> None:
-    for line in configuration.explain(notes(config), configuration.source(path, os.environ)):
+    for line in configuration.explain(notes(config), configuration.source(SCHEMA, path, os.environ)):
         logger.warning("a note about the configuration: %s", line)
 
 
@@ -151,8 +152,8 @@ def _announce(application: Application, reread: Callable[[], Awaitable[list[str]
 
 async def _reread(application: Application, config_path: Callable[[], Path | None]) -> list[str]:
     """Read the configuration's file again; the keys that need a restart. Raises ConfigError."""
-    fresh = configuration.load(config_path(), os.environ, check=rulebook.check)
-    stay = await application.parts.reload(fresh, configuration.given(config_path(), os.environ))
+    fresh = configuration.load(SCHEMA, config_path(), os.environ, check=rulebook.check)
+    stay = await application.parts.reload(fresh, configuration.given(SCHEMA, config_path(), os.environ))
     for key in stay:
         logger.warning("%s has changed, which needs a restart", key)
     _log_notes(fresh, config_path())

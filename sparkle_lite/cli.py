@@ -196,11 +196,12 @@ def _serve(args: argparse.Namespace) -> None:
 def _config_check(args: argparse.Namespace) -> None:
     loaded = _load(args, rules=True)
     from sparkle_lite import config, omissions
+    from sparkle_lite.analyses.registry import SCHEMA
     from sparkle_lite.clock import now_ms
     from sparkle_lite.notes import notes
 
     found = (*notes(loaded), *omissions.notes(loaded, now_ms()))
-    for line in config.explain(found, config.source(_config_path(args), os.environ)):
+    for line in config.explain(found, config.source(SCHEMA, _config_path(args), os.environ)):
         print(f"note: {line}")
     print("OK")
 
@@ -220,12 +221,13 @@ def _config_path(args: argparse.Namespace) -> Path | None:
 def _load(args: argparse.Namespace, *, rules: bool = False) -> "Config":
     """The configuration; `rules`: its rules must be right too, which only a server needs."""
     from sparkle_lite import config
+    from sparkle_lite.analyses.registry import SCHEMA
 
     if not rules:
-        return config.load(_config_path(args), os.environ)
+        return config.load(SCHEMA, _config_path(args), os.environ)
     from sparkle_lite import rulebook
 
-    return config.load(_config_path(args), os.environ, check=rulebook.check)
+    return config.load(SCHEMA, _config_path(args), os.environ, check=rulebook.check)
 
 
 # --- user -------------------------------------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ from sparkle_lite.errors import SparkleError
 from sparkle_lite.texts import ENGLISH
 
 if TYPE_CHECKING:
-    from sparkle_lite.analyses import Need
+    from sparkle_lite.analyses.analysis import Need
     from sparkle_lite.config import Config
     from sparkle_lite.db.database import Database
     from sparkle_lite.db.decisions import Decision, New
@@ -399,14 +399,14 @@ def _analyse(args: argparse.Namespace) -> None:
 async def _run_analyses(place: "_Place", args: argparse.Namespace, overrides: Mapping[str, str]) -> "dict[str, Plan]":
     import msgspec
 
-    from sparkle_lite import analyses
+    from sparkle_lite.analyses.registry import ANALYSES
     from sparkle_lite.analyses.runs import Runs
 
     settings = place.config.analysis
     if args.preset:
         settings = msgspec.structs.replace(settings, preset=args.preset)
     runs = Runs(place.database, place.decisions, lambda: settings)
-    names = list(analyses.ANALYSES) if args.name is None else [args.name]
+    names = list(ANALYSES) if args.name is None else [args.name]
     return {name: await runs.run(name, overrides, dry=args.dry_run) for name in names}
 
 
@@ -497,6 +497,7 @@ def _run(
     """Run a command on the decisions; where, and its result. Raises SparkleError if there is no database."""
     from sparkle_lite import config as configuration
     from sparkle_lite.accounts.audit import Audit
+    from sparkle_lite.analyses.registry import SCHEMA
     from sparkle_lite.clock import now_ms
     from sparkle_lite.db.database import Database
     from sparkle_lite.decisions import Decisions
@@ -504,7 +505,7 @@ def _run(
     from sparkle_lite.settings import Settings
 
     written = cli._load(args, rules=rules)
-    given = configuration.given(cli._config_path(args), os.environ)
+    given = configuration.given(SCHEMA, cli._config_path(args), os.environ)
     path = written.database.file
     if not create and not path.exists():
         raise cli._no_database(path)

@@ -9,7 +9,8 @@ import msgspec
 
 from sparkle_lite.accounts.actors import Actor
 from sparkle_lite.accounts.audit import Audit
-from sparkle_lite.config import AnalysisSection, Config, Duration, Refused, Size, parse
+from sparkle_lite.analyses.registry import SCHEMA
+from sparkle_lite.config import Config, Duration, Refused, Size, parse
 from sparkle_lite.config.keys import is_struct, keys_of, split_hint
 from sparkle_lite.config.values import Bounds
 from sparkle_lite.db import accounts as store
@@ -45,7 +46,7 @@ class Setting(NamedTuple):
 def known() -> Mapping[str, Setting]:
     """What can be set on a page, by its dotted key: everything about the analyses."""
     found = {}
-    for name, hint in keys_of(AnalysisSection).items():
+    for name, hint in keys_of(keys_of(SCHEMA)["analysis"]).items():
         kind = split_hint(hint)[0]
         below = {f"{name}.{key}": each for key, each in keys_of(kind).items()} if is_struct(kind) else {name: hint}
         for path, each in below.items():

@@ -11,8 +11,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
-from sparkle_lite import analyses, net
+import msgspec
+
+from sparkle_lite import net
+from sparkle_lite.analyses import worker
 from sparkle_lite.analyses.distances import measure
+from sparkle_lite.analyses.registry import SCHEMA
 from sparkle_lite.config import AnalysisSection
 from sparkle_lite.db import segments
 from sparkle_lite.db.bans import BAN_COLUMNS, Report, add_bans
@@ -29,6 +33,13 @@ DIALING = "com.ghostchu.peerbanhelper.module.impl.rule.MultiDialingBlocker"
 # qBittorrent-ClientBlocker's check of progress that users are told to switch on.
 BLOCKER = "com.SimpleTracker.qBCB.CheckAllTorrent"
 RELATIVE = "Bad-Relative_Progress_Uploaded"
+
+
+def settings_of(preset: str, **tables: Any) -> AnalysisSection:
+    """The section of the configuration with a preset, and keys of some analyses that are set by hand."""
+    usual = SCHEMA().analysis
+    by_hand = {name: msgspec.structs.replace(getattr(usual, name), **keys) for name, keys in tables.items()}
+    return msgspec.structs.replace(usual, preset=preset, **by_hand)
 
 
 class World:
@@ -160,8 +171,8 @@ class World:
         self, name: str, settings: AnalysisSection | None = None, now: int = NOW, **numbers: Any
     ) -> dict[str, Finding]:
         """Target as text -> finding."""
-        given = settings or AnalysisSection(preset="friends")
-        findings = asyncio.run(analyses.run(name, self.database, given, now, numbers or None))
+        order = worker.order_of(name, self.database, settings or settings_of("friends"), now, numbers or None)
+        findings = asyncio.run(worker.find(order))
         assert len({finding.target for finding in findings}) == len(findings)
         return {
             finding.target.matcher if not isinstance(finding.target, net.Network) else str(finding.target): finding
@@ -172,7 +183,7 @@ class World:
         self, address: str, settings: AnalysisSection | None = None
     ) -> dict[tuple[str, str], tuple[int, int]]:
         """(analysis, number) -> (have, need)."""
-        given = settings or AnalysisSection(preset="friends")
+        given = settings or settings_of("friends")
         needs = asyncio.run(measure(self.database, given, net.address_bytes(address), NOW))
         return {(need.analysis, need.number): (need.have, need.need) for need in needs}
 

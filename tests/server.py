@@ -25,6 +25,7 @@ from types import TracebackType
 from typing import Any, Literal, NamedTuple, Self
 
 from sparkle_lite import cli, config
+from sparkle_lite.analyses.registry import SCHEMA
 from sparkle_lite.app import create_app
 from sparkle_lite.runtime import running
 
@@ -241,7 +242,7 @@ def served_paths(folder: Path) -> list[str]:
     """Every path that the application knows, with its parameters in braces; `folder` is for a database."""
 
     async def look() -> list[str]:
-        async with running(config.load(folder / "config.toml", {})) as server:
+        async with running(config.load(SCHEMA, folder / "config.toml", {})) as server:
             return [route.path for route in create_app(server).routes]
 
     folder.mkdir(exist_ok=True)

@@ -1,6 +1,7 @@
 """What the analyses make of a few told stories: who is listed and, above all, who is not."""
 
 import asyncio
+import dataclasses
 import itertools
 import os
 import re
@@ -11,16 +12,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from reports import CHEAT, DAY, DIALING, GIB, HOUR, MINUTE, NOW, Reporter, World
+from reports import CHEAT, DAY, DIALING, GIB, HOUR, MINUTE, NOW, Reporter, World, settings_of
 
-from sparkle_lite import analyses
-from sparkle_lite.analyses import apart
+from sparkle_lite import config
+from sparkle_lite.analyses import worker
 from sparkle_lite.analyses.modules import CHEAT as CHEATING
 from sparkle_lite.analyses.modules import EVIDENCE, Line
-from sparkle_lite.analyses.numbers import PRESETS, TABLE
-from sparkle_lite.config import AnalysisSection
-from sparkle_lite.config.keys import keys_of
-from sparkle_lite.errors import SparkleError
+from sparkle_lite.analyses.numbers import counts, spans
+from sparkle_lite.analyses.parameters import parameters
+from sparkle_lite.analyses.registry import ANALYSES, schema_of
+from sparkle_lite.errors import ConfigError, SparkleError
 from sparkle_lite.findings import Finding
 from sparkle_lite.net import Network
 from sparkle_lite.reasons import one_line, reason
@@ -39,6 +40,10 @@ def world(tmp_path: Path) -> Iterator[World]:
     made = World(tmp_path)
     yield made
     made.close()
+
+
+def order(world: World, name: str) -> worker.AnalysisOrder:
+    return worker.order_of(name, world.database, settings_of("friends"), NOW)
 
 
 def report_cheater(reporters: list[Reporter], ip: str = CHEATER, **more: Any) -> None:
@@ -84,13 +89,13 @@ def test_one_torrent_on_several_days_is_enough(world: World) -> None:
 
 def test_a_person_alone_decides_for_themselves(world: World) -> None:
     report_cheater(world.friends(1))
-    assert list(world.find("untrusted_vote", AnalysisSection(preset="solo"))) == [CHEATER]
+    assert list(world.find("untrusted_vote", settings_of("solo"))) == [CHEATER]
 
 
 def test_a_public_server_wants_more_people_and_more_than_a_day(world: World) -> None:
     friends = world.friends(5)
     report_cheater(friends)
-    public = AnalysisSection(preset="public")
+    public = settings_of("public")
     assert world.find("untrusted_vote", public) == {}
     report_cheater(friends, ago=2 * DAY)
     assert list(world.find("untrusted_vote", public)) == [CHEATER]
@@ -304,7 +309,7 @@ def test_hostile_numbers_break_nothing(world: World) -> None:
             friend.swarm(CHEATER, torrent, to=huge, got=-huge - 1, said=-huge // 2, size=huge, port=count)
             friend.swarm("203.0.113.6", torrent, to=huge, got=huge, began=-huge // 2, size=1)
             friend.snapshot(CHEATER, torrent, to=huge, got=-1)
-    for name in analyses.ANALYSES:
+    for name in ANALYSES:
         world.find(name, min_people=1)
 
 
@@ -522,29 +527,45 @@ def test_three_qualifying_64_are_their_56(world: World) -> None:
 # --- Numbers, sentences, versions -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", TABLE)
-def test_every_number_of_an_analysis_has_a_key_in_the_same_order(name: str) -> None:
-    assert tuple(TABLE[name]) == tuple(keys_of(type(getattr(AnalysisSection(), name))))
-    assert name in analyses.ANALYSES and analyses.ANALYSES[name].version >= 1
+def test_what_an_analysis_declares_is_what_the_configuration_has_for_it(tmp_path: Path) -> None:
+    numbers = {"min_people": counts(1, 2, 3, 4), "window": spans("2d")}
+    made_up = dataclasses.replace(ANALYSES["over_download"], name="made_up", numbers=numbers)
+    schema, file = schema_of([made_up]), tmp_path / "config.toml"
+    file.write_text("[analysis.made_up]\nmin_people = 9\nmode = 'on'\n", "utf-8")
+    read = config.load(schema, file, {"SPARKLE_ANALYSIS__MADE_UP__WINDOW": "3h"})
+    assert '[analysis.made_up]\nmode = "on"\nmin_people = 9\nwindow = "3h"\n' in config.show(read)
+    assert config.given(schema, file, {}) == dict.fromkeys(
+        ("analysis.made_up.min_people", "analysis.made_up.mode"), "config.toml"
+    )
+    file.write_text("[analysis.made_up]\nmin_poeple = 9\nwindow = '1s'\n[analysis.multi_dial]\nmode = 'on'\n", "utf-8")
+    with pytest.raises(ConfigError) as wrong:
+        config.load(schema, file, {"SPARKLE_ANALYSIS__MADE_UP__MIN_PEPLE": "3"})
+    assert [line.partition("config.toml:")[2] or line for line in wrong.value.lines] == [
+        '2: analysis.made_up.min_poeple: there is no such key; did you mean "min_people"?',
+        '3: analysis.made_up.window: "1s" is too small; write "1m" or more',
+        "4: analysis.multi_dial: there is no such key; known here: preset, account_age, active_days, made_up",
+        "SPARKLE_ANALYSIS__MADE_UP__MIN_PEPLE: there is no such setting;"
+        " did you mean SPARKLE_ANALYSIS__MADE_UP__MIN_PEOPLE?",
+    ]
 
 
-@pytest.mark.parametrize("name", TABLE)
+@pytest.mark.parametrize("name", ANALYSES)
 def test_the_example_tells_the_presets(name: str) -> None:
     text = (Path(__file__).parent.parent / "config.example.toml").read_text("utf-8")
     section = re.split(r"^\[", text.split(f"[analysis.{name}]")[1], flags=re.MULTILINE)[0]
-    for key, columns in TABLE[name].items():
+    for key, number in ANALYSES[name].keys.items():
+        columns = tuple(number.by_preset.values())
         told = " | ".join(map(str, columns)) if len(set(columns)) > 1 else str(columns[0])
         assert re.search(rf"^{key} = \S+ +# {re.escape(told)}: ", section, re.MULTILINE), (key, told)
 
 
 def test_what_is_set_by_hand_wins_over_the_preset_and_what_is_tried_wins_over_both() -> None:
-    settings = AnalysisSection(preset="solo")
-    assert analyses.choose("untrusted_vote", settings).numbers["min_people"] == 1
-    section = settings.untrusted_vote
-    settings = AnalysisSection(preset="solo", untrusted_vote=type(section)(min_people=7, mode="shadow"))
-    chosen = analyses.choose("untrusted_vote", settings)
+    settings = settings_of("solo")
+    assert parameters("untrusted_vote", settings).numbers["min_people"] == 1
+    settings = settings_of("solo", untrusted_vote={"min_people": 7, "mode": "shadow"})
+    chosen = parameters("untrusted_vote", settings)
     assert (chosen.mode, chosen.numbers["min_people"], chosen.numbers["min_torrents"]) == ("shadow", 7, 2)
-    tried = analyses.choose("untrusted_vote", settings, {"min_people": "9", "window": "2d", "mode": "on"})
+    tried = parameters("untrusted_vote", settings, {"min_people": "9", "window": "2d", "mode": "on"})
     assert (tried.mode, tried.numbers["min_people"], tried.numbers["window"]) == ("on", 9, 2 * DAY)
 
 
@@ -561,15 +582,15 @@ def test_what_is_set_by_hand_wins_over_the_preset_and_what_is_tried_wins_over_bo
 )
 def test_numbers_that_make_no_sense_are_refused(name: str, overrides: dict[str, str | int]) -> None:
     with pytest.raises(SparkleError):
-        analyses.choose(name, AnalysisSection(), overrides)
+        parameters(name, settings_of("friends"), overrides)
 
 
 def test_strict_circles_ask_for_no_less_than_loose_ones() -> None:
-    for name, numbers in TABLE.items():
+    for name, analysis in ANALYSES.items():
         for key in ("min_people", "min_people_any", "min_traffic", "min_addresses", "min_days"):
-            columns = [int(value) for value in numbers.get(key, ())]
-            assert columns == sorted(columns), (name, key)
-    assert len(PRESETS) == 4
+            if key in analysis.numbers:
+                columns = [int(value) for value in analysis.numbers[key].by_preset.values()]
+                assert len(columns) == 4 and columns == sorted(columns), (name, key)
 
 
 def test_every_finding_has_a_sentence_of_one_line(world: World) -> None:
@@ -585,17 +606,19 @@ def test_every_finding_has_a_sentence_of_one_line(world: World) -> None:
             friend.snapshot(f"198.51.100.{host}", f"t{day}", to=GIB, client=("zzzzzzzz", "zzzzzzzz"))
     download_many(world, friends, "203.0.113.8", 40)
     codes = set()
-    for name in analyses.ANALYSES:
+    for name in ANALYSES:
         for finding in world.find(name).values():
             said = reason(finding.code, finding.numbers)
             english, chinese = said.text("en"), said.text("zh")
             assert said.key == f"reason.{finding.code}"
             assert english == one_line(english) and "{" not in english + chinese
             assert str(finding.people) in english and str(finding.people) in chinese
+            assert finding.code in ANALYSES[name].codes
             codes.add(finding.code)
             if isinstance(finding.target, Network):
                 assert not finding.target.last & finding.target.first ^ finding.target.first
     told = {key.removeprefix("reason.") for key in catalogue("en") if key.startswith("reason.")}
+    assert codes == {code for analysis in ANALYSES.values() for code in analysis.codes}
     assert codes == told - {"config", "admin", "exception", "pardon", "imported"}
 
 
@@ -609,10 +632,10 @@ def test_a_run_that_takes_too_long_or_is_cancelled_ends(world: World) -> None:
     for _ in range(14):
         hot.execute(f"INSERT INTO swarm ({columns}) SELECT {columns} FROM swarm")
     with pytest.raises(SparkleError, match="longer than"):
-        asyncio.run(analyses.run("over_download", world.database, AnalysisSection(), NOW, time_limit_s=0.0))
+        asyncio.run(worker.find(order(world, "over_download"), time_limit_s=0.0))
 
     async def cancel() -> float:
-        task = asyncio.create_task(analyses.run("over_download", world.database, AnalysisSection(), NOW))
+        task = asyncio.create_task(worker.find(order(world, "over_download")))
         await asyncio.sleep(0.05)
         task.cancel()
         started = time.monotonic()
@@ -625,11 +648,11 @@ def test_a_run_that_takes_too_long_or_is_cancelled_ends(world: World) -> None:
 
 def test_a_process_of_its_own_finds_and_refuses_the_same(world: World) -> None:
     report_cheater(world.friends(4))
-    found = asyncio.run(analyses.run("untrusted_vote", world.database, AnalysisSection(), NOW))
-    assert found and asyncio.run(apart.run("untrusted_vote", world.database, AnalysisSection(), NOW)) == found
+    found = asyncio.run(worker.find(order(world, "untrusted_vote")))
+    assert found and asyncio.run(worker.run(order(world, "untrusted_vote"))) == found
     with pytest.raises(SparkleError) as refused:
-        asyncio.run(apart.run("untrusted_vote", world.database, AnalysisSection(), NOW, {"min_people": "many"}))
-    assert (refused.value.code, bool(refused.value.text("zh"))) == ("bad_request", True)
+        asyncio.run(worker.run(order(world, "untrusted_vote")._replace(database=world.database.path / "none")))
+    assert (refused.value.code, bool(refused.value.text("zh"))) == ("overloaded", True)
 
 
 def test_a_process_of_its_own_that_dies_or_is_not_wanted_any_more_is_told_and_gone(world: World) -> None:
@@ -642,7 +665,7 @@ def test_a_process_of_its_own_that_dies_or_is_not_wanted_any_more_is_told_and_go
     before = processes()
 
     async def started() -> asyncio.Task[list[Finding]]:
-        task = asyncio.create_task(apart.run("untrusted_vote", world.database, AnalysisSection(), NOW))
+        task = asyncio.create_task(worker.run(order(world, "untrusted_vote")))
         while processes() == before:
             await asyncio.sleep(0.005)
         return task
@@ -661,7 +684,7 @@ def test_a_process_of_its_own_that_dies_or_is_not_wanted_any_more_is_told_and_go
             await task
 
     async def cancelled_while_it_starts() -> None:
-        task = asyncio.create_task(apart.run("untrusted_vote", world.database, AnalysisSection(), NOW))
+        task = asyncio.create_task(worker.run(order(world, "untrusted_vote")))
         await asyncio.sleep(0)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):

@@ -9,11 +9,11 @@ from statistics import median_low
 from typing import Any, NamedTuple
 
 import pytest
-from reports import BLOCKER, CHEAT, DAY, DIALING, GIB, HOUR, NOW, Reporter, World
+from reports import BLOCKER, CHEAT, DAY, DIALING, GIB, HOUR, NOW, Reporter, World, settings_of
 
-from sparkle_lite import analyses, net
+from sparkle_lite import net
 from sparkle_lite.analyses.numbers import Numbers
-from sparkle_lite.config import AnalysisSection
+from sparkle_lite.analyses.parameters import parameters
 from sparkle_lite.net import Network, network_of
 
 MIB = 1 << 20
@@ -474,7 +474,7 @@ def test_an_analysis_finds_what_the_naive_rule_finds(world: World, name: str, se
         told.traffic(40 if votes else 170, giving=0.01 if name == "concurrent_download" else 0.3)
         if seed % 2:
             world.close_segments()
-    numbers = analyses.choose(name, AnalysisSection(preset="friends"), weak).numbers
+    numbers = parameters(name, settings_of("friends"), weak).numbers
     found = world.find(name, **weak)
     expected = naive(told, numbers)
     short = {

@@ -14,12 +14,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from reports import settings_of
 from server import PBH20, RunningServer, opened
 
-from sparkle_lite import analyses, ip_report
+from sparkle_lite import ip_report
+from sparkle_lite.analyses import worker
 from sparkle_lite.analyses.distances import measure
 from sparkle_lite.analyses.numbers import PRESETS
-from sparkle_lite.config import AnalysisSection, LimitsSection
+from sparkle_lite.analyses.registry import ANALYSES
+from sparkle_lite.config import LimitsSection
 from sparkle_lite.db import bans, connection
 from sparkle_lite.db.database import Database
 from sparkle_lite.db.keys import stable_number
@@ -87,8 +90,9 @@ class Store:
     async def listed(self) -> set[tuple[str, str, str]]:
         """Whom any analysis would list at any preset: preset, analysis, target."""
         found = set()
-        for preset, name in itertools.product(PRESETS, analyses.ANALYSES):
-            findings = await analyses.run(name, self.database, AnalysisSection(preset=preset), self.now)
+        for preset, name in itertools.product(PRESETS, ANALYSES):
+            order = worker.order_of(name, self.database, settings_of(preset), self.now)
+            findings = await worker.find(order)
             found |= {(preset, name, str(finding.target)) for finding in findings}
         return found
 
@@ -166,7 +170,7 @@ def test_one_ban_prolonged_for_three_days_is_one_day_of_evidence_and_lists_nobod
         ]
         assert {row["last_reported_at"] for row in rows} == {store.now}
         assert await store.listed() == set()
-        distances = await measure(store.database, AnalysisSection(preset="solo"), bytes((203, 0, 113, 5)), store.now)
+        distances = await measure(store.database, settings_of("solo"), bytes((203, 0, 113, 5)), store.now)
         assert {(need.number, need.have) for need in distances} >= {("min_torrents", 1), ("min_days", 1)}
 
     told(tmp_path, story, 5)
@@ -197,7 +201,8 @@ def test_a_cheater_whom_three_see_on_two_torrents_is_listed(tmp_path: Path) -> N
             store.now = NOW + turn * QUARTER
             rows = [blocked("203.0.113.5", store.now, torrent) for torrent in TORRENTS[:2]]
             await store.submit(block_map(store.now, rows), QBCB, app)
-        [finding] = await analyses.run("untrusted_vote", store.database, AnalysisSection(preset="friends"), store.now)
+        order = worker.order_of("untrusted_vote", store.database, settings_of("friends"), store.now)
+        [finding] = await worker.find(order)
         assert (str(finding.target), finding.code, finding.people) == ("203.0.113.5", "progress_cheater", 3)
         # Counted at the first sight, not at the last.
         assert (finding.numbers["reports"], finding.first_seen, finding.last_seen) == (6, NOW, NOW)

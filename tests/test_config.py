@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sparkle_lite.analyses.registry import SCHEMA
 from sparkle_lite.config import (
     Config,
     Duration,
@@ -38,7 +39,7 @@ HIDDEN = "correct-horse-battery-staple-correct-horse"
 def read(folder: Path, text: str, **environ: str) -> Config:
     file = folder / "config.toml"
     file.write_text(text, encoding="utf-8")
-    return load(file, environ)
+    return load(SCHEMA, file, environ)
 
 
 def refusal(folder: Path, text: str, **environ: str) -> list[str]:
@@ -128,9 +129,9 @@ def test_values_print_as_the_largest_fitting_units() -> None:
 
 def test_nothing_at_all_gives_the_defaults(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    config = load(None, {})
+    config = load(SCHEMA, None, {})
     assert config.database.file == (tmp_path / "data/sparkle.db").resolve()
-    assert msgspec.structs.replace(config, database=Config().database) == Config()
+    assert msgspec.structs.replace(config, database=SCHEMA().database) == SCHEMA()
     assert (config.server.port, config.retention.snapshots) == (7799, 7 * 86_400_000)
     assert config.metrics.allow == (parse_network("127.0.0.0/8"), parse_network("::1"))
     assert config.btn.abilities.heartbeat.interval == config.btn.abilities.submit_bans.interval * 4 == 3_600_000
@@ -216,7 +217,7 @@ def test_a_file_from_windows_is_read(tmp_path: Path) -> None:
     file = tmp_path / "config.toml"
     file.write_bytes(b'\xef\xbb\xbf[server]\r\nport = 80\r\nhost = "x y"\r\n')
     with pytest.raises(ConfigError, match=r"config\.toml:3: server\.host"):
-        load(file, {})
+        load(SCHEMA, file, {})
 
 
 # Refusing: (what the file says, how the one line about it begins, what it ends with)
@@ -414,7 +415,7 @@ def test_a_file_that_cannot_be_read_is_a_config_error(tmp_path: Path) -> None:
         (tmp_path / "a\0b", "can't be read"),
     ):
         with pytest.raises(ConfigError, match=message):
-            load(path, {})
+            load(SCHEMA, path, {})
 
 
 def test_a_check_of_the_whole_is_reported_with_the_other_mistakes(tmp_path: Path) -> None:
@@ -429,7 +430,7 @@ def test_a_check_of_the_whole_is_reported_with_the_other_mistakes(tmp_path: Path
                     yield Problem(("rules", index, "content", place), "'1.2.3' is not an IP address", "write 192.0.2.7")
 
     with pytest.raises(ConfigError) as caught:
-        load(file, {}, check=check)
+        load(SCHEMA, file, {}, check=check)
     lines = [line.replace(f"{tmp_path}/", "") for line in caught.value.lines]
     assert lines[0] == "config.toml:6: rules[0].content[1]: '1.2.3' is not an IP address; write 192.0.2.7"
     assert [line.split(": ")[1] for line in lines] == ["rules[0].content[1]", "rules[1].type", "server.port"]
@@ -694,7 +695,7 @@ def test_a_secret_is_neither_shown_nor_in_the_repr(tmp_path: Path) -> None:
         assert HIDDEN[:8] not in text
     shown = tomllib.loads(show(config))
     assert (shown["auth"]["jwt_secret"], shown["auth"]["github"]["client_secret"]) == ("***", "***")
-    assert tomllib.loads(show(Config()))["auth"]["jwt_secret"] == ""
+    assert tomllib.loads(show(SCHEMA()))["auth"]["jwt_secret"] == ""
 
 
 # Showing
@@ -750,11 +751,11 @@ def leaves(tree: dict[str, Any], path: str = "") -> dict[str, Any]:
 def test_the_example_holds_every_key_with_its_default_and_no_other() -> None:
     text = EXAMPLE.read_text(encoding="utf-8")
     example = leaves(tomllib.loads(text))
-    defaults = leaves(tomllib.loads(show(Config())))
+    defaults = leaves(tomllib.loads(show(SCHEMA())))
     secrets = {"auth.jwt_secret", "auth.github.client_secret"}
     assert list(example) == [key for key in defaults if key not in secrets]
-    config = load(EXAMPLE, {})
-    assert msgspec.structs.replace(config, database=Config().database) == Config()
+    config = load(SCHEMA, EXAMPLE, {})
+    assert msgspec.structs.replace(config, database=SCHEMA().database) == SCHEMA()
     for key in secrets:
         name = key.rpartition(".")[2]
         assert f'\n#{name} = ""\n' in text and f"\n#{name}_file = " in text

@@ -22,6 +22,7 @@ import pytest
 from server import RunningServer, catalogue, count, opened, rows, segment_file, start_server, wait_for
 
 from sparkle_lite import config
+from sparkle_lite.analyses.registry import SCHEMA
 from sparkle_lite.db import segments
 from sparkle_lite.runtime import Server, running
 from sparkle_lite.wire.dialect import detect
@@ -315,7 +316,7 @@ def test_a_database_locked_by_another_program_delays_bans_and_loses_none(start: 
 @asynccontextmanager
 async def opened_runtime(folder: Path, *, jobs: bool = True) -> AsyncIterator[Server]:
     (folder / "config.toml").touch()
-    async with running(config.load(folder / "config.toml", {})) as runtime:
+    async with running(config.load(SCHEMA, folder / "config.toml", {})) as runtime:
         if not jobs:
             await runtime.jobs.stop()
         yield runtime

@@ -14,7 +14,7 @@ LAYERS = (
     {"", "units", "texts", "errors", "net", "logs", "metrics", "config", "clock", "rate_limits"},
     {"wire", "db"},
     {"accounts", "ingest", "rulebook"},
-    {"jobs", "analyses"},
+    {"jobs", "analyses", "settings"},
     {"runtime"},
     {"http"},
     {"app", "cli", "cli_rules", "__main__"},

@@ -20,6 +20,7 @@ from server import App, RunningServer, catalogue, count, opened, wait_for
 
 import sparkle_lite.runtime
 from sparkle_lite import config
+from sparkle_lite.analyses.registry import SCHEMA
 from sparkle_lite.db import segments
 from sparkle_lite.runtime import Server, running
 from sparkle_lite.wire.dialect import detect
@@ -370,7 +371,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 @asynccontextmanager
 async def opened_runtime(folder: Path, config_text: str = "") -> AsyncIterator[Server]:
     (folder / "config.toml").write_text(config_text)
-    async with running(config.load(folder / "config.toml", {})) as runtime:
+    async with running(config.load(SCHEMA, folder / "config.toml", {})) as runtime:
         await runtime.jobs.stop()
         yield runtime
 

@@ -20,6 +20,7 @@ from browser import DESKTOP, PHONE, command, launch, visiting
 from server import Answer, App, RunningServer, opened, start_server
 
 from sparkle_lite import config
+from sparkle_lite.analyses.registry import SCHEMA
 from sparkle_lite.http.web import filters
 from sparkle_lite.texts import catalogue
 
@@ -639,8 +640,8 @@ def test_the_lines_of_the_analyses_are_a_configuration_that_says_the_same(member
     assert lines
     file = tmp_path / "config.toml"
     file.write_text(html.unescape(lines[1]), "utf-8")
-    assert config.load(file, {}).analysis.preset == "friends"
-    assert config.load(file, {}).analysis.untrusted_vote.min_people == 3
+    assert config.load(SCHEMA, file, {}).analysis.preset == "friends"
+    assert config.load(SCHEMA, file, {}).analysis.untrusted_vote.min_people == 3
 
 
 def test_a_dry_run_tells_what_would_come_and_go_and_changes_nothing(server: RunningServer, admin: Visitor) -> None:

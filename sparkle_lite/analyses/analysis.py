@@ -1,10 +1,10 @@
-"""What every analysis is made of."""
+"""What an analysis is made of, and what it makes: subjects that were examined, with findings and needs."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from sparkle_lite.analyses.numbers import Numbers
+from sparkle_lite.analyses.numbers import Number, Numbers
 from sparkle_lite.db.evidence import LONGEST_RECURRENCE, Evidence
 from sparkle_lite.findings import Finding
 from sparkle_lite.net import Network
@@ -38,14 +38,26 @@ class Examined(NamedTuple):
 Examine = Callable[[Evidence, Numbers, bytes | None], list[Examined]]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Analysis:
-    """One analysis. `version` changes with its formula; `of_addresses`: its targets are addresses, not identities."""
+    """One analysis, as its file declares it; analyses/registry.py puts all together.
+
+    `version` changes with its formula. `mode` and `numbers` are the keys of its table in the configuration, `codes`
+    those of its findings (catalogues: reason.<code>). `of_addresses`: its targets are addresses, not identities.
+    """
 
     name: str
     version: int
+    mode: Number
+    numbers: Mapping[str, Number]
+    codes: tuple[str, ...]
     examine: Examine
     of_addresses: bool = True
+
+    @property
+    def keys(self) -> Mapping[str, Number]:
+        """The mode and the numbers by their names in the configuration, in order."""
+        return {"mode": self.mode, **self.numbers}
 
 
 def network(key: bytes) -> Network:

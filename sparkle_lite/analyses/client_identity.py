@@ -3,7 +3,7 @@
 from typing import Literal, NamedTuple
 
 from sparkle_lite.analyses.analysis import Analysis, Examined, Need, lasts
-from sparkle_lite.analyses.numbers import Numbers
+from sparkle_lite.analyses.numbers import Numbers, counts, modes, percents, spans
 from sparkle_lite.db.evidence import Bearers, Disguise, Evidence
 from sparkle_lite.findings import Finding, Identity
 from sparkle_lite.units import DAY_MS
@@ -79,4 +79,19 @@ def _examined(bearers: Bearers, numbers: Numbers) -> Examined:
     return Examined(finding, needs)
 
 
-ANALYSIS = Analysis(NAME, 1, _examine, of_addresses=False)
+ANALYSIS = Analysis(
+    name=NAME,
+    version=1,
+    mode=modes("off"),
+    numbers={
+        "min_people": counts(1, 3, 4, 5),
+        "min_addresses": counts(3, 5, 10, 20),
+        "min_percent": percents(95, 95, 95, 98),
+        "min_torrents": counts(2),
+        "window": spans("14d"),
+        "lifetime": spans("14d"),
+    },
+    codes=("mismatched_identity", "random_identity"),
+    examine=_examine,
+    of_addresses=False,
+)

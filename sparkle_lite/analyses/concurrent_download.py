@@ -1,7 +1,7 @@
 """Addresses that download very many torrents in the same ten minutes and give nothing back to anyone."""
 
 from sparkle_lite.analyses.analysis import Analysis, Examined, Need, lasts, network
-from sparkle_lite.analyses.numbers import Numbers
+from sparkle_lite.analyses.numbers import Numbers, counts, modes, spans
 from sparkle_lite.db.evidence import Crowd, Evidence
 from sparkle_lite.findings import Finding
 from sparkle_lite.units import DAY_MS
@@ -38,4 +38,16 @@ def _examined(crowd: Crowd, numbers: Numbers) -> Examined:
     return Examined(finding, needs)
 
 
-ANALYSIS = Analysis(NAME, 2, _examine)
+ANALYSIS = Analysis(
+    name=NAME,
+    version=2,
+    mode=modes("off", "off", "shadow", "shadow"),
+    numbers={
+        "min_people": counts(1, 3, 3, 5),
+        "min_torrents": counts(30, 30, 50, 80),
+        "window": spans("1d"),
+        "lifetime": spans("2d"),
+    },
+    codes=("concurrent_downloader",),
+    examine=_examine,
+)

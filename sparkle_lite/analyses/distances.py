@@ -4,9 +4,9 @@ import asyncio
 import time
 from collections.abc import Callable, Mapping, Sequence
 
-from sparkle_lite.analyses import ANALYSES, trust
 from sparkle_lite.analyses.analysis import Analysis, Examined, Need
-from sparkle_lite.analyses.numbers import choose
+from sparkle_lite.analyses.parameters import parameters, trust
+from sparkle_lite.analyses.registry import ANALYSES
 from sparkle_lite.config import AnalysisSection
 from sparkle_lite.db.database import Database
 from sparkle_lite.db.evidence import Evidence, gather
@@ -24,15 +24,14 @@ async def measure(
 ) -> list[Need]:
     """How far an address (4 or 16 bytes) is from each analysis that isn't off: what it has and what is needed.
 
-    An analysis that has nothing at all about it is left out. Raises SparkleError as `analyses.run` does.
+    An analysis that has nothing at all about it is left out. Raises SparkleError as `worker.find` does.
     """
     key = address if len(address) == 4 else address[:8]
     needs: list[Need] = []
     for name, analysis in ANALYSES.items():
-        chosen = choose(name, settings)
-        if chosen.mode == "off" or not analysis.of_addresses:
+        mode, numbers = parameters(name, settings)
+        if mode == "off" or not analysis.of_addresses:
             continue
-        numbers = chosen.numbers
 
         def work(
             evidence: Evidence, analysis: Analysis = analysis, numbers: Mapping[str, int] = numbers

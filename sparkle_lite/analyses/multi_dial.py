@@ -2,7 +2,7 @@
 
 from sparkle_lite.analyses.analysis import Analysis, Examined, Need, network
 from sparkle_lite.analyses.modules import MODULES
-from sparkle_lite.analyses.numbers import Numbers
+from sparkle_lite.analyses.numbers import Numbers, counts, modes, percents, spans
 from sparkle_lite.analyses.untrusted_vote import fades, fresh_need
 from sparkle_lite.db.evidence import Evidence, Votes
 from sparkle_lite.findings import Finding
@@ -50,4 +50,21 @@ def _examined(votes: Votes, numbers: Numbers, now_ms: int) -> Examined:
     return Examined(finding, needs)
 
 
-ANALYSIS = Analysis(NAME, 2, _examine)
+ANALYSIS = Analysis(
+    name=NAME,
+    version=2,
+    mode=modes("shadow", "on", "on", "on"),
+    numbers={
+        "min_people": counts(1, 3, 4, 5),
+        "member_people": counts(1, 2, 3, 3),
+        "min_hosts": counts(8),
+        "min_subnets": counts(3),
+        "sharing_percent": percents(50),
+        "min_torrents": counts(2),
+        "share_percent": percents(50),
+        "window": spans("14d"),
+        "half_life": spans("3d"),
+    },
+    codes=("multi_dialer", "multi_dialer_v6"),
+    examine=_examine,
+)

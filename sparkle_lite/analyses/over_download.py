@@ -1,7 +1,7 @@
 """Addresses that took a torrent several times over from several people: for somebody who says it never has enough."""
 
 from sparkle_lite.analyses.analysis import Analysis, Examined, Need, lasts, network
-from sparkle_lite.analyses.numbers import Numbers
+from sparkle_lite.analyses.numbers import Numbers, counts, modes, percents, sizes, spans
 from sparkle_lite.db.evidence import Evidence, Flow
 from sparkle_lite.findings import Finding
 from sparkle_lite.units import DAY_MS
@@ -43,4 +43,20 @@ def _examined(flow: Flow, numbers: Numbers) -> Examined:
     return Examined(finding, needs)
 
 
-ANALYSIS = Analysis(NAME, 2, _examine)
+ANALYSIS = Analysis(
+    name=NAME,
+    version=2,
+    mode=modes("shadow", "on", "on", "on"),
+    numbers={
+        "min_people": counts(1, 3, 3, 4),
+        "min_percent": percents(400, 250, 250, 320),
+        "person_percent": percents(1000, 110, 110, 110),
+        "min_traffic": sizes("2GiB", "2GiB", "4GiB", "15GB"),
+        "min_days": counts(2),
+        "share_percent": percents(50),
+        "window": spans("7d"),
+        "lifetime": spans("7d"),
+    },
+    codes=("over_downloader",),
+    examine=_examine,
+)

@@ -3,8 +3,9 @@
 import logging
 from collections.abc import Callable, Mapping
 
-from sparkle_lite import analyses
-from sparkle_lite.analyses import apart
+from sparkle_lite.analyses import worker
+from sparkle_lite.analyses.parameters import parameters
+from sparkle_lite.analyses.registry import ANALYSES
 from sparkle_lite.clock import now_ms
 from sparkle_lite.config import AnalysisSection
 from sparkle_lite.db.database import Database
@@ -25,22 +26,23 @@ class Runs:
     async def run(self, name: str, overrides: Mapping[str, str | int] | None = None, *, dry: bool = False) -> Plan:
         """Run one analysis and make its findings decisions; `dry`: only tell what would change.
 
-        One that is switched off finds nothing. Raises SparkleError as analyses.run does, and when its process fails.
+        One that is switched off finds nothing. Raises SparkleError for an unknown name or number, and as worker.run
+        does.
         """
         settings = self._settings()
-        mode = analyses.choose(name, settings, overrides).mode
+        mode = parameters(name, settings, overrides).mode
         findings = []
         at = now_ms()
         if mode != "off":
-            findings = await apart.run(name, self._database, settings, at, overrides)
+            findings = await worker.run(worker.order_of(name, self._database, settings, at, overrides))
         act = self._decisions.plan if dry else self._decisions.apply
-        version = analyses.ANALYSES[name].version
+        version = ANALYSES[name].version
         return await act(name, findings, at, mode="shadow" if mode == "shadow" else "on", formula=version)
 
     async def run_all(self) -> None:
         """Run every analysis. One that fails keeps its earlier decisions. Raises RuntimeError with all failures."""
         failures = []
-        for name in analyses.ANALYSES:
+        for name in ANALYSES:
             try:
                 await self.run(name)
             except Exception as error:

@@ -4,7 +4,7 @@ import math
 
 from sparkle_lite.analyses.analysis import HARD_EXPIRY_MS, Analysis, Examined, Need, network
 from sparkle_lite.analyses.modules import MODULES
-from sparkle_lite.analyses.numbers import Numbers
+from sparkle_lite.analyses.numbers import Numbers, counts, modes, percents, spans
 from sparkle_lite.db.evidence import LONGEST_RECURRENCE, Evidence, Votes
 from sparkle_lite.findings import Finding
 from sparkle_lite.units import DAY_MS
@@ -60,4 +60,19 @@ def _examined(votes: Votes, numbers: Numbers, now_ms: int) -> Examined:
     return Examined(finding, needs)
 
 
-ANALYSIS = Analysis(NAME, 2, _examine)
+ANALYSIS = Analysis(
+    name=NAME,
+    version=2,
+    mode=modes("on"),
+    numbers={
+        "min_people": counts(1, 3, 3, 5),
+        "min_people_any": counts(1, 4, 5, 8),
+        "min_torrents": counts(2),
+        "min_days": counts(1, 1, 2, 2),
+        "share_percent": percents(50),
+        "window": spans("14d"),
+        "half_life": spans("3d"),
+    },
+    codes=("progress_cheater", "reported_peer"),
+    examine=_examine,
+)

@@ -148,89 +148,18 @@ class RuleEntry(msgspec.Struct, frozen=True, kw_only=True):
     expires: datetime | None = None
 
 
-Mode = Literal["preset", "on", "shadow", "off"]
-# 0 is the preset's number.
-Count = Annotated[int, between(1, 1_000_000, or_zero=True)]
-Percent = Annotated[int, between(1, 1_000_000, or_zero=True)]
-Span = Annotated[Duration, between(Duration(MINUTE_MS), Duration(366 * DAY_MS), or_zero=True)]
-Amount = Annotated[Size, between(Size(1), or_zero=True)]
-
-
-class UntrustedVoteSection(msgspec.Struct, frozen=True, kw_only=True):
-    """Addresses that people's clients banned for what they did."""
-
-    mode: Mode = "preset"
-    min_people: Count = 0
-    min_people_any: Count = 0
-    min_torrents: Count = 0
-    min_days: Count = 0
-    share_percent: Percent = 0
-    window: Span = Duration(0)
-    half_life: Span = Duration(0)
-
-
-class OverDownloadSection(msgspec.Struct, frozen=True, kw_only=True):
-    """Addresses that took a torrent several times over."""
-
-    mode: Mode = "preset"
-    min_people: Count = 0
-    min_percent: Percent = 0
-    person_percent: Percent = 0
-    min_traffic: Amount = Size(0)
-    min_days: Count = 0
-    share_percent: Percent = 0
-    window: Span = Duration(0)
-    lifetime: Span = Duration(0)
-
-
-class ConcurrentDownloadSection(msgspec.Struct, frozen=True, kw_only=True):
-    """Addresses that download very many torrents at once."""
-
-    mode: Mode = "preset"
-    min_people: Count = 0
-    min_torrents: Count = 0
-    window: Span = Duration(0)
-    lifetime: Span = Duration(0)
-
-
-class ClientIdentitySection(msgspec.Struct, frozen=True, kw_only=True):
-    """Clients that pass for others."""
-
-    mode: Mode = "preset"
-    min_people: Count = 0
-    min_addresses: Count = 0
-    min_percent: Percent = 0
-    min_torrents: Count = 0
-    window: Span = Duration(0)
-    lifetime: Span = Duration(0)
-
-
-class MultiDialSection(msgspec.Struct, frozen=True, kw_only=True):
-    """Prefixes that one cheater has many addresses of."""
-
-    mode: Mode = "preset"
-    min_people: Count = 0
-    member_people: Count = 0
-    min_hosts: Count = 0
-    min_subnets: Count = 0
-    sharing_percent: Percent = 0
-    min_torrents: Count = 0
-    share_percent: Percent = 0
-    window: Span = Duration(0)
-    half_life: Span = Duration(0)
+Preset = Literal["solo", "friends", "tracker", "public"]
 
 
 class AnalysisSection(msgspec.Struct, frozen=True, kw_only=True):
-    """Thresholds for the size of the circle, whose word counts, and a table for each analysis by its name."""
+    """Thresholds for the size of the circle, and whose word counts.
 
-    preset: Literal["solo", "friends", "tracker", "public"] = "friends"
+    Each analysis declares a table of its own, by its name; analyses/registry.py adds them.
+    """
+
+    preset: Preset = "friends"
     account_age: Annotated[Duration, between(Duration(0), Duration(3650 * DAY_MS))] = Duration.parse("7d")
     active_days: Annotated[int, between(0, 365)] = 3
-    untrusted_vote: UntrustedVoteSection = UntrustedVoteSection()
-    over_download: OverDownloadSection = OverDownloadSection()
-    concurrent_download: ConcurrentDownloadSection = ConcurrentDownloadSection()
-    client_identity: ClientIdentitySection = ClientIdentitySection()
-    multi_dial: MultiDialSection = MultiDialSection()
 
 
 class RetentionSection(msgspec.Struct, frozen=True, kw_only=True):
@@ -264,7 +193,7 @@ class MetricsSection(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Config(msgspec.Struct, frozen=True, kw_only=True):
-    """Everything that can be configured."""
+    """Everything that can be configured, but for the tables of the analyses (analyses/registry.py: SCHEMA)."""
 
     server: ServerSection = ServerSection()
     database: DatabaseSection = DatabaseSection()

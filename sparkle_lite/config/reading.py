@@ -22,6 +22,7 @@ from sparkle_lite.units import KIB
 
 
 def load(
+    schema: type[Config],
     path: Path | None,
     environ: Mapping[str, str],
     *,
@@ -29,15 +30,16 @@ def load(
 ) -> Config:
     """The configuration of a file (None: the defaults) with the environment's variables over it.
 
-    `check` looks at the whole configuration afterwards, and its problems are reported together with the others; a rule
-    that is already known to be wrong has an empty `content` there. Raises ConfigError with all problems.
+    `schema` says which keys there are: Config, or a class derived from it. `check` looks at the whole configuration
+    afterwards, and its problems are reported together with the others; a rule that is already known to be wrong has an
+    empty `content` there. Raises ConfigError with all problems.
     """
     text = "" if path is None else _text(path)
     name = "" if path is None else str(path)
     tree = _parse(text, name)
     folder = Path.cwd() if path is None else path.absolute().parent
-    variables, lines = _overlay(tree, environ)
-    reader = _Reader(tree, folder)
+    variables, lines = _overlay(schema, tree, environ)
+    reader = _Reader(schema, tree, folder)
     config = reader.read()
     if check is not None:
         reader.add(check(config))
@@ -47,21 +49,21 @@ def load(
     return config
 
 
-def source(path: Path | None, environ: Mapping[str, str]) -> Source:
+def source(schema: type[Config], path: Path | None, environ: Mapping[str, str]) -> Source:
     """Where the values of a configuration come from. Raises ConfigError for a file that can't be read."""
     text = "" if path is None else _text(path)
     name = "" if path is None else str(path)
-    variables, _ = _overlay(_parse(text, name), environ)
+    variables, _ = _overlay(schema, _parse(text, name), environ)
     return Source(name, text, variables)
 
 
-def given(path: Path | None, environ: Mapping[str, str]) -> dict[str, str]:
+def given(schema: type[Config], path: Path | None, environ: Mapping[str, str]) -> dict[str, str]:
     """The dotted keys that a file or the environment sets, with the name of that file or variable.
 
     Raises ConfigError for a file that can't be read.
     """
     tree = _parse("" if path is None else _text(path), str(path))
-    variables, _ = _overlay(tree, environ)
+    variables, _ = _overlay(schema, tree, environ)
     by_variable = {dotted(key): name for key, name in variables.items()}
     file = "" if path is None else path.name
     return {key: by_variable.get(key, file) for key in _keys_in(tree)}
@@ -125,19 +127,21 @@ def _guess(name: str, known: Iterable[str]) -> str | None:
 
 
 @functools.cache
-def _variables() -> dict[str, tuple[tuple[str, ...], Any]]:
+def _variables(schema: type[Config]) -> dict[str, tuple[tuple[str, ...], Any]]:
     """Environment variable -> the key's path and type."""
     found = {}
-    for path, kind in leaves(Config):
+    for path, kind in leaves(schema):
         found["SPARKLE_" + "__".join(path).upper()] = (path, kind)
         if kind is Secret:
             found["SPARKLE_" + "__".join(path).upper() + "_FILE"] = ((*path[:-1], path[-1] + "_file"), str)
     return found
 
 
-def _overlay(tree: dict[str, Any], environ: Mapping[str, str]) -> tuple[dict[Key, str], list[str]]:
+def _overlay(
+    schema: type[Config], tree: dict[str, Any], environ: Mapping[str, str]
+) -> tuple[dict[Key, str], list[str]]:
     """Put the environment's values into the tree; gives the variables that were used and lines about wrong ones."""
-    known = _variables()
+    known = _variables(schema)
     used: dict[Key, str] = {}
     lines = []
     values: dict[tuple[str, ...], object] = {}
@@ -151,7 +155,7 @@ def _overlay(tree: dict[str, Any], environ: Mapping[str, str]) -> tuple[dict[Key
             mend = f"did you mean {near}?" if near else "remove it, or see config.example.toml for the keys"
             lines.append(f"{name}: there is no such setting; {mend}")
     # The environment replaces a secret of the file whichever way each is given, so the old ones go before any is set.
-    for path, kind in leaves(Config):
+    for path, kind in leaves(schema):
         pair = (path, (*path[:-1], path[-1] + "_file"))
         if kind is Secret and not values.keys().isdisjoint(pair):
             for key in pair:
@@ -225,13 +229,14 @@ def _conflicts(config: Config) -> Iterator[_Conflict]:
 class _Reader:
     """Turns the tree of raw values into structs and collects what is wrong with it; a wrong value gets its default."""
 
-    def __init__(self, tree: dict[str, Any], folder: Path) -> None:
+    def __init__(self, schema: type[Config], tree: dict[str, Any], folder: Path) -> None:
         self.problems: list[Problem] = []
+        self._schema = schema
         self._tree = tree
         self._folder = folder
 
     def read(self) -> Config:
-        config: Config = self._struct(Config, Config(), self._tree, ())
+        config: Config = self._struct(self._schema, self._schema(), self._tree, ())
         database = msgspec.structs.replace(config.database, folder=self._folder)
         config = msgspec.structs.replace(config, database=database)
         wrong = {problem.path for problem in self.problems}
@@ -279,7 +284,7 @@ class _Reader:
             if name in known:
                 continue
             near = _guess(name, known)
-            elsewhere = next((dotted(key) for key, _ in leaves(Config) if key[-1] == name), None)
+            elsewhere = next((dotted(key) for key, _ in leaves(self._schema) if key[-1] == name), None)
             mend = f'did you mean "{near}"?' if near else f"known here: {', '.join(known)}"
             if elsewhere and not near:
                 mend = f'did you mean "{elsewhere}"?'

@@ -45,7 +45,7 @@ def _pairs(struct: msgspec.Struct, names: Iterable[str] | None = None) -> Iterat
 
 def restart_needed(old: Config, new: Config) -> list[str]:
     """The dotted keys that differ and that a running server can't take over."""
-    return [dotted(path) for path, _ in leaves(Config) if not _reloadable(path) and _at(old, path) != _at(new, path)]
+    return [dotted(path) for path, _ in leaves(type(new)) if not _reloadable(path) and _at(old, path) != _at(new, path)]
 
 
 def _reloadable(path: tuple[str, ...]) -> bool:

@@ -16,7 +16,7 @@ from litestar.params import QueryParameter
 
 from sparkle_lite import reasons
 from sparkle_lite.accounts.actors import Actor
-from sparkle_lite.analyses import Need
+from sparkle_lite.analyses.analysis import Need
 from sparkle_lite.config import Duration, Refused
 from sparkle_lite.db.decisions import Action, Change, Cursor, Decision, State, Wanted
 from sparkle_lite.db.orders import Position

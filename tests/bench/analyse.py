@@ -21,9 +21,9 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from sparkle_lite import analyses
-from sparkle_lite.analyses import apart
-from sparkle_lite.config import AnalysisSection, Config, LimitsSection
+from sparkle_lite.analyses import worker
+from sparkle_lite.analyses.registry import ANALYSES, SCHEMA
+from sparkle_lite.config import LimitsSection
 from sparkle_lite.db import segments
 from sparkle_lite.db.connection import schema, statements
 from sparkle_lite.db.database import Database
@@ -246,9 +246,10 @@ async def run_all(database: Database, now: int) -> tuple[float, dict[str, tuple[
     """All analyses one after the other: seconds in all, and for each (seconds, findings)."""
     found = {}
     whole = time.perf_counter()
-    for name in analyses.ANALYSES:
+    settings = SCHEMA().analysis
+    for name in ANALYSES:
         started = time.perf_counter()
-        findings = await apart.run(name, database, AnalysisSection(preset="friends"), now)
+        findings = await worker.run(worker.order_of(name, database, settings, now))
         found[name] = (time.perf_counter() - started, len(findings))
     return time.perf_counter() - whole, found
 
@@ -272,7 +273,7 @@ async def measure(site: Site, now: int, rounds: int, idle_s: float) -> None:
     # Segments fill and are indexed meanwhile, as in a server.
     jobs, closed = Jobs(metrics), asyncio.Event()
     ingest.on_closed = closed.set
-    house = Housekeeping(site.database, ingest, Config, lambda: time.time_ns() // 1_000_000)
+    house = Housekeeping(site.database, ingest, SCHEMA, lambda: time.time_ns() // 1_000_000)
     jobs.every("index", 300, house.index, first=0, wake=closed)
     phases: list[Phase] = []
     try:

@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 import msgspec
 from litestar import get, post
 
-from sparkle_lite import analyses
-from sparkle_lite.analyses import ANALYSES
-from sparkle_lite.analyses.numbers import PRESETS, TABLE
+from sparkle_lite.analyses.numbers import PRESETS
+from sparkle_lite.analyses.parameters import parameters
+from sparkle_lite.analyses.registry import ANALYSES
 from sparkle_lite.analyses.runs import Runs
 from sparkle_lite.config import AnalysisSection, Config
 from sparkle_lite.config.values import toml
@@ -112,19 +112,18 @@ def _cards(server: Server, counts: Mapping[tuple[str, str], int], answers: Answe
 
 def _card(name: str, server: Server, counts: Mapping[tuple[str, str], int], answers: Answers = _NOTHING) -> Card:
     settings = server.config.analysis
-    chosen = analyses.choose(name, settings)
-    values = {"mode": chosen.mode, **chosen.numbers}
-    by_preset = {key: dict(zip(PRESETS, columns, strict=True)) for key, columns in TABLE[name].items()}
+    effective = parameters(name, settings)
+    values = {"mode": effective.mode, **effective.numbers}
     mode, *numbers = (
         _number(
             server.settings,
             f"{name}.{key}",
             values[key],
-            usual=kinds[settings.preset],
-            by_preset=kinds,
+            usual=number.by_preset[settings.preset],
+            by_preset=number.by_preset,
             answers=answers,
         )
-        for key, kinds in by_preset.items()
+        for key, number in ANALYSES[name].keys.items()
     )
     mine = {state: number for (origin, state), number in counts.items() if origin == name}
     return Card(name, mode, tuple(numbers), mine)
@@ -179,12 +178,10 @@ def _lines(settings: AnalysisSection) -> str:
     """The configuration that says what is in force, to be changed and pasted."""
     lines = ["[analysis]", f"preset = {toml(settings.preset)}"]
     lines += [f"account_age = {toml(settings.account_age)}", f"active_days = {toml(settings.active_days)}"]
-    for name in ANALYSES:
-        chosen = analyses.choose(name, settings)
-        lines += ["", f"[analysis.{name}]", f"mode = {toml(chosen.mode)}"]
-        for key, columns in TABLE[name].items():
-            if key != "mode":
-                lines.append(f"{key} = {toml(type(columns[0])(chosen.numbers[key]))}")
+    for name, analysis in ANALYSES.items():
+        mode, values = parameters(name, settings)
+        lines += ["", f"[analysis.{name}]", f"mode = {toml(mode)}"]
+        lines += [f"{key} = {toml(type(number.unset)(values[key]))}" for key, number in analysis.numbers.items()]
     return "\n".join(lines) + "\n"
 
 
