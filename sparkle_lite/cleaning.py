@@ -272,28 +272,23 @@ def _ban_key(who: Reporter, row: Ban, address: bytes) -> int:
     where = (address, row.peer_port, row.torrent_identifier, row.module)
     match row.dedupe:
         case "id":
-            return stable_number(who.userapp, "id", row.ban_unique_id, address, row.peer_port)
+            return stable_number((who.userapp, "id", row.ban_unique_id, address, row.peer_port))
         case "id_time":
             # Of what is stored, because a migration had to make these.
-            torrent = row.torrent_identifier.replace("\0", "")
-            return stable_number(
-                who.userapp,
-                "id_time",
-                _text(row.ban_unique_id, ID_LENGTH),
-                torrent.lower() if _HEX.fullmatch(torrent) else torrent,
-                _text(row.module, NAME_LENGTH),
-                _text(row.rule, RULE_LENGTH),
-            )
+            ban_id, torrent = _text(row.ban_unique_id, ID_LENGTH), row.torrent_identifier.replace("\0", "")
+            torrent = torrent.lower() if _HEX.fullmatch(torrent) else torrent
+            module, rule = _text(row.module, NAME_LENGTH), _text(row.rule, RULE_LENGTH)
+            return stable_number((who.userapp, "id_time", ban_id, torrent, module, rule))
         case "time":
-            return stable_number(who.userapp, "time", row.ban_at, *where)
+            return stable_number((who.userapp, "time", row.ban_at, *where))
         case "content":
-            return stable_number(who.userapp, "content", *where, row.rule)
+            return stable_number((who.userapp, "content", *where, row.rule))
 
 
 def _version_key(who: Reporter, row: Swarm, address: bytes) -> int:
     """What makes two cumulative rows versions of the same one; the one with the latest evidence wins on reading."""
     if row.origin == "swarm":
-        return stable_number(who.userapp, "swarm", row.downloader, row.torrent_identifier, address, row.peer_port)
+        return stable_number((who.userapp, "swarm", row.downloader, row.torrent_identifier, address, row.peer_port))
     if who.traits.first_seen_is_now:
-        return stable_number(who.userapp, "qbcb", address, row.peer_port, row.torrent_identifier)
-    return stable_number(who.userapp, "history", address, row.torrent_identifier, row.first_time_seen)
+        return stable_number((who.userapp, "qbcb", address, row.peer_port, row.torrent_identifier))
+    return stable_number((who.userapp, "history", address, row.torrent_identifier, row.first_time_seen))

@@ -12,6 +12,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -63,29 +64,41 @@ class Inflated(NamedTuple):
     digest: bytes
 
 
+@dataclass(kw_only=True, slots=True, eq=False)
 class Submission:
     """A body that waits for its commit, as it came from the network; `ahead` may hold what it inflates to."""
 
-    __slots__ = ("address", "ahead", "body", "dialect", "encoding", "outcome", "received_at", "userapp")
+    userapp: int
+    address: bytes | None
+    received_at: int
+    body: bytes
+    encoding: str
+    dialect: Dialect
+    outcome: asyncio.Future[Outcome]
+    ahead: Future[Inflated | None] | None = None
 
-    def __init__(
-        self,
-        userapp: int,
-        address: bytes | None,
-        received_at: int,
-        body: bytes,
-        encoding: str,
-        dialect: Dialect,
-        outcome: "asyncio.Future[Outcome]",
-    ) -> None:
-        self.userapp = userapp
-        self.address = address
-        self.received_at = received_at
-        self.body = body
-        self.encoding = encoding
-        self.dialect = dialect
-        self.outcome = outcome
-        self.ahead: Future[Inflated | None] | None = None
+
+class _Decoded(NamedTuple):
+    """A decoded body: whose it is, its rows, and how many of them are rejected, by reason."""
+
+    job: Submission
+    who: Reporter
+    batch: Batch
+    digest: bytes
+    rejected: Counter[str]
+
+    def submission(self, number: int, *, kept: int, sent: int) -> SubmissionRow:
+        """What is stored of it beside its rows in one stream."""
+        return SubmissionRow(
+            id=number,
+            received_at=self.job.received_at,
+            userapp=self.job.userapp,
+            address=self.job.address,
+            populate_time=self.batch.populate_time,
+            digest=self.digest,
+            rows=kept,
+            rejected=sent - kept,
+        )
 
 
 class Room:
@@ -303,10 +316,7 @@ class Ingest:
         await segments.reconcile(database.main, database.segment_folder)
         for kind, stream in self.streams.items():
             await stream.open(database.main, now)
-            rows = await segments.recent_digests(
-                database.main, database.segment_folder, stream.connection, kind, now - DAY_MS, DIGESTS
-            )
-            for at, digest in rows:
+            for at, digest in await stream.recent_digests(database.main, now - DAY_MS, DIGESTS):
                 self._seen[kind].add(digest, at)
         for at, digest in await bans.recent_digests(database.main, now - DAY_MS, DIGESTS):
             self._seen["ban"].add(digest, at)
@@ -330,7 +340,15 @@ class Ingest:
         outcome: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
         # Never backwards, whatever the clock does: what stands later in a segment was received later.
         self._last_receipt = max(self._last_receipt, self._clock())
-        job = Submission(userapp, address, self._last_receipt, body, encoding, dialect, outcome)
+        job = Submission(
+            userapp=userapp,
+            address=address,
+            received_at=self._last_receipt,
+            body=body,
+            encoding=encoding,
+            dialect=dialect,
+            outcome=outcome,
+        )
         writer = self._database.writer
         if writer.busy and len(body) >= WORTH_AHEAD:
             job.ahead = self._inflater.submit(self._inflate_ahead, job)
@@ -394,7 +412,8 @@ class Ingest:
                 if not job.dialect.traits.knows_its_progress:
                     for row in (*batch.snapshots, *batch.bans):
                         row.downloader_progress = None
-                self._clean(group, number, job, batch, digest)
+                who = Reporter(job.userapp, job.received_at, job.dialect.traits)
+                self._clean(group, number, _Decoded(job, who, batch, digest, Counter(batch.rejected)))
             except Exception as error:
                 if not isinstance(error, SparkleError):
                     logger.exception("a body could not be decoded")
@@ -402,38 +421,26 @@ class Ingest:
                 group.failed[number] = error.with_traceback(None)
         group.bans = bans.joined(group.bans)
 
-    def _clean(self, group: _Group, number: int, job: Submission, batch: Batch, digest: bytes) -> None:
-        rejected: Counter[str] = Counter(batch.rejected)
-        duplicates = group.duplicates
-        who = Reporter(job.userapp, job.received_at, job.dialect.traits)
-
-        def submission(number: int, kept: int, sent: int) -> SubmissionRow:
-            return SubmissionRow(
-                number, job.received_at, job.userapp, job.address, batch.populate_time, digest, kept, sent - kept
-            )
-
+    def _clean(self, group: _Group, number: int, body: _Decoded) -> None:
+        batch, duplicates = body.batch, group.duplicates
         sent: dict[Kind, int] = {"snapshot": len(batch.snapshots), "swarm": len(batch.swarms)}
         for kind, rows in sent.items():
-            if rows and self._is_duplicate(group, kind, digest, job.received_at):
+            if rows and self._is_duplicate(group, kind, body):
                 group.accepted[number] += rows
             elif rows:
-                group.accepted[number] += self._add_part(group, who, kind, batch, rejected, submission)
-        if batch.bans and self._is_duplicate(group, "ban", digest, job.received_at):
+                group.accepted[number] += self._add_part(group, kind, body)
+        if batch.bans and self._is_duplicate(group, "ban", body):
             group.accepted[number] += len(batch.bans)
         elif batch.bans:
-            self._last_ban_submission += 1
-            made = group.clean.bans(who, batch.bans, self._last_ban_submission, batch.populate_time, rejected)
-            group.bans += made
-            group.reported_bans += len(made)
-            group.ban_submissions.append(submission(self._last_ban_submission, len(made), len(batch.bans)))
-            group.accepted[number] += len(made)
-        if rejected:
-            group.rejected[number] = rejected
+            group.accepted[number] += self._add_bans(group, body)
+        if body.rejected:
+            group.rejected[number] = body.rejected
         if group.duplicates == duplicates:
-            group.receipts[number] = self._receipt(batch, rejected, group.accepted[number], job.received_at)
+            group.receipts[number] = self._receipt(body, group.accepted[number])
 
-    def _receipt(self, batch: Batch, rejected: Counter[str], kept: int, at_ms: int) -> Receipt:
+    def _receipt(self, body: _Decoded, kept: int) -> Receipt:
         """What a body shows of its sender."""
+        batch, rejected, at_ms = body.batch, body.rejected, body.job.received_at
         time_named = _newest_time(batch, at_ms) if batch.populate_time is None else batch.populate_time
         judged = [ban for ban in batch.bans if not repeats_our_rules(ban)]
         return Receipt(
@@ -446,16 +453,19 @@ class Ingest:
             has_evidence=any(self._is_evidence(ban.module, ban.rule) for ban in judged) if judged else None,
         )
 
-    def _add_part(
-        self,
-        group: _Group,
-        who: Reporter,
-        kind: Kind,
-        batch: Batch,
-        rejected: Counter[str],
-        submission: Callable[[int, int, int], SubmissionRow],
-    ) -> int:
+    def _add_bans(self, group: _Group, body: _Decoded) -> int:
+        """Add a body's bans; how many are kept."""
+        self._last_ban_submission += 1
+        number, batch = self._last_ban_submission, body.batch
+        made = group.clean.bans(body.who, batch.bans, number, batch.populate_time, body.rejected)
+        group.bans += made
+        group.reported_bans += len(made)
+        group.ban_submissions.append(body.submission(number, kept=len(made), sent=len(batch.bans)))
+        return len(made)
+
+    def _add_part(self, group: _Group, kind: Kind, body: _Decoded) -> int:
         """Add a body's rows to a stream's values; how many are kept, or say nothing new."""
+        who, batch, rejected = body.who, body.batch, body.rejected
         number, values = self.streams[kind].next_submission(), group.values[kind]
         dropped = rejected.total()
         if kind == "swarm":
@@ -470,13 +480,15 @@ class Ingest:
         kept = len(made) // _WIDTH[kind]
         unchanged = sent - kept - (rejected.total() - dropped)
         group.unchanged += unchanged
-        part = _Part(submission(number, kept, sent - unchanged), len(values), len(values) + len(made))
+        submission = body.submission(number, kept=kept, sent=sent - unchanged)
+        part = _Part(submission, len(values), len(values) + len(made))
         group.parts[kind].append(part)
         values += made
         return kept + unchanged
 
-    def _is_duplicate(self, group: _Group, stream: str, digest: bytes, at_ms: int) -> bool:
-        if (stream, digest) in group.digests or self._seen[stream].has(digest, at_ms):
+    def _is_duplicate(self, group: _Group, stream: str, body: _Decoded) -> bool:
+        digest = body.digest
+        if (stream, digest) in group.digests or self._seen[stream].has(digest, body.job.received_at):
             group.duplicates += 1
             return True
         group.digests.add((stream, digest))

@@ -220,7 +220,7 @@ class Reporter:
 
     def sightings(self, ip: str, torrent: str, times: Sequence[tuple[int, int]], *, rule: str = RELATIVE) -> None:
         """What qBittorrent-ClientBlocker reports of one ban, in order: received so long ago, seen last so long ago."""
-        key = stable_number(self.app, ip, torrent, rule)
+        key = stable_number((self.app, ip, torrent, rule))
         reports = []
         for ago, said in times:
             values: dict[str, Any] = dict.fromkeys(Report.__annotations__, 0)

@@ -614,7 +614,7 @@ class Before:
     def ban(self, key: tuple[object, ...], received: int, ban_at: int | None, **more: Any) -> None:
         row: Row = dict.fromkeys(OLD_COLUMNS, 0) | {"rule": "r", "ban_unique_id": None, "client": 1, "torrent": 1}
         row |= {"submission": next(self._numbers), "received_at": received, "userapp": 1, "ban_at": ban_at}
-        row |= {"peer_ip": bytes((203, 0, 113, 5)), "peer_port": 6881, "dedupe": stable_number(*key)} | more
+        row |= {"peer_ip": bytes((203, 0, 113, 5)), "peer_port": 6881, "dedupe": stable_number(key)} | more
         self.main.execute(
             "INSERT INTO submission VALUES (?,?,?,NULL,?,x'',1,0)",
             (row["submission"], received, row["userapp"], received if ban_at is None else ban_at),

@@ -183,7 +183,9 @@ async def migrate(connection: Connection, path: Path, kind: str) -> None:
         await _copy(connection, path.with_name(f"{path.name}.before-v{len(steps)}"))
     if version == len(steps):
         return
-    await connection.create_function(stable_number.__name__, -1, stable_number, deterministic=True)
+    await connection.create_function(
+        stable_number.__name__, -1, lambda *parts: stable_number(parts), deterministic=True
+    )
     # What a step sorts may be larger than memory.
     await connection.execute("PRAGMA temp_store=FILE")
     for number in range(version + 1, len(steps) + 1):

@@ -105,7 +105,7 @@ def _decision(row: Row) -> Decision:
     number, kind, address, prefix, text, *middle, numbers, evidence, held_for, note = row[:14]
     network = None if address is None else Network(address, prefix)
     found = (json.loads(numbers), json.loads(evidence), held_for, note, *row[14:])
-    return Decision(number, kind, network, text, *middle, *found)
+    return Decision._make((number, kind, network, text, *middle, *found))
 
 
 def decisions(rows: Iterable[Row]) -> list[Decision]:

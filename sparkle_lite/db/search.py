@@ -546,7 +546,7 @@ class _Work:
             mine = [key.id - before for key in keys if low <= key.id <= high]
             if mine:
                 fetch = partial(reader.fetch, source.segment)
-                rows = observed(table, self._table, mine, source.first, fetch, reader.main)
+                rows = observed(table, self._table, mine, source.first, fetch=fetch, fetch_main=reader.main)
                 found |= {row.id: row for row in rows}
         if table == "swarm":
             self._tell_first_seen({key.version: found[key.id] for key in keys})

@@ -195,6 +195,22 @@ class Stream:
         self._connection = await self._open_file(self.hot.id)
         await self._count()
 
+    async def recent_digests(self, main: Connection, since_ms: int, limit: int) -> list[Row]:
+        """(received_at, digest) of the bodies received since, oldest first, at most `limit` of the newest."""
+        sql = "SELECT received_at, digest FROM submission WHERE received_at >= ? ORDER BY id DESC LIMIT ?"
+        newest = await fetch_all(self.connection, sql, (since_ms, limit))
+        closed = await catalogue(main, "kind=? AND state<>'hot' AND last_received_at>=?", (self.kind, since_ms))
+        for segment in reversed(closed):
+            if len(newest) >= limit:
+                break
+            connection = await connect_readonly(self.path(segment.id))
+            try:
+                newest += await fetch_all(connection, sql, (since_ms, limit - len(newest)))
+            finally:
+                await connection.close()
+        newest.reverse()
+        return newest
+
     async def _count(self) -> None:
         counts = await fetch_one(
             self.connection,
@@ -453,22 +469,3 @@ async def reconcile(main: Connection, folder: Path) -> None:
         elif await asyncio.to_thread(path.with_name(path.name + "-journal").exists):
             connection = await connect(path, create=False)
             await connection.close()
-
-
-async def recent_digests(
-    main: Connection, folder: Path, hot: Connection, kind: Kind, since_ms: int, limit: int
-) -> list[Row]:
-    """(received_at, digest) of a kind's bodies received since, oldest first, at most `limit` of the newest."""
-    sql = "SELECT received_at, digest FROM submission WHERE received_at >= ? ORDER BY id DESC LIMIT ?"
-    newest = await fetch_all(hot, sql, (since_ms, limit))
-    closed = await catalogue(main, "kind=? AND state<>'hot' AND last_received_at>=?", (kind, since_ms))
-    for segment in reversed(closed):
-        if len(newest) >= limit:
-            break
-        connection = await connect_readonly(segment_path(folder, kind, segment.id))
-        try:
-            newest += await fetch_all(connection, sql, (since_ms, limit - len(newest)))
-        finally:
-            await connection.close()
-    newest.reverse()
-    return newest
