@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 
 from sparkle_lite import net
 from sparkle_lite.db.bans import Report
-from sparkle_lite.db.dictionaries import ClientIdentity, Dictionaries, Torrent, Wanted
+from sparkle_lite.db.dictionaries import ClientIdentity, Dictionaries, NeededEntries, TorrentKey
 from sparkle_lite.db.keys import stable_number
-from sparkle_lite.wire.bodies import Ban, Peer, Snapshot, Swarm
+from sparkle_lite.wire.bodies import Peer, PeerBan, PeerSnapshot, PeerSwarm
 from sparkle_lite.wire.dialect import Traits
 
 PEER_ID_LENGTH = 8
@@ -40,11 +40,13 @@ class Reporter(NamedTuple):
 class Cleaner:
     """Makes values of the rows of one group of bodies, and notes in `wanted` what the dictionaries lack."""
 
-    def __init__(self, dictionaries: Dictionaries, wanted: Wanted) -> None:
+    def __init__(self, dictionaries: Dictionaries, wanted: NeededEntries) -> None:
         self._dictionaries = dictionaries
         self._wanted = wanted
 
-    def snapshots(self, who: Reporter, rows: Iterable[Snapshot], submission: int, rejected: Counter[str]) -> list[Any]:
+    def snapshots(
+        self, who: Reporter, rows: Iterable[PeerSnapshot], submission: int, rejected: Counter[str]
+    ) -> list[Any]:
         """One flat list of values in the order of the segment's columns."""
         values: list[Any] = []
         torrents, clients = self._dictionaries.torrents.cache.young, self._dictionaries.clients.cache.young
@@ -95,7 +97,7 @@ class Cleaner:
             )
         return values
 
-    def swarms(self, who: Reporter, rows: Sequence[Swarm], submission: int, rejected: Counter[str]) -> list[Any]:
+    def swarms(self, who: Reporter, rows: Sequence[PeerSwarm], submission: int, rejected: Counter[str]) -> list[Any]:
         """One flat list of values in the order of the segment's columns."""
         values: list[Any] = []
         for row in rows:
@@ -129,7 +131,7 @@ class Cleaner:
         return values
 
     def bans(
-        self, who: Reporter, rows: Sequence[Ban], submission: int, populate_time: int | None, rejected: Counter[str]
+        self, who: Reporter, rows: Sequence[PeerBan], submission: int, populate_time: int | None, rejected: Counter[str]
     ) -> list[Report]:
         """A report for each ban that is kept."""
         reports: list[Report] = []
@@ -174,7 +176,7 @@ class Cleaner:
         return reports
 
     def _peer(
-        self, who: Reporter, row: Swarm | Ban, rejected: Counter[str]
+        self, who: Reporter, row: PeerSwarm | PeerBan, rejected: Counter[str]
     ) -> tuple[bytes, int, int, int | None] | None:
         """Address, client, torrent and flags of a row; None when it is rejected."""
         address = _endpoint(row)
@@ -206,7 +208,7 @@ class Cleaner:
             identifier = bytes.fromhex(text)
         if not self._dictionaries.may_add(who.userapp, who.at):
             return None
-        entry = Torrent(identifier, max(size, 0), _PRIVATE[private], int(who.traits.identifiers_big_endian))
+        entry = TorrentKey(identifier, max(size, 0), _PRIVATE[private], int(who.traits.identifiers_big_endian))
         return self._wanted.torrents.add(raw, entry, who.userapp, who.at)
 
     def _client(self, raw: tuple[str | None, str | None], who: Reporter) -> int | None:
@@ -233,7 +235,7 @@ class Cleaner:
         return self._wanted.labels.add(raw, (raw.replace("\0", "")[:NAME_LENGTH],), who.userapp, who.at)
 
 
-def repeats_our_rules(row: Ban) -> bool:
+def repeats_our_rules(row: PeerBan) -> bool:
     """Whether a client banned only because this network's rules told it to."""
     return row.btn_ban or row.module.endswith(_OWN_RULE_MODULES)
 
@@ -267,7 +269,7 @@ def _text(text: str | None, length: int) -> str | None:
     return None if text is None else text.replace("\0", "")[:length]
 
 
-def _ban_key(who: Reporter, row: Ban, address: bytes) -> int:
+def _ban_key(who: Reporter, row: PeerBan, address: bytes) -> int:
     """What makes two bans the same ban, as far as their kind and times don't tell them apart (`bans.Kind`)."""
     where = (address, row.peer_port, row.torrent_identifier, row.module)
     match row.dedupe:
@@ -285,7 +287,7 @@ def _ban_key(who: Reporter, row: Ban, address: bytes) -> int:
             return stable_number((who.userapp, "content", *where, row.rule))
 
 
-def _version_key(who: Reporter, row: Swarm, address: bytes) -> int:
+def _version_key(who: Reporter, row: PeerSwarm, address: bytes) -> int:
     """What makes two cumulative rows versions of the same one; the one with the latest evidence wins on reading."""
     if row.origin == "swarm":
         return stable_number((who.userapp, "swarm", row.downloader, row.torrent_identifier, address, row.peer_port))

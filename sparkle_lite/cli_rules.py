@@ -133,9 +133,9 @@ def _wrong(key: str, /, **values: Any) -> SparkleError:
 
 
 def _list(args: argparse.Namespace) -> None:
-    from sparkle_lite.db.decisions import Wanted
+    from sparkle_lite.db.decisions import DecisionFilter
 
-    place, found = _run(args, lambda place: _all(place.decisions, Wanted(state=args.state, origin=args.origin)))
+    place, found = _run(args, lambda place: _all(place.decisions, DecisionFilter(state=args.state, origin=args.origin)))
     if args.json:
         cli._print_json([_shown(one, one.state, place) for one in found])
         return
@@ -310,10 +310,10 @@ def _withdraw(args: argparse.Namespace) -> None:
 
 
 async def _exported(place: "_Place", kind: str) -> bytes:
-    from sparkle_lite.db.decisions import Wanted
+    from sparkle_lite.db.decisions import DecisionFilter
 
     if kind == "jsonl":
-        found = await _all(place.decisions, Wanted("deny", "active"))
+        found = await _all(place.decisions, DecisionFilter("deny", "active"))
         return "".join(json.dumps(_shown(one, one.state, place)) + "\n" for one in found).encode()
     return await place.deny_list()
 

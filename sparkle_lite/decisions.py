@@ -22,7 +22,7 @@ from sparkle_lite.config import MEMBER_MS
 from sparkle_lite.db import decisions as store
 from sparkle_lite.db.connection import Connection
 from sparkle_lite.db.database import AnnouncingDatabase, Database, transacted
-from sparkle_lite.db.decisions import Change, Cursor, Decision, EndReason, New, Wanted
+from sparkle_lite.db.decisions import Change, Cursor, Decision, DecisionFilter, EndReason, New
 from sparkle_lite.db.orders import Position
 from sparkle_lite.errors import SparkleError
 from sparkle_lite.findings import Finding
@@ -291,7 +291,7 @@ class Decisions:
         now = self._clock()
         target = await _subscriber(connection, named, now)
         new = _by_hand(target, "ip", action="allow", code="pardon", note=note, expires_at=now + lifetime_ms)
-        listing = await store.page(connection, Wanted("deny", within=target), now, Position())
+        listing = await store.page(connection, DecisionFilter("deny", within=target), now, Position())
         ended = [old for old in listing if old.origin != "config" and _contains(target, old)]
         standing = [old for old in listing if old.state == "active" and old not in ended]
         await store.end(connection, [(old.id, "pardoned") for old in ended], now)
@@ -344,7 +344,7 @@ class Decisions:
         guard = await self._guard(connection, now)
         held = [
             old
-            for old in await store.page(connection, Wanted("deny", "held", origin), now, Position())
+            for old in await store.page(connection, DecisionFilter("deny", "held", origin), now, Position())
             if old.network is None or guard.obstacle(old.network, capped=False) is None
         ]
         await _approve(connection, held, now)
@@ -364,7 +364,7 @@ class Decisions:
         """Refuse everything of one origin that waits for review; how many."""
         actor.require_admin()
         now = self._clock()
-        held = await store.page(connection, Wanted("deny", "held", origin), now, Position())
+        held = await store.page(connection, DecisionFilter("deny", "held", origin), now, Position())
         await store.end(connection, [(old.id, "refused") for old in held], now)
         await self._audit.record(connection, actor, "RULE_REFUSE", origin=origin, decisions=len(held))
         return len(held)
@@ -418,7 +418,7 @@ class Decisions:
             return await _decision(reader, decision_id)
 
     async def page(
-        self, wanted: Wanted, position: Position[int], limit: int, at_ms: int | None = None
+        self, wanted: DecisionFilter, position: Position[int], limit: int, at_ms: int | None = None
     ) -> tuple[list[Decision], int]:
         """The decisions that stand now, or stood at a moment (ms), newest first from a position; that moment."""
         moment = self._clock() if at_ms is None else at_ms

@@ -21,13 +21,13 @@ from sparkle_lite.config import LimitsSection
 from sparkle_lite.db import bans, segments
 from sparkle_lite.db.connection import transaction
 from sparkle_lite.db.database import Database
-from sparkle_lite.db.dictionaries import Dictionaries, Resolved, Wanted
+from sparkle_lite.db.dictionaries import Dictionaries, NeededEntries, Resolved
 from sparkle_lite.db.segments import NO_ROWS, Kind, Rows, Stream, SubmissionRow
 from sparkle_lite.errors import SparkleError
 from sparkle_lite.metrics import Metrics
 from sparkle_lite.trouble import CLOCK_MS, Receipt
 from sparkle_lite.units import DAY_MS, HOUR_MS, MIB
-from sparkle_lite.wire.bodies import Ban, Batch, Snapshot, Swarm, decode, inflate
+from sparkle_lite.wire.bodies import Batch, PeerBan, PeerSnapshot, PeerSwarm, decode, inflate
 from sparkle_lite.wire.dialect import Dialect, Shape
 
 # Bodies whose digest is kept in memory: a day of 5,000 clients, about 40 MB.
@@ -196,11 +196,11 @@ class LastSightings:
     def changed(
         self,
         userapp: int,
-        rows: Iterable[Snapshot],
+        rows: Iterable[PeerSnapshot],
         rejected: Counter[str],
         uncommitted: Mapping[int, int],
         said: dict[int, int],
-    ) -> Iterator[Snapshot]:
+    ) -> Iterator[PeerSnapshot]:
         """The rows that say something new; whoever takes them counts in `rejected` those that can't be kept.
 
         `uncommitted` is what bodies of the same group said before; what this one says is put into `said`.
@@ -237,7 +237,7 @@ class _Part(NamedTuple):
 class _Group:
     """What has arrived together, and what becomes of it on a segment's thread until it is committed."""
 
-    def __init__(self, waiting: Sequence[Submission], clean: Cleaner, wanted: Wanted) -> None:
+    def __init__(self, waiting: Sequence[Submission], clean: Cleaner, wanted: NeededEntries) -> None:
         self.waiting = deque(waiting)
         self.clean = clean
         self.wanted = wanted
@@ -498,7 +498,7 @@ class Ingest:
 
     async def _store(self, jobs: list[Submission]) -> list[Submission]:
         """Commit what has arrived together; returns what was too much for one group."""
-        wanted = Wanted()
+        wanted = NeededEntries()
         group = _Group(jobs, Cleaner(self.dictionaries, wanted), wanted)
         try:
             await self._write(group)
@@ -626,24 +626,24 @@ def _newest_time(batch: Batch, at_ms: int) -> int | None:
 
     Clients sort by time, so the ends are looked at first; all rows are where those are old.
     """
-    lists: tuple[Sequence[Swarm | Ban], ...] = (batch.swarms, batch.bans)
+    lists: tuple[Sequence[PeerSwarm | PeerBan], ...] = (batch.swarms, batch.bans)
     newest = _newest([row for rows in lists for row in (*rows[:1], *rows[-1:])])
     if newest is not None and newest > at_ms - CLOCK_MS:
         return newest
     return _newest((*batch.swarms, *batch.bans))
 
 
-def _newest(rows: Iterable[Swarm | Ban]) -> int | None:
+def _newest(rows: Iterable[PeerSwarm | PeerBan]) -> int | None:
     return max(filter(None, map(_time_of, rows)), default=None)
 
 
-def _time_of(row: Swarm | Ban) -> int | None:
-    return row.ban_at if isinstance(row, Ban) else row.last_time_seen
+def _time_of(row: PeerSwarm | PeerBan) -> int | None:
+    return row.ban_at if isinstance(row, PeerBan) else row.last_time_seen
 
 
 def _are_networks(batch: Batch) -> bool:
     """Whether most rows of a body name networks instead of addresses."""
-    rows: tuple[Snapshot | Swarm | Ban, ...] = (*batch.snapshots, *batch.swarms, *batch.bans)
+    rows: tuple[PeerSnapshot | PeerSwarm | PeerBan, ...] = (*batch.snapshots, *batch.swarms, *batch.bans)
     return sum("/" in row.peer_ip for row in rows) * 2 > len(rows)
 
 

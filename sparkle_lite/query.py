@@ -35,7 +35,7 @@ Milliseconds = Annotated[int, Meta(ge=INT64_MIN, le=INT64_MAX, description="Epoc
 # --- What is asked ----------------------------------------------------------------------------------------------------
 
 
-class Listing(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="camel"):
+class PageRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="camel"):
     """Which page, in which order: `page` counts from 0; cursors take its place for long walks.
 
     `after` is a page's `next`, `before` its `previous`.
@@ -58,7 +58,7 @@ class Listing(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     ) = None
 
 
-class SnapshotQuery(Listing, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="camel"):
+class SnapshotQuery(PageRequest, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="camel"):
     """Filters on a peer as it was seen; one without its method compares by EQUALS (EQUAL), or CONTAINS for names."""
 
     time_from: Milliseconds | None = None
@@ -124,7 +124,7 @@ class SwarmQuery(SnapshotQuery, frozen=True, kw_only=True, forbid_unknown_fields
     last_time_seen_compare_method: NumberMethod | None = None
 
 
-class DiscoveryQuery(Listing, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="camel"):
+class DiscoveryQuery(PageRequest, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="camel"):
     """Filters on a client identity."""
 
     found_at_time_from: Milliseconds | None = None
@@ -195,7 +195,7 @@ SORTS: dict[Table, dict[str, str]] = {
 }
 
 
-def ask(table: Table, asked: Listing, viewer: Viewer) -> Query:
+def ask(table: Table, asked: PageRequest, viewer: Viewer) -> Query:
     """The query that a body means. Raises SparkleError with one sentence that names the field."""
     page, size = _page(asked)
     order, descending = _order(table, asked)
@@ -218,7 +218,7 @@ def ask(table: Table, asked: Listing, viewer: Viewer) -> Query:
     )
 
 
-def _page(asked: Listing) -> tuple[int, int]:
+def _page(asked: PageRequest) -> tuple[int, int]:
     page = 0 if asked.page is None else asked.page
     size = DEFAULT_PAGE_SIZE if asked.page_size is None else asked.page_size
     if page < 0:
@@ -235,7 +235,7 @@ def _page(asked: Listing) -> tuple[int, int]:
     return page, size
 
 
-def _order(table: Table, asked: Listing) -> tuple[tuple[str, ...], bool]:
+def _order(table: Table, asked: PageRequest) -> tuple[tuple[str, ...], bool]:
     """The order without what is idle in it, so that the same order has the same cursors."""
     descending = asked.sort_order != "ASC"
     wanted = [asked.sort_by] if isinstance(asked.sort_by, str) else asked.sort_by or []
@@ -266,7 +266,7 @@ def _check_depth(table: Table, order: tuple[str, ...], page: int, size: int, cur
     raise _bad("query.too_deep", rows=SORTED_DEPTH)
 
 
-def _times(asked: Listing) -> tuple[int | None, int | None, tuple[Filter, ...]]:
+def _times(asked: PageRequest) -> tuple[int | None, int | None, tuple[Filter, ...]]:
     if isinstance(asked, DiscoveryQuery):
         _check_range("foundAtTimeFrom", asked.found_at_time_from, "foundAtTimeTo", asked.found_at_time_to)
         low, high = asked.last_seen_at_time_from, asked.last_seen_at_time_to
@@ -285,7 +285,7 @@ def _check_range(name_from: str, low: int | None, name_to: str, high: int | None
         raise _bad("query.later", name_from=name_from, name_to=name_to)
 
 
-def _filters(table: Table, asked: Listing) -> list[Filter]:
+def _filters(table: Table, asked: PageRequest) -> list[Filter]:
     found = []
     for name, field in FIELDS[table].items():
         value: Any = getattr(asked, name, None)

@@ -61,65 +61,65 @@ class Receipt(NamedTuple):
     has_evidence: bool | None = None
 
 
-class Finding(NamedTuple):
+class Diagnosis(NamedTuple):
     """What is wrong: a kind, and what its sentence says. Two with the same code and reason are the same trouble."""
 
     code: str
     details: Details
 
-    def is_like(self, other: "Finding") -> bool:
+    def is_like(self, other: "Diagnosis") -> bool:
         """Whether this is the same trouble, whatever the numbers are."""
         return self.code == other.code and self.details.get("reason") == other.details.get("reason")
 
 
 class Trouble(NamedTuple):
-    """A finding about one subject of an application, when it was made first and last (ms)."""
+    """What is wrong with one subject of an application, and when that was seen first and last (ms)."""
 
-    finding: Finding
+    diagnosis: Diagnosis
     began_at: int
     last_at: int
 
     def is_told(self, now_ms: int) -> bool:
         """Whether it has lasted long enough to be worth a word."""
-        return now_ms - self.began_at >= PATIENCE_MS.get(self.finding.code, 0)
+        return now_ms - self.began_at >= PATIENCE_MS.get(self.diagnosis.code, 0)
 
 
 # --- Judging ----------------------------------------------------------------------------------------------------------
 
 
-def judge(name: ListName, receipt: Receipt, traits: Traits) -> Iterator[tuple[Subject, Finding | None]]:
+def judge(name: ListName, receipt: Receipt, traits: Traits) -> Iterator[tuple[Subject, Diagnosis | None]]:
     """What a body says about each subject: what is wrong with it, or None where it is fine."""
     yield name, _judge_list(name, receipt, traits)
     if receipt.clock_off is not None:
         yield "clock", _judge_clock(receipt.clock_off, by_rows=receipt.by_rows)
     if receipt.has_evidence is not None:
         family = traits.family.value
-        yield "evidence", None if receipt.has_evidence else Finding("no_evidence", {"family": family})
+        yield "evidence", None if receipt.has_evidence else Diagnosis("no_evidence", {"family": family})
 
 
-def _judge_list(name: ListName, receipt: Receipt, traits: Traits) -> Finding | None:
+def _judge_list(name: ListName, receipt: Receipt, traits: Traits) -> Diagnosis | None:
     details: Details = {"list": name, "family": traits.family.value}
     rejected = receipt.rejected
     if receipt.is_cut_off and receipt.kept:
-        return Finding("cut_off", {**details, "rows": receipt.kept})
+        return Diagnosis("cut_off", {**details, "rows": receipt.kept})
     if dropped := rejected.get("quota"):
-        return Finding("quota", {**details, "rows": dropped, "most": DAILY_QUOTA})
+        return Diagnosis("quota", {**details, "rows": dropped, "most": DAILY_QUOTA})
     if rejected and not receipt.kept:
         # What is beyond the most rows was not looked at.
         reason = max(rejected, key=lambda reason: (reason != "too_many_rows", rejected[reason]))
         if receipt.are_networks:
             reason = "networks"
-        return Finding("rejected", {**details, "rows": sum(rejected.values()), "reason": reason})
+        return Diagnosis("rejected", {**details, "rows": sum(rejected.values()), "reason": reason})
     if not receipt.kept and name == "peers" and traits.family is Family.QBCB:
         # It never empties its list, so it has collected nobody since it started.
-        return Finding("no_peers", details)
+        return Diagnosis("no_peers", details)
     return None
 
 
-def _judge_clock(off_ms: int, *, by_rows: bool) -> Finding | None:
+def _judge_clock(off_ms: int, *, by_rows: bool) -> Diagnosis | None:
     if abs(off_ms) < CLOCK_MS:
         return None
-    return Finding("old_rows" if by_rows and off_ms < 0 else "clock", {"off": off_ms})
+    return Diagnosis("old_rows" if by_rows and off_ms < 0 else "clock", {"off": off_ms})
 
 
 # --- Keeping ----------------------------------------------------------------------------------------------------------
@@ -151,9 +151,9 @@ class Troubles:
     def received(self, userapp: Userapp, name: ListName, receipt: Receipt, traits: Traits) -> None:
         """Judge a body that was stored."""
         is_troubled = False
-        for subject, finding in judge(name, receipt, traits):
-            is_troubled |= finding is not None
-            self._note(userapp.id, subject, finding)
+        for subject, diagnosis in judge(name, receipt, traits):
+            is_troubled |= diagnosis is not None
+            self._note(userapp.id, subject, diagnosis)
         if is_troubled:
             self._log(userapp)
 
@@ -161,17 +161,17 @@ class Troubles:
         """Note that a body could not be read."""
         if error.code in _REFUSALS:
             said = {"key": error.said.key, "values": error.said.values}
-            self._note(userapp.id, name, Finding("refused", {"list": name, "reason": error.code, **said}))
+            self._note(userapp.id, name, Diagnosis("refused", {"list": name, "reason": error.code, **said}))
             self._log(userapp)
 
     def limited(self, userapp: Userapp, per_minute: int) -> None:
         """Note that a request came beyond so many a minute."""
-        self._note(userapp.id, "requests", Finding("too_many", {"most": per_minute}))
+        self._note(userapp.id, "requests", Diagnosis("too_many", {"most": per_minute}))
         self._log(userapp)
 
-    def _note(self, userapp: int, subject: Subject, finding: Finding | None) -> None:
+    def _note(self, userapp: int, subject: Subject, diagnosis: Diagnosis | None) -> None:
         troubles = self._open.get(userapp)
-        if finding is None:
+        if diagnosis is None:
             if troubles and troubles.pop(subject, None):
                 self._changed.add((userapp, subject))
                 if not troubles:
@@ -180,8 +180,8 @@ class Troubles:
         now = self._clock()
         troubles = self._open.setdefault(userapp, {})
         known = troubles.get(subject)
-        is_known = known is not None and known.finding.is_like(finding)
-        troubles[subject] = Trouble(finding, known.began_at if known and is_known else now, now)
+        is_known = known is not None and known.diagnosis.is_like(diagnosis)
+        troubles[subject] = Trouble(diagnosis, known.began_at if known and is_known else now, now)
         written = self._stored.get((userapp, subject))
         if not is_known or written is None or now - written.last_at >= HOUR_MS:
             self._changed.add((userapp, subject))
@@ -192,7 +192,7 @@ class Troubles:
         if userapp.id in self._logged and 0 <= now - self._logged[userapp.id] < HOUR_MS:
             return
         told = {
-            subject: trouble.finding.code
+            subject: trouble.diagnosis.code
             for subject, trouble in self._open.get(userapp.id, {}).items()
             if trouble.is_told(now)
         }
@@ -234,7 +234,7 @@ class Troubles:
 
     def _is_news(self, key: tuple[int, str], trouble: Trouble) -> bool:
         written = self._stored.get(key)
-        is_same = written is not None and written.finding.is_like(trouble.finding)
+        is_same = written is not None and written.diagnosis.is_like(trouble.diagnosis)
         return written is None or not is_same or trouble.last_at - written.last_at >= HOUR_MS
 
     def _forget_old(self) -> None:
@@ -262,7 +262,7 @@ async def sentences(database: Database, now_ms: int) -> dict[int, Phrase]:
 
 def _told(troubles: Mapping[str, Trouble], now_ms: int) -> list[Phrase]:
     return [
-        sentence(trouble.finding.code, trouble.finding.details, trouble.began_at)
+        sentence(trouble.diagnosis.code, trouble.diagnosis.details, trouble.began_at)
         for subject in _SUBJECTS
         if (trouble := troubles.get(subject)) is not None and trouble.is_told(now_ms)
     ]
@@ -273,12 +273,12 @@ def _row(key: tuple[int, str], trouble: Trouble) -> TroubleRow:
     return TroubleRow(
         userapp=userapp,
         subject=subject,
-        code=trouble.finding.code,
-        details=msgspec.json.encode(trouble.finding.details).decode(),
+        code=trouble.diagnosis.code,
+        details=msgspec.json.encode(trouble.diagnosis.details).decode(),
         began_at=trouble.began_at,
         last_at=trouble.last_at,
     )
 
 
 def _trouble(row: TroubleRow) -> Trouble:
-    return Trouble(Finding(row.code, msgspec.json.decode(row.details)), row.began_at, row.last_at)
+    return Trouble(Diagnosis(row.code, msgspec.json.decode(row.details)), row.began_at, row.last_at)

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sparkle_lite.errors import SparkleError
-from sparkle_lite.wire.bodies import REASONS, Ban, Batch, Snapshot, Swarm, decode, inflate
+from sparkle_lite.wire.bodies import REASONS, Batch, PeerBan, PeerSnapshot, PeerSwarm, decode, inflate
 
 WIRE = Path(__file__).parent / "wire"
 TORRENT = "52fa13494a4571a951b46b1a04be19ab9d8089c3d3761956c99f5435e6f2c8ad"
@@ -27,7 +27,7 @@ def body(*rows: object, name: str = "peers", **more: object) -> bytes:
     return json.dumps({name: rows, **more}).encode()
 
 
-def rows_of(batch: Batch) -> list[Snapshot | Swarm | Ban]:
+def rows_of(batch: Batch) -> list[PeerSnapshot | PeerSwarm | PeerBan]:
     return [*batch.snapshots, *batch.swarms, *batch.bans]
 
 
@@ -39,7 +39,7 @@ def refusal(data: bytes, max_rows: int = 50_000) -> SparkleError:
     return refused.value
 
 
-def found(row: Snapshot | Swarm | Ban, name: str) -> Any:
+def found(row: PeerSnapshot | PeerSwarm | PeerBan, name: str) -> Any:
     value = getattr(row, name)
     return json.loads(value) if name == "structured_data" and value is not None else value
 
@@ -59,7 +59,7 @@ def test_every_value_of_every_published_submission_is_kept(name: str) -> None:
 
     batch = decode(data, 50_000, offsets_add=name.startswith("rust"))
 
-    kind = Ban if "bans" in name else Swarm if "swarm" in name or origin == "history" else Snapshot
+    kind = PeerBan if "bans" in name else PeerSwarm if "swarm" in name or origin == "history" else PeerSnapshot
     kept = rows_of(batch)
     assert batch.populate_time == document.get("populate_time")
     assert batch.rejected == {}

@@ -21,7 +21,7 @@ from sparkle_lite.db import accounts as account_rows
 from sparkle_lite.db import decisions as store
 from sparkle_lite.db.accounts import Visit
 from sparkle_lite.db.database import Database
-from sparkle_lite.db.decisions import Decision, Wanted
+from sparkle_lite.db.decisions import Decision, DecisionFilter
 from sparkle_lite.db.orders import Position
 from sparkle_lite.decisions import PARDON_MS, Decisions
 from sparkle_lite.errors import SparkleError
@@ -68,7 +68,7 @@ class Place:
         return await self.decisions.apply(origin, findings, self.now, **how)
 
     async def standing(self, **wanted: Any) -> list[Decision]:
-        return (await self.decisions.page(Wanted(**wanted), Position(), 10_000))[0]
+        return (await self.decisions.page(DecisionFilter(**wanted), Position(), 10_000))[0]
 
     async def member(self, *texts: str, name: str = "member") -> None:
         """People whose client came from these addresses just now."""
@@ -767,10 +767,10 @@ def test_the_state_at_any_past_moment_can_be_told(tmp_path: Path) -> None:
         place.now += 8 * DAY
         await now_stands()
         for moment, stood in told.items():
-            found_then, _ = await place.decisions.page(Wanted(), Position(), 100, moment)
+            found_then, _ = await place.decisions.page(DecisionFilter(), Position(), 100, moment)
             assert sorted((str(one.network), one.state_at(moment)) for one in found_then) == stood
         assert told[place.now] == []
-        assert (await place.decisions.page(Wanted(), Position(), 100, NOW - 1))[0] == []
+        assert (await place.decisions.page(DecisionFilter(), Position(), 100, NOW - 1))[0] == []
 
     told(tmp_path, story)
 
@@ -806,13 +806,13 @@ def _beside(known: list[Any], *, is_before: bool) -> Position[Any]:
 def test_decisions_are_paged_forth_and_back(tmp_path: Path) -> None:
     async def story(place: Place) -> None:
         await place.run(*map(found, addresses(7)))
-        whole, _ = await place.decisions.page(Wanted(), Position(), 100)
+        whole, _ = await place.decisions.page(DecisionFilter(), Position(), 100)
         assert len(whole) == 7
-        second, _ = await place.decisions.page(Wanted(), Position(whole[2].id), 3)
+        second, _ = await place.decisions.page(DecisionFilter(), Position(whole[2].id), 3)
         assert second == whole[3:6]
-        back, _ = await place.decisions.page(Wanted(), Position(second[0].id, is_before=True), 2)
+        back, _ = await place.decisions.page(DecisionFilter(), Position(second[0].id, is_before=True), 2)
         assert back == whole[1:3]
-        assert (await place.decisions.page(Wanted(), Position(whole[0].id, is_before=True), 2))[0] == []
+        assert (await place.decisions.page(DecisionFilter(), Position(whole[0].id, is_before=True), 2))[0] == []
 
     told(tmp_path, story)
 

@@ -29,7 +29,7 @@ from sparkle_lite.wire.dialect import detect
 
 Row = dict[str, Any]
 AGENT = "PeerBanHelper/9.5.0 (docker; Linux) BTN-Protocol/2.0.1 BTN-Protocol-Version/20"
-BODIES: dict[str, type[query.Listing]] = {
+BODIES: dict[str, type[query.PageRequest]] = {
     "snapshot": query.SnapshotQuery,
     "ban": query.BanQuery,
     "swarm": query.SwarmQuery,

@@ -16,9 +16,10 @@ from hypothesis import strategies as st
 from server import PBH20, App, RunningServer, opened, rows
 
 from sparkle_lite import config
+from sparkle_lite.analyses.registry import SCHEMA
 from sparkle_lite.ingest import LastSightings
 from sparkle_lite.runtime import running
-from sparkle_lite.wire.bodies import Snapshot
+from sparkle_lite.wire.bodies import PeerSnapshot
 from sparkle_lite.wire.dialect import detect
 
 QBCB = "qBittorrent-ClientBlocker/3.8b8 (linux, amd64) BTN-Protocol/0.0.0-dev"
@@ -135,7 +136,7 @@ def test_lists_that_arrive_together_are_compared_with_each_other(tmp_path: Path)
     (tmp_path / "config.toml").touch()
 
     async def scenario() -> Path:
-        async with running(config.load(tmp_path / "config.toml", {})) as server:
+        async with running(config.load(SCHEMA, tmp_path / "config.toml", {})) as server:
             bodies = [
                 json.dumps({"populate_time": at, "peers": [peer(n, uploaded=n * at) for n in range(5)]}).encode()
                 for at in (1, 2, 3)
@@ -156,7 +157,7 @@ def test_a_row_is_new_unless_the_last_one_of_that_peer_said_the_same(snapshots: 
     sightings, last = LastSightings(1000), dict[int, int]()
     for pairs in snapshots:
         said: dict[int, int] = {}
-        sent = [Snapshot(peer_ip=str(who), torrent_identifier="t", to_peer_traffic=what) for who, what in pairs]
+        sent = [PeerSnapshot(peer_ip=str(who), torrent_identifier="t", to_peer_traffic=what) for who, what in pairs]
         taken = [(int(row.peer_ip), row.to_peer_traffic) for row in sightings.changed(1, sent, Counter(), {}, said)]
         expected = []
         for who, what in pairs:
@@ -172,7 +173,7 @@ def test_memory_is_bounded_and_who_was_not_reported_for_longest_is_forgotten() -
 
     def new(*peers: int) -> list[int]:
         said: dict[int, int] = {}
-        sent = [Snapshot(peer_ip=str(n), torrent_identifier="t") for n in peers]
+        sent = [PeerSnapshot(peer_ip=str(n), torrent_identifier="t") for n in peers]
         found = [int(row.peer_ip) for row in sightings.changed(1, sent, Counter(), {}, said)]
         sightings.keep(said)
         return found

@@ -82,7 +82,7 @@ class Served(NamedTuple):
     expires_at: int | None
 
 
-class Wanted(NamedTuple):
+class DecisionFilter(NamedTuple):
     """Which decisions; None asks for nothing. `within` are those that share addresses with a network."""
 
     action: Action | None = None
@@ -287,7 +287,7 @@ async def named(connection: Connection, since_ms: int) -> list[Decision]:
 
 
 async def page(
-    connection: Connection, wanted: Wanted, at_ms: int, position: Position[int], limit: int | None = None
+    connection: Connection, wanted: DecisionFilter, at_ms: int, position: Position[int], limit: int | None = None
 ) -> list[Decision]:
     """Decisions that were not over at a moment, at a position (of ids), newest first; without a limit all of them."""
     conditions = ["ends_at>?", "created_at<=?"]

@@ -52,7 +52,7 @@ class Generations(Generic[K, V]):
         self._old = {}
 
 
-class Torrent(NamedTuple):
+class TorrentKey(NamedTuple):
     """What identifies a torrent here: the identifier (32 bytes, or text as sent), size in bytes, 1/0/-1 private."""
 
     identifier: bytes | str
@@ -158,7 +158,7 @@ class Dictionary(Generic[K]):
         self.cache.rotate()
 
 
-def _torrent_row(entry: Torrent, _: Missing) -> Row:
+def _torrent_row(entry: TorrentKey, _: Missing) -> Row:
     return tuple(entry)
 
 
@@ -170,7 +170,7 @@ def _label_row(entry: tuple[str], _: Missing) -> Row:
     return entry
 
 
-class Wanted:
+class NeededEntries:
     """What one group needs of each dictionary."""
 
     def __init__(self) -> None:
@@ -226,7 +226,7 @@ class Dictionaries:
     def _spend(self, userapp: int) -> None:
         self._spent[userapp] = self._spent.get(userapp, 0) + 1
 
-    async def resolve(self, main: Connection, wanted: Wanted) -> Resolved[dict[int, int]]:
+    async def resolve(self, main: Connection, wanted: NeededEntries) -> Resolved[dict[int, int]]:
         """Find or add all missing entries of a group in the open transaction."""
         return Resolved(
             await self.torrents.resolve(main, wanted.torrents, self._spend),
@@ -234,7 +234,7 @@ class Dictionaries:
             await self.labels.resolve(main, wanted.labels, self._spend),
         )
 
-    def keep(self, wanted: Wanted, resolved: Resolved[dict[int, int]]) -> None:
+    def keep(self, wanted: NeededEntries, resolved: Resolved[dict[int, int]]) -> None:
         """Remember what was resolved, after its commit."""
         self.torrents.keep(wanted.torrents, resolved.torrents)
         self.clients.keep(wanted.clients, resolved.clients)

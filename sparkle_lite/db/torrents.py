@@ -43,7 +43,7 @@ def different(torrents: Iterable[tuple[bytes | str, bool]]) -> int:
     return max(turned, len(known) - turned)
 
 
-class WantedTorrents(NamedTuple):
+class TorrentFilter(NamedTuple):
     """Which torrents; None asks for nothing. Sizes in bytes, inclusive."""
 
     identifier: str | None = None
@@ -63,7 +63,7 @@ class TorrentRow(NamedTuple):
 
 
 async def page(
-    database: Database, wanted: WantedTorrents, position: Position[int], limit: int, query_ms: int
+    database: Database, wanted: TorrentFilter, position: Position[int], limit: int, query_ms: int
 ) -> list[TorrentRow]:
     """Torrents at a position (of ids), the newest first. Raises SparkleError when it takes long."""
     where, values = _condition(wanted)
@@ -74,7 +74,7 @@ async def page(
     return in_order([TorrentRow(*row) for row in rows], position)
 
 
-async def count(database: Database, wanted: WantedTorrents, count_ms: int) -> tuple[int, bool]:
+async def count(database: Database, wanted: TorrentFilter, count_ms: int) -> tuple[int, bool]:
     """How many there are; a lower bound (and False) where there are more than are counted in the time."""
     where, values = _condition(wanted)
     sql = f"SELECT count(*) FROM (SELECT 1 FROM torrent d WHERE {where} LIMIT ?)"
@@ -86,7 +86,7 @@ async def count(database: Database, wanted: WantedTorrents, count_ms: int) -> tu
     return number, number < COUNTED
 
 
-def _condition(wanted: WantedTorrents) -> tuple[str, list[Any]]:
+def _condition(wanted: TorrentFilter) -> tuple[str, list[Any]]:
     field = FIELDS["snapshot"]["torrent_identifier"]
     parts, values = ["TRUE"], list[Any]()
     if wanted.identifier is not None:

@@ -18,7 +18,7 @@ from sparkle_lite import reasons
 from sparkle_lite.accounts.actors import Actor
 from sparkle_lite.analyses.analysis import Need
 from sparkle_lite.config import Duration, Refused
-from sparkle_lite.db.decisions import Action, Change, Cursor, Decision, State, Wanted
+from sparkle_lite.db.decisions import Action, Change, Cursor, Decision, DecisionFilter, State
 from sparkle_lite.db.orders import Position
 from sparkle_lite.decisions import BY_HAND_MS, PARDON_MS, Decisions, Match, TargetKind, Why
 from sparkle_lite.errors import SparkleError
@@ -469,7 +469,7 @@ def _explained(me: SignedIn, why: Why, distances: Sequence[Need] = ()) -> Explan
 
 
 async def _page(
-    server: Server, me: SignedIn, wanted: Wanted, after: int | None, limit: int, *, at: int | None = None
+    server: Server, me: SignedIn, wanted: DecisionFilter, after: int | None, limit: int, *, at: int | None = None
 ) -> Answer[RulePage]:
     _check_limit(limit)
     if after is not None and not 0 <= after <= INT64_MAX:
@@ -540,8 +540,8 @@ def _check_limit(limit: int) -> None:
         raise invalid("query.bad_limit", limit=MAX_LIMIT)
 
 
-def _wanted(action: Action | None, state: State | None, origin: str | None, ip: str | None) -> Wanted:
-    return Wanted(action=action, state=state, origin=origin, within=None if ip is None else _network(ip))
+def _wanted(action: Action | None, state: State | None, origin: str | None, ip: str | None) -> DecisionFilter:
+    return DecisionFilter(action=action, state=state, origin=origin, within=None if ip is None else _network(ip))
 
 
 def _network(text: str) -> Network:

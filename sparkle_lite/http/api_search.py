@@ -26,7 +26,7 @@ from sparkle_lite.query import (
     MAX_PAGE_SIZE,
     BanQuery,
     DiscoveryQuery,
-    Listing,
+    PageRequest,
     SnapshotQuery,
     SwarmQuery,
     ask,
@@ -115,7 +115,7 @@ class _RowKind(NamedTuple):
 
     path: str
     table: Table
-    query: type[Listing]
+    query: type[PageRequest]
     row: type[msgspec.Struct]
     answer: Any
     name: str
@@ -297,7 +297,7 @@ async def list_bans(
     before: Before = None,
 ) -> Response[bytes]:
     allow_only(request, page=page, pageSize=page_size, after=after, before=before)
-    return await _answer(server, me, _BANS, Listing(page=page, page_size=page_size, after=after, before=before))
+    return await _answer(server, me, _BANS, PageRequest(page=page, page_size=page_size, after=after, before=before))
 
 
 @_search(_BANS)
@@ -325,7 +325,9 @@ async def list_snapshots(
     before: Before = None,
 ) -> Response[bytes]:
     allow_only(request, page=page, pageSize=page_size, after=after, before=before)
-    return await _answer(server, me, _SNAPSHOTS, Listing(page=page, page_size=page_size, after=after, before=before))
+    return await _answer(
+        server, me, _SNAPSHOTS, PageRequest(page=page, page_size=page_size, after=after, before=before)
+    )
 
 
 @_search(_SNAPSHOTS)
@@ -353,7 +355,7 @@ async def list_swarms(
     before: Before = None,
 ) -> Response[bytes]:
     allow_only(request, page=page, pageSize=page_size, after=after, before=before)
-    return await _answer(server, me, _SWARMS, Listing(page=page, page_size=page_size, after=after, before=before))
+    return await _answer(server, me, _SWARMS, PageRequest(page=page, page_size=page_size, after=after, before=before))
 
 
 @_search(_SWARMS)
@@ -381,7 +383,9 @@ async def list_discoveries(
     before: Before = None,
 ) -> Response[bytes]:
     allow_only(request, page=page, pageSize=page_size, after=after, before=before)
-    return await _answer(server, me, _DISCOVERIES, Listing(page=page, page_size=page_size, after=after, before=before))
+    return await _answer(
+        server, me, _DISCOVERIES, PageRequest(page=page, page_size=page_size, after=after, before=before)
+    )
 
 
 @_search(_DISCOVERIES)
@@ -401,7 +405,7 @@ async def export_discoveries(
 # --- Pages and files --------------------------------------------------------------------------------------------------
 
 
-async def _body(request: AnyRequest, data: Listing, **parameters: object) -> Listing:
+async def _body(request: AnyRequest, data: PageRequest, **parameters: object) -> PageRequest:
     """The body as just what it says: the framework would take "1" for 1, and 1 for true."""
     allow_only(request, **parameters)
     try:
@@ -412,24 +416,28 @@ async def _body(request: AnyRequest, data: Listing, **parameters: object) -> Lis
         raise invalid("request.invalid_field", where=where, why=why) from None
 
 
-async def _answer(server: Server, me: SignedIn, kind: _RowKind, listing: Listing) -> Response[bytes]:
+async def _answer(server: Server, me: SignedIn, kind: _RowKind, page_request: PageRequest) -> Response[bytes]:
     viewer = Viewer(me.user.id, me.is_admin)
-    page = await _find(server, viewer, kind, listing)
+    page = await _find(server, viewer, kind, page_request)
     is_short = len(page.rows) <= _AT_ONCE
-    body = _encoded(page, viewer, listing) if is_short else await asyncio.to_thread(_encoded, page, viewer, listing)
+    body = (
+        _encoded(page, viewer, page_request)
+        if is_short
+        else await asyncio.to_thread(_encoded, page, viewer, page_request)
+    )
     return Response(body, media_type=_JSON)
 
 
-async def _find(server: Server, viewer: Viewer, kind: _RowKind, listing: Listing) -> Page | Discoveries:
-    limits, query = server.config.limits, ask(kind.table, listing, viewer)
+async def _find(server: Server, viewer: Viewer, kind: _RowKind, page_request: PageRequest) -> Page | Discoveries:
+    limits, query = server.config.limits, ask(kind.table, page_request, viewer)
     find = server.search.discoveries if kind.table == "discovery" else server.search.page
     return await find(query, limits.query_time, limits.count_time)
 
 
-def _encoded(page: Page | Discoveries, viewer: Viewer, listing: Listing) -> bytes:
+def _encoded(page: Page | Discoveries, viewer: Viewer, page_request: PageRequest) -> bytes:
     result = ResultPage(
-        page=listing.page or 0,
-        size=DEFAULT_PAGE_SIZE if listing.page_size is None else listing.page_size,
+        page=page_request.page or 0,
+        size=DEFAULT_PAGE_SIZE if page_request.page_size is None else page_request.page_size,
         total=page.total,
         results=[shown(row, viewer) for row in page.rows],
         total_exact=page.exact,
@@ -439,8 +447,8 @@ def _encoded(page: Page | Discoveries, viewer: Viewer, listing: Listing) -> byte
     return msgspec.json.encode(ok(result))
 
 
-async def _file(server: Server, me: SignedIn, kind: _RowKind, listing: Listing, form: FileFormat) -> Stream:
-    pieces = _pieces(server, Viewer(me.user.id, me.is_admin), kind, listing, form)
+async def _file(server: Server, me: SignedIn, kind: _RowKind, page_request: PageRequest, form: FileFormat) -> Stream:
+    pieces = _pieces(server, Viewer(me.user.id, me.is_admin), kind, page_request, form)
     # The first lines are fetched before the status is sent: a query that fails is never an empty file.
     first = await anext(pieces)
     name = f'attachment; filename="{kind.path}.{form}"'
@@ -448,19 +456,19 @@ async def _file(server: Server, me: SignedIn, kind: _RowKind, listing: Listing, 
 
 
 async def _pieces(
-    server: Server, viewer: Viewer, kind: _RowKind, listing: Listing, form: FileFormat
+    server: Server, viewer: Viewer, kind: _RowKind, page_request: PageRequest, form: FileFormat
 ) -> AsyncIterator[bytes]:
     """The file in pieces, each a page of its own: between two of them others have their turn."""
     columns = csv_columns(kind.row) if form == "csv" else []
     header = [".".join(column) for column in columns]
-    if listing.page_size is None:
-        listing = msgspec.structs.replace(listing, page_size=MAX_PAGE_SIZE)
+    if page_request.page_size is None:
+        page_request = msgspec.structs.replace(page_request, page_size=MAX_PAGE_SIZE)
     while True:
-        page = await _find(server, viewer, kind, listing)
+        page = await _find(server, viewer, kind, page_request)
         yield await asyncio.to_thread(_lines, page, viewer, header, columns)
         if page.next is None:
             return
-        listing, header = msgspec.structs.replace(listing, page=None, before=None, after=page.next), []
+        page_request, header = msgspec.structs.replace(page_request, page=None, before=None, after=page.next), []
 
 
 def _lines(page: Page | Discoveries, viewer: Viewer, header: list[str], columns: list[tuple[str, ...]]) -> bytes:

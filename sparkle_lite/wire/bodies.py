@@ -1,8 +1,9 @@
 """Submission bodies: from the bytes of a request to clean rows of one shape.
 
-Every client generation has its own field names; here they all become `Snapshot` (what a peer was seen doing), `Swarm`
-(running totals) or `Ban`. Rows are told apart by their shape, never by the client or the URL. One decode of the whole
-body is tried first; only when that fails is each row read on its own, so that a bad row costs itself and nothing else.
+Every client generation has its own field names; here they all become `PeerSnapshot` (what a peer was seen doing),
+`PeerSwarm` (running totals) or `PeerBan`. Rows are told apart by their shape, never by the client or the URL. One
+decode of the whole body is tried first; only when that fails is each row read on its own, so that a bad row costs
+itself and nothing else.
 
 Checked here: JSON, types, numbers within 64 bits, the number of rows. Left to ingest: whether an address parses and is
 public, the range of ports, the length of identifiers, negative counters, shortening of texts and their control
@@ -116,7 +117,7 @@ class Peer(Struct, kw_only=True, gc=False):
     peer_flag: str | None = None
 
 
-class Snapshot(Peer, kw_only=True, gc=False):
+class PeerSnapshot(Peer, kw_only=True, gc=False):
     """A peer at one moment, decoded straight from the legacy names (all PeerBanHelper, qBCB, BTNScriptBC)."""
 
     peer_ip: str = field(name="ip_address")
@@ -127,7 +128,7 @@ class Snapshot(Peer, kw_only=True, gc=False):
     to_peer_traffic_speed: Int64 = field(name="rt_upload_speed", default=-1)
 
 
-class Swarm(Peer, kw_only=True, gc=False):
+class PeerSwarm(Peer, kw_only=True, gc=False):
     """Running totals of one peer, decoded straight from the names of PeerBanHelper 9.2+.
 
     `*_traffic` is the total whatever the client calls it; `*_traffic_offset` is as sent and means something else with
@@ -148,7 +149,7 @@ class Swarm(Peer, kw_only=True, gc=False):
     to_peer_traffic_speed_max: Int64 = field(name="upload_speed_max", default=-1)
 
 
-class Ban(Peer, kw_only=True, gc=False):
+class PeerBan(Peer, kw_only=True, gc=False):
     """A ban, decoded straight from the names of PeerBanHelper 9.2+.
 
     `ban_at` (ms) is None where the client sends none (all legacy PeerBanHelper): the batch's `populate_time` is the
@@ -186,9 +187,9 @@ class Batch(Struct):
     """
 
     populate_time: int | None = None
-    snapshots: list[Snapshot] = field(default_factory=list)
-    swarms: list[Swarm] = field(default_factory=list)
-    bans: list[Ban] = field(default_factory=list)
+    snapshots: list[PeerSnapshot] = field(default_factory=list)
+    swarms: list[PeerSwarm] = field(default_factory=list)
+    bans: list[PeerBan] = field(default_factory=list)
     rejected: dict[str, int] = field(default_factory=dict)
     cut_off: bool = False
 
@@ -202,12 +203,12 @@ class Batch(Struct):
         self.rejected[reason] = self.rejected.get(reason, 0) + rows
 
 
-class _SnapshotRow(Snapshot, kw_only=True, gc=False):
+class _SnapshotRow(PeerSnapshot, kw_only=True, gc=False):
     # A row with a number here is a history: it must not pass for a snapshot, wherever in the list it stands.
     downloaded_offset: None = None
 
 
-class _HistoryRow(Swarm, kw_only=True, gc=False):
+class _HistoryRow(PeerSwarm, kw_only=True, gc=False):
     origin: ClassVar[Literal["swarm", "history"]] = "history"
 
     peer_ip: str = field(name="ip_address")
@@ -222,14 +223,14 @@ class _HistoryRow(Swarm, kw_only=True, gc=False):
     port: Int64 = 0  # PeerBanHelper's name; qBittorrent-ClientBlocker sends peer_port
 
 
-class _DatedSwarm(Swarm, kw_only=True, gc=False):
+class _DatedSwarm(PeerSwarm, kw_only=True, gc=False):
     # peerbanhelper-rust writes times as RFC 3339 text. The inherited fields are filled from these two afterwards.
     first_time_seen: Millis | None = field(name="first_time_seen_ms", default=None)
     last_time_seen: Millis | None = field(name="last_time_seen_ms", default=None)
     first_date: datetime | None = field(name="first_time_seen", default=None)
     last_date: datetime | None = field(name="last_time_seen", default=None)
 
-    def timed(self) -> Swarm:
+    def timed(self) -> PeerSwarm:
         """The same row with its times in ms."""
         self.first_time_seen = _millis(self.first_date)
         self.last_time_seen = _millis(self.last_date)
@@ -237,7 +238,7 @@ class _DatedSwarm(Swarm, kw_only=True, gc=False):
 
 
 class _LegacyBan(Struct, kw_only=True, gc=False):
-    peer: Snapshot
+    peer: PeerSnapshot
     module: str = ""
     rule: str | None = None
     btn_ban: bool = False
@@ -245,9 +246,9 @@ class _LegacyBan(Struct, kw_only=True, gc=False):
     ban_at: Millis | None = None
     structured_data: Raw = Raw()
 
-    def flat(self) -> Ban:
+    def flat(self) -> PeerBan:
         """The same ban in one piece."""
-        return Ban(
+        return PeerBan(
             module=self.module,
             rule=self.rule,
             btn_ban=self.btn_ban,
@@ -297,13 +298,13 @@ _STRING = Decoder(str)
 # Tried in this order; of a list in another shape the first row fails, which costs about 1 µs.
 _LISTS: dict[Kind, tuple[Decoder[Any], ...]] = {
     "peers": (Decoder(list[_SnapshotRow]), Decoder(list[_HistoryRow])),
-    "bans": (Decoder(list[_LegacyBan]), Decoder(list[Ban])),
-    "swarms": (Decoder(list[Swarm]), Decoder(list[_DatedSwarm])),
+    "bans": (Decoder(list[_LegacyBan]), Decoder(list[PeerBan])),
+    "swarms": (Decoder(list[PeerSwarm]), Decoder(list[_DatedSwarm])),
 }
 _ROWS: dict[Kind, tuple[Decoder[Any], ...]] = {
     "peers": (Decoder(_SnapshotRow), Decoder(_HistoryRow)),
-    "bans": (Decoder(_LegacyBan), Decoder(Ban)),
-    "swarms": (Decoder(Swarm), Decoder(_DatedSwarm)),
+    "bans": (Decoder(_LegacyBan), Decoder(PeerBan)),
+    "swarms": (Decoder(PeerSwarm), Decoder(_DatedSwarm)),
 }
 
 
@@ -585,21 +586,21 @@ def _take(batch: Batch, kind: Kind, piece: bytes | Raw, *, offsets_add: bool) ->
 def _add(batch: Batch, rows: list[Any], *, offsets_add: bool) -> None:
     """Put rows of one type where they belong, in their canonical meaning."""
     first = rows[0] if rows else None
-    if isinstance(first, Snapshot):
+    if isinstance(first, PeerSnapshot):
         batch.snapshots.extend(rows)
     elif isinstance(first, _HistoryRow):
         batch.swarms.extend(map(_settle_history, rows))
-    elif isinstance(first, Swarm):
+    elif isinstance(first, PeerSwarm):
         if isinstance(first, _DatedSwarm):
             rows = [row.timed() for row in rows]
         batch.swarms.extend(map(_add_offsets, rows) if offsets_add else rows)
     elif isinstance(first, _LegacyBan):
         batch.bans.extend(row.flat() for row in rows)
-    elif isinstance(first, Ban):
+    elif isinstance(first, PeerBan):
         batch.bans.extend(map(_settle_ban, rows))
 
 
-def _settle_history(row: _HistoryRow) -> Swarm:
+def _settle_history(row: _HistoryRow) -> PeerSwarm:
     # PeerBanHelper never fills these two (port 0, private false); qBittorrent-ClientBlocker always says false.
     if row.peer_port <= 0:
         row.peer_port = row.port or -1
@@ -607,7 +608,7 @@ def _settle_history(row: _HistoryRow) -> Swarm:
     return row
 
 
-def _add_offsets(row: Swarm) -> Swarm:
+def _add_offsets(row: PeerSwarm) -> PeerSwarm:
     row.from_peer_traffic = _total(row.from_peer_traffic, row.from_peer_traffic_offset)
     row.to_peer_traffic = _total(row.to_peer_traffic, row.to_peer_traffic_offset)
     return row
@@ -617,7 +618,7 @@ def _total(traffic: int, offset: int) -> int:
     return min(max(traffic, 0) + offset, INT64_MAX) if offset > 0 else traffic
 
 
-def _settle_ban(row: Ban) -> Ban:
+def _settle_ban(row: PeerBan) -> PeerBan:
     if row.structured_data is not None:
         row.structured_data = _json_text(row.structured_data)
     return row
@@ -659,11 +660,11 @@ def _lenient(kind: Kind, raw: bytes) -> Peer:
     if not isinstance(row, dict):
         raise _Rejected("not_an_object")
     if kind == "swarms":
-        return _build(Swarm, row)
+        return _build(PeerSwarm, row)
     if kind == "bans":
         peer = row.pop("peer", None)
-        return _build(Ban, {**peer, **row} if isinstance(peer, dict) else row)
-    return _build(_HistoryRow if row.get("downloaded_offset") is not None else Snapshot, row)
+        return _build(PeerBan, {**peer, **row} if isinstance(peer, dict) else row)
+    return _build(_HistoryRow if row.get("downloaded_offset") is not None else PeerSnapshot, row)
 
 
 def _build(row_type: type[_P], row: dict[str, Any]) -> _P:
@@ -804,7 +805,7 @@ _ALL_FIELDS: tuple[_Field, ...] = (
 # What the rows of all clients may begin with.
 _FIRST_KEYS = sorted({"peer"}.union(*(names for _, names, _ in _ALL_FIELDS)))
 _FIELDS: dict[type[Peer], tuple[_Field, ...]] = {
-    row_type: _fields(row_type) for row_type in (Snapshot, Swarm, _HistoryRow, Ban)
+    row_type: _fields(row_type) for row_type in (PeerSnapshot, PeerSwarm, _HistoryRow, PeerBan)
 }
 
 

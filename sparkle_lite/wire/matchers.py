@@ -35,7 +35,7 @@ class Method(StrEnum):
     LENGTH = "LENGTH"
 
 
-class Verdict(StrEnum):
+class MatchResult(StrEnum):
     """What a rule says about a text: matched, surely not (the whole category is off), or nothing."""
 
     TRUE = "TRUE"
@@ -43,7 +43,7 @@ class Verdict(StrEnum):
     DEFAULT = "DEFAULT"
 
 
-_MEANING = {Verdict.TRUE: True, Verdict.FALSE: False, Verdict.DEFAULT: None}
+_MEANING = {MatchResult.TRUE: True, MatchResult.FALSE: False, MatchResult.DEFAULT: None}
 # A prefix shorter than this, read as a substring, would match half the world.
 _SHORTEST_SUBSTRING = 3
 _LONGEST_CONTENT = 4096
@@ -59,23 +59,23 @@ class Matcher:
     content: str = ""
     minimum: int = 0
     maximum: int = 0
-    hit: Verdict = Verdict.TRUE
-    miss: Verdict = Verdict.DEFAULT
+    hit: MatchResult = MatchResult.TRUE
+    miss: MatchResult = MatchResult.DEFAULT
     condition: "Matcher | None" = None
 
     @property
     def excludes(self) -> bool:
         """Whether it can say FALSE and so switch its whole category off for some texts."""
-        return Verdict.FALSE in (self.hit, self.miss) or (self.condition is not None and self.condition.excludes)
+        return MatchResult.FALSE in (self.hit, self.miss) or (self.condition is not None and self.condition.excludes)
 
     @property
     def is_plain(self) -> bool:
         """Whether it only ever says TRUE or nothing, without a condition."""
-        return self.hit is Verdict.TRUE and self.miss is Verdict.DEFAULT and self.condition is None
+        return self.hit is MatchResult.TRUE and self.miss is MatchResult.DEFAULT and self.condition is None
 
     def negated(self) -> "Matcher":
         """The same rule as an exclusion: whatever it matched, it now takes out of its category."""
-        return replace(self, hit=Verdict.FALSE)
+        return replace(self, hit=MatchResult.FALSE)
 
     def matches(self, text: str) -> bool | None:
         """What PeerBanHelper makes of a text: True, False, or None when the rule says nothing about it.
@@ -113,7 +113,7 @@ class Matcher:
             fields |= {"min": self.minimum, "max": self.maximum}
         else:
             fields["content"] = self.content.lower() if lower else self.content
-        if self.hit is not Verdict.TRUE:
+        if self.hit is not MatchResult.TRUE:
             fields["hit"] = self.hit.value
         fields["miss"] = self.miss.value
         if self.condition is not None:
@@ -172,7 +172,7 @@ class Matcher:
     @property
     def is_unconditional(self) -> bool:
         """Whether it says TRUE of just what its method matches, so that hit, miss and if need not be read."""
-        return self.hit is Verdict.TRUE and self.miss is not Verdict.TRUE and self.condition is None
+        return self.hit is MatchResult.TRUE and self.miss is not MatchResult.TRUE and self.condition is None
 
 
 def _object(method: str, content: str) -> str:
@@ -225,8 +225,8 @@ def _from_object(fields: Mapping[str, Any], depth: int) -> Matcher:
             raise MatcherError(
                 f"{_short(key)} is no key of a {method} rule", f"its keys are {', '.join(own)}, hit, miss, if"
             )
-    hit = _word(fields, "hit", Verdict, Verdict.TRUE)
-    miss = _word(fields, "miss", Verdict, Verdict.DEFAULT)
+    hit = _word(fields, "hit", MatchResult, MatchResult.TRUE)
+    miss = _word(fields, "miss", MatchResult, MatchResult.DEFAULT)
     condition = None
     if "if" in fields:
         if not isinstance(fields["if"], Mapping):

@@ -40,7 +40,7 @@ from sparkle_lite.db import segments
 from sparkle_lite.db.connection import schema, statements
 from sparkle_lite.db.database import Database
 from sparkle_lite.http import server as http_server
-from sparkle_lite.wire.bodies import Snapshot
+from sparkle_lite.wire.bodies import PeerSnapshot
 from tests.bench import load
 from tests.bench.load import Body, Load, in_child
 
@@ -67,7 +67,7 @@ PRAGMAS = ("auto_vacuum=INCREMENTAL", "journal_mode=WAL", "synchronous=FULL", "c
 
 class _Peers(msgspec.Struct):
     populate_time: int
-    peers: list[Snapshot]
+    peers: list[PeerSnapshot]
 
 
 class Floor:

@@ -29,7 +29,7 @@ SHOWN = 200
 VOTERS = "voters"
 
 
-class Number(NamedTuple):
+class NumberField(NamedTuple):
     """A number of an analysis, or its mode, as it is written in a form and in the configuration.
 
     `value` is in force; `usual` is the preset's (or the default), `by_preset` that of each preset where they differ.
@@ -58,12 +58,12 @@ class Card(NamedTuple):
     """An analysis with its mode and numbers, and how many of its decisions stand, by state."""
 
     name: str
-    mode: Number | None
-    numbers: tuple[Number, ...]
+    mode: NumberField | None
+    numbers: tuple[NumberField, ...]
     counts: Mapping[str, int]
 
     @property
-    def all(self) -> tuple[Number, ...]:
+    def all(self) -> tuple[NumberField, ...]:
         """The mode, if there is one, and the numbers."""
         return (self.mode, *self.numbers) if self.mode else self.numbers
 
@@ -146,7 +146,7 @@ def _number(
     usual: str | int,
     by_preset: Mapping[str, str | int],
     answers: Answers,
-) -> Number:
+) -> NumberField:
     key = f"analysis.{path}"
     place = settings.given.get(key, "")
     if key in settings.given:
@@ -156,7 +156,7 @@ def _number(
     differ = len(set(by_preset.values())) > 1
     kind = type(usual)
     text = _written(kind, value)
-    return Number(
+    return NumberField(
         name=path.rpartition(".")[2],
         field=path,
         setting=known()[key],
@@ -252,7 +252,7 @@ async def _changed(server: Server, me: SignedIn, name: str, changes: Mapping[str
     return see_other(f"/rules/analyses#{name}", done="numbers_saved")
 
 
-def _numbers_of(server: Server, name: str) -> tuple[Number, ...]:
+def _numbers_of(server: Server, name: str) -> tuple[NumberField, ...]:
     if name == VOTERS:
         return _voters(server).numbers
     if name not in ANALYSES:

@@ -13,14 +13,14 @@ from litestar.response import Stream
 
 from sparkle_lite.db import torrents
 from sparkle_lite.db.conditions import Filter, Query
-from sparkle_lite.db.torrents import TorrentRow, WantedTorrents
+from sparkle_lite.db.torrents import TorrentFilter, TorrentRow
 from sparkle_lite.errors import SparkleError
 from sparkle_lite.http.session import AnyRequest, Injected, SignedIn
 from sparkle_lite.http.web import filters, links, paging
 from sparkle_lite.http.web.access import MEMBERS
 from sparkle_lite.http.web.filters import VIEWS, TorrentQuery, View
 from sparkle_lite.http.web.render import HEADERS, Page, page, see_other
-from sparkle_lite.query import DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE, Listing, ask
+from sparkle_lite.query import DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE, PageRequest, ask
 from sparkle_lite.runtime import Server
 from sparkle_lite.shown import Torrent, Viewer, csv_cells, csv_columns, shown
 from sparkle_lite.units import INT64_MAX, INT64_MIN
@@ -59,14 +59,14 @@ def viewer_of(me: SignedIn) -> Viewer:
     return Viewer(me.user.id, me.is_admin)
 
 
-async def find(server: Server, view: View, listing: Listing, viewer: Viewer, count_ms: int) -> Found:
+async def find(server: Server, view: View, page_request: PageRequest, viewer: Viewer, count_ms: int) -> Found:
     """The rows that are asked for. Raises SparkleError as the REST API does."""
     limits = server.config.limits
     count_ms = min(count_ms, int(limits.count_time))
-    if isinstance(listing, TorrentQuery):
-        return await _find_torrents(server, listing, int(limits.query_time), count_ms)
+    if isinstance(page_request, TorrentQuery):
+        return await _find_torrents(server, page_request, int(limits.query_time), count_ms)
     assert view.table is not None
-    query = ask(view.table, listing, viewer)
+    query = ask(view.table, page_request, viewer)
     look = server.search.discoveries if view.table == "discovery" else server.search.page
     found = await look(query, int(limits.query_time), count_ms, hurry=True)
     return Found(
@@ -78,17 +78,17 @@ async def find(server: Server, view: View, listing: Listing, viewer: Viewer, cou
     )
 
 
-async def _find_torrents(server: Server, listing: TorrentQuery, query_ms: int, count_ms: int) -> Found:
-    wanted = WantedTorrents(
-        identifier=listing.identifier,
-        method=listing.identifier_compare_method or "EQUALS",
-        size_from=listing.size_from,
-        size_to=listing.size_to,
-        private=listing.private_torrent,
+async def _find_torrents(server: Server, page_request: TorrentQuery, query_ms: int, count_ms: int) -> Found:
+    wanted = TorrentFilter(
+        identifier=page_request.identifier,
+        method=page_request.identifier_compare_method or "EQUALS",
+        size_from=page_request.size_from,
+        size_to=page_request.size_to,
+        private=page_request.private_torrent,
     )
-    size = min(max(listing.page_size or DEFAULT_PAGE_SIZE, 1), MAX_PAGE_SIZE)
-    at = paging.position({"after": listing.after or "", "before": listing.before or ""}, paging.row_id)
-    if at.key is None and (listing.after or listing.before):
+    size = min(max(page_request.page_size or DEFAULT_PAGE_SIZE, 1), MAX_PAGE_SIZE)
+    at = paging.position({"after": page_request.after or "", "before": page_request.before or ""}, paging.row_id)
+    if at.key is None and (page_request.after or page_request.before):
         raise SparkleError("bad_request", "query.foreign_after")
     rows = await torrents.page(server.database, wanted, at, size + 1, query_ms)
     part = paging.cut(rows, at, size, lambda row: str(row.id))
@@ -117,8 +117,8 @@ async def section(
     wanted = filters.canonical(view, parameters)
     more = f"/explore/{name}{filters.query_string(wanted)}"
     try:
-        listing = filters.read(view, {**wanted, "pageSize": str(size)})
-        found = await find(server, view, listing, viewer_of(me), RECENT_COUNT_MS)
+        page_request = filters.read(view, {**wanted, "pageSize": str(size)})
+        found = await find(server, view, page_request, viewer_of(me), RECENT_COUNT_MS)
     except SparkleError as error:
         return Section(view, None, more, error)
     return Section(view, found, more, None)
@@ -142,9 +142,9 @@ async def explore(request: AnyRequest, server: Injected[Server], me: Injected[Si
         parameters = filters.canonical(view, given)
         if parameters != given:
             return see_other(f"/explore/{name}{filters.query_string(parameters)}")
-        listing = filters.read(view, parameters)
-        count_ms = PAGE_COUNT_MS * PAGE_COUNT_ROWS // max(listing.page_size or 0, PAGE_COUNT_ROWS)
-        found = await find(server, view, listing, viewer_of(me), count_ms)
+        page_request = filters.read(view, parameters)
+        count_ms = PAGE_COUNT_MS * PAGE_COUNT_ROWS // max(page_request.page_size or 0, PAGE_COUNT_ROWS)
+        found = await find(server, view, page_request, viewer_of(me), count_ms)
     except SparkleError as error:
         return _table_page(request, view, given, refused=error)
     # Some hundred rows take so long to write that others would wait.
@@ -186,15 +186,17 @@ async def export(request: AnyRequest, server: Injected[Server], me: Injected[Sig
     parameters = filters.canonical(view, request.query_params)
     for unwanted in (*paging.PARAMETERS, "pageSize"):
         parameters.pop(unwanted, None)
-    listing = filters.read(view, {**parameters, "pageSize": str(MAX_PAGE_SIZE)})
+    page_request = filters.read(view, {**parameters, "pageSize": str(MAX_PAGE_SIZE)})
     # What is refused is refused before the file has begun.
-    start = await find(server, view, listing, viewer_of(me), 0)
+    start = await find(server, view, page_request, viewer_of(me), 0)
     headers = {**HEADERS, "content-disposition": f'attachment; filename="{name}.csv"'}
-    lines = _lines(server, view, listing, viewer_of(me), start)
+    lines = _lines(server, view, page_request, viewer_of(me), start)
     return Stream(lines, media_type="text/csv; charset=utf-8", headers=headers)
 
 
-async def _lines(server: Server, view: View, listing: Listing, viewer: Viewer, found: Found) -> AsyncIterator[bytes]:
+async def _lines(
+    server: Server, view: View, page_request: PageRequest, viewer: Viewer, found: Found
+) -> AsyncIterator[bytes]:
     """A table as CSV, a page of rows at a time."""
     columns = csv_columns(view.shape)
     # Spreadsheets take a file for Latin-1 unless it begins with this mark.
@@ -206,7 +208,7 @@ async def _lines(server: Server, view: View, listing: Listing, viewer: Viewer, f
         yield await asyncio.to_thread(_csv_of, rows, columns)
         if found.next is None or left <= 0:
             return
-        found = await find(server, view, msgspec.structs.replace(listing, after=found.next), viewer, 0)
+        found = await find(server, view, msgspec.structs.replace(page_request, after=found.next), viewer, 0)
 
 
 def _csv_of(rows: Sequence[Any], columns: Sequence[tuple[str, ...]]) -> bytes:

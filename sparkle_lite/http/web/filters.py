@@ -21,8 +21,8 @@ from sparkle_lite.query import (
     SORTS,
     BanQuery,
     DiscoveryQuery,
-    Listing,
     Long,
+    PageRequest,
     SnapshotQuery,
     SwarmQuery,
     Text,
@@ -34,7 +34,7 @@ InputKind = Literal["text", "number", "size", "fraction", "time", "flag", "choic
 
 # What a page of the explorer shows when nothing else is asked for.
 PAGE_SIZES = (25, 100, 250, 500)
-_LISTING = {field.encode_name for field in msgspec.structs.fields(Listing)}
+_PAGE_REQUEST = {field.encode_name for field in msgspec.structs.fields(PageRequest)}
 _METHOD = "CompareMethod"
 _PARTIAL_DAY = re.compile(r"\d{4}-\d\d-\d\d")
 # The fields that a form shows at once; the others stand behind a fold until one of them is used.
@@ -49,7 +49,7 @@ _FIRST = (
 )
 
 
-class TorrentQuery(Listing, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="camel"):
+class TorrentQuery(PageRequest, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="camel"):
     """Filters on a torrent, newest first; only the explorer asks for these."""
 
     identifier: Text | None = None
@@ -64,7 +64,7 @@ class View(NamedTuple):
 
     name: str
     table: Table | None
-    query: type[Listing]
+    query: type[PageRequest]
     shape: type[msgspec.Struct]
 
 
@@ -115,7 +115,7 @@ def fields(view: View) -> tuple[FilterField, ...]:
     known = {field.encode_name: field.type for field in msgspec.structs.fields(view.query)}
     found = []
     for name, hint in known.items():
-        if name in _LISTING or name.endswith(_METHOD):
+        if name in _PAGE_REQUEST or name.endswith(_METHOD):
             continue
         methods = _literals(known.get(f"{name}{_METHOD}"))
         kind = _kind(name, hint)
@@ -198,7 +198,7 @@ def canonical(view: View, parameters: Mapping[str, str]) -> dict[str, str]:
     return {name: value for name, value in values.items() if usual.get(name) != value}
 
 
-def read(view: View, parameters: Mapping[str, str]) -> Listing:
+def read(view: View, parameters: Mapping[str, str]) -> PageRequest:
     """What canonical parameters ask for. Raises SparkleError that names the parameter."""
     try:
         return msgspec.convert(dict(parameters), view.query, strict=False)

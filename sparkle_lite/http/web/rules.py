@@ -6,7 +6,7 @@ from typing import Any, NamedTuple, cast, get_args
 from litestar import get, post
 
 from sparkle_lite.config import Duration, Refused
-from sparkle_lite.db.decisions import Action, Change, Cursor, Decision, New, State, Wanted
+from sparkle_lite.db.decisions import Action, Change, Cursor, Decision, DecisionFilter, New, State
 from sparkle_lite.decisions import BY_HAND_MS, PARDON_MS, TargetKind
 from sparkle_lite.errors import SparkleError
 from sparkle_lite.http.session import AnyRequest, Injected, SignedIn
@@ -54,7 +54,7 @@ async def rules(request: AnyRequest, server: Injected[Server]) -> Page:
             within = parse_network(text, with_port=True)
         except AddressError:
             refusal = texts_of(request)("why.no_address", text=text[:128])
-    wanted = Wanted(
+    wanted = DecisionFilter(
         action=cast(Action | None, _one_of(given.get("action"), get_args(Action))),
         state=cast(State | None, _one_of(given.get("state"), get_args(State))),
         origin=given.get("origin") or None,
@@ -67,7 +67,7 @@ async def rules(request: AnyRequest, server: Injected[Server]) -> Page:
 @get("/rules/held", guards=MEMBERS)
 async def held(request: AnyRequest, server: Injected[Server]) -> Page:
     """What waits for somebody to approve it."""
-    wanted = Wanted("deny", "held", request.query_params.get("origin") or None)
+    wanted = DecisionFilter("deny", "held", request.query_params.get("origin") or None)
     counts = await server.decisions.counts()
     waiting = {name: number for (name, state), number in sorted(counts.items()) if state == "held"}
     return await _table_page(request, server, "rules_held.html", wanted, waiting=waiting)
@@ -76,10 +76,12 @@ async def held(request: AnyRequest, server: Injected[Server]) -> Page:
 @get("/rules/exceptions", guards=MEMBERS)
 async def exceptions(request: AnyRequest, server: Injected[Server]) -> Page:
     """Whom no rule may touch."""
-    return await _table_page(request, server, "rules_exceptions.html", Wanted("allow", "active"), kinds=KINDS)
+    return await _table_page(request, server, "rules_exceptions.html", DecisionFilter("allow", "active"), kinds=KINDS)
 
 
-async def _table_page(request: AnyRequest, server: Server, template: str, wanted: Wanted, **values: Any) -> Page:
+async def _table_page(
+    request: AnyRequest, server: Server, template: str, wanted: DecisionFilter, **values: Any
+) -> Page:
     """A page of decisions, the newest first."""
     at = paging.position(request.query_params, paging.row_id)
     found, moment = await server.decisions.page(wanted, at, SIZE + 1)

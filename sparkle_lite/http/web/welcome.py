@@ -8,7 +8,7 @@ from litestar import get, post
 from sparkle_lite.accounts.actors import Actor
 from sparkle_lite.analyses.numbers import PRESETS
 from sparkle_lite.clock import now_ms
-from sparkle_lite.db.decisions import Wanted
+from sparkle_lite.db.decisions import DecisionFilter
 from sparkle_lite.db.orders import Position
 from sparkle_lite.errors import SparkleError
 from sparkle_lite.http.session import AnyRequest, Injected, SignedIn
@@ -104,7 +104,7 @@ async def save_exceptions(
 async def _exceptions_page(
     request: AnyRequest, server: Server, me: SignedIn, refusals: Sequence[tuple[str, SparkleError]] = ()
 ) -> Page:
-    allowed, _ = await server.decisions.page(Wanted("allow", "active"), Position(), _SHOWN)
+    allowed, _ = await server.decisions.page(DecisionFilter("allow", "active"), Position(), _SHOWN)
     language = language_of(request)
     return page(
         request,
