@@ -19,6 +19,12 @@ requests_per_minute = 0
 
 
 @pytest.fixture(scope="session")
+def anyio_backend() -> str:
+    """Tests and fixtures that are coroutines run on asyncio, as the server does."""
+    return "asyncio"
+
+
+@pytest.fixture(scope="session")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
     """One server for all tests that bring an application of their own and change nothing else."""
     with start_server(tmp_path_factory.mktemp("shared"), SHARED) as server:
