@@ -62,6 +62,19 @@ class Answer(NamedTuple):
         """The body, decoded."""
         return json.loads(self.body)
 
+    def refusal(self, status: int) -> str:
+        """The sentence of a refusal by the protocol, which is there in both languages."""
+        assert self.status == status, self
+        assert self.headers["content-type"] == "application/json; charset=utf-8"
+        envelope = self.json()
+        assert list(envelope) == ["success", "message", "data"]
+        assert (envelope["success"], envelope["data"]) == (False, None)
+        message: str = envelope["message"]
+        assert re.search(r"[a-z]{3}", message)
+        assert re.search(r"[\u4e00-\u9fff]{2}", message)
+        assert "<" not in message
+        return message
+
     @property
     def rejected(self) -> int:
         """How many rows the server says it dropped."""
@@ -219,6 +232,12 @@ class RunningServer:
         source = (app.source, 0) if app and app.source else None
         with socket.create_connection(("127.0.0.1", self.port), 15, source_address=source) as sock:
             yield sock
+
+    def send(self, data: bytes, app: App | None = None) -> Answer:
+        """One raw request on a connection of its own, byte for byte."""
+        with self.connect(app) as sock:
+            sock.sendall(data)
+            return read_answer(sock)
 
     def resident(self, what: Literal["VmRSS", "VmHWM"] = "VmRSS") -> int:
         """Bytes of memory that the process has now, or had at the most."""

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 from reports import settings_of
+from samples import read_sample
 from server import PBH20, RunningServer, opened
 
 from sparkle_lite import ip_report
@@ -32,7 +33,6 @@ from sparkle_lite.metrics import Metrics
 from sparkle_lite.wire.answers import IpQuery
 from sparkle_lite.wire.dialect import detect
 
-WIRE = Path(__file__).parent / "wire"
 NOW = 1_800_000_000_000
 MINUTE, HOUR, DAY = 60_000, 3_600_000, 86_400_000
 QUARTER = 15 * MINUTE
@@ -297,7 +297,7 @@ async def test_reports_are_joined_as_the_naive_rule_joins_them(store: Store, see
 
 def test_a_ban_stays_one_when_the_server_is_killed_meanwhile(start: Callable[..., RunningServer]) -> None:
     server = start()
-    body = json.loads((WIRE / "qbcb-bans.json").read_text())
+    body = json.loads(read_sample("qbcb-bans.json"))
     for turn in range(3):
         moved = [ban | {"ban_at": ban["ban_at"] + turn * 20 * HOUR} for ban in body["bans"]]
         assert server.post({"populate_time": turn, "bans": moved}, agent=QBCB).status == 200
