@@ -40,6 +40,9 @@ class Child:
             process.kill()
             await asyncio.wait([answer])
             await self.close()
+            if not answer.cancelled():
+                # That it was killed is nobody's news; asyncio would log what nobody asks for.
+                answer.exception()
             raise
         if isinstance(found, SparkleError):
             raise found

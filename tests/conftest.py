@@ -1,11 +1,12 @@
 """Servers to test against: one for all tests that only add to it, and a fresh one where the state matters."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
+from reports import World
 from server import App, RunningServer, start_server
 
 # Many applications share the machine's one user, and slow senders are cut off soon.
@@ -16,6 +17,12 @@ max_apps_per_user = 100000
 body_timeout = "2s"
 requests_per_minute = 0
 """
+
+
+@pytest.fixture(scope="session")
+def anyio_backend() -> str:
+    """Tests and fixtures that are coroutines run on asyncio, as the server does."""
+    return "asyncio"
 
 
 @pytest.fixture(scope="session")
@@ -46,3 +53,12 @@ def start(tmp_path: Path) -> Iterator[Callable[..., RunningServer]]:
             return stack.enter_context(start_server(tmp_path / "server", config_text, **more))
 
         yield begin
+
+
+@pytest.fixture
+async def world(tmp_path: Path) -> AsyncIterator[World]:
+    """A world to analyse that the test fills."""
+    world = World(tmp_path)
+    await world.open()
+    yield world
+    world.close()

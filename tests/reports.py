@@ -3,7 +3,6 @@
 Instants are ms before NOW (`ago`), so that a test says when something happened without a clock.
 """
 
-import asyncio
 import hashlib
 import itertools
 import sqlite3
@@ -47,12 +46,12 @@ class World:
 
     def __init__(self, folder: Path) -> None:
         self.database = Database(folder / "sparkle.db")
+        self.main: sqlite3.Connection
         self._numbers = itertools.count(1)
         self._hot: dict[str, sqlite3.Connection] = {}
-        asyncio.run(self._prepare())
-        self.main = sqlite3.connect(self.database.path, isolation_level=None)
 
-    async def _prepare(self) -> None:
+    async def open(self) -> None:
+        """Make the database and its segments; `close` ends what was opened."""
         await self.database.open()
         for stream in self.database.streams().values():
             await stream.open(self.database.main, NOW)
@@ -61,6 +60,7 @@ class World:
             await stream.close()
             self._hot[stream.kind] = sqlite3.connect(path, isolation_level=None)
         await self.database.close()
+        self.main = sqlite3.connect(self.database.path, isolation_level=None)
 
     async def store(self, reports: Sequence[Report]) -> None:
         """What ingestion does with reports of bans, one by one."""
@@ -77,11 +77,8 @@ class World:
         for connection in (self.main, *self._hot.values()):
             connection.close()
 
-    def close_segments(self) -> None:
+    async def close_segments(self) -> None:
         """What was written so far becomes closed and indexed segments."""
-        asyncio.run(self._roll())
-
-    async def _roll(self) -> None:
         await self.database.open()
         for stream in self.database.streams().values():
             self._hot[stream.kind].close()
@@ -167,24 +164,24 @@ class World:
 
     # --- Questions ---
 
-    def find(
+    async def find(
         self, name: str, settings: AnalysisSection | None = None, now: int = NOW, **numbers: Any
     ) -> dict[str, Finding]:
         """Target as text -> finding."""
         order = worker.order_of(name, self.database, settings or settings_of("friends"), now, numbers or None)
-        findings = asyncio.run(worker.find(order))
+        findings = await worker.find(order)
         assert len({finding.target for finding in findings}) == len(findings)
         return {
             finding.target.matcher if not isinstance(finding.target, net.Network) else str(finding.target): finding
             for finding in findings
         }
 
-    def distances(
+    async def distances(
         self, address: str, settings: AnalysisSection | None = None
     ) -> dict[tuple[str, str], tuple[int, int]]:
         """(analysis, number) -> (have, need)."""
         given = settings or settings_of("friends")
-        needs = asyncio.run(measure(self.database, given, net.address_bytes(address), NOW))
+        needs = await measure(self.database, given, net.address_bytes(address), NOW)
         return {(need.analysis, need.number): (need.have, need.need) for need in needs}
 
 
@@ -218,7 +215,7 @@ class Reporter:
         }
         self.world.row("ban", self.app, self.address, NOW - ago, values | more)
 
-    def sightings(self, ip: str, torrent: str, times: Sequence[tuple[int, int]], *, rule: str = RELATIVE) -> None:
+    async def sightings(self, ip: str, torrent: str, times: Sequence[tuple[int, int]], *, rule: str = RELATIVE) -> None:
         """What qBittorrent-ClientBlocker reports of one ban, in order: received so long ago, seen last so long ago."""
         key = stable_number((self.app, ip, torrent, rule))
         reports = []
@@ -239,7 +236,7 @@ class Reporter:
                 "last_ban_at": NOW - said,
             }
             reports.append(cast("Report", values))
-        asyncio.run(self.world.store(reports))
+        await self.world.store(reports)
 
     def swarm(
         self,

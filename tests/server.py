@@ -3,7 +3,6 @@
 Whatever reads stored rows goes through `rows`, so that the layout of the files is known to this module alone.
 """
 
-import asyncio
 import contextlib
 import gzip
 import http.client
@@ -19,17 +18,18 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, NamedTuple, Self
+from typing import Any, Literal, NamedTuple, Self, cast, get_args
 
 from sparkle_lite import cli, config
 from sparkle_lite.analyses.registry import SCHEMA
 from sparkle_lite.app import create_app
-from sparkle_lite.runtime import running
+from sparkle_lite.runtime import Server, running
 
 Kind = Literal["snapshot", "swarm", "ban"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
 Headers = dict[str, str]
 
 PBH20 = (
@@ -61,6 +61,19 @@ class Answer(NamedTuple):
     def json(self) -> Any:
         """The body, decoded."""
         return json.loads(self.body)
+
+    def refusal(self, status: int) -> str:
+        """The sentence of a refusal by the protocol, which is there in both languages."""
+        assert self.status == status, self
+        assert self.headers["content-type"] == "application/json; charset=utf-8"
+        envelope = self.json()
+        assert list(envelope) == ["success", "message", "data"]
+        assert (envelope["success"], envelope["data"]) == (False, None)
+        message: str = envelope["message"]
+        assert re.search(r"[a-z]{3}", message)
+        assert re.search(r"[\u4e00-\u9fff]{2}", message)
+        assert "<" not in message
+        return message
 
     @property
     def rejected(self) -> int:
@@ -220,6 +233,12 @@ class RunningServer:
         with socket.create_connection(("127.0.0.1", self.port), 15, source_address=source) as sock:
             yield sock
 
+    def send(self, data: bytes, app: App | None = None) -> Answer:
+        """One raw request on a connection of its own, byte for byte."""
+        with self.connect(app) as sock:
+            sock.sendall(data)
+            return read_answer(sock)
+
     def resident(self, what: Literal["VmRSS", "VmHWM"] = "VmRSS") -> int:
         """Bytes of memory that the process has now, or had at the most."""
         found = re.search(rf"{what}:\s+(\d+) kB", Path(f"/proc/{self.process.pid}/status").read_text())
@@ -238,16 +257,20 @@ class RunningServer:
         return rows(self.database, kind, (app or self.app).app_id)
 
 
-def served_paths(folder: Path) -> list[str]:
-    """Every path that the application knows, with its parameters in braces; `folder` is for a database."""
+def served_paths() -> list[str]:
+    """Every path that the application knows, with its parameters in braces."""
+    # The routes are the same whatever server they are for.
+    return [route.path for route in create_app(cast(Server, None)).routes]
 
-    async def look() -> list[str]:
-        async with running(config.load(SCHEMA, folder / "config.toml", {})) as server:
-            return [route.path for route in create_app(server).routes]
 
-    folder.mkdir(exist_ok=True)
-    (folder / "config.toml").touch()
-    return asyncio.run(look())
+@contextlib.asynccontextmanager
+async def embedded(folder: Path, config_text: str = "", *, jobs: bool = True) -> AsyncIterator[Server]:
+    """A server without its HTTP in this process, with its files in `folder`; `jobs`: whether it runs any by itself."""
+    (folder / "config.toml").write_text(config_text, "utf-8")
+    async with running(config.load(SCHEMA, folder / "config.toml", {})) as server:
+        if not jobs:
+            await server.jobs.stop()
+        yield server
 
 
 def start_server(
@@ -310,16 +333,16 @@ _JOINS = """JOIN torrent t ON t.id = {row}.torrent JOIN client_identity c ON c.i
 _SUBMISSION = "s.received_at, s.address, s.populate_time"
 _OBSERVED = {
     "snapshot": f"SELECT r.id, {_SUBMISSION}, {_PEER} FROM seg.snapshot r JOIN seg.submission s ON s.id = r.submission"
-    f" JOIN userapp a ON a.id = s.userapp {_JOINS} WHERE a.app_id = ? ORDER BY r.id",
+    f" JOIN userapp a ON a.id = s.userapp {_JOINS} WHERE a.app_id = coalesce(?, a.app_id) ORDER BY r.id",
     "swarm": f"""SELECT r.id, {_SUBMISSION}, {_PEER}, version_key, origin, d.text AS downloader,
     from_peer_traffic_offset, to_peer_traffic_offset, from_peer_traffic_speed_max, to_peer_traffic_speed_max,
     first_time_seen, last_time_seen FROM seg.swarm r JOIN seg.submission s ON s.id = r.submission
     JOIN userapp a ON a.id = s.userapp {_JOINS} LEFT JOIN label d ON d.id = r.downloader
-    WHERE a.app_id = ? ORDER BY r.id""",
+    WHERE a.app_id = coalesce(?, a.app_id) ORDER BY r.id""",
 }
 _BANS = f"""SELECT r.id, {_SUBMISSION}, {_PEER}, ban_at, btn_ban, m.text AS module, rule, description, ban_unique_id,
     structured_data FROM ban r JOIN submission s ON s.id = r.submission JOIN userapp a ON a.id = r.userapp {_JOINS}
-    JOIN label m ON m.id = r.module WHERE a.app_id = ? ORDER BY r.id"""
+    JOIN label m ON m.id = r.module WHERE a.app_id = coalesce(?, a.app_id) ORDER BY r.id"""
 
 
 @contextlib.contextmanager
@@ -330,8 +353,11 @@ def opened(database: Path) -> Iterator[sqlite3.Connection]:
         yield connection
 
 
-def rows(database: Path, kind: Kind, app_id: str) -> list[dict[str, Any]]:
-    """The stored rows of an application with the names of the wire; `id` is the id that the world sees."""
+def rows(database: Path, kind: Kind, app_id: str | None = None) -> list[dict[str, Any]]:
+    """The stored rows of an application (of all unless given) with the names of the wire, in order of receipt.
+
+    `id` is the id that the world sees.
+    """
     with opened(database) as connection:
         if kind == "ban":
             return [_readable(row) for row in connection.execute(_BANS.format(row="r"), (app_id,))]

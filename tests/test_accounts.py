@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -62,8 +62,18 @@ async def opened(folder: Path, auth: AuthSection | None = None, clock: Clock | N
         await database.close()
 
 
-def run(main: Callable[[], Coroutine[Any, Any, None]]) -> None:
-    asyncio.run(main())
+@pytest.fixture
+async def place(tmp_path: Path) -> AsyncIterator[Place]:
+    """The accounts of this process."""
+    async with opened(tmp_path) as place:
+        yield place
+
+
+@pytest.fixture
+async def other(tmp_path: Path) -> AsyncIterator[Place]:
+    """The accounts of another process on the same files."""
+    async with opened(tmp_path) as other:
+        yield other
 
 
 async def refusal(call: Awaitable[object]) -> SparkleError:
@@ -86,308 +96,247 @@ async def one_app(place: Place, name: str = "bob") -> tuple[int, Presented]:
 # --- Letting clients in -----------------------------------------------------------------------------------------------
 
 
-def test_a_known_application_is_let_in_without_a_query(tmp_path: Path) -> None:
-    async def main() -> None:
-        async with opened(tmp_path) as place:
-            user, presented = await one_app(place)
-            await place.database.close()
-            userapp = place.registry.known(presented)
-            assert userapp is not None
-            assert (userapp.app_id, userapp.user) == (presented.app_id, user)
-            assert await place.registry.authenticate(presented, "192.0.2.1") == userapp
-
-    run(main)
+async def test_a_known_application_is_let_in_without_a_query(place: Place) -> None:
+    user, presented = await one_app(place)
+    await place.database.close()
+    userapp = place.registry.known(presented)
+    assert userapp is not None
+    assert (userapp.app_id, userapp.user) == (presented.app_id, user)
+    assert await place.registry.authenticate(presented, "192.0.2.1") == userapp
 
 
-def test_refusals_have_one_constant_sentence_each(tmp_path: Path) -> None:
-    async def main() -> None:
-        async with opened(tmp_path) as place:
-            _, right = await one_app(place)
+async def test_refusals_have_one_constant_sentence_each(place: Place) -> None:
+    _, right = await one_app(place)
 
-            async def text(presented: Presented) -> tuple[str, str, str]:
-                assert place.registry.known(presented) is None
-                error = await refusal(place.registry.authenticate(presented, "192.0.2.1"))
-                return error.code, error.message, error.text("zh")
+    async def text(presented: Presented) -> tuple[str, str, str]:
+        assert place.registry.known(presented) is None
+        error = await refusal(place.registry.authenticate(presented, "192.0.2.1"))
+        return error.code, error.message, error.text("zh")
 
-            nothing = await text(Presented())
-            placeholder = await text(Presented(placeholder=True))
-            anonymous = await text(Presented(installation_id="i-1", placeholder=True))
-            wrong = await text(right._replace(secret="x"))
-            unknown = await text(Presented("nobody", "x"))
-            assert {code for code, _, _ in (nothing, placeholder, anonymous, wrong)} == {"forbidden"}
-            assert len({nothing, placeholder, anonymous, wrong}) == 4
-            assert wrong == unknown
-            assert "replace the example credentials" in placeholder[1]
-            assert "takes no anonymous clients" in anonymous[1]
-            assert all(zh for _, _, zh in (nothing, placeholder, anonymous, wrong))
-
-    run(main)
+    nothing = await text(Presented())
+    placeholder = await text(Presented(placeholder=True))
+    anonymous = await text(Presented(installation_id="i-1", placeholder=True))
+    wrong = await text(right._replace(secret="x"))
+    unknown = await text(Presented("nobody", "x"))
+    assert {code for code, _, _ in (nothing, placeholder, anonymous, wrong)} == {"forbidden"}
+    assert len({nothing, placeholder, anonymous, wrong}) == 4
+    assert wrong == unknown
+    assert "replace the example credentials" in placeholder[1]
+    assert "takes no anonymous clients" in anonymous[1]
+    assert all(zh for _, _, zh in (nothing, placeholder, anonymous, wrong))
 
 
-def test_an_application_added_by_another_process_is_accepted_at_once(tmp_path: Path) -> None:
-    async def main() -> None:
-        async with opened(tmp_path) as server, opened(tmp_path) as command:
-            _, presented = await one_app(command)
-            assert server.registry.known(presented) is None
-            userapp = await server.registry.authenticate(presented, "192.0.2.1")
-            assert server.registry.known(presented) == userapp
-
-    run(main)
+async def test_an_application_added_by_another_process_is_accepted_at_once(place: Place, other: Place) -> None:
+    _, presented = await one_app(other)
+    assert place.registry.known(presented) is None
+    userapp = await place.registry.authenticate(presented, "192.0.2.1")
+    assert place.registry.known(presented) == userapp
 
 
-def test_what_another_process_changes_takes_effect_with_the_next_poll(tmp_path: Path) -> None:
-    async def main() -> None:
-        async with opened(tmp_path) as command, opened(tmp_path) as server:
-            user, presented = await one_app(command)
-            assert await server.registry.poll()
-            assert not await server.registry.poll()
-            assert server.registry.known(presented)
+async def test_what_another_process_changes_takes_effect_with_the_next_poll(other: Place, place: Place) -> None:
+    user, presented = await one_app(other)
+    assert await place.registry.poll()
+    assert not await place.registry.poll()
+    assert place.registry.known(presented)
 
-            await command.apps.ban(presented.app_id, "sends junk", COMMAND_LINE)
-            assert await server.registry.poll()
-            assert "sends junk" in (await refusal(server.registry.authenticate(presented, "192.0.2.1"))).message
+    await other.apps.ban(presented.app_id, "sends junk", COMMAND_LINE)
+    assert await place.registry.poll()
+    assert "sends junk" in (await refusal(place.registry.authenticate(presented, "192.0.2.1"))).message
 
-            await command.apps.unban(presented.app_id, COMMAND_LINE)
-            await command.users.ban(user, "sold the account", COMMAND_LINE)
-            await server.registry.poll()
-            error = await refusal(server.registry.authenticate(presented, "192.0.2.1"))
-            assert "sold the account" in error.message
-            assert "sold the account" in error.text("zh")
+    await other.apps.unban(presented.app_id, COMMAND_LINE)
+    await other.users.ban(user, "sold the account", COMMAND_LINE)
+    await place.registry.poll()
+    error = await refusal(place.registry.authenticate(presented, "192.0.2.1"))
+    assert "sold the account" in error.message
+    assert "sold the account" in error.text("zh")
 
-            await command.users.unban(user, COMMAND_LINE)
-            new = await command.apps.reset(presented.app_id, COMMAND_LINE)
-            await server.registry.poll()
-            assert "not valid" in (await refusal(server.registry.authenticate(presented, "192.0.2.1"))).message
-            assert server.registry.known(Presented(presented.app_id, new.secret))
+    await other.users.unban(user, COMMAND_LINE)
+    new = await other.apps.reset(presented.app_id, COMMAND_LINE)
+    await place.registry.poll()
+    assert "not valid" in (await refusal(place.registry.authenticate(presented, "192.0.2.1"))).message
+    assert place.registry.known(Presented(presented.app_id, new.secret))
 
-            await command.apps.delete(presented.app_id, COMMAND_LINE)
-            await server.registry.poll()
-            await refusal(server.registry.authenticate(Presented(presented.app_id, new.secret), "192.0.2.1"))
-
-    run(main)
+    await other.apps.delete(presented.app_id, COMMAND_LINE)
+    await place.registry.poll()
+    await refusal(place.registry.authenticate(Presented(presented.app_id, new.secret), "192.0.2.1"))
 
 
-def test_a_reset_by_another_process_is_noticed_even_before_the_poll(tmp_path: Path) -> None:
-    async def main() -> None:
-        async with opened(tmp_path) as command, opened(tmp_path) as server:
-            _, presented = await one_app(command)
-            await server.registry.authenticate(presented, "192.0.2.1")
-            new = await command.apps.reset(presented.app_id, COMMAND_LINE)
-            await server.registry.authenticate(Presented(presented.app_id, new.secret), "192.0.2.1")
-            assert server.registry.known(presented) is None
-
-    run(main)
+async def test_a_reset_by_another_process_is_noticed_even_before_the_poll(other: Place, place: Place) -> None:
+    _, presented = await one_app(other)
+    await place.registry.authenticate(presented, "192.0.2.1")
+    new = await other.apps.reset(presented.app_id, COMMAND_LINE)
+    await place.registry.authenticate(Presented(presented.app_id, new.secret), "192.0.2.1")
+    assert place.registry.known(presented) is None
 
 
-def test_what_this_process_changes_takes_effect_at_once(tmp_path: Path) -> None:
-    async def main() -> None:
-        async with opened(tmp_path) as server:
-            user, presented = await one_app(server)
-            assert server.registry.known(presented)
-            await server.apps.ban(presented.app_id, "sends junk", COMMAND_LINE)
-            assert server.registry.known(presented) is None
-            await server.apps.unban(presented.app_id, COMMAND_LINE)
-            assert server.registry.known(presented)
-            await server.users.ban(user, "sold the account", COMMAND_LINE)
-            assert server.registry.known(presented) is None
-            await server.users.unban(user, COMMAND_LINE)
-            new = await server.apps.reset(presented.app_id, COMMAND_LINE)
-            assert server.registry.known(presented) is None
-            presented = Presented(presented.app_id, new.secret)
-            assert server.registry.known(presented)
-            await server.apps.delete(presented.app_id, COMMAND_LINE)
-            assert server.registry.known(presented) is None
-            assert not await server.registry.poll()
-
-    run(main)
+async def test_what_this_process_changes_takes_effect_at_once(place: Place) -> None:
+    user, presented = await one_app(place)
+    assert place.registry.known(presented)
+    await place.apps.ban(presented.app_id, "sends junk", COMMAND_LINE)
+    assert place.registry.known(presented) is None
+    await place.apps.unban(presented.app_id, COMMAND_LINE)
+    assert place.registry.known(presented)
+    await place.users.ban(user, "sold the account", COMMAND_LINE)
+    assert place.registry.known(presented) is None
+    await place.users.unban(user, COMMAND_LINE)
+    new = await place.apps.reset(presented.app_id, COMMAND_LINE)
+    assert place.registry.known(presented) is None
+    presented = Presented(presented.app_id, new.secret)
+    assert place.registry.known(presented)
+    await place.apps.delete(presented.app_id, COMMAND_LINE)
+    assert place.registry.known(presented) is None
+    assert not await place.registry.poll()
 
 
-def test_a_ban_takes_effect_whatever_becomes_of_who_asked_for_it(tmp_path: Path) -> None:
-    async def main() -> None:
-        async with opened(tmp_path) as server:
-            _, presented = await one_app(server)
-            asking = asyncio.create_task(server.apps.ban(presented.app_id, "sends junk", COMMAND_LINE))
-            await asyncio.sleep(0)
-            asking.cancel()
-            async with asyncio.timeout(5):
-                while server.registry.known(presented):
-                    await asyncio.sleep(0.005)
-            assert asking.cancelled()
-
-    run(main)
+async def test_a_ban_takes_effect_whatever_becomes_of_who_asked_for_it(place: Place) -> None:
+    _, presented = await one_app(place)
+    asking = asyncio.create_task(place.apps.ban(presented.app_id, "sends junk", COMMAND_LINE))
+    await asyncio.sleep(0)
+    asking.cancel()
+    async with asyncio.timeout(5):
+        while place.registry.known(presented):
+            await asyncio.sleep(0.005)
+    assert asking.cancelled()
 
 
-def test_a_change_that_could_not_be_read_back_takes_effect_with_the_next_poll(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+async def test_a_change_that_could_not_be_read_back_takes_effect_with_the_next_poll(
+    place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def broken(_: Connection) -> list[CredentialRow]:
         raise SparkleError("overloaded", "query.changing")
 
-    async def main() -> None:
-        async with opened(tmp_path) as server:
-            _, presented = await one_app(server)
-            with monkeypatch.context() as patch:
-                patch.setattr(store, "credentials", broken)
-                await refusal(server.apps.ban(presented.app_id, "sends junk", COMMAND_LINE))
-                await refusal(server.registry.poll())
-            assert await server.registry.poll()
-            assert server.registry.known(presented) is None
-
-    run(main)
+    _, presented = await one_app(place)
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "credentials", broken)
+        await refusal(place.apps.ban(presented.app_id, "sends junk", COMMAND_LINE))
+        await refusal(place.registry.poll())
+    assert await place.registry.poll()
+    assert place.registry.known(presented) is None
 
 
-def test_guessing_is_slowed_down_by_address_but_never_the_known(tmp_path: Path) -> None:
-    async def main() -> None:
-        async with opened(tmp_path) as place:
-            _, presented = await one_app(place)
-            for count in range(30):
-                error = await refusal(place.registry.authenticate(Presented(f"id-{count}", "x"), "2001:db8::1"))
-                assert error.code == "forbidden"
-            error = await refusal(place.registry.authenticate(Presented("id", "x"), "2001:db8::2"))
-            assert (error.code, error.retry_after) == ("too_many", 1)
-            await place.registry.authenticate(presented, "2001:db8::1")
-            assert (await refusal(place.registry.authenticate(Presented("id", "x"), "192.0.2.1"))).code == "forbidden"
-            place.clock.now += 1000
-            assert (await refusal(place.registry.authenticate(Presented("id", "x"), "2001:db8::1"))).code == "forbidden"
-
-    run(main)
+async def test_guessing_is_slowed_down_by_address_but_never_the_known(place: Place) -> None:
+    _, presented = await one_app(place)
+    for count in range(30):
+        error = await refusal(place.registry.authenticate(Presented(f"id-{count}", "x"), "2001:db8::1"))
+        assert error.code == "forbidden"
+    error = await refusal(place.registry.authenticate(Presented("id", "x"), "2001:db8::2"))
+    assert (error.code, error.retry_after) == ("too_many", 1)
+    await place.registry.authenticate(presented, "2001:db8::1")
+    assert (await refusal(place.registry.authenticate(Presented("id", "x"), "192.0.2.1"))).code == "forbidden"
+    place.clock.now += 1000
+    assert (await refusal(place.registry.authenticate(Presented("id", "x"), "2001:db8::1"))).code == "forbidden"
 
 
-def test_clients_without_credentials_get_one_application_each_where_they_are_welcome(tmp_path: Path) -> None:
-    async def main() -> None:
-        async with opened(tmp_path, AuthSection(anonymous_apps=True)) as place:
-            presented = Presented(installation_id="0f8fad5b-d9cb", placeholder=True)
-            first, second, third = await asyncio.gather(
-                *(place.registry.authenticate(presented, "192.0.2.1") for _ in range(3))
-            )
-            assert first == second == third == place.registry.known(presented)
-            other = await place.registry.authenticate(Presented(installation_id="other"), "192.0.2.1")
-            assert other.id != first.id
-            assert other.user == first.user == (await place.users.named("anonymous")).id
+async def test_clients_without_credentials_get_one_application_each_where_they_are_welcome(tmp_path: Path) -> None:
+    async with opened(tmp_path, AuthSection(anonymous_apps=True)) as place:
+        presented = Presented(installation_id="0f8fad5b-d9cb", placeholder=True)
+        first, second, third = await asyncio.gather(
+            *(place.registry.authenticate(presented, "192.0.2.1") for _ in range(3))
+        )
+        assert first == second == third == place.registry.known(presented)
+        other = await place.registry.authenticate(Presented(installation_id="other"), "192.0.2.1")
+        assert other.id != first.id
+        assert other.user == first.user == (await place.users.named("anonymous")).id
 
-            wrong = await refusal(place.registry.authenticate(Presented("id", "x", "0f8fad5b-d9cb"), "192.0.2.1"))
-            assert "not valid" in wrong.message
-            for count in range(3):
-                await place.registry.authenticate(Presented(installation_id=f"more-{count}"), "192.0.2.1")
-            error = await refusal(place.registry.authenticate(Presented(installation_id="too-many"), "192.0.2.1"))
-            assert error.code == "too_many"
-            assert len(await place.apps.all()) == 5
+        wrong = await refusal(place.registry.authenticate(Presented("id", "x", "0f8fad5b-d9cb"), "192.0.2.1"))
+        assert "not valid" in wrong.message
+        for count in range(3):
+            await place.registry.authenticate(Presented(installation_id=f"more-{count}"), "192.0.2.1")
+        error = await refusal(place.registry.authenticate(Presented(installation_id="too-many"), "192.0.2.1"))
+        assert error.code == "too_many"
+        assert len(await place.apps.all()) == 5
 
-        async with opened(tmp_path) as closed:
-            assert "no anonymous" in (await refusal(closed.registry.authenticate(presented, "192.0.2.1"))).message
-
-    run(main)
+    async with opened(tmp_path) as closed:
+        assert "no anonymous" in (await refusal(closed.registry.authenticate(presented, "192.0.2.1"))).message
 
 
-def test_an_anonymous_client_that_was_deleted_stays_out(tmp_path: Path) -> None:
-    async def main() -> None:
-        async with opened(tmp_path, AuthSection(anonymous_apps=True)) as place:
-            presented = Presented(installation_id="i-1")
-            userapp = await place.registry.authenticate(presented, "192.0.2.1")
-            await place.apps.delete(userapp.app_id, COMMAND_LINE)
-            assert (await refusal(place.registry.authenticate(presented, "192.0.2.1"))).code == "forbidden"
-
-    run(main)
+async def test_an_anonymous_client_that_was_deleted_stays_out(tmp_path: Path) -> None:
+    async with opened(tmp_path, AuthSection(anonymous_apps=True)) as place:
+        presented = Presented(installation_id="i-1")
+        userapp = await place.registry.authenticate(presented, "192.0.2.1")
+        await place.apps.delete(userapp.app_id, COMMAND_LINE)
+        assert (await refusal(place.registry.authenticate(presented, "192.0.2.1"))).code == "forbidden"
 
 
-def test_refused_requests_are_audited_sparingly_and_without_secrets(tmp_path: Path) -> None:
-    async def main() -> None:
-        async with opened(tmp_path) as place:
-            _, presented = await one_app(place)
-            before = len(await audit(place))
-            error = SparkleError("forbidden", "session.none")
-            swapped = Presented(presented.secret, presented.app_id)
-            await place.registry.note_refusal("BTN_CONFIG", swapped, "192.0.2.1", "PBH\n/9", error)
-            for _ in range(9):
-                await place.registry.note_refusal("BTN_CONFIG", presented, "192.0.2.1", "PBH", error)
-            rows = (await audit(place))[before:]
-            assert rows[0] == ("BTN_CONFIG", 0, None, {"error": error.message})
-            assert rows[1:] == [("BTN_CONFIG", 0, None, {"appId": presented.app_id, "error": error.message})] * 2
-
-    run(main)
+async def test_refused_requests_are_audited_sparingly_and_without_secrets(place: Place) -> None:
+    _, presented = await one_app(place)
+    before = len(await audit(place))
+    error = SparkleError("forbidden", "session.none")
+    swapped = Presented(presented.secret, presented.app_id)
+    await place.registry.note_refusal("BTN_CONFIG", swapped, "192.0.2.1", "PBH\n/9", error)
+    for _ in range(9):
+        await place.registry.note_refusal("BTN_CONFIG", presented, "192.0.2.1", "PBH", error)
+    rows = (await audit(place))[before:]
+    assert rows[0] == ("BTN_CONFIG", 0, None, {"error": error.message})
+    assert rows[1:] == [("BTN_CONFIG", 0, None, {"appId": presented.app_id, "error": error.message})] * 2
 
 
 # --- What clients leave behind ----------------------------------------------------------------------------------------
 
 
-def test_last_access_is_written_at_most_once_a_minute(tmp_path: Path) -> None:
-    async def main() -> None:
-        async with opened(tmp_path) as place:
-            user, presented = await one_app(place)
-            userapp = await place.registry.authenticate(presented, "192.0.2.1")
-            place.registry.record_visit(userapp, b"\xc0\0\2\1", "PBH/9\x1b[31m" + "x" * 400)
-            await place.registry.flush()
-            place.clock.now += 1000
-            place.registry.record_visit(userapp, b"\xc0\0\2\1", "PBH/10")
-            await place.registry.flush()
-            [row] = await place.apps.all(user)
-            assert row.last_access_at == NOW
-            assert row.user_agent is not None
-            assert row.user_agent.startswith("PBH/9[31m")
-            assert len(row.user_agent) < 257
-            place.clock.now += 60_000
-            await place.registry.flush()
-            [row] = await place.apps.all(user)
-            assert (row.last_access_at, row.user_agent) == (NOW + 1000, "PBH/10")
-            assert (await place.users.get(user)).last_seen_at == NOW + 1000
-
-    run(main)
+async def test_last_access_is_written_at_most_once_a_minute(place: Place) -> None:
+    user, presented = await one_app(place)
+    userapp = await place.registry.authenticate(presented, "192.0.2.1")
+    place.registry.record_visit(userapp, b"\xc0\0\2\1", "PBH/9\x1b[31m" + "x" * 400)
+    await place.registry.flush()
+    place.clock.now += 1000
+    place.registry.record_visit(userapp, b"\xc0\0\2\1", "PBH/10")
+    await place.registry.flush()
+    [row] = await place.apps.all(user)
+    assert row.last_access_at == NOW
+    assert row.user_agent is not None
+    assert row.user_agent.startswith("PBH/9[31m")
+    assert len(row.user_agent) < 257
+    place.clock.now += 60_000
+    await place.registry.flush()
+    [row] = await place.apps.all(user)
+    assert (row.last_access_at, row.user_agent) == (NOW + 1000, "PBH/10")
+    assert (await place.users.get(user)).last_seen_at == NOW + 1000
 
 
-def test_an_address_is_new_once_in_14_days_and_across_restarts(tmp_path: Path) -> None:
-    async def main() -> None:
-        async with opened(tmp_path) as place:
-            _, presented = await one_app(place)
-            userapp = await place.registry.authenticate(presented, "192.0.2.1")
-            assert place.registry.record_visit(userapp, b"\xc0\0\2\1", "")
-            assert not place.registry.record_visit(userapp, b"\xc0\0\2\1", "")
-            await place.registry.flush(now=True)
-            assert not place.registry.record_visit(userapp, b"\xc0\0\2\1", "")
-            assert place.registry.record_visit(userapp, b"\xc0\0\2\2", "")
-        async with opened(tmp_path) as place:
-            assert not place.registry.record_visit(userapp, b"\xc0\0\2\1", "")
-        late = Clock()
-        late.now += 15 * DAY
-        async with opened(tmp_path, clock=late) as place:
-            assert place.registry.record_visit(userapp, b"\xc0\0\2\1", "")
-
-    run(main)
+async def test_an_address_is_new_once_in_14_days_and_across_restarts(tmp_path: Path) -> None:
+    async with opened(tmp_path) as place:
+        _, presented = await one_app(place)
+        userapp = await place.registry.authenticate(presented, "192.0.2.1")
+        assert place.registry.record_visit(userapp, b"\xc0\0\2\1", "")
+        assert not place.registry.record_visit(userapp, b"\xc0\0\2\1", "")
+        await place.registry.flush(now=True)
+        assert not place.registry.record_visit(userapp, b"\xc0\0\2\1", "")
+        assert place.registry.record_visit(userapp, b"\xc0\0\2\2", "")
+    async with opened(tmp_path) as place:
+        assert not place.registry.record_visit(userapp, b"\xc0\0\2\1", "")
+    late = Clock()
+    late.now += 15 * DAY
+    async with opened(tmp_path, clock=late) as place:
+        assert place.registry.record_visit(userapp, b"\xc0\0\2\1", "")
 
 
-def test_one_application_cannot_have_addresses_without_limit(tmp_path: Path) -> None:
-    async def main() -> None:
-        async with opened(tmp_path) as place:
-            _, presented = await one_app(place)
-            userapp = await place.registry.authenticate(presented, "192.0.2.1")
-            other = Userapp(userapp.id, "other", userapp.user)
-            new = [place.registry.record_visit(userapp, number.to_bytes(4, "big"), "") for number in range(300)]
-            assert sum(new) == store.ADDRESSES_PER_USERAPP
-            await place.registry.flush(now=True)
-            place.clock.now += 1
-            for number in range(300, 310):
-                place.registry.record_visit(other, number.to_bytes(4, "big"), "")
-            await place.registry.flush(now=True)
-            assert await place.database.write(lambda c: store.delete_expired(c, place.clock.now, 0, 1000)) == 10
-            [[count]] = await place.database.read("SELECT count(*) FROM userapp_address")
-            assert count == store.ADDRESSES_PER_USERAPP
-
-    run(main)
+async def test_one_application_cannot_have_addresses_without_limit(place: Place) -> None:
+    _, presented = await one_app(place)
+    userapp = await place.registry.authenticate(presented, "192.0.2.1")
+    other = Userapp(userapp.id, "other", userapp.user)
+    new = [place.registry.record_visit(userapp, number.to_bytes(4, "big"), "") for number in range(300)]
+    assert sum(new) == store.ADDRESSES_PER_USERAPP
+    await place.registry.flush(now=True)
+    place.clock.now += 1
+    for number in range(300, 310):
+        place.registry.record_visit(other, number.to_bytes(4, "big"), "")
+    await place.registry.flush(now=True)
+    assert await place.database.write(lambda c: store.delete_expired(c, place.clock.now, 0, 1000)) == 10
+    [[count]] = await place.database.read("SELECT count(*) FROM userapp_address")
+    assert count == store.ADDRESSES_PER_USERAPP
 
 
-def test_what_could_not_be_written_is_written_next_time(tmp_path: Path) -> None:
-    async def main() -> None:
-        async with opened(tmp_path) as place:
-            user, presented = await one_app(place)
-            userapp = await place.registry.authenticate(presented, "192.0.2.1")
-            place.registry.record_visit(userapp, b"\xc0\0\2\1", "PBH")
-            await place.database.main.execute("PRAGMA query_only=ON")
-            await refusal(place.registry.flush(now=True))
-            await place.database.main.execute("PRAGMA query_only=OFF")
-            await place.registry.flush(now=True)
-            [row] = await place.apps.all(user)
-            assert row.user_agent == "PBH"
-
-    run(main)
+async def test_what_could_not_be_written_is_written_next_time(place: Place) -> None:
+    user, presented = await one_app(place)
+    userapp = await place.registry.authenticate(presented, "192.0.2.1")
+    place.registry.record_visit(userapp, b"\xc0\0\2\1", "PBH")
+    await place.database.main.execute("PRAGMA query_only=ON")
+    await refusal(place.registry.flush(now=True))
+    await place.database.main.execute("PRAGMA query_only=OFF")
+    await place.registry.flush(now=True)
+    [row] = await place.apps.all(user)
+    assert row.user_agent == "PBH"
 
 
 # --- Users and applications -------------------------------------------------------------------------------------------
@@ -397,300 +346,237 @@ def test_what_could_not_be_written_is_written_next_time(tmp_path: Path) -> None:
     "name",
     ["", " bob", "bob ", "a" * 65, "a\nb", "a\x7f", "a\u202eb", "a\u200bb", "a\udcffb", "Anonymous", "ａnonymous"],
 )
-def test_names_that_mislead_or_do_not_print_are_refused(tmp_path: Path, name: str) -> None:
-    async def main() -> None:
-        async with opened(tmp_path) as place:
-            assert (await refusal(place.users.add(name, "user", COMMAND_LINE))).code == "bad_request"
-
-    run(main)
+async def test_names_that_mislead_or_do_not_print_are_refused(place: Place, name: str) -> None:
+    assert (await refusal(place.users.add(name, "user", COMMAND_LINE))).code == "bad_request"
 
 
 @pytest.mark.parametrize(
     ("name", "same"), [("Bob", "bOB"), ("Ärzte", "äRZTE"), ("ＡＢＣ", "abc"), ("王小明", "王小明")]
 )
-def test_names_are_unique_whatever_their_case(tmp_path: Path, name: str, same: str) -> None:
-    async def main() -> None:
-        async with opened(tmp_path) as place:
-            added = await place.users.add(name, "admin", COMMAND_LINE)
-            assert (added.name, added.role, added.registered_by) == (name, "admin", "admin")
-            assert await place.users.named(same) == added
-            assert (await refusal(place.users.add(same, "user", COMMAND_LINE))).code == "conflict"
-
-    run(main)
+async def test_names_are_unique_whatever_their_case(place: Place, name: str, same: str) -> None:
+    added = await place.users.add(name, "admin", COMMAND_LINE)
+    assert (added.name, added.role, added.registered_by) == (name, "admin", "admin")
+    assert await place.users.named(same) == added
+    assert (await refusal(place.users.add(same, "user", COMMAND_LINE))).code == "conflict"
 
 
-def test_two_processes_cannot_exceed_the_limit_together(tmp_path: Path) -> None:
-    async def main() -> None:
-        auth = AuthSection(max_apps_per_user=3)
-        async with AsyncExitStack() as stack:
-            places = [await stack.enter_async_context(opened(tmp_path, auth)) for _ in range(2)]
-            user, _ = await one_app(places[0])
-            calls = (place.apps.add(user, "more", COMMAND_LINE) for place in places * 4)
-            results = await asyncio.gather(*calls, return_exceptions=True)
-            errors = [result for result in results if isinstance(result, SparkleError)]
-            assert [error.code for error in errors] == ["quota"] * 6
-            assert errors[0].text("zh") == "您所拥有的用户应用程序数量已达上限"
-            apps = await places[0].apps.all(user)
-            assert len(apps) == 3
-            await places[0].apps.delete(apps[0].app_id, COMMAND_LINE)
-            await places[1].apps.add(user, "again", COMMAND_LINE)
-
-    run(main)
+async def test_two_processes_cannot_exceed_the_limit_together(tmp_path: Path) -> None:
+    auth = AuthSection(max_apps_per_user=3)
+    async with AsyncExitStack() as stack:
+        places = [await stack.enter_async_context(opened(tmp_path, auth)) for _ in range(2)]
+        user, _ = await one_app(places[0])
+        calls = (place.apps.add(user, "more", COMMAND_LINE) for place in places * 4)
+        results = await asyncio.gather(*calls, return_exceptions=True)
+        errors = [result for result in results if isinstance(result, SparkleError)]
+        assert [error.code for error in errors] == ["quota"] * 6
+        assert errors[0].text("zh") == "您所拥有的用户应用程序数量已达上限"
+        apps = await places[0].apps.all(user)
+        assert len(apps) == 3
+        await places[0].apps.delete(apps[0].app_id, COMMAND_LINE)
+        await places[1].apps.add(user, "again", COMMAND_LINE)
 
 
 @pytest.mark.parametrize("comment", ["", "  ", "a" * 256, "a\nb", "a\0"])
-def test_comments_are_one_line_of_text(tmp_path: Path, comment: str) -> None:
-    async def main() -> None:
-        async with opened(tmp_path) as place:
-            user, presented = await one_app(place)
-            assert (await refusal(place.apps.add(user, comment, COMMAND_LINE))).code == "bad_request"
-            assert (await refusal(place.apps.edit(presented.app_id, comment, COMMAND_LINE))).code == "bad_request"
-            assert (await place.apps.edit(presented.app_id, "  热  ", COMMAND_LINE)).comment == "热"
-
-    run(main)
+async def test_comments_are_one_line_of_text(place: Place, comment: str) -> None:
+    user, presented = await one_app(place)
+    assert (await refusal(place.apps.add(user, comment, COMMAND_LINE))).code == "bad_request"
+    assert (await refusal(place.apps.edit(presented.app_id, comment, COMMAND_LINE))).code == "bad_request"
+    assert (await place.apps.edit(presented.app_id, "  热  ", COMMAND_LINE)).comment == "热"
 
 
-def test_a_user_manages_their_own_applications_and_no_others(tmp_path: Path) -> None:
-    async def main() -> None:
-        async with opened(tmp_path) as place:
-            bob_id, bobs = await one_app(place, "bob")
-            eve_id, eves = await one_app(place, "eve")
-            eve = Actor.of(await place.users.get(eve_id), "192.0.2.1", "Firefox")
-            for call in (
-                place.apps.get(bobs.app_id, eve),
-                place.apps.reset(bobs.app_id, eve),
-                place.apps.edit(bobs.app_id, "x", eve),
-                place.apps.delete(bobs.app_id, eve),
-                place.apps.add(bob_id, "x", eve),
-                place.apps.ban(eves.app_id, "x", eve),
-                place.users.ban(bob_id, "x", eve),
-                place.users.add("mallory", "admin", eve),
-            ):
-                assert (await refusal(call)).code == "forbidden"
-            refused = [(action, user, details) for action, success, user, details in await audit(place) if not success]
-            assert [action for action, _, _ in refused] == ["ADMIN", "USERAPP_RESET_SECRET", "USERAPP_EDIT"]
-            error = "Access denied: this is for administrators."
-            assert refused[0] == ("ADMIN", eve_id, {"appId": bobs.app_id, "error": error})
-            assert (await refusal(place.apps.get("no such id", eve))).code == "not_found"
-            await place.apps.reset(eves.app_id, eve)
-            await place.apps.ban(eves.app_id, "junk", COMMAND_LINE)
-            assert "junk" in (await refusal(place.apps.delete(eves.app_id, eve))).message
-            await place.apps.delete(eves.app_id, COMMAND_LINE)
-            assert place.registry.known(bobs)
-
-    run(main)
+async def test_a_user_manages_their_own_applications_and_no_others(place: Place) -> None:
+    bob_id, bobs = await one_app(place, "bob")
+    eve_id, eves = await one_app(place, "eve")
+    eve = Actor.of(await place.users.get(eve_id), "192.0.2.1", "Firefox")
+    for call in (
+        place.apps.get(bobs.app_id, eve),
+        place.apps.reset(bobs.app_id, eve),
+        place.apps.edit(bobs.app_id, "x", eve),
+        place.apps.delete(bobs.app_id, eve),
+        place.apps.add(bob_id, "x", eve),
+        place.apps.ban(eves.app_id, "x", eve),
+        place.users.ban(bob_id, "x", eve),
+        place.users.add("mallory", "admin", eve),
+    ):
+        assert (await refusal(call)).code == "forbidden"
+    refused = [(action, user, details) for action, success, user, details in await audit(place) if not success]
+    assert [action for action, _, _ in refused] == ["ADMIN", "USERAPP_RESET_SECRET", "USERAPP_EDIT"]
+    error = "Access denied: this is for administrators."
+    assert refused[0] == ("ADMIN", eve_id, {"appId": bobs.app_id, "error": error})
+    assert (await refusal(place.apps.get("no such id", eve))).code == "not_found"
+    await place.apps.reset(eves.app_id, eve)
+    await place.apps.ban(eves.app_id, "junk", COMMAND_LINE)
+    assert "junk" in (await refusal(place.apps.delete(eves.app_id, eve))).message
+    await place.apps.delete(eves.app_id, COMMAND_LINE)
+    assert place.registry.known(bobs)
 
 
-def test_every_change_is_audited_with_who_did_it(tmp_path: Path) -> None:
-    async def main() -> None:
-        async with opened(tmp_path) as place:
-            user, presented = await one_app(place)
-            bob = Actor.of(await place.users.get(user), "192.0.2.7", "Firefox\n")
-            app_id = presented.app_id
-            await place.apps.edit(app_id, "new", bob)
-            await place.apps.reset(app_id, bob)
-            await place.apps.ban(app_id, "junk", COMMAND_LINE)
-            await place.apps.unban(app_id, COMMAND_LINE)
-            await place.apps.delete(app_id, bob)
-            await place.sessions.log_out(await place.sessions.sign_in(await place.users.get(user), "github", bob), bob)
-            await place.users.ban(user, "gone", COMMAND_LINE)
-            await place.users.unban(user, COMMAND_LINE)
-            await refusal(place.apps.ban(app_id, "deleted", COMMAND_LINE))
-            rows = await audit(place)
-            assert [row[0] for row in rows] == [
-                "USER_CREATE",
-                "USERAPP_CREATE",
-                "USERAPP_EDIT",
-                "USERAPP_RESET_SECRET",
-                "USERAPP_BAN",
-                "USERAPP_UNBAN",
-                "USERAPP_DELETE",
-                "USER_LOGIN",
-                "LOGOUT",
-                "USER_BAN",
-                "USER_UNBAN",
-            ]
-            assert rows[2][1:] == (
-                1,
-                user,
-                {"appId": app_id, "userAppOwner": user, "userId": user, "userAppOld": "test", "userAppNew": "new"},
-            )
-            assert rows[4][2:] == (
-                None,
-                {"appId": app_id, "userAppOwner": user, "userId": None, "reason": "junk", "by": "command line"},
-            )
-            [[address, agent]] = await place.database.read(
-                "SELECT address, user_agent FROM audit WHERE action='USERAPP_EDIT'"
-            )
-            assert (address, agent) == ("192.0.2.7", "Firefox")
-
-    run(main)
+async def test_every_change_is_audited_with_who_did_it(place: Place) -> None:
+    user, presented = await one_app(place)
+    bob = Actor.of(await place.users.get(user), "192.0.2.7", "Firefox\n")
+    app_id = presented.app_id
+    await place.apps.edit(app_id, "new", bob)
+    await place.apps.reset(app_id, bob)
+    await place.apps.ban(app_id, "junk", COMMAND_LINE)
+    await place.apps.unban(app_id, COMMAND_LINE)
+    await place.apps.delete(app_id, bob)
+    await place.sessions.log_out(await place.sessions.sign_in(await place.users.get(user), "github", bob), bob)
+    await place.users.ban(user, "gone", COMMAND_LINE)
+    await place.users.unban(user, COMMAND_LINE)
+    await refusal(place.apps.ban(app_id, "deleted", COMMAND_LINE))
+    rows = await audit(place)
+    assert [row[0] for row in rows] == [
+        "USER_CREATE",
+        "USERAPP_CREATE",
+        "USERAPP_EDIT",
+        "USERAPP_RESET_SECRET",
+        "USERAPP_BAN",
+        "USERAPP_UNBAN",
+        "USERAPP_DELETE",
+        "USER_LOGIN",
+        "LOGOUT",
+        "USER_BAN",
+        "USER_UNBAN",
+    ]
+    assert rows[2][1:] == (
+        1,
+        user,
+        {"appId": app_id, "userAppOwner": user, "userId": user, "userAppOld": "test", "userAppNew": "new"},
+    )
+    assert rows[4][2:] == (
+        None,
+        {"appId": app_id, "userAppOwner": user, "userId": None, "reason": "junk", "by": "command line"},
+    )
+    [[address, agent]] = await place.database.read("SELECT address, user_agent FROM audit WHERE action='USERAPP_EDIT'")
+    assert (address, agent) == ("192.0.2.7", "Firefox")
 
 
-def test_the_first_start_happens_once_even_with_two_starters(tmp_path: Path) -> None:
-    async def main() -> None:
-        async with opened(tmp_path) as one, opened(tmp_path) as two:
-            results = await asyncio.gather(one.accounts.first_start(), two.accounts.first_start())
-            [first] = [result for result in results if result is not None]
-            assert await one.registry.authenticate(Presented(first.app_id, first.secret), "192.0.2.1")
-            user = await one.sessions.use_login_link(first.login_token)
-            assert (user.name, user.role) == ("admin", "admin")
-            assert await one.accounts.first_start() is None
-            assert len(await one.users.all()) == len(await one.apps.all()) == 1
-
-    run(main)
+async def test_the_first_start_happens_once_even_with_two_starters(place: Place, other: Place) -> None:
+    results = await asyncio.gather(place.accounts.first_start(), other.accounts.first_start())
+    [first] = [result for result in results if result is not None]
+    assert await place.registry.authenticate(Presented(first.app_id, first.secret), "192.0.2.1")
+    user = await place.sessions.use_login_link(first.login_token)
+    assert (user.name, user.role) == ("admin", "admin")
+    assert await place.accounts.first_start() is None
+    assert len(await place.users.all()) == len(await place.apps.all()) == 1
 
 
-def test_there_is_no_first_start_where_somebody_is_already(tmp_path: Path) -> None:
-    async def main() -> None:
-        async with opened(tmp_path) as place:
-            await place.users.add("bob", "user", COMMAND_LINE)
-            assert await place.accounts.first_start() is None
-
-    run(main)
+async def test_there_is_no_first_start_where_somebody_is_already(place: Place) -> None:
+    await place.users.add("bob", "user", COMMAND_LINE)
+    assert await place.accounts.first_start() is None
 
 
 # --- Sessions ---------------------------------------------------------------------------------------------------------
 
 
-def test_a_session_lives_until_log_out_and_across_processes(tmp_path: Path) -> None:
-    async def main() -> None:
-        async with opened(tmp_path) as place, opened(tmp_path) as other:
-            bob = await place.users.add("bob", "user", COMMAND_LINE)
-            token = await place.sessions.sign_in(bob, "github")
-            second = await other.sessions.sign_in(bob, "github")
-            assert await other.sessions.user(token) == bob
-            assert await place.sessions.user(second) == bob
-            await other.sessions.log_out(token, Actor.of(bob))
-            await other.sessions.log_out(token, Actor.of(bob))
-            await other.sessions.log_out("nonsense", Actor.of(bob))
-            assert (await refusal(place.sessions.user(token))).text("zh") == "未登录或会话已过期，请转到首页登录"
-            assert await place.sessions.user(second) == bob
-
-    run(main)
+async def test_a_session_lives_until_log_out_and_across_processes(place: Place, other: Place) -> None:
+    bob = await place.users.add("bob", "user", COMMAND_LINE)
+    token = await place.sessions.sign_in(bob, "github")
+    second = await other.sessions.sign_in(bob, "github")
+    assert await other.sessions.user(token) == bob
+    assert await place.sessions.user(second) == bob
+    await other.sessions.log_out(token, Actor.of(bob))
+    await other.sessions.log_out(token, Actor.of(bob))
+    await other.sessions.log_out("nonsense", Actor.of(bob))
+    assert (await refusal(place.sessions.user(token))).text("zh") == "未登录或会话已过期，请转到首页登录"
+    assert await place.sessions.user(second) == bob
 
 
-def test_a_session_ends_with_its_lifetime(tmp_path: Path) -> None:
-    async def main() -> None:
-        async with opened(tmp_path, AuthSection(session_lifetime=Duration.parse("1h"))) as place:
-            bob = await place.users.add("bob", "user", COMMAND_LINE)
-            token = await place.sessions.sign_in(bob, "github")
-            place.clock.now += 3_599_000
-            assert await place.sessions.user(token)
-            place.clock.now += 1000
-            await refusal(place.sessions.user(token))
-
-    run(main)
+async def test_a_session_ends_with_its_lifetime(tmp_path: Path) -> None:
+    async with opened(tmp_path, AuthSection(session_lifetime=Duration.parse("1h"))) as place:
+        bob = await place.users.add("bob", "user", COMMAND_LINE)
+        token = await place.sessions.sign_in(bob, "github")
+        place.clock.now += 3_599_000
+        assert await place.sessions.user(token)
+        place.clock.now += 1000
+        await refusal(place.sessions.user(token))
 
 
-def test_a_ban_ends_sessions_and_login_links_at_once(tmp_path: Path) -> None:
-    async def main() -> None:
-        async with opened(tmp_path) as place, opened(tmp_path) as other:
-            bob = await place.users.add("bob", "user", COMMAND_LINE)
-            token = await place.sessions.sign_in(bob, "github")
-            link = await place.sessions.login_link(bob.id)
-            await other.users.ban(bob.id, "sold", COMMAND_LINE)
-            await refusal(place.sessions.user(token))
-            await refusal(place.sessions.use_login_link(link))
-            assert "sold" in (await refusal(place.sessions.sign_in(bob, "github"))).message
-            assert "sold" in (await refusal(place.sessions.login_link(bob.id))).message
-            await other.users.unban(bob.id, COMMAND_LINE)
-            await refusal(place.sessions.user(token))
-
-    run(main)
+async def test_a_ban_ends_sessions_and_login_links_at_once(place: Place, other: Place) -> None:
+    bob = await place.users.add("bob", "user", COMMAND_LINE)
+    token = await place.sessions.sign_in(bob, "github")
+    link = await place.sessions.login_link(bob.id)
+    await other.users.ban(bob.id, "sold", COMMAND_LINE)
+    await refusal(place.sessions.user(token))
+    await refusal(place.sessions.use_login_link(link))
+    assert "sold" in (await refusal(place.sessions.sign_in(bob, "github"))).message
+    assert "sold" in (await refusal(place.sessions.login_link(bob.id))).message
+    await other.users.unban(bob.id, COMMAND_LINE)
+    await refusal(place.sessions.user(token))
 
 
-def test_tokens_that_we_did_not_sign_are_refused(tmp_path: Path) -> None:
-    async def main() -> None:
-        async with opened(tmp_path) as place:
-            bob = await place.users.add("bob", "user", COMMAND_LINE)
-            eve = await place.users.add("eve", "user", COMMAND_LINE)
-            token = await place.sessions.sign_in(eve, "github")
-            claims = jwt.decode(token, options={"verify_signature": False})
-            head, body, signature = token.split(".")
-            forged = [
-                jwt.encode({**claims, "sub": str(bob.id)}, new_secret(), algorithm="HS256"),
-                jwt.encode(claims, None, algorithm="none"),
-                f"{head}.{body}.",
-                f"{head}.{signature}.{body}",
-                "",
-                "a.b.c",
-                "\udcff",
-                "é",
-            ]
-            for text in forged:
-                assert (await refusal(place.sessions.user(text))).code == "forbidden"
-            assert await place.sessions.user(token) == eve
-
-    run(main)
+async def test_tokens_that_we_did_not_sign_are_refused(place: Place) -> None:
+    bob = await place.users.add("bob", "user", COMMAND_LINE)
+    eve = await place.users.add("eve", "user", COMMAND_LINE)
+    token = await place.sessions.sign_in(eve, "github")
+    claims = jwt.decode(token, options={"verify_signature": False})
+    head, body, signature = token.split(".")
+    forged = [
+        jwt.encode({**claims, "sub": str(bob.id)}, new_secret(), algorithm="HS256"),
+        jwt.encode(claims, None, algorithm="none"),
+        f"{head}.{body}.",
+        f"{head}.{signature}.{body}",
+        "",
+        "a.b.c",
+        "\udcff",
+        "é",
+    ]
+    for text in forged:
+        assert (await refusal(place.sessions.user(text))).code == "forbidden"
+    assert await place.sessions.user(token) == eve
 
 
-def test_reading_a_token_writes_nothing(tmp_path: Path) -> None:
-    async def main() -> None:
-        async with opened(tmp_path) as place, opened(tmp_path) as other:
-            bob = await place.users.add("bob", "user", COMMAND_LINE)
-            before = place.database.main.total_changes
-            # Nobody has signed one yet.
-            claims = {"sub": "1", "jti": "x", "iat": 0, "exp": 0}
-            for text in ("", "a.b.c", jwt.encode(claims, new_secret(), algorithm="HS256")):
-                assert (await refusal(place.sessions.user(text))).code == "forbidden"
-            assert place.database.main.total_changes == before
-            token = await other.sessions.sign_in(bob, "github")
-            assert await place.sessions.user(token) == bob
-            assert place.database.main.total_changes == before
-
-    run(main)
+async def test_reading_a_token_writes_nothing(place: Place, other: Place) -> None:
+    bob = await place.users.add("bob", "user", COMMAND_LINE)
+    before = place.database.main.total_changes
+    # Nobody has signed one yet.
+    claims = {"sub": "1", "jti": "x", "iat": 0, "exp": 0}
+    for text in ("", "a.b.c", jwt.encode(claims, new_secret(), algorithm="HS256")):
+        assert (await refusal(place.sessions.user(text))).code == "forbidden"
+    assert place.database.main.total_changes == before
+    token = await other.sessions.sign_in(bob, "github")
+    assert await place.sessions.user(token) == bob
+    assert place.database.main.total_changes == before
 
 
-def test_a_configured_key_signs_the_sessions(tmp_path: Path) -> None:
-    async def main() -> None:
-        key = "k" * 32
-        async with opened(tmp_path, AuthSection(jwt_secret=Secret(key))) as place:
-            bob = await place.users.add("bob", "user", COMMAND_LINE)
-            token = await place.sessions.sign_in(bob, "github")
-            claims = jwt.decode(token, key, algorithms=["HS256"], options={"verify_iat": False})
-            assert claims["sub"] == str(bob.id)
-            signed_by_key = jwt.encode({**claims, "jti": new_secret()}, key, algorithm="HS256")
-            await refusal(place.sessions.user(signed_by_key))
-        async with opened(tmp_path) as place:
-            await refusal(place.sessions.user(token))
-
-    run(main)
+async def test_a_configured_key_signs_the_sessions(tmp_path: Path) -> None:
+    key = "k" * 32
+    async with opened(tmp_path, AuthSection(jwt_secret=Secret(key))) as place:
+        bob = await place.users.add("bob", "user", COMMAND_LINE)
+        token = await place.sessions.sign_in(bob, "github")
+        claims = jwt.decode(token, key, algorithms=["HS256"], options={"verify_iat": False})
+        assert claims["sub"] == str(bob.id)
+        signed_by_key = jwt.encode({**claims, "jti": new_secret()}, key, algorithm="HS256")
+        await refusal(place.sessions.user(signed_by_key))
+    async with opened(tmp_path) as place:
+        await refusal(place.sessions.user(token))
 
 
-def test_a_login_link_is_good_once_for_30_minutes(tmp_path: Path) -> None:
-    async def main() -> None:
-        async with opened(tmp_path) as place, opened(tmp_path) as other:
-            bob = await place.users.add("bob", "user", COMMAND_LINE)
-            link, late = await place.sessions.login_link(bob.id), await place.sessions.login_link(bob.id)
-            results = await asyncio.gather(
-                *(each.sessions.use_login_link(link) for each in (place, other)), return_exceptions=True
-            )
-            assert [result for result in results if not isinstance(result, SparkleError)] == [bob]
-            place.clock.now += 30 * 60_000
-            assert (await refusal(place.sessions.use_login_link(late))).code == "forbidden"
-            await refusal(place.sessions.use_login_link("\udcff"))
-
-    run(main)
+async def test_a_login_link_is_good_once_for_30_minutes(place: Place, other: Place) -> None:
+    bob = await place.users.add("bob", "user", COMMAND_LINE)
+    link, late = await place.sessions.login_link(bob.id), await place.sessions.login_link(bob.id)
+    results = await asyncio.gather(
+        *(each.sessions.use_login_link(link) for each in (place, other)), return_exceptions=True
+    )
+    assert [result for result in results if not isinstance(result, SparkleError)] == [bob]
+    place.clock.now += 30 * 60_000
+    assert (await refusal(place.sessions.use_login_link(late))).code == "forbidden"
+    await refusal(place.sessions.use_login_link("\udcff"))
 
 
-def test_no_secret_stands_in_the_database_files(tmp_path: Path) -> None:
-    async def main() -> None:
-        async with opened(tmp_path) as place:
-            first = await place.accounts.first_start()
-            assert first is not None
-            admin = await place.users.named("admin")
-            new = await place.apps.reset(first.app_id, COMMAND_LINE)
-            token = await place.sessions.sign_in(admin, "github")
-            link = await place.sessions.login_link(admin.id)
-            jti = jwt.decode(token, options={"verify_signature": False})["jti"]
-            files = b"".join(file.read_bytes() for file in tmp_path.iterdir())
-            assert hash_secret(new.secret) in files
-            for secret in (first.secret, first.login_token, new.secret, token, jti, link):
-                assert secret.encode() not in files
-            assert all(file.stat().st_mode & 0o077 == 0 for file in tmp_path.iterdir())
-
-    run(main)
+async def test_no_secret_stands_in_the_database_files(place: Place, tmp_path: Path) -> None:
+    first = await place.accounts.first_start()
+    assert first is not None
+    admin = await place.users.named("admin")
+    new = await place.apps.reset(first.app_id, COMMAND_LINE)
+    token = await place.sessions.sign_in(admin, "github")
+    link = await place.sessions.login_link(admin.id)
+    jti = jwt.decode(token, options={"verify_signature": False})["jti"]
+    files = b"".join(file.read_bytes() for file in tmp_path.iterdir())
+    assert hash_secret(new.secret) in files
+    for secret in (first.secret, first.login_token, new.secret, token, jti, link):
+        assert secret.encode() not in files
+    assert all(file.stat().st_mode & 0o077 == 0 for file in tmp_path.iterdir())
 
 
 def test_secrets_have_256_bits_and_are_safe_in_urls() -> None:

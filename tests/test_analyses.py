@@ -7,7 +7,6 @@ import os
 import re
 import signal
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -35,13 +34,6 @@ QBCB = "com.SimpleTracker.qBCB."
 IMPL = "com.ghostchu.peerbanhelper.module.impl.rule."
 
 
-@pytest.fixture
-def world(tmp_path: Path) -> Iterator[World]:
-    made = World(tmp_path)
-    yield made
-    made.close()
-
-
 def order(world: World, name: str) -> worker.AnalysisOrder:
     return worker.order_of(name, world.database, settings_of("friends"), NOW)
 
@@ -55,9 +47,9 @@ def report_cheater(reporters: list[Reporter], ip: str = CHEATER, **more: Any) ->
 # --- Votes ------------------------------------------------------------------------------------------------------------
 
 
-def test_three_friends_who_saw_a_peer_cheat_on_two_torrents_are_enough_on_the_same_day(world: World) -> None:
+async def test_three_friends_who_saw_a_peer_cheat_on_two_torrents_are_enough_on_the_same_day(world: World) -> None:
     report_cheater(world.friends(3))
-    found = world.find("untrusted_vote")
+    found = await world.find("untrusted_vote")
     assert list(found) == [CHEATER]
     finding = found[CHEATER]
     assert (finding.code, finding.people, finding.numbers["torrents"], finding.numbers["days"]) == (
@@ -69,55 +61,55 @@ def test_three_friends_who_saw_a_peer_cheat_on_two_torrents_are_enough_on_the_sa
     assert len(finding.decisive) == 3
 
 
-def test_two_friends_are_not_enough_and_neither_are_three_with_one_torrent_on_one_day(world: World) -> None:
+async def test_two_friends_are_not_enough_and_neither_are_three_with_one_torrent_on_one_day(world: World) -> None:
     friends = world.friends(3)
     report_cheater(friends[:2])
     for friend in friends:
         friend.ban("203.0.113.6")
-    assert world.find("untrusted_vote") == {}
-    distances = world.distances(CHEATER)
+    assert await world.find("untrusted_vote") == {}
+    distances = await world.distances(CHEATER)
     assert distances["untrusted_vote", "min_people"] == (2, 3)
-    assert world.distances("203.0.113.6")["untrusted_vote", "min_torrents"] == (1, 2)
+    assert (await world.distances("203.0.113.6"))["untrusted_vote", "min_torrents"] == (1, 2)
 
 
-def test_one_torrent_on_several_days_is_enough(world: World) -> None:
+async def test_one_torrent_on_several_days_is_enough(world: World) -> None:
     for friend in world.friends(3):
         friend.ban(CHEATER, ago=HOUR)
         friend.ban(CHEATER, ago=2 * DAY)
-    assert list(world.find("untrusted_vote")) == [CHEATER]
+    assert list(await world.find("untrusted_vote")) == [CHEATER]
 
 
-def test_a_person_alone_decides_for_themselves(world: World) -> None:
+async def test_a_person_alone_decides_for_themselves(world: World) -> None:
     report_cheater(world.friends(1))
-    assert list(world.find("untrusted_vote", settings_of("solo"))) == [CHEATER]
+    assert list(await world.find("untrusted_vote", settings_of("solo"))) == [CHEATER]
 
 
-def test_a_public_server_wants_more_people_and_more_than_a_day(world: World) -> None:
+async def test_a_public_server_wants_more_people_and_more_than_a_day(world: World) -> None:
     friends = world.friends(5)
     report_cheater(friends)
     public = settings_of("public")
-    assert world.find("untrusted_vote", public) == {}
+    assert await world.find("untrusted_vote", public) == {}
     report_cheater(friends, ago=2 * DAY)
-    assert list(world.find("untrusted_vote", public)) == [CHEATER]
+    assert list(await world.find("untrusted_vote", public)) == [CHEATER]
 
 
-def test_a_poisoner_with_fifty_applications_has_one_vote(world: World) -> None:
+async def test_a_poisoner_with_fifty_applications_has_one_vote(world: World) -> None:
     poisoner = world.person("poisoner")
     apps = [Reporter(world, world.app(poisoner), f"82.1.{n}.1") for n in range(50)]
     report_cheater(apps)
     report_cheater(world.friends(1))
-    assert world.find("untrusted_vote") == {}
-    assert world.distances(CHEATER)["untrusted_vote", "min_people"] == (2, 3)
+    assert await world.find("untrusted_vote") == {}
+    assert (await world.distances(CHEATER))["untrusted_vote", "min_people"] == (2, 3)
 
 
-def test_a_poisoner_with_five_old_accounts_in_one_network_has_one_vote(world: World) -> None:
+async def test_a_poisoner_with_five_old_accounts_in_one_network_has_one_vote(world: World) -> None:
     apps = [
         Reporter(world, world.app(world.person(f"p{n}", by="self", active_days=9)), f"82.1.1.{n}") for n in range(5)
     ]
     report_cheater(apps)
     report_cheater(world.friends(1))
-    assert world.find("untrusted_vote") == {}
-    assert world.distances(CHEATER)["untrusted_vote", "min_people"] == (2, 3)
+    assert await world.find("untrusted_vote") == {}
+    assert (await world.distances(CHEATER))["untrusted_vote", "min_people"] == (2, 3)
 
 
 @pytest.mark.parametrize(
@@ -129,22 +121,24 @@ def test_a_poisoner_with_five_old_accounts_in_one_network_has_one_vote(world: Wo
         (0, 0, False),
     ],
 )
-def test_accounts_that_registered_themselves_mature(world: World, age: int, active_days: int, counts: bool) -> None:
+async def test_accounts_that_registered_themselves_mature(
+    world: World, age: int, active_days: int, counts: bool
+) -> None:
     # Their reports are activity too, so all of them come on a day that counts already.
     report_cheater(world.friends(3, by="self", age=age, active_days=active_days), ago=0)
-    assert (CHEATER in world.find("untrusted_vote")) == counts
+    assert (CHEATER in await world.find("untrusted_vote")) == counts
 
 
-def test_activity_is_also_what_the_segments_tell(world: World) -> None:
+async def test_activity_is_also_what_the_segments_tell(world: World) -> None:
     friends = world.friends(3, by="self")
     report_cheater(friends, ago=0)
     for friend in friends:
         friend.swarm("203.0.113.99", to=1, ago=DAY)
-    world.close_segments()
-    assert world.find("untrusted_vote") == {}
+    await world.close_segments()
+    assert await world.find("untrusted_vote") == {}
     for friend in friends:
         friend.snapshot("203.0.113.99", to=1, ago=2 * DAY)
-    assert list(world.find("untrusted_vote")) == [CHEATER]
+    assert list(await world.find("untrusted_vote")) == [CHEATER]
 
 
 @pytest.mark.parametrize(
@@ -156,11 +150,11 @@ def test_activity_is_also_what_the_segments_tell(world: World) -> None:
         "UPDATE user SET name_key='anonymous' WHERE id=(SELECT max(user) FROM userapp)",
     ],
 )
-def test_who_is_banned_deleted_or_nobody_loses_the_vote_at_once(world: World, sql: str) -> None:
+async def test_who_is_banned_deleted_or_nobody_loses_the_vote_at_once(world: World, sql: str) -> None:
     report_cheater(world.friends(3))
-    assert list(world.find("untrusted_vote")) == [CHEATER]
+    assert list(await world.find("untrusted_vote")) == [CHEATER]
     world.main.execute(sql)
-    assert world.find("untrusted_vote") == {}
+    assert await world.find("untrusted_vote") == {}
 
 
 @pytest.mark.parametrize(
@@ -188,24 +182,24 @@ def test_who_is_banned_deleted_or_nobody_loses_the_vote_at_once(world: World, sq
         {"ago": 15 * DAY},
     ],
 )
-def test_what_is_no_evidence_lists_nobody(world: World, report: dict[str, Any]) -> None:
+async def test_what_is_no_evidence_lists_nobody(world: World, report: dict[str, Any]) -> None:
     for friend, torrent in itertools.product(world.friends(4), ("linux", "bsd")):
         friend.ban(CHEATER, **({"torrent": torrent} | report))
-    assert world.find("untrusted_vote") == {}
+    assert await world.find("untrusted_vote") == {}
 
 
-def test_a_torrent_that_anybody_calls_private_is_left_out_for_all(world: World) -> None:
+async def test_a_torrent_that_anybody_calls_private_is_left_out_for_all(world: World) -> None:
     # A private tracker's cross-seeder: the histories of some clients always say "not private".
     friends = world.friends(3)
     report_cheater(friends)
     world.torrent("bsd", private=1)
-    assert world.find("untrusted_vote") == {}
+    assert await world.find("untrusted_vote") == {}
 
 
 @pytest.mark.parametrize("line", [line for line in EVIDENCE if line.group == CHEATING], ids=str)
-def test_every_clients_way_to_name_a_progress_cheater_counts(world: World, line: Line) -> None:
+async def test_every_clients_way_to_name_a_progress_cheater_counts(world: World, line: Line) -> None:
     report_cheater(world.friends(3), module=line.module, rule=line.rule or "谎报进度")
-    finding = world.find("untrusted_vote")[CHEATER]
+    finding = (await world.find("untrusted_vote"))[CHEATER]
     # A report is one, however many lines its module has.
     assert (finding.code, finding.numbers["reports"]) == ("progress_cheater", 6)
 
@@ -220,87 +214,87 @@ def test_a_line_of_the_table_tells_its_program_by_the_form_of_its_module() -> No
     assert len({(line.module, line.rule) for line in EVIDENCE}) == len(EVIDENCE)
 
 
-def test_other_modules_count_with_more_people(world: World) -> None:
+async def test_other_modules_count_with_more_people(world: World) -> None:
     friends = world.friends(4)
     report_cheater(friends[:3], module=DIALING)
-    assert world.find("untrusted_vote") == {}
+    assert await world.find("untrusted_vote") == {}
     report_cheater(friends[3:])
-    finding = world.find("untrusted_vote")[CHEATER]
+    finding = (await world.find("untrusted_vote"))[CHEATER]
     assert (finding.code, finding.people, len(finding.decisive)) == ("reported_peer", 4, 4)
 
 
-def test_the_two_byte_orders_name_the_same_torrents(world: World) -> None:
+async def test_the_two_byte_orders_name_the_same_torrents(world: World) -> None:
     for friend in world.friends(3):
         friend.ban(CHEATER, "linux")
         friend.ban(CHEATER, "linux", big_endian=1)
-    assert world.find("untrusted_vote") == {}
+    assert await world.find("untrusted_vote") == {}
 
 
-def test_back_dated_bans_count_when_they_happened(world: World) -> None:
+async def test_back_dated_bans_count_when_they_happened(world: World) -> None:
     report_cheater(world.friends(3), said=9 * DAY, ago=MINUTE)
-    assert world.find("untrusted_vote") == {}
+    assert await world.find("untrusted_vote") == {}
     report_cheater(world.friends(3), "203.0.113.7", said=-9 * DAY, ago=MINUTE)
-    assert world.find("untrusted_vote")["203.0.113.7"].last_seen == NOW - MINUTE
+    assert (await world.find("untrusted_vote"))["203.0.113.7"].last_seen == NOW - MINUTE
 
 
-def test_who_gives_is_spoken_for_by_whom_it_gave_to(world: World) -> None:
+async def test_who_gives_is_spoken_for_by_whom_it_gave_to(world: World) -> None:
     friends = world.friends(5)
     report_cheater(friends[:3])
     friends[3].swarm(CHEATER, "other", to=GIB, got=GIB)
-    assert world.find("untrusted_vote") == {}
-    world.close_segments()
-    assert world.find("untrusted_vote") == {}
+    assert await world.find("untrusted_vote") == {}
+    await world.close_segments()
+    assert await world.find("untrusted_vote") == {}
     report_cheater(friends[4:])
-    finding = world.find("untrusted_vote")[CHEATER]
+    finding = (await world.find("untrusted_vote"))[CHEATER]
     assert (finding.people, finding.numbers["against"]) == (3, 1)
 
 
-def test_a_poisoner_can_not_speak_for_a_cheater_with_an_account_that_does_not_count(world: World) -> None:
+async def test_a_poisoner_can_not_speak_for_a_cheater_with_an_account_that_does_not_count(world: World) -> None:
     report_cheater(world.friends(3))
     world.friends(1, by="self", age=0)[0].swarm(CHEATER, to=0, got=1 << 62)
-    assert list(world.find("untrusted_vote")) == [CHEATER]
+    assert list(await world.find("untrusted_vote")) == [CHEATER]
 
 
-def test_votes_fade_and_fade_slower_when_they_recur(world: World) -> None:
+async def test_votes_fade_and_fade_slower_when_they_recur(world: World) -> None:
     friends = world.friends(3)
     report_cheater(friends, ago=0)
-    assert list(world.find("untrusted_vote", now=NOW + 3 * DAY - HOUR)) == [CHEATER]
-    assert world.find("untrusted_vote", now=NOW + 3 * DAY + HOUR) == {}
+    assert list(await world.find("untrusted_vote", now=NOW + 3 * DAY - HOUR)) == [CHEATER]
+    assert await world.find("untrusted_vote", now=NOW + 3 * DAY + HOUR) == {}
     report_cheater(friends, ago=5 * DAY)
-    assert list(world.find("untrusted_vote", now=NOW + 6 * DAY - HOUR)) == [CHEATER]
+    assert list(await world.find("untrusted_vote", now=NOW + 6 * DAY - HOUR)) == [CHEATER]
     for day in range(1, 9):
         report_cheater(friends, ago=day * DAY)
     # However often it was, nothing is left a window after the last report.
-    assert world.find("untrusted_vote")[CHEATER].expires <= NOW + 14 * DAY
-    assert world.find("untrusted_vote", now=NOW + 14 * DAY) == {}
+    assert (await world.find("untrusted_vote"))[CHEATER].expires <= NOW + 14 * DAY
+    assert await world.find("untrusted_vote", now=NOW + 14 * DAY) == {}
 
 
 @pytest.mark.parametrize("moment", ["received", "said"])
-def test_the_window_ends_to_the_millisecond(world: World, moment: str) -> None:
+async def test_the_window_ends_to_the_millisecond(world: World, moment: str) -> None:
     friends = world.friends(3)
     long = {"half_life": "366d"}
     when = {"ago": 14 * DAY} if moment == "received" else {"ago": 0, "said": 14 * DAY}
     report_cheater(friends, **when)
     # A millisecond earlier it still was; the reports that tell it afterwards had not come then.
-    assert world.find("untrusted_vote", now=NOW, **long) == {}
-    assert list(world.find("untrusted_vote", now=NOW - 1, **long)) == ([CHEATER] if moment == "received" else [])
+    assert await world.find("untrusted_vote", now=NOW, **long) == {}
+    assert list(await world.find("untrusted_vote", now=NOW - 1, **long)) == ([CHEATER] if moment == "received" else [])
     inside = {name: value - 1 for name, value in when.items() if value}
     report_cheater(friends, "203.0.113.8", **({"ago": 0} | inside))
-    assert list(world.find("untrusted_vote", **long)) == ["203.0.113.8"]
-    assert world.find("untrusted_vote", window="13d", **long) == {}
+    assert list(await world.find("untrusted_vote", **long)) == ["203.0.113.8"]
+    assert await world.find("untrusted_vote", window="13d", **long) == {}
 
 
-def test_an_ipv6_peer_is_its_64(world: World) -> None:
+async def test_an_ipv6_peer_is_its_64(world: World) -> None:
     for number, friend in enumerate(world.friends(3)):
         friend.ban(f"2001:db8:1:2::{number}", "linux")
         friend.ban("2001:db8:1:2:ffff:ffff:ffff:ffff", "bsd")
         friend.ban("2001:db8:1:3::1", "linux")
-    assert list(world.find("untrusted_vote")) == ["2001:db8:1:2::/64"]
-    assert world.distances("2001:db8:1:2::77")["untrusted_vote", "min_people"] == (3, 3)
-    assert world.distances("2001:db8:2::77") == {}
+    assert list(await world.find("untrusted_vote")) == ["2001:db8:1:2::/64"]
+    assert (await world.distances("2001:db8:1:2::77"))["untrusted_vote", "min_people"] == (3, 3)
+    assert await world.distances("2001:db8:2::77") == {}
 
 
-def test_hostile_numbers_break_nothing(world: World) -> None:
+async def test_hostile_numbers_break_nothing(world: World) -> None:
     huge = (1 << 63) - 1
     friends = world.friends(3)
     for friend, torrent in itertools.product(friends, ("linux", "bsd")):
@@ -310,24 +304,24 @@ def test_hostile_numbers_break_nothing(world: World) -> None:
             friend.swarm("203.0.113.6", torrent, to=huge, got=huge, began=-huge // 2, size=1)
             friend.snapshot(CHEATER, torrent, to=huge, got=-1)
     for name in ANALYSES:
-        world.find(name, min_people=1)
+        await world.find(name, min_people=1)
 
 
 # --- Over-downloads ---------------------------------------------------------------------------------------------------
 
 
-def test_who_takes_a_torrent_from_everybody_on_several_days_is_listed(world: World) -> None:
+async def test_who_takes_a_torrent_from_everybody_on_several_days_is_listed(world: World) -> None:
     for friend in world.friends(3):
         friend.swarm(CHEATER, to=GIB, ago=HOUR)
         friend.swarm(CHEATER, to=GIB, ago=2 * DAY, began=3 * DAY)
-    finding = world.find("over_download")[CHEATER]
+    finding = (await world.find("over_download"))[CHEATER]
     # Each person's word is worth no more than 110 %.
     assert (finding.people, finding.numbers["percent"], finding.numbers["peers"]) == (3, 330, 1)
     assert finding.numbers["taken_bytes"] == 3 * -(-110 * GIB // 100)
     assert len(finding.decisive) == 3
 
 
-def test_the_honest_are_not_over_downloaders(world: World) -> None:
+async def test_the_honest_are_not_over_downloaders(world: World) -> None:
     friends = world.friends(6)
     for friend, day in itertools.product(friends, (0, 2)):
         # A house behind one address: several clients, each taking the torrent once.
@@ -344,44 +338,44 @@ def test_the_honest_are_not_over_downloaders(world: World) -> None:
         friend.swarm("203.0.113.7", NO_TORRENT, to=GIB, ago=day * DAY, began=day * DAY + HOUR)
         # A total that grew long ago and little since.
         friend.swarm("203.0.113.8", to=50 * GIB + day, ago=day * DAY, began=99 * DAY, version=friend.app)
-    assert world.find("over_download") == {}
+    assert await world.find("over_download") == {}
 
 
-def test_one_reporter_with_impossible_numbers_lists_nobody(world: World) -> None:
+async def test_one_reporter_with_impossible_numbers_lists_nobody(world: World) -> None:
     poisoner = world.friends(1)[0]
     other = world.friends(2)
     for day in (0, 1, 2):
         poisoner.swarm(CHEATER, to=1 << 62, ago=day * DAY, size=1 << 20)
         for friend in other:
             friend.swarm(CHEATER, to=GIB // 10, ago=day * DAY)
-    assert world.find("over_download") == {}
-    assert world.distances(CHEATER)["over_download", "min_percent"][0] < 250
+    assert await world.find("over_download") == {}
+    assert (await world.distances(CHEATER))["over_download", "min_percent"][0] < 250
 
 
-def test_the_size_of_a_torrent_is_what_most_people_say(world: World) -> None:
+async def test_the_size_of_a_torrent_is_what_most_people_say(world: World) -> None:
     friends = world.friends(4)
     for friend, day in itertools.product(friends, (0, 2)):
         friend.swarm(CHEATER, to=GIB, ago=day * DAY, began=day * DAY + HOUR, size=1 if friend is friends[0] else GIB)
-    assert world.find("over_download")[CHEATER].numbers["size_bytes"] == GIB
+    assert (await world.find("over_download"))[CHEATER].numbers["size_bytes"] == GIB
 
 
-def test_accounts_in_one_network_together_say_no_more_than_one(world: World) -> None:
+async def test_accounts_in_one_network_together_say_no_more_than_one(world: World) -> None:
     friends = world.friends(2)
     crowd = [Reporter(world, world.app(world.person(f"p{n}")), f"82.1.1.{n}") for n in range(9)]
     for reporter, day in itertools.product((*friends, *crowd), (0, 2)):
         reporter.swarm(CHEATER, to=(GIB if reporter in crowd else GIB // 10), ago=day * DAY, began=day * DAY + HOUR)
-    assert world.find("over_download") == {}
+    assert await world.find("over_download") == {}
 
 
-def test_the_window_of_over_downloads_ends_to_the_millisecond(world: World) -> None:
+async def test_the_window_of_over_downloads_ends_to_the_millisecond(world: World) -> None:
     friends = world.friends(3)
     for friend, torrent in itertools.product(friends, ("linux", "bsd")):
         friend.swarm(CHEATER, torrent, to=GIB, ago=7 * DAY, began=7 * DAY)
         friend.swarm("203.0.113.6", torrent, to=GIB, ago=0, said=7 * DAY, began=7 * DAY)
-    assert sorted(world.find("over_download", lifetime="8d")) == [CHEATER, "203.0.113.6"]
-    assert world.find("over_download", now=NOW + 1, lifetime="8d") == {}
+    assert sorted(await world.find("over_download", lifetime="8d")) == [CHEATER, "203.0.113.6"]
+    assert await world.find("over_download", now=NOW + 1, lifetime="8d") == {}
     # Within the window, but the evidence is older than it lasts.
-    assert world.find("over_download", lifetime="7d") == {}
+    assert await world.find("over_download", lifetime="7d") == {}
 
 
 # --- Many at once -----------------------------------------------------------------------------------------------------
@@ -392,17 +386,17 @@ def download_many(world: World, reporters: list[Reporter], ip: str, torrents: in
         reporters[number % len(reporters)].snapshot(ip, f"t{number}", to=GIB, **more)
 
 
-def test_who_downloads_many_torrents_at_once_and_gives_nothing_is_found(world: World) -> None:
+async def test_who_downloads_many_torrents_at_once_and_gives_nothing_is_found(world: World) -> None:
     friends = world.friends(3)
     download_many(world, friends[:1], CHEATER, 10)
-    world.close_segments()
+    await world.close_segments()
     download_many(world, friends, CHEATER, 30)
-    finding = world.find("concurrent_download")[CHEATER]
+    finding = (await world.find("concurrent_download"))[CHEATER]
     assert (finding.people, finding.numbers["torrents"], finding.numbers["buckets"]) == (3, 30, 1)
     assert finding.expires == NOW - HOUR + 2 * DAY
 
 
-def test_the_honest_are_not_found_for_downloading_many_torrents(world: World) -> None:
+async def test_the_honest_are_not_found_for_downloading_many_torrents(world: World) -> None:
     friends = world.friends(3)
     # A campus: somebody there gives something.
     download_many(world, friends, "203.0.113.1", 40)
@@ -418,11 +412,11 @@ def test_the_honest_are_not_found_for_downloading_many_torrents(world: World) ->
     # Two people, or only one torrent fewer than it takes.
     download_many(world, friends[:2], "203.0.113.7", 40)
     download_many(world, friends, "203.0.113.8", 29)
-    assert world.find("concurrent_download") == {}
-    assert list(world.find("concurrent_download", min_torrents=29)) == ["203.0.113.8"]
+    assert await world.find("concurrent_download") == {}
+    assert list(await world.find("concurrent_download", min_torrents=29)) == ["203.0.113.8"]
 
 
-def test_ten_minutes_are_ten_minutes(world: World) -> None:
+async def test_ten_minutes_are_ten_minutes(world: World) -> None:
     friends = world.friends(3)
     start = 10 * MINUTE - NOW % (10 * MINUTE)
     for number in range(30):
@@ -430,16 +424,16 @@ def test_ten_minutes_are_ten_minutes(world: World) -> None:
     at = NOW - HOUR + start
     assert at % (10 * MINUTE) == 0
     # The first half came exactly when a bucket begins, the rest a millisecond after the beginning of the one before.
-    assert world.find("concurrent_download") == {}
+    assert await world.find("concurrent_download") == {}
     for number in range(30):
         friends[number % 3].snapshot(CHEATER, f"t{number}", to=GIB, ago=HOUR - start - (10 * MINUTE - 1))
-    assert list(world.find("concurrent_download")) == [CHEATER]
+    assert list(await world.find("concurrent_download")) == [CHEATER]
 
 
 # --- Identities -------------------------------------------------------------------------------------------------------
 
 
-def test_a_name_that_only_others_bear_becomes_a_rule_of_ours(world: World) -> None:
+async def test_a_name_that_only_others_bear_becomes_a_rule_of_ours(world: World) -> None:
     hostile = 'Rain 0.0.0\n0.0.0.0/0"},{"method'
     for number, friend in enumerate(world.friends(3)):
         for host in range(3):
@@ -448,55 +442,55 @@ def test_a_name_that_only_others_bear_becomes_a_rule_of_ours(world: World) -> No
             # Gopeed's own users bear its name rightly, and most of its bearers do.
             peer_id = "-GP0001-" if host else "-XX0001-"
             friend.swarm(ip, f"t{number}", to=GIB, client=(peer_id, "Gopeed dev"))
-    found = world.find("client_identity")
+    found = await world.find("client_identity")
     assert len(found) == 1
     ((text, finding),) = found.items()
     assert matchers.parse(text).pbh() == text == '{"method":"STARTS_WITH","content":"Rain 0.0.0","miss":"DEFAULT"}'
     assert (finding.people, finding.numbers["addresses"], finding.numbers["percent"]) == (3, 9, 100)
-    world.close_segments()
-    assert list(world.find("client_identity")) == [text]
+    await world.close_segments()
+    assert list(await world.find("client_identity")) == [text]
 
 
-def test_peer_ids_of_no_known_shape_become_one_rule(world: World) -> None:
+async def test_peer_ids_of_no_known_shape_become_one_rule(world: World) -> None:
     random = ("k3j9x0qz", "Zp0Q8d1x", "00000000", "Ãx9f2k1l", "qwertyui", "M7f83k2j")
     for number, friend in enumerate(world.friends(3)):
         for host, peer_id in enumerate(random):
             friend.snapshot(f"203.0.113.{host}", f"t{number}", to=GIB, client=(peer_id, peer_id))
-    ((text, finding),) = world.find("client_identity").items()
+    ((text, finding),) = (await world.find("client_identity")).items()
     rule = matchers.parse(text)
     assert finding.code == "random_identity" and all(rule.matches(peer_id) for peer_id in random)
     known = ("-qB4650-", "-TR4050-", "A2-1-37-", "M7-9-0--", "T03I----", "exbc\x00\x01", "XBT08---", "S58B----", "")
     assert not any(rule.matches(peer_id) for peer_id in known)
 
 
-def test_people_who_are_given_to_see_no_disguise(world: World) -> None:
+async def test_people_who_are_given_to_see_no_disguise(world: World) -> None:
     for number, friend in enumerate(world.friends(3)):
         for host in range(5):
             friend.swarm(f"203.0.113.{host}", f"t{number}", to=GIB, got=GIB, client=("-XX0001-", "Rain 0.0.0"))
-    assert world.find("client_identity") == {}
+    assert await world.find("client_identity") == {}
 
 
 # --- Prefixes ---------------------------------------------------------------------------------------------------------
 
 
-def test_a_dialer_with_eight_qualifying_hosts_is_its_24(world: World) -> None:
+async def test_a_dialer_with_eight_qualifying_hosts_is_its_24(world: World) -> None:
     friends = world.friends(4)
     for host, friend in itertools.product(range(7), friends[:2]):
         friend.ban(f"203.0.113.{host}", module=DIALING)
     for friend in friends[2:]:
         friend.ban("203.0.113.0", "bsd", module=CHEAT)
-    assert world.find("multi_dial") == {}
-    assert world.distances("203.0.113.200")["multi_dial", "min_hosts"] == (7, 8)
+    assert await world.find("multi_dial") == {}
+    assert (await world.distances("203.0.113.200"))["multi_dial", "min_hosts"] == (7, 8)
     for friend in friends[:2]:
         friend.ban("203.0.113.255", module=DIALING)
-    found = world.find("multi_dial")
+    found = await world.find("multi_dial")
     assert list(found) == ["203.0.113.0/24"]
     finding = found["203.0.113.0/24"]
     # Votes are counted anew over all members.
     assert (finding.people, finding.numbers["members"], finding.numbers["sharing"]) == (4, 8, 8)
 
 
-def test_neighbours_who_do_not_qualify_by_themselves_make_no_prefix(world: World) -> None:
+async def test_neighbours_who_do_not_qualify_by_themselves_make_no_prefix(world: World) -> None:
     friends = world.friends(8)
     for host, friend in enumerate(friends):
         # Each host has one vote; together they would have eight.
@@ -513,15 +507,15 @@ def test_neighbours_who_do_not_qualify_by_themselves_make_no_prefix(world: World
         friend.ban(f"203.0.116.{host}", "linux")
         friend.ban(f"203.0.116.{host}", "bsd")
         friends[3 + host % 3].swarm(f"203.0.116.{host}", to=GIB, got=GIB)
-    assert world.find("multi_dial") == {}
+    assert await world.find("multi_dial") == {}
 
 
-def test_three_qualifying_64_are_their_56(world: World) -> None:
+async def test_three_qualifying_64_are_their_56(world: World) -> None:
     for subnet, friend, torrent in itertools.product(range(3), world.friends(3), ("linux", "bsd")):
         friend.ban(f"2001:db8:1:{subnet}::1", torrent)
         friend.ban(f"2001:db8:2:{subnet * 256:x}::1", torrent)
         friend.ban(f"2001:db8:3:1::{subnet}", torrent)
-    assert list(world.find("multi_dial")) == ["2001:db8:1::/56"]
+    assert list(await world.find("multi_dial")) == ["2001:db8:1::/56"]
 
 
 # --- Numbers, sentences, versions -------------------------------------------------------------------------------------
@@ -593,7 +587,7 @@ def test_strict_circles_ask_for_no_less_than_loose_ones() -> None:
                 assert len(columns) == 4 and columns == sorted(columns), (name, key)
 
 
-def test_every_finding_has_a_sentence_of_one_line(world: World) -> None:
+async def test_every_finding_has_a_sentence_of_one_line(world: World) -> None:
     friends = world.friends(4)
     report_cheater(friends)
     report_cheater(friends, "203.0.113.6", module=DIALING)
@@ -607,7 +601,7 @@ def test_every_finding_has_a_sentence_of_one_line(world: World) -> None:
     download_many(world, friends, "203.0.113.8", 40)
     codes = set()
     for name in ANALYSES:
-        for finding in world.find(name).values():
+        for finding in (await world.find(name)).values():
             said = reason(finding.code, finding.numbers)
             english, chinese = said.text("en"), said.text("zh")
             assert said.key == f"reason.{finding.code}"
@@ -622,7 +616,7 @@ def test_every_finding_has_a_sentence_of_one_line(world: World) -> None:
     assert codes == told - {"config", "admin", "exception", "pardon", "imported"}
 
 
-def test_a_run_that_takes_too_long_or_is_cancelled_ends(world: World) -> None:
+async def test_a_run_that_takes_too_long_or_is_cancelled_ends(world: World) -> None:
     reporter = world.friends(1)[0]
     values = [(f"203.0.{n >> 8 & 255}.{n & 255}",) for n in range(20)]
     for (ip,) in values:
@@ -632,30 +626,27 @@ def test_a_run_that_takes_too_long_or_is_cancelled_ends(world: World) -> None:
     for _ in range(14):
         hot.execute(f"INSERT INTO swarm ({columns}) SELECT {columns} FROM swarm")
     with pytest.raises(SparkleError, match="longer than"):
-        asyncio.run(worker.find(order(world, "over_download"), time_limit_s=0.0))
+        await worker.find(order(world, "over_download"), time_limit_s=0.0)
 
-    async def cancel() -> float:
-        task = asyncio.create_task(worker.find(order(world, "over_download")))
-        await asyncio.sleep(0.05)
-        task.cancel()
-        started = time.monotonic()
-        with pytest.raises(asyncio.CancelledError):
-            await task
-        return time.monotonic() - started
-
-    assert asyncio.run(cancel()) < 1
+    task = asyncio.create_task(worker.find(order(world, "over_download")))
+    await asyncio.sleep(0.05)
+    task.cancel()
+    started = time.monotonic()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert time.monotonic() - started < 1
 
 
-def test_a_process_of_its_own_finds_and_refuses_the_same(world: World) -> None:
+async def test_a_process_of_its_own_finds_and_refuses_the_same(world: World) -> None:
     report_cheater(world.friends(4))
-    found = asyncio.run(worker.find(order(world, "untrusted_vote")))
-    assert found and asyncio.run(worker.run(order(world, "untrusted_vote"))) == found
+    found = await worker.find(order(world, "untrusted_vote"))
+    assert found and await worker.run(order(world, "untrusted_vote")) == found
     with pytest.raises(SparkleError) as refused:
-        asyncio.run(worker.run(order(world, "untrusted_vote")._replace(database=world.database.path / "none")))
+        await worker.run(order(world, "untrusted_vote")._replace(database=world.database.path / "none"))
     assert (refused.value.code, bool(refused.value.text("zh"))) == ("overloaded", True)
 
 
-def test_a_process_of_its_own_that_dies_or_is_not_wanted_any_more_is_told_and_gone(world: World) -> None:
+async def test_a_process_of_its_own_that_dies_or_is_not_wanted_any_more_is_told_and_gone(world: World) -> None:
     report_cheater(world.friends(4))
 
     def processes() -> list[int]:
@@ -670,37 +661,33 @@ def test_a_process_of_its_own_that_dies_or_is_not_wanted_any_more_is_told_and_go
             await asyncio.sleep(0.005)
         return task
 
-    async def dies() -> None:
-        task = await started()
-        for number in set(processes()) - set(before):
-            os.kill(number, signal.SIGKILL)
-        with pytest.raises(SparkleError, match="ended before"):
-            await task
-
-    async def cancelled() -> None:
-        task = await started()
+    async def cancelled(task: asyncio.Task[list[Finding]]) -> None:
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
 
-    async def cancelled_while_it_starts() -> None:
-        task = asyncio.create_task(worker.run(order(world, "untrusted_vote")))
-        await asyncio.sleep(0)
-        task.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await task
+    task = await started()
+    for number in set(processes()) - set(before):
+        os.kill(number, signal.SIGKILL)
+    with pytest.raises(SparkleError, match="ended before"):
+        await task
+    assert processes() == before
 
-    for story in (dies, cancelled, cancelled_while_it_starts):
-        asyncio.run(story())
-        assert processes() == before
+    await cancelled(await started())
+    assert processes() == before
+
+    starting = asyncio.create_task(worker.run(order(world, "untrusted_vote")))
+    await asyncio.sleep(0)
+    await cancelled(starting)
+    assert processes() == before
 
 
-def test_a_segment_that_retention_removes_meanwhile_is_no_failure(world: World) -> None:
+async def test_a_segment_that_retention_removes_meanwhile_is_no_failure(world: World) -> None:
     for friend in world.friends(3):
         friend.swarm(CHEATER, to=GIB)
     report_cheater(world.friends(3))
-    world.close_segments()
+    await world.close_segments()
     world.main.execute("DELETE FROM segment WHERE state='indexed'")
     for path in world.database.segment_folder.glob("*-00000001.db"):
         path.unlink()
-    assert list(world.find("untrusted_vote")) == [CHEATER]
+    assert list(await world.find("untrusted_vote")) == [CHEATER]

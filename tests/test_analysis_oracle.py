@@ -3,8 +3,7 @@
 import math
 import random
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
+from collections.abc import Callable, Iterable
 from statistics import median_low
 from typing import Any, NamedTuple
 
@@ -127,7 +126,7 @@ class Told:
                 "said": self.rng.choice((None, self.ago())),
             })  # fmt: skip
 
-    def sightings(self, bans: int) -> None:
+    async def sightings(self, bans: int) -> None:
         """Bans that their reporter tells of for days: the time says when the peer was last seen."""
         for _ in range(bans):
             user, apps, counts = self.rng.choice(self.people)
@@ -138,7 +137,7 @@ class Told:
             while ago >= 0:
                 times.append((ago, ago + self.rng.choice((0, HOUR, 5 * HOUR))))
                 ago -= self.rng.choice((HOUR, 12 * HOUR, DAY - 5 * HOUR, 3 * DAY))
-            reporter.sightings(ip, torrent, times)
+            await reporter.sightings(ip, torrent, times)
             assert reporter.address is not None
             first = last = None
             for ago, said in times:
@@ -455,27 +454,20 @@ TELLING = {
 }
 
 
-@pytest.fixture
-def world(tmp_path: Path) -> Iterator[World]:
-    made = World(tmp_path)
-    yield made
-    made.close()
-
-
 @pytest.mark.parametrize("name", ORACLES)
 @pytest.mark.parametrize("seed", SEEDS)
-def test_an_analysis_finds_what_the_naive_rule_finds(world: World, name: str, seed: int) -> None:
+async def test_an_analysis_finds_what_the_naive_rule_finds(world: World, name: str, seed: int) -> None:
     naive, shown, weak = ORACLES[name]
     told, votes = Told(world, seed), name in ("untrusted_vote", "multi_dial")
     for _ in range(3):
         told.bans(60 if votes else 5)
-        told.sightings(4 if votes else 0)
+        await told.sightings(4 if votes else 0)
         # Who gives to anybody isn't one of those who download very much at once.
         told.traffic(40 if votes else 170, giving=0.01 if name == "concurrent_download" else 0.3)
         if seed % 2:
-            world.close_segments()
+            await world.close_segments()
     numbers = parameters(name, settings_of("friends"), weak).numbers
-    found = world.find(name, **weak)
+    found = await world.find(name, **weak)
     expected = naive(told, numbers)
     short = {
         next((code for code in expected if code in target), target): tuple(int(finding.numbers[n]) for n in shown)

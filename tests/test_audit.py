@@ -1,8 +1,7 @@
 """The audit: one writer for everybody, whatever is done or refused."""
 
-import asyncio
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 import pytest
@@ -43,6 +42,14 @@ class Place:
         """An administrator with a browser that calls itself too much."""
         user = await self.accounts.users.add("root", "admin", COMMAND_LINE)
         return Actor.of(user, "192.0.2.7", LONG)
+
+
+@pytest.fixture
+async def place(tmp_path: Path) -> AsyncIterator[Place]:
+    database = Database(tmp_path / "s.db")
+    await database.open()
+    yield Place(database)
+    await database.close()
 
 
 async def rename(place: Place, actor: Actor) -> None:
@@ -86,22 +93,15 @@ async def be_refused(place: Place, actor: Actor) -> None:
         ("ADMIN", be_refused),
     ],
 )
-def test_a_user_agent_is_stored_short_and_without_what_cannot_be_seen(tmp_path: Path, action: str, act: Act) -> None:
-    async def main() -> None:
-        database = Database(tmp_path / "s.db")
-        await database.open()
-        try:
-            place = Place(database)
-            actor = await place.admin()
-            await act(place, actor)
-            [row] = await place.audit.page(AuditFilter(action=action), Position(), 10)
-        finally:
-            await database.close()
-        assert (row.user, row.address) == (actor.user, "192.0.2.7")
-        assert row.user_agent is not None
-        assert row.user_agent.startswith("Fire[31mfoxxx")
-        assert 250 < len(row.user_agent) <= 256
-        assert row.success == (action != "ADMIN")
-        assert all(text.isprintable() for text in json.loads(row.details).values() if isinstance(text, str))
-
-    asyncio.run(main())
+async def test_a_user_agent_is_stored_short_and_without_what_cannot_be_seen(
+    place: Place, action: str, act: Act
+) -> None:
+    actor = await place.admin()
+    await act(place, actor)
+    [row] = await place.audit.page(AuditFilter(action=action), Position(), 10)
+    assert (row.user, row.address) == (actor.user, "192.0.2.7")
+    assert row.user_agent is not None
+    assert row.user_agent.startswith("Fire[31mfoxxx")
+    assert 250 < len(row.user_agent) <= 256
+    assert row.success == (action != "ADMIN")
+    assert all(text.isprintable() for text in json.loads(row.details).values() if isinstance(text, str))

@@ -7,7 +7,7 @@ import random
 import sqlite3
 import time
 from collections import Counter, defaultdict
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 from reports import settings_of
+from samples import read_sample
 from server import PBH20, RunningServer, opened
 
 from sparkle_lite import ip_report
@@ -32,7 +33,6 @@ from sparkle_lite.metrics import Metrics
 from sparkle_lite.wire.answers import IpQuery
 from sparkle_lite.wire.dialect import detect
 
-WIRE = Path(__file__).parent / "wire"
 NOW = 1_800_000_000_000
 MINUTE, HOUR, DAY = 60_000, 3_600_000, 86_400_000
 QUARTER = 15 * MINUTE
@@ -46,16 +46,16 @@ Row = dict[str, Any]
 
 
 class Store:
-    """A database filled through ingestion by applications 1, 2, ... of people of their own, at a time of its own."""
+    """A database filled through ingestion by applications 1 to 5 of people of their own, at a time of its own."""
 
     def __init__(self, path: Path) -> None:
         self.now = NOW
         self.database = Database(path, "normal")
         self.ingest: Ingest
 
-    async def open(self, applications: int) -> None:
+    async def open(self) -> None:
         await self.database.open()
-        numbers = [(n, str(n)) for n in range(1, applications + 1)]
+        numbers = [(n, str(n)) for n in range(1, 6)]
         await self.database.main.executemany(
             "INSERT OR IGNORE INTO user (id, name, name_key, role, registered_by, registered_at)"
             " VALUES (?1, ?2, ?2, 'user', 'admin', 0)",
@@ -98,21 +98,19 @@ class Store:
 
 
 @asynccontextmanager
-async def opened_store(path: Path, applications: int = 1) -> AsyncIterator[Store]:
+async def opened_store(path: Path) -> AsyncIterator[Store]:
     store = Store(path)
-    await store.open(applications)
+    await store.open()
     try:
         yield store
     finally:
         await store.close()
 
 
-def told(path: Path, story: Callable[[Store], Coroutine[Any, Any, None]], applications: int = 1) -> None:
-    async def tell() -> None:
-        async with opened_store(path / "sparkle.db", applications) as store:
-            await story(store)
-
-    asyncio.run(tell())
+@pytest.fixture
+async def store(tmp_path: Path) -> AsyncIterator[Store]:
+    async with opened_store(tmp_path / "sparkle.db") as store:
+        yield store
 
 
 # --- What clients send ------------------------------------------------------------------------------------------------
@@ -159,83 +157,68 @@ def modern_ban(at: int, ip: str = "45.78.30.1", *, module: str = PCB, port: int 
 # --- Prolonged --------------------------------------------------------------------------------------------------------
 
 
-def test_one_ban_prolonged_for_three_days_is_one_day_of_evidence_and_lists_nobody(tmp_path: Path) -> None:
-    async def story(store: Store) -> None:
-        for turn, app in itertools.product(range(3 * 96), range(1, 6)):
-            store.now = NOW + turn * QUARTER
-            await store.submit(block_map(store.now, [blocked("203.0.113.5", store.now - app)]), QBCB, app)
-        rows = store.bans()
-        assert [(row["userapp"], row["ban_at"], row["received_at"]) for row in rows] == [
-            (app, NOW - app, NOW) for app in range(1, 6)
-        ]
-        assert {row["last_reported_at"] for row in rows} == {store.now}
-        assert await store.listed() == set()
-        distances = await measure(store.database, settings_of("solo"), bytes((203, 0, 113, 5)), store.now)
-        assert {(need.number, need.have) for need in distances} >= {("min_torrents", 1), ("min_days", 1)}
-
-    told(tmp_path, story, 5)
+async def test_one_ban_prolonged_for_three_days_is_one_day_of_evidence_and_lists_nobody(store: Store) -> None:
+    for turn, app in itertools.product(range(3 * 96), range(1, 6)):
+        store.now = NOW + turn * QUARTER
+        await store.submit(block_map(store.now, [blocked("203.0.113.5", store.now - app)]), QBCB, app)
+    rows = store.bans()
+    assert [(row["userapp"], row["ban_at"], row["received_at"]) for row in rows] == [
+        (app, NOW - app, NOW) for app in range(1, 6)
+    ]
+    assert {row["last_reported_at"] for row in rows} == {store.now}
+    assert await store.listed() == set()
+    distances = await measure(store.database, settings_of("solo"), bytes((203, 0, 113, 5)), store.now)
+    assert {(need.number, need.have) for need in distances} >= {("min_torrents", 1), ("min_days", 1)}
 
 
-def test_a_long_running_client_whose_peers_have_gone_lists_nobody(tmp_path: Path) -> None:
+async def test_a_long_running_client_whose_peers_have_gone_lists_nobody(store: Store) -> None:
     """It goes on telling of everybody whom it ever saw: bans, peers and totals, each as if it were there now."""
 
-    async def story(store: Store) -> None:
-        gone = [("203.0.113.5", torrent) for torrent in TORRENTS]
-        for turn, app in itertools.product(range(16), range(1, 6)):
-            store.now = NOW + turn * 5 * HOUR + app
-            peers = [legacy_peer(*peer) | {"uploaded": 2 << 30} for peer in gone]
-            totals = {"downloaded_offset": 0, "uploaded_offset": 0, "first_time_seen": store.now}
-            histories = [peer | totals | {"last_time_seen": store.now} for peer in peers]
-            await store.submit({"populate_time": store.now, "peers": peers}, QBCB, app)
-            await store.submit({"populate_time": store.now, "peers": histories}, QBCB, app)
-            await store.submit(block_map(store.now, [blocked("203.0.113.5", NOW - DAY)]), QBCB, app)
-        assert len(store.bans()) == 5
-        assert await store.listed() == set()
-
-    told(tmp_path, story, 5)
+    gone = [("203.0.113.5", torrent) for torrent in TORRENTS]
+    for turn, app in itertools.product(range(16), range(1, 6)):
+        store.now = NOW + turn * 5 * HOUR + app
+        peers = [legacy_peer(*peer) | {"uploaded": 2 << 30} for peer in gone]
+        totals = {"downloaded_offset": 0, "uploaded_offset": 0, "first_time_seen": store.now}
+        histories = [peer | totals | {"last_time_seen": store.now} for peer in peers]
+        await store.submit({"populate_time": store.now, "peers": peers}, QBCB, app)
+        await store.submit({"populate_time": store.now, "peers": histories}, QBCB, app)
+        await store.submit(block_map(store.now, [blocked("203.0.113.5", NOW - DAY)]), QBCB, app)
+    assert len(store.bans()) == 5
+    assert await store.listed() == set()
 
 
-def test_a_cheater_whom_three_see_on_two_torrents_is_listed(tmp_path: Path) -> None:
-    async def story(store: Store) -> None:
-        for turn, app in itertools.product(range(20), range(1, 4)):
-            store.now = NOW + turn * QUARTER
-            rows = [blocked("203.0.113.5", store.now, torrent) for torrent in TORRENTS[:2]]
-            await store.submit(block_map(store.now, rows), QBCB, app)
-        order = worker.order_of("untrusted_vote", store.database, settings_of("friends"), store.now)
-        [finding] = await worker.find(order)
-        assert (str(finding.target), finding.code, finding.people) == ("203.0.113.5", "progress_cheater", 3)
-        # Counted at the first sight, not at the last.
-        assert (finding.numbers["reports"], finding.first_seen, finding.last_seen) == (6, NOW, NOW)
-
-    told(tmp_path, story, 3)
+async def test_a_cheater_whom_three_see_on_two_torrents_is_listed(store: Store) -> None:
+    for turn, app in itertools.product(range(20), range(1, 4)):
+        store.now = NOW + turn * QUARTER
+        rows = [blocked("203.0.113.5", store.now, torrent) for torrent in TORRENTS[:2]]
+        await store.submit(block_map(store.now, rows), QBCB, app)
+    order = worker.order_of("untrusted_vote", store.database, settings_of("friends"), store.now)
+    [finding] = await worker.find(order)
+    assert (str(finding.target), finding.code, finding.people) == ("203.0.113.5", "progress_cheater", 3)
+    # Counted at the first sight, not at the last.
+    assert (finding.numbers["reports"], finding.first_seen, finding.last_seen) == (6, NOW, NOW)
 
 
-def test_three_honest_people_with_the_default_fast_test_list_nobody(tmp_path: Path) -> None:
-    async def story(store: Store) -> None:
-        agent = "PeerBanHelper-Rust/0.1.4/BTN-Protocol/2.0.1/20"
-        for day, app, torrent in itertools.product(range(4), range(1, 6), TORRENTS[:3]):
-            store.now = NOW + day * DAY
-            row = modern_ban(store.now, module="ProgressCheatBlocker", rule="pcb:fast-test", torrent_identifier=torrent)
-            await store.submit({"bans": [row]}, agent, app)
-        assert len(store.bans()) == 5 * 4 * 3
-        assert await store.listed() == set()
-
-    told(tmp_path, story, 5)
+async def test_three_honest_people_with_the_default_fast_test_list_nobody(store: Store) -> None:
+    agent = "PeerBanHelper-Rust/0.1.4/BTN-Protocol/2.0.1/20"
+    for day, app, torrent in itertools.product(range(4), range(1, 6), TORRENTS[:3]):
+        store.now = NOW + day * DAY
+        row = modern_ban(store.now, module="ProgressCheatBlocker", rule="pcb:fast-test", torrent_identifier=torrent)
+        await store.submit({"bans": [row]}, agent, app)
+    assert len(store.bans()) == 5 * 4 * 3
+    assert await store.listed() == set()
 
 
-def test_an_old_client_that_sends_everything_again_for_three_days_leaves_what_it_banned(tmp_path: Path) -> None:
-    async def story(store: Store) -> None:
-        rows = [legacy_ban(None, f"45.77.1.{number}") for number in range(17)]
-        for turn in range(3 * 96 + 1):
-            store.now = NOW + turn * QUARTER
-            await store.submit(legacy(store.now, *rows), PBH_3_2)
-        assert len(store.bans()) == 17
-        # It has been off for a day and longer: what it tells now it has seen anew.
-        store.now += DAY + 1
-        await store.submit(legacy(store.now, *rows[:3]), PBH_3_2)
-        assert len(store.bans()) == 20
-
-    told(tmp_path, story)
+async def test_an_old_client_that_sends_everything_again_for_three_days_leaves_what_it_banned(store: Store) -> None:
+    rows = [legacy_ban(None, f"45.77.1.{number}") for number in range(17)]
+    for turn in range(3 * 96 + 1):
+        store.now = NOW + turn * QUARTER
+        await store.submit(legacy(store.now, *rows), PBH_3_2)
+    assert len(store.bans()) == 17
+    # It has been off for a day and longer: what it tells now it has seen anew.
+    store.now += DAY + 1
+    await store.submit(legacy(store.now, *rows[:3]), PBH_3_2)
+    assert len(store.bans()) == 20
 
 
 @pytest.mark.parametrize(
@@ -255,15 +238,12 @@ def test_an_old_client_that_sends_everything_again_for_three_days_leaves_what_it
     ],
     ids=str,
 )
-def test_a_ban_of_a_client_that_moves_its_time_is_known_by_peer_torrent_module_and_rule_within_a_day(
-    tmp_path: Path, change: Row, bans: int
+async def test_a_ban_of_a_client_that_moves_its_time_is_known_by_peer_torrent_module_and_rule_within_a_day(
+    store: Store, change: Row, bans: int
 ) -> None:
-    async def story(store: Store) -> None:
-        await store.submit(block_map(NOW, [blocked("203.0.113.5", NOW)]), QBCB)
-        await store.submit(block_map(NOW + 5, [blocked("203.0.113.5", NOW) | change]), QBCB)
-        assert len(store.bans()) == bans
-
-    told(tmp_path, story)
+    await store.submit(block_map(NOW, [blocked("203.0.113.5", NOW)]), QBCB)
+    await store.submit(block_map(NOW + 5, [blocked("203.0.113.5", NOW) | change]), QBCB)
+    assert len(store.bans()) == bans
 
 
 class Naive:
@@ -284,43 +264,40 @@ class Naive:
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_reports_are_joined_as_the_naive_rule_joins_them(tmp_path: Path, seed: int) -> None:
+async def test_reports_are_joined_as_the_naive_rule_joins_them(store: Store, seed: int) -> None:
     dice = random.Random(seed)
     seen, sent = Naive(), Naive()
 
-    async def story(store: Store) -> None:
-        for _ in range(60):
-            # Some reports come minutes after the last, some after exactly a day or more.
-            store.now += dice.choice((QUARTER, QUARTER, 6 * HOUR, 23 * HOUR, DAY))
-            app = dice.choice((1, 2))
-            ips = [f"203.0.113.{dice.randrange(4)}" for _ in range(6)]
-            rows = [blocked(ip, store.now - dice.choice((0, 0, HOUR, 30 * HOUR))) for ip in ips]
-            # What comes in one body is put in order first.
-            for row in sorted(rows, key=lambda row: row["ban_at"]):
-                seen.report((app, row["ban_unique_id"]), row["ban_at"])
-            plain = [legacy_ban(None, f"203.0.113.{dice.randrange(4)}") for _ in range(3)]
-            for ip in {row["peer"]["ip_address"] for row in plain}:
-                sent.report((app, ip), store.now)
-            bodies = [
-                store.submit(block_map(store.now + dice.randrange(1000), rows), QBCB, app),
-                store.submit(legacy(store.now, *plain), PBH_3_2, app),
-            ]
-            await asyncio.gather(*bodies)
-        stored = store.bans()
-        mine = [row for row in stored if row["ban_unique_id"]]
-        assert Counter(((row["userapp"], row["ban_unique_id"]), row["ban_at"]) for row in mine) == seen.first_times()
-        others = [row for row in stored if not row["ban_unique_id"]]
-        addresses = ((row["userapp"], ".".join(map(str, row["peer_ip"]))) for row in others)
-        received = [row["received_at"] for row in others]
-        assert Counter(zip(addresses, received, strict=True)) == sent.first_times()
-        assert len(stored) > 30
-
-    told(tmp_path, story, 2)
+    for _ in range(60):
+        # Some reports come minutes after the last, some after exactly a day or more.
+        store.now += dice.choice((QUARTER, QUARTER, 6 * HOUR, 23 * HOUR, DAY))
+        app = dice.choice((1, 2))
+        ips = [f"203.0.113.{dice.randrange(4)}" for _ in range(6)]
+        rows = [blocked(ip, store.now - dice.choice((0, 0, HOUR, 30 * HOUR))) for ip in ips]
+        # What comes in one body is put in order first.
+        for row in sorted(rows, key=lambda row: row["ban_at"]):
+            seen.report((app, row["ban_unique_id"]), row["ban_at"])
+        plain = [legacy_ban(None, f"203.0.113.{dice.randrange(4)}") for _ in range(3)]
+        for ip in {row["peer"]["ip_address"] for row in plain}:
+            sent.report((app, ip), store.now)
+        bodies = [
+            store.submit(block_map(store.now + dice.randrange(1000), rows), QBCB, app),
+            store.submit(legacy(store.now, *plain), PBH_3_2, app),
+        ]
+        await asyncio.gather(*bodies)
+    stored = store.bans()
+    mine = [row for row in stored if row["ban_unique_id"]]
+    assert Counter(((row["userapp"], row["ban_unique_id"]), row["ban_at"]) for row in mine) == seen.first_times()
+    others = [row for row in stored if not row["ban_unique_id"]]
+    addresses = ((row["userapp"], ".".join(map(str, row["peer_ip"]))) for row in others)
+    received = [row["received_at"] for row in others]
+    assert Counter(zip(addresses, received, strict=True)) == sent.first_times()
+    assert len(stored) > 30
 
 
 def test_a_ban_stays_one_when_the_server_is_killed_meanwhile(start: Callable[..., RunningServer]) -> None:
     server = start()
-    body = json.loads((WIRE / "qbcb-bans.json").read_text())
+    body = json.loads(read_sample("qbcb-bans.json"))
     for turn in range(3):
         moved = [ban | {"ban_at": ban["ban_at"] + turn * 20 * HOUR} for ban in body["bans"]]
         assert server.post({"populate_time": turn, "bans": moved}, agent=QBCB).status == 200
@@ -331,63 +308,54 @@ def test_a_ban_stays_one_when_the_server_is_killed_meanwhile(start: Callable[...
     assert [row["ban_at"] for row in rows] == [ban["ban_at"] for ban in body["bans"]]
 
 
-def test_a_whole_block_map_again_and_again_writes_little_and_takes_little(tmp_path: Path) -> None:
-    async def story(store: Store) -> None:
-        peers = [f"45.{number >> 8}.{number & 255}.1" for number in range(5000)]
-        await store.submit(block_map(NOW, [blocked(ip, NOW, description="d" * 900) for ip in peers]), QBCB)
-        await store.database.main.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-        wal = store.database.path.with_name("sparkle.db-wal")
-        store.now += QUARTER
-        started = time.process_time()
-        # The peers keep coming, so that every row has something to tell.
-        await store.submit(block_map(store.now, [blocked(ip, store.now, description="d" * 900) for ip in peers]), QBCB)
-        assert time.process_time() - started < 2
-        # A page for each of the bans would be 20 MB.
-        assert wal.stat().st_size < 1 << 20
-        before = wal.stat().st_size
-        store.now += MINUTE
-        await store.submit(block_map(store.now, [blocked(ip, store.now, description="d" * 900) for ip in peers]), QBCB)
-        assert wal.stat().st_size < before + (64 << 10)
-        assert len(store.bans()) == 5000
-
-    told(tmp_path, story)
+async def test_a_whole_block_map_again_and_again_writes_little_and_takes_little(store: Store) -> None:
+    peers = [f"45.{number >> 8}.{number & 255}.1" for number in range(5000)]
+    await store.submit(block_map(NOW, [blocked(ip, NOW, description="d" * 900) for ip in peers]), QBCB)
+    await store.database.main.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    wal = store.database.path.with_name("sparkle.db-wal")
+    store.now += QUARTER
+    started = time.process_time()
+    # The peers keep coming, so that every row has something to tell.
+    await store.submit(block_map(store.now, [blocked(ip, store.now, description="d" * 900) for ip in peers]), QBCB)
+    assert time.process_time() - started < 2
+    # A page for each of the bans would be 20 MB.
+    assert wal.stat().st_size < 1 << 20
+    before = wal.stat().st_size
+    store.now += MINUTE
+    await store.submit(block_map(store.now, [blocked(ip, store.now, description="d" * 900) for ip in peers]), QBCB)
+    assert wal.stat().st_size < before + (64 << 10)
+    assert len(store.bans()) == 5000
 
 
-def test_what_a_body_counts_for_are_the_bans_that_are_new_in_it(tmp_path: Path) -> None:
-    async def story(store: Store) -> None:
-        for _ in range(3):
-            store.now += HOUR
-            await store.submit(block_map(store.now, [blocked("203.0.113.5", store.now + n) for n in range(2)]), QBCB)
-        with opened(store.database.path) as reader:
-            assert [row[0] for row in reader.execute("SELECT rows FROM submission ORDER BY id")] == [1, 0, 0]
-
-    told(tmp_path, story)
+async def test_what_a_body_counts_for_are_the_bans_that_are_new_in_it(store: Store) -> None:
+    for _ in range(3):
+        store.now += HOUR
+        await store.submit(block_map(store.now, [blocked("203.0.113.5", store.now + n) for n in range(2)]), QBCB)
+    with opened(store.database.path) as reader:
+        assert [row[0] for row in reader.execute("SELECT rows FROM submission ORDER BY id")] == [1, 0, 0]
 
 
-def test_a_ban_is_let_go_when_it_has_not_been_reported_for_long_enough(tmp_path: Path) -> None:
-    async def story(store: Store) -> None:
-        await store.submit(block_map(NOW, [blocked("203.0.113.5", NOW), blocked("203.0.113.6", NOW)]), QBCB)
-        for day in range(1, 51):
-            store.now = NOW + day * DAY
-            await store.submit(block_map(store.now, [blocked("203.0.113.5", store.now)]), QBCB)
-        keep = partial(bans.delete_old, before_ms=store.now - 45 * DAY, limit=1000)
-        while await store.database.write(keep):
-            pass
-        [row] = store.bans()
-        assert (row["peer_ip"], row["ban_at"]) == (bytes((203, 0, 113, 5)), NOW)
-        with opened(store.database.path) as reader:
-            bodies = [row[0] for row in reader.execute("SELECT id FROM submission")]
-        # Its own body stays, with whose address it came from; those of days that are over go.
-        assert row["submission"] in bodies and len(bodies) == 1 + 46
-        store.now += 50 * DAY
-        keep = partial(bans.delete_old, before_ms=store.now - 45 * DAY, limit=1000)
-        while await store.database.write(keep):
-            pass
-        with opened(store.database.path) as reader:
-            counts = (f"SELECT count(*) FROM {name}" for name in ("ban", "ban_last_report", "submission"))
-            assert [reader.execute(sql).fetchone()[0] for sql in counts] == [0, 0, 0]
-
-    told(tmp_path, story)
+async def test_a_ban_is_let_go_when_it_has_not_been_reported_for_long_enough(store: Store) -> None:
+    await store.submit(block_map(NOW, [blocked("203.0.113.5", NOW), blocked("203.0.113.6", NOW)]), QBCB)
+    for day in range(1, 51):
+        store.now = NOW + day * DAY
+        await store.submit(block_map(store.now, [blocked("203.0.113.5", store.now)]), QBCB)
+    keep = partial(bans.delete_old, before_ms=store.now - 45 * DAY, limit=1000)
+    while await store.database.write(keep):
+        pass
+    [row] = store.bans()
+    assert (row["peer_ip"], row["ban_at"]) == (bytes((203, 0, 113, 5)), NOW)
+    with opened(store.database.path) as reader:
+        bodies = [row[0] for row in reader.execute("SELECT id FROM submission")]
+    # Its own body stays, with whose address it came from; those of days that are over go.
+    assert row["submission"] in bodies and len(bodies) == 1 + 46
+    store.now += 50 * DAY
+    keep = partial(bans.delete_old, before_ms=store.now - 45 * DAY, limit=1000)
+    while await store.database.write(keep):
+        pass
+    with opened(store.database.path) as reader:
+        counts = (f"SELECT count(*) FROM {name}" for name in ("ban", "ban_last_report", "submission"))
+        assert [reader.execute(sql).fetchone()[0] for sql in counts] == [0, 0, 0]
 
 
 # --- In both shapes ---------------------------------------------------------------------------------------------------
@@ -395,24 +363,21 @@ def test_a_ban_is_let_go_when_it_has_not_been_reported_for_long_enough(tmp_path:
 
 @pytest.mark.parametrize("module", [PCB, OWN_RULES])
 @pytest.mark.parametrize("legacy_first", [True, False])
-def test_a_ban_that_comes_in_both_shapes_is_one(tmp_path: Path, legacy_first: bool, module: str) -> None:
+async def test_a_ban_that_comes_in_both_shapes_is_one(store: Store, legacy_first: bool, module: str) -> None:
     """The operator prefers the other shapes from now on, or the client was updated."""
 
-    async def story(store: Store) -> None:
-        ips = [f"45.78.{number}.1" for number in range(5)]
-        old = legacy(NOW, *(legacy_ban(number, ip, module=module) for number, ip in enumerate(ips)))
-        new = {"bans": [modern_ban(NOW - MINUTE - n, ip, module=module) for n, ip in enumerate(ips)]}
-        for body in (old, new) if legacy_first else (new, old):
-            await store.submit(body, PBH20)
-            store.now += 9 * DAY
-        assert [row["ban_at"] for row in store.bans()] == [NOW - MINUTE - n for n in range(5)]
-        assert {row["received_at"] for row in store.bans()} == {NOW}
-        # Each shape is known from now on.
-        for again in (old | {"populate_time": NOW + 1}, {"bans": new["bans"][::-1]}, old | {"populate_time": NOW + 2}):
-            await store.submit(again, PBH20)
-        assert len(store.bans()) == 5
-
-    told(tmp_path, story)
+    ips = [f"45.78.{number}.1" for number in range(5)]
+    old = legacy(NOW, *(legacy_ban(number, ip, module=module) for number, ip in enumerate(ips)))
+    new = {"bans": [modern_ban(NOW - MINUTE - n, ip, module=module) for n, ip in enumerate(ips)]}
+    for body in (old, new) if legacy_first else (new, old):
+        await store.submit(body, PBH20)
+        store.now += 9 * DAY
+    assert [row["ban_at"] for row in store.bans()] == [NOW - MINUTE - n for n in range(5)]
+    assert {row["received_at"] for row in store.bans()} == {NOW}
+    # Each shape is known from now on.
+    for again in (old | {"populate_time": NOW + 1}, {"bans": new["bans"][::-1]}, old | {"populate_time": NOW + 2}):
+        await store.submit(again, PBH20)
+    assert len(store.bans()) == 5
 
 
 @pytest.mark.parametrize(
@@ -433,53 +398,41 @@ def test_a_ban_that_comes_in_both_shapes_is_one(tmp_path: Path, legacy_first: bo
     ids=str,
 )
 @pytest.mark.parametrize("legacy_first", [True, False])
-def test_shapes_are_of_one_ban_where_they_agree(tmp_path: Path, report: Row, bans: int, legacy_first: bool) -> None:
-    async def story(store: Store) -> None:
-        bodies = [legacy(NOW, legacy_ban(1)), {"bans": [modern_ban(**report)]}]
-        for body in bodies if legacy_first else bodies[::-1]:
-            await store.submit(body, PBH20)
-        assert len(store.bans()) == bans
-
-    told(tmp_path, story)
+async def test_shapes_are_of_one_ban_where_they_agree(store: Store, report: Row, bans: int, legacy_first: bool) -> None:
+    bodies = [legacy(NOW, legacy_ban(1)), {"bans": [modern_ban(**report)]}]
+    for body in bodies if legacy_first else bodies[::-1]:
+        await store.submit(body, PBH20)
+    assert len(store.bans()) == bans
 
 
-def test_of_several_bans_of_one_peer_each_has_one_counterpart(tmp_path: Path) -> None:
-    async def story(store: Store) -> None:
-        days = [NOW + day * DAY for day in (0, 2, 5)]
-        for number, at in enumerate(days):
-            await store.submit(legacy(at + QUARTER, legacy_ban(number)), PBH20)
-        await store.submit({"bans": [modern_ban(at) for at in days[1:]]}, PBH20)
-        assert [row["ban_at"] for row in store.bans()] == [days[0] + QUARTER, *days[1:]]
-        await store.submit({"bans": [modern_ban(at) for at in days]}, PBH20)
-        assert [row["ban_at"] for row in store.bans()] == days
-        # Another one, which it was banned for since.
-        await store.submit(legacy(days[2] + DAY, legacy_ban(9)), PBH20)
-        assert len(store.bans()) == 4
-
-    told(tmp_path, story)
+async def test_of_several_bans_of_one_peer_each_has_one_counterpart(store: Store) -> None:
+    days = [NOW + day * DAY for day in (0, 2, 5)]
+    for number, at in enumerate(days):
+        await store.submit(legacy(at + QUARTER, legacy_ban(number)), PBH20)
+    await store.submit({"bans": [modern_ban(at) for at in days[1:]]}, PBH20)
+    assert [row["ban_at"] for row in store.bans()] == [days[0] + QUARTER, *days[1:]]
+    await store.submit({"bans": [modern_ban(at) for at in days]}, PBH20)
+    assert [row["ban_at"] for row in store.bans()] == days
+    # Another one, which it was banned for since.
+    await store.submit(legacy(days[2] + DAY, legacy_ban(9)), PBH20)
+    assert len(store.bans()) == 4
 
 
-def test_another_application_s_ban_is_another_ban(tmp_path: Path) -> None:
-    async def story(store: Store) -> None:
-        await store.submit(legacy(NOW, legacy_ban(1)), PBH20, 1)
-        await store.submit({"bans": [modern_ban(NOW)]}, PBH20, 2)
-        assert len(store.bans()) == 2
-
-    told(tmp_path, story, 2)
+async def test_another_application_s_ban_is_another_ban(store: Store) -> None:
+    await store.submit(legacy(NOW, legacy_ban(1)), PBH20, 1)
+    await store.submit({"bans": [modern_ban(NOW)]}, PBH20, 2)
+    assert len(store.bans()) == 2
 
 
-def test_one_peer_with_very_many_bans_holds_nobody_up(tmp_path: Path) -> None:
-    async def story(store: Store) -> None:
-        started = time.process_time()
-        await store.submit({"bans": [modern_ban(NOW - 1 - n) for n in range(4000)]}, PBH20)
-        await store.submit(legacy(NOW, *(legacy_ban(n) for n in range(4000))), PBH20)
-        await store.submit({"bans": [modern_ban(NOW - 9000 - n) for n in range(4000)]}, PBH20)
-        sightings = [blocked("203.0.113.5", NOW - n * 2 * DAY) for n in range(4000)]
-        await store.submit(block_map(NOW, sightings), QBCB)
-        await store.submit(block_map(NOW + 1, sightings), QBCB)
-        assert time.process_time() - started < 20
-
-    told(tmp_path, story)
+async def test_one_peer_with_very_many_bans_holds_nobody_up(store: Store) -> None:
+    started = time.process_time()
+    await store.submit({"bans": [modern_ban(NOW - 1 - n) for n in range(4000)]}, PBH20)
+    await store.submit(legacy(NOW, *(legacy_ban(n) for n in range(4000))), PBH20)
+    await store.submit({"bans": [modern_ban(NOW - 9000 - n) for n in range(4000)]}, PBH20)
+    sightings = [blocked("203.0.113.5", NOW - n * 2 * DAY) for n in range(4000)]
+    await store.submit(block_map(NOW, sightings), QBCB)
+    await store.submit(block_map(NOW + 1, sightings), QBCB)
+    assert time.process_time() - started < 20
 
 
 # --- What people are shown --------------------------------------------------------------------------------------------
@@ -517,19 +470,16 @@ async def report_of(store: Store, ip: str) -> IpQuery:
     return ip_report.report((), False, pages[0], pages[1], store.now)
 
 
-def test_the_panel_of_an_address_tells_of_a_ban_for_as_long_as_it_is_prolonged(tmp_path: Path) -> None:
-    async def story(store: Store) -> None:
-        for day in range(20):
-            store.now = NOW + day * DAY
-            await store.submit(block_map(store.now, [blocked("203.0.113.5", store.now)]), QBCB)
-        report = await report_of(store, "203.0.113.5")
-        assert (report.color, report.bans.total, report.bans.records[0].populate_time) == ("orange", 1, NOW)
-        store.now += 7 * DAY
-        assert (await report_of(store, "203.0.113.5")).bans.total == 1
-        store.now += 1
-        assert (await report_of(store, "203.0.113.5")).bans.total == 0
-
-    told(tmp_path, story)
+async def test_the_panel_of_an_address_tells_of_a_ban_for_as_long_as_it_is_prolonged(store: Store) -> None:
+    for day in range(20):
+        store.now = NOW + day * DAY
+        await store.submit(block_map(store.now, [blocked("203.0.113.5", store.now)]), QBCB)
+    report = await report_of(store, "203.0.113.5")
+    assert (report.color, report.bans.total, report.bans.records[0].populate_time) == ("orange", 1, NOW)
+    store.now += 7 * DAY
+    assert (await report_of(store, "203.0.113.5")).bans.total == 1
+    store.now += 1
+    assert (await report_of(store, "203.0.113.5")).bans.total == 0
 
 
 def history(up: int, first: int, last: int, torrent: str = TORRENTS[0], ip: str = "45.79.4.1") -> Row:
@@ -567,20 +517,17 @@ def swarm(up: int, first: int, last: int, torrent: str = TORRENTS[0], port: int 
     ],
     ids=range(7),
 )
-def test_a_transfer_that_comes_in_both_shapes_counts_once(
-    tmp_path: Path, histories: list[Row], swarms: list[Row], records: int, traffic: int
+async def test_a_transfer_that_comes_in_both_shapes_counts_once(
+    store: Store, histories: list[Row], swarms: list[Row], records: int, traffic: int
 ) -> None:
-    async def story(store: Store) -> None:
-        await store.submit({"populate_time": NOW, "peers": histories}, PBH20)
-        await store.submit({"swarms": swarms}, PBH20)
-        report = await report_of(store, "45.79.4.1")
-        assert (report.swarms.total, len(report.swarms.records)) == (records, records)
-        assert report.traffic.to_peer_traffic == traffic
-        # What another application saw is another transfer.
-        await store.submit({"swarms": [swarm(7, NOW - 9000, NOW)]}, PBH20, 2)
-        assert (await report_of(store, "45.79.4.1")).traffic.to_peer_traffic == traffic + 7
-
-    told(tmp_path, story, 2)
+    await store.submit({"populate_time": NOW, "peers": histories}, PBH20)
+    await store.submit({"swarms": swarms}, PBH20)
+    report = await report_of(store, "45.79.4.1")
+    assert (report.swarms.total, len(report.swarms.records)) == (records, records)
+    assert report.traffic.to_peer_traffic == traffic
+    # What another application saw is another transfer.
+    await store.submit({"swarms": [swarm(7, NOW - 9000, NOW)]}, PBH20, 2)
+    assert (await report_of(store, "45.79.4.1")).traffic.to_peer_traffic == traffic + 7
 
 
 # --- Stored by the program before -------------------------------------------------------------------------------------
@@ -632,7 +579,7 @@ class Before:
         self.ban(key, received, received - 5, **{"module": 2, "rule": "谎报"} | more)
 
 
-def test_bans_that_the_program_before_stored_many_times_become_one(tmp_path: Path) -> None:
+async def test_bans_that_the_program_before_stored_many_times_become_one(tmp_path: Path) -> None:
     path = tmp_path / "sparkle.db"
     before = Before(path)
     before.main.execute("BEGIN")
@@ -655,50 +602,47 @@ def test_bans_that_the_program_before_stored_many_times_become_one(tmp_path: Pat
     before.main.execute("COMMIT")
     before.main.close()
 
-    async def story() -> None:
-        async with opened_store(path, 2) as store:
-            rows = store.bans()
-            mine = [
-                (
-                    row["userapp"],
-                    row["torrent"],
-                    row["ban_unique_id"],
-                    row["ban_at"] - start,
-                    row["received_at"] - start,
-                )
-                for row in rows
-                if row["module"] == 1
-            ]
-            assert sorted(mine) == [
-                (1, 1, "203.0.113.5:1", 0, 0),
-                (1, 1, "203.0.113.5:6881", 0, 9),
-                (1, 1, "203.0.113.5:6881", 287 * QUARTER + DAY + 1, 5 * DAY),
-                (1, 100, "203.0.113.5:6881", 0, 9),
-                (2, 1, "203.0.113.5:6881", 0, 9),
-            ]
-            nameless = [row for row in rows if row["rule"] == "谎报"]
-            assert [(row["received_at"] - start) / HOUR for row in nameless] == [0, 200]
-            assert [(row["last_reported_at"] - start) / HOUR for row in nameless] == [72.75, 200]
-            assert len(rows) == 5 + 2 + 6
-            # What comes next goes on from there.
-            last = start + 287 * QUARTER + DAY + 1
-            store.now = start + 200 * HOUR + DAY
-            for torrent in (TORRENTS[0].upper(), "odd name"):
-                for seen in (last + HOUR, last + 20 * HOUR):
-                    await store.submit(block_map(store.now, [blocked("203.0.113.5", seen, torrent)]), QBCB)
-            row = legacy_ban(None, "203.0.113.5", port=6881)
-            await store.submit(legacy(store.now, row), PBH_3_2)
-            # The other torrent's ban was over by then.
-            assert len(store.bans()) == len(rows) + 1
-            with opened(path) as reader:
-                assert reader.execute("PRAGMA user_version").fetchone()[0] >= 9
-                assert reader.execute("PRAGMA integrity_check").fetchone()[0] == "ok"
-                assert reader.execute("PRAGMA foreign_key_check").fetchall() == []
-
-    asyncio.run(story())
+    async with opened_store(path) as store:
+        rows = store.bans()
+        mine = [
+            (
+                row["userapp"],
+                row["torrent"],
+                row["ban_unique_id"],
+                row["ban_at"] - start,
+                row["received_at"] - start,
+            )
+            for row in rows
+            if row["module"] == 1
+        ]
+        assert sorted(mine) == [
+            (1, 1, "203.0.113.5:1", 0, 0),
+            (1, 1, "203.0.113.5:6881", 0, 9),
+            (1, 1, "203.0.113.5:6881", 287 * QUARTER + DAY + 1, 5 * DAY),
+            (1, 100, "203.0.113.5:6881", 0, 9),
+            (2, 1, "203.0.113.5:6881", 0, 9),
+        ]
+        nameless = [row for row in rows if row["rule"] == "谎报"]
+        assert [(row["received_at"] - start) / HOUR for row in nameless] == [0, 200]
+        assert [(row["last_reported_at"] - start) / HOUR for row in nameless] == [72.75, 200]
+        assert len(rows) == 5 + 2 + 6
+        # What comes next goes on from there.
+        last = start + 287 * QUARTER + DAY + 1
+        store.now = start + 200 * HOUR + DAY
+        for torrent in (TORRENTS[0].upper(), "odd name"):
+            for seen in (last + HOUR, last + 20 * HOUR):
+                await store.submit(block_map(store.now, [blocked("203.0.113.5", seen, torrent)]), QBCB)
+        row = legacy_ban(None, "203.0.113.5", port=6881)
+        await store.submit(legacy(store.now, row), PBH_3_2)
+        # The other torrent's ban was over by then.
+        assert len(store.bans()) == len(rows) + 1
+        with opened(path) as reader:
+            assert reader.execute("PRAGMA user_version").fetchone()[0] >= 9
+            assert reader.execute("PRAGMA integrity_check").fetchone()[0] == "ok"
+            assert reader.execute("PRAGMA foreign_key_check").fetchall() == []
 
 
-def test_a_migrated_database_has_the_tables_and_indexes_of_a_new_one(tmp_path: Path) -> None:
+async def test_a_migrated_database_has_the_tables_and_indexes_of_a_new_one(tmp_path: Path) -> None:
     Before(tmp_path / "old.db").main.close()
 
     async def schema(path: Path) -> list[tuple[str, str, str]]:
@@ -709,4 +653,4 @@ def test_a_migrated_database_has_the_tables_and_indexes_of_a_new_one(tmp_path: P
         await database.close()
         return [(kind, name, " ".join(text.split())) for kind, name, text in rows]
 
-    assert asyncio.run(schema(tmp_path / "old.db")) == asyncio.run(schema(tmp_path / "new.db"))
+    assert await schema(tmp_path / "old.db") == await schema(tmp_path / "new.db")

@@ -13,11 +13,11 @@ import pytest
 from canonical import CANONICAL, expected
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from samples import WIRE, read_sample
 
 from sparkle_lite.errors import SparkleError
 from sparkle_lite.wire.bodies import REASONS, Batch, PeerBan, PeerSnapshot, PeerSwarm, decode, inflate
 
-WIRE = Path(__file__).parent / "wire"
 TORRENT = "52fa13494a4571a951b46b1a04be19ab9d8089c3d3761956c99f5435e6f2c8ad"
 PEER = {"ip_address": "203.0.113.57", "peer_port": 6881, "torrent_identifier": TORRENT, "uploaded": 5}
 MiB = 2**20
@@ -52,7 +52,7 @@ def found(row: PeerSnapshot | PeerSwarm | PeerBan, name: str) -> Any:
     ),
 )  # fmt: skip
 def test_every_value_of_every_published_submission_is_kept(name: str) -> None:
-    data = (WIRE / name).read_bytes()
+    data = read_sample(name)
     document = json.loads(data)
     wires = document.get("peers") or document.get("bans") or document.get("swarms") or []
     origin = "history" if "histories" in name else name.removesuffix(".json")
@@ -78,12 +78,12 @@ def test_the_published_samples_are_all_there() -> None:
 
 
 def test_a_legacy_peer_becomes_a_snapshot_in_canonical_words() -> None:
-    third = decode((WIRE / "pbh-legacy-peers.json").read_bytes(), 50_000).snapshots[2]
+    third = decode(read_sample("pbh-legacy-peers.json"), 50_000).snapshots[2]
     assert third.peer_ip == "::ffff:198.51.100.9"
     assert third.peer_client_name == "-XL0019-\0é中"
     assert third.peer_progress == 0.0001
     assert third.peer_flag is None
-    first = decode((WIRE / "pbh-legacy-peers.json").read_bytes(), 50_000).snapshots[0]
+    first = decode(read_sample("pbh-legacy-peers.json"), 50_000).snapshots[0]
     assert (first.to_peer_traffic, first.to_peer_traffic_speed) == (734003200, 1048576)
     assert (first.from_peer_traffic, first.from_peer_traffic_speed) == (0, 0)
 
@@ -95,12 +95,12 @@ def test_what_a_client_does_not_send_is_unknown() -> None:
 
 
 def test_histories_leave_out_what_peerbanhelper_never_fills() -> None:
-    rows = decode((WIRE / "pbh-histories.json").read_bytes(), 50_000).swarms
+    rows = decode(read_sample("pbh-histories.json"), 50_000).swarms
     assert {(row.origin, row.peer_port, row.torrent_is_private, row.downloader) for row in rows} == {
         ("history", -1, None, None)
     }
     assert rows[0].to_peer_traffic == 734068736
-    assert decode((WIRE / "qbcb-histories.json").read_bytes(), 50_000).swarms[0].peer_port == 60874
+    assert decode(read_sample("qbcb-histories.json"), 50_000).swarms[0].peer_port == 60874
 
 
 def test_a_history_with_a_real_port_or_a_private_torrent_keeps_them() -> None:
@@ -113,7 +113,7 @@ def test_a_history_with_a_real_port_or_a_private_torrent_keeps_them() -> None:
 
 
 def test_the_rust_client_adds_offsets_and_nobody_else_does() -> None:
-    data = (WIRE / "rust-swarm.json").read_bytes()
+    data = read_sample("rust-swarm.json")
     assert decode(data, 10, offsets_add=True).swarms[0].to_peer_traffic == 734003200 + 1073741824
     assert decode(data, 10).swarms[0].to_peer_traffic == 734003200
     assert decode(data, 10).swarms[0].first_time_seen == 1784270000000
@@ -128,7 +128,7 @@ def test_totals_that_would_not_fit_64_bits_stop_there() -> None:
 
 def test_bans_know_what_makes_a_report_the_same_again() -> None:
     def kinds(name: str) -> set[str]:
-        return {ban.dedupe for ban in decode((WIRE / name).read_bytes(), 50_000).bans}
+        return {ban.dedupe for ban in decode(read_sample(name), 50_000).bans}
 
     assert kinds("pbh-legacy-bans.json") == {"id"}
     assert kinds("pbh-legacy-bans-v4_0-v7_3_2.json") == {"id"}
@@ -138,11 +138,11 @@ def test_bans_know_what_makes_a_report_the_same_again() -> None:
 
 
 def test_the_script_of_bitcomet_sends_utf16_in_gzip() -> None:
-    raw = (WIRE / "btnscriptbc-peers.body.gz").read_bytes()
+    raw = read_sample("btnscriptbc-peers.body.gz")
     data, cut_off = inflate(raw, "gzip", 64 * MiB)
     assert not cut_off
     assert data.startswith(b"\xff\xfe")
-    plain = decode((WIRE / "btnscriptbc-peers.json").read_bytes(), 50_000)
+    plain = decode(read_sample("btnscriptbc-peers.json"), 50_000)
     assert decode(data, 50_000) == plain
     assert [row.peer_client_name for row in plain.snapshots] == ["HP 0.0.0.1", ""]
 
@@ -270,7 +270,7 @@ def test_what_is_no_json_is_refused_as_a_whole(data: bytes) -> None:
         b'{"peers":5}',
         b'{"bans":"x"}',
         b'{"swarms":{}}',
-        (WIRE / "pbh-hitrate-v3_2-v6_4_6.json").read_bytes(),
+        read_sample("pbh-hitrate-v3_2-v6_4_6.json"),
     ],
 )
 def test_a_body_without_a_list_says_which_lists_are_expected(data: bytes) -> None:
@@ -481,7 +481,7 @@ def test_structured_data_is_kept_as_valid_json_of_bounded_size(sent: object, kep
 
 
 def test_the_names_of_peerbanhelper_8_betas_are_understood() -> None:
-    document = json.loads((WIRE / "pbh-v8-bans.json").read_bytes())
+    document = json.loads(read_sample("pbh-v8-bans.json"))
     row = document["bans"][0]
     row["peer_port"], row["peer_progress"] = row.pop("port"), 0.5
     del row["progress"]
@@ -490,7 +490,7 @@ def test_the_names_of_peerbanhelper_8_betas_are_understood() -> None:
 
 
 def test_a_client_from_before_the_protocol_loses_its_rows_but_is_answered() -> None:
-    batch = decode((WIRE / "pbh-v3_0-clientping.json").read_bytes(), 10)
+    batch = decode(read_sample("pbh-v3_0-clientping.json"), 10)
     assert rows_of(batch) == []
     assert batch.rejected == {"bad_address": 1}
 
@@ -596,7 +596,7 @@ def numbered(row: dict[str, Any], number: int) -> dict[str, Any]:
 def test_whatever_is_wrong_with_a_row_it_costs_just_that_row(
     name: str, place: int, chance: random.Random, choose: st.DataObject
 ) -> None:
-    document = json.loads((WIRE / f"{name}.json").read_bytes())
+    document = json.loads(read_sample(f"{name}.json"))
     kind, rows = next((kind, document[kind]) for kind in ("peers", "bans", "swarms") if kind in document)
     good = [json.dumps(numbered(chance.choice(rows), number), ensure_ascii=False) for number in range(6)]
     bad = json.dumps(numbered(chance.choice(rows), 99), ensure_ascii=False)
@@ -680,7 +680,7 @@ def test_of_damaged_lists_each_keeps_its_rows() -> None:
     "name", ["pbh-legacy-peers", "pbh-legacy-bans", "pbh-modern-bans", "pbh-histories", "rust-swarm"]
 )
 def test_of_a_body_that_was_too_large_the_rows_before_the_cut_are_kept(name: str) -> None:
-    data = (WIRE / f"{name}.json").read_bytes()
+    data = read_sample(f"{name}.json")
     whole = rows_of(decode(data, 100))
     seen = set()
     for end in range(data.index(b"[") + 1, len(data)):
@@ -706,7 +706,7 @@ def test_a_body_in_utf16_may_be_too_large_as_well(encoding: str) -> None:
 
 @pytest.mark.parametrize("name", ["pbh-legacy-peers.json", "pbh-modern-bans.json", "rust-swarm.json"])
 def test_a_body_that_was_cut_off_is_refused_wherever_the_cut(name: str) -> None:
-    data = (WIRE / name).read_bytes()
+    data = read_sample(name)
     for end in range(len(data)):
         assert refusal(data[:end]).code == "bad_request"
 

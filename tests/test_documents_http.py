@@ -12,7 +12,7 @@ from typing import Any
 
 import client_parsers as clients
 import pytest
-from server import PBH20, Answer, App, Headers, RunningServer, read_answer, start_server
+from server import PBH20, App, Headers, RunningServer, read_answer, start_server
 
 JDK_AGENT = "PeerBanHelper/{} BTN-Protocol/0.0.0-dev"
 NEW_AGENT = "PeerBanHelper/{} (docker; Linux,6.8.0-45-generic,bookworm unknown) BTN-Protocol/{} BTN-Protocol-Version/{}"
@@ -68,18 +68,6 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
         yield running
 
 
-def refusal_of(answer: Answer, status: int) -> str:
-    """The sentence of a refusal, which is there in both languages."""
-    assert answer.status == status, answer
-    assert answer.headers["content-type"] == "application/json; charset=utf-8"
-    envelope = answer.json()
-    assert (envelope["success"], envelope["data"]) == (False, None)
-    assert re.search(r"[a-z]{3}", envelope["message"])
-    assert re.search(r"[\u4e00-\u9fff]{2}", envelope["message"])
-    assert "<" not in envelope["message"]
-    return str(envelope["message"])
-
-
 # --- The configuration ------------------------------------------------------------------------------------------------
 
 
@@ -127,7 +115,7 @@ def test_every_offered_endpoint_answers_this_client(server: RunningServer, agent
 
 @pytest.mark.parametrize("agent", ["PeerBanHelper/3.0.0 BTN-Protocol/0.0.0-dev", "PeerBanHelper/3.1.4 x"])
 def test_peerbanhelper_before_3_2_is_told_to_update(server: RunningServer, agent: str) -> None:
-    assert "update" in refusal_of(server.get("/ping/config", agent=agent), 403)
+    assert "update" in server.get("/ping/config", agent=agent).refusal(403)
 
 
 def test_the_reconfigure_version_answers_qbcb(server: RunningServer) -> None:
@@ -200,13 +188,13 @@ def test_a_host_that_is_none_is_refused(server: RunningServer, host: str) -> Non
     with server.connect() as sock:
         credentials = "".join(f"{name}: {value}\r\n" for name, value in server.app.headers.items())
         sock.sendall(f"GET /ping/config HTTP/1.1\r\nHost: {host}\r\n{credentials}\r\n".encode("latin-1"))
-        refusal_of(read_answer(sock, "GET"), 400)
+        read_answer(sock, "GET").refusal(400)
 
 
 @pytest.mark.parametrize("header", ["X-Forwarded-Host", "X-Forwarded-Proto"])
 def test_what_a_trusted_proxy_says_is_checked_too(server: RunningServer, header: str) -> None:
     headers = {**server.app.headers, header: "java script"}
-    refusal_of(server.request("GET", "/ping/config", headers=headers, app=App("", "", PROXY)), 400)
+    server.request("GET", "/ping/config", headers=headers, app=App("", "", PROXY)).refusal(400)
 
 
 def test_a_request_without_a_host_gets_the_address_of_the_socket(server: RunningServer) -> None:
@@ -517,14 +505,14 @@ def test_everybody_else_gets_403_and_a_sentence_never_401(
     ):
         body = b'{"peers":[]}' if method == "POST" else None
         answer = server.request(method, path, body, form(server.app), source)
-        assert told in refusal_of(answer, 403)
+        assert told in answer.refusal(403)
         assert "www-authenticate" not in answer.headers
 
 
 def test_credentials_in_a_query_are_not_taken(server: RunningServer) -> None:
     query = f"?appId={server.app.app_id}&appSecret={server.app.secret}"
     for path in ("/ping/config", "/ping/rules/retrieve"):
-        refusal_of(server.request("GET", path + query), 403)
+        server.request("GET", path + query).refusal(403)
 
 
 def test_credentials_that_are_no_text_are_survived(server: RunningServer) -> None:
@@ -535,7 +523,7 @@ def test_credentials_that_are_no_text_are_survived(server: RunningServer) -> Non
     ):
         with server.connect() as sock:
             sock.sendall(b"GET /ping/config HTTP/1.1\r\nHost: a\r\n" + line + b"\r\n\r\n")
-            refusal_of(read_answer(sock, "GET"), 403)
+            read_answer(sock, "GET").refusal(403)
 
 
 def test_who_guesses_credentials_is_slowed_down_and_does_not_slow_others(server: RunningServer) -> None:
@@ -564,7 +552,7 @@ def test_anonymous_clients_are_let_in_only_where_they_are_wanted(start: Callable
         answers = [running.request("GET", "/ping/config", headers=headers) for _ in range(3)]
         assert [answer.status for answer in answers] == [200, 200, 200]
     for wrong in ("", "a" * 65, "a b", "../x"):
-        refusal_of(running.request("GET", "/ping/config", headers={"X-BTN-InstallationID": wrong}), 403)
+        running.request("GET", "/ping/config", headers={"X-BTN-InstallationID": wrong}).refusal(403)
     listed: list[dict[str, Any]] = json.loads(running.run("app", "list", "--json"))
     assert [app["user"] for app in listed].count("anonymous") == 3
 

@@ -13,18 +13,27 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, closing, suppress
+from collections.abc import Callable, Iterator
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
-from server import RunningServer, catalogue, count, opened, rows, segment_file, start_server, wait_for
+from server import (
+    KINDS,
+    RunningServer,
+    catalogue,
+    count,
+    embedded,
+    opened,
+    rows,
+    segment_file,
+    start_server,
+    wait_for,
+)
 
-from sparkle_lite import config
-from sparkle_lite.analyses.registry import SCHEMA
 from sparkle_lite.db import segments
-from sparkle_lite.runtime import Server, running
+from sparkle_lite.runtime import Server
 from sparkle_lite.wire.dialect import detect
 
 TORRENT = "52fa13494a4571a951b46b1a04be19ab9d8089c3d3761956c99f5435e6f2c8ad"
@@ -64,10 +73,9 @@ def expected(numbers: Any) -> dict[str, dict[int, int]]:
     return {kind: {number: rows for number, rows in bodies.items() if rows} for kind, bodies in found.items()}
 
 
-def stored(server: RunningServer) -> dict[str, Counter[int]]:
+def stored(database: Path) -> dict[str, Counter[int]]:
     """How many rows of each kind are stored of each body."""
-    kinds = ("snapshot", "swarm", "ban")
-    return {kind: Counter(row["populate_time"] for row in server.rows(kind)) for kind in kinds}  # type: ignore[arg-type]
+    return {kind: Counter(row["populate_time"] for row in rows(database, kind)) for kind in KINDS}
 
 
 class Load:
@@ -123,7 +131,7 @@ def test_killed_under_load_three_times_it_keeps_all_that_was_acknowledged_exactl
         started = time.monotonic()
         server.start()
         assert time.monotonic() - started < 5
-        found, wanted = stored(server), expected(acknowledged)
+        found, wanted = stored(server.database), expected(acknowledged)
         for kind, bodies in wanted.items():
             assert {number: found[kind][number] for number in bodies} == bodies
         # What was not acknowledged is there as a whole list or not at all.
@@ -131,7 +139,7 @@ def test_killed_under_load_three_times_it_keeps_all_that_was_acknowledged_exactl
         assert all(all_of_them[kind][number] == rows for kind in found for number, rows in found[kind].items())
     for number in sorted(sent):
         assert server.post(body_of(number)).status == 200
-    assert stored(server) == expected(sent)
+    assert stored(server.database) == expected(sent)
     check_catalogue(server.database, finished=False)
 
 
@@ -173,7 +181,7 @@ def test_a_clean_stop_under_load_finishes_what_runs(start: Callable[..., Running
     assert server.stop() == 0
     assert time.monotonic() - started < 10
     load.end()
-    wanted, found = expected(load.acknowledged), stored(server)
+    wanted, found = expected(load.acknowledged), stored(server.database)
     assert all({number: found[kind][number] for number in bodies} == bodies for kind, bodies in wanted.items())
     # Nothing is left for the next start to repair: the logs are merged into the files.
     assert not [file.name for file in server.database.parent.rglob("*-wal") if file.stat().st_size]
@@ -189,7 +197,7 @@ def test_a_stop_does_not_wait_for_a_client_that_never_finishes(start: Callable[.
         assert server.stop() == 0
         assert time.monotonic() - started < 10.5
     server.start()
-    assert stored(server)["snapshot"] == {7: 7}
+    assert stored(server.database)["snapshot"] == {7: 7}
 
 
 # --- No room on the disk ----------------------------------------------------------------------------------------------
@@ -227,10 +235,10 @@ def test_when_the_disk_is_full_it_says_so_lives_on_and_works_again_when_there_is
     limit_files(tight, resource.RLIM_INFINITY)
     for number in (*refused, *refused):
         assert tight.post(body_of(number)).status == 200
-    assert stored(tight) == expected(acknowledged | set(refused))
+    assert stored(tight.database) == expected(acknowledged | set(refused))
     check_catalogue(tight.database, finished=False)
     tight.restart()
-    assert stored(tight) == expected(acknowledged | set(refused))
+    assert stored(tight.database) == expected(acknowledged | set(refused))
 
 
 def test_a_full_disk_in_the_middle_of_large_bodies_loses_nothing(tight: RunningServer) -> None:
@@ -248,7 +256,7 @@ def test_a_full_disk_in_the_middle_of_large_bodies_loses_nothing(tight: RunningS
     assert set(statuses.values()) == {200, 503}
     limit_files(tight, resource.RLIM_INFINITY)
     assert {tight.post(large(number)).status for number in range(8)} == {200}
-    assert stored(tight)["snapshot"] == dict.fromkeys(range(8), 2000)
+    assert stored(tight.database)["snapshot"] == dict.fromkeys(range(8), 2000)
 
 
 @pytest.fixture
@@ -281,7 +289,7 @@ def test_on_a_really_full_file_system_it_lives_and_recovers(small_disk: Path, tm
         assert server.get("/ping/config").status == 200
         ballast.unlink()
         assert {server.post(body_of(number)).status for number in range(50, 150)} == {200}
-        assert stored(server) == expected({1, *range(50, 150)})
+        assert stored(server.database) == expected({1, *range(50, 150)})
 
 
 def test_a_database_that_cannot_be_made_is_one_sentence_and_exit_1(tmp_path: Path) -> None:
@@ -307,32 +315,23 @@ def test_a_database_locked_by_another_program_delays_bans_and_loses_none(start: 
         other.execute("ROLLBACK")
         thread.join(10)
     assert answers == [200]
-    assert stored(server) == expected({35})
+    assert stored(server.database) == expected({35})
 
 
 # --- Segments ---------------------------------------------------------------------------------------------------------
 
 
-@asynccontextmanager
-async def opened_runtime(folder: Path, *, jobs: bool = True) -> AsyncIterator[Server]:
-    (folder / "config.toml").touch()
-    async with running(config.load(SCHEMA, folder / "config.toml", {})) as runtime:
-        if not jobs:
-            await runtime.jobs.stop()
-        yield runtime
-
-
-async def submit(runtime: Server, *numbers: int) -> None:
+async def submit(server: Server, *numbers: int) -> None:
     dialect = detect("PeerBanHelper/9.5.0")
     bodies = [json.dumps(body_of(number)).encode() for number in numbers]
-    await asyncio.gather(*(runtime.ingest.submit(1, b"\1\2\3\4", body, "", dialect) for body in bodies))
+    await asyncio.gather(*(server.ingest.submit(1, b"\1\2\3\4", body, "", dialect) for body in bodies))
 
 
-async def all_indexed(runtime: Server) -> None:
+async def all_indexed(server: Server) -> None:
     """Wait until the job in the background has indexed every closed segment."""
     async with asyncio.timeout(10):
-        while any(s["state"] == "closed" for k in segments.KINDS for s in catalogue(runtime.database.path, k)):
-            assert runtime.jobs.failed == {}
+        while any(s["state"] == "closed" for k in segments.KINDS for s in catalogue(server.database.path, k)):
+            assert server.jobs.failed == {}
             await asyncio.sleep(0.02)
 
 
@@ -341,69 +340,48 @@ def few_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(segments, "SEGMENT_ROWS", 100)
 
 
-def numbers_in(database: Path) -> dict[str, Counter[int]]:
-    with opened(database) as connection:
-        app_id = connection.execute("SELECT app_id FROM userapp").fetchone()[0]
-    kinds = ("snapshot", "swarm", "ban")
-    return {kind: Counter(row["populate_time"] for row in rows(database, kind, app_id)) for kind in kinds}  # type: ignore[arg-type]
-
-
 @pytest.mark.usefixtures("few_rows")
-def test_full_segments_are_closed_indexed_and_counted(tmp_path: Path) -> None:
-    async def scenario() -> None:
-        async with opened_runtime(tmp_path) as runtime:
-            for start in range(1, 200, 5):
-                await submit(runtime, *range(start, start + 5))
-            await all_indexed(runtime)
-            check_catalogue(runtime.database.path, finished=True)
-            assert len(catalogue(runtime.database.path, "snapshot")) > 5
-
-    asyncio.run(scenario())
-    database = tmp_path / "data" / "sparkle.db"
-    assert numbers_in(database) == expected(range(1, 201))
-    with opened(database) as connection:
-        app_id = connection.execute("SELECT app_id FROM userapp").fetchone()[0]
+async def test_full_segments_are_closed_indexed_and_counted(tmp_path: Path) -> None:
+    async with embedded(tmp_path) as server:
+        for start in range(1, 200, 5):
+            await submit(server, *range(start, start + 5))
+        await all_indexed(server)
+        check_catalogue(server.database.path, finished=True)
+        assert len(catalogue(server.database.path, "snapshot")) > 5
+    database = server.database.path
+    assert stored(database) == expected(range(1, 201))
     for kind in segments.KINDS:
-        ids = [row["id"] for row in rows(database, kind, app_id)]
+        ids = [row["id"] for row in rows(database, kind)]
         assert ids == list(range(1, len(ids) + 1))
 
 
-def fill_and_close(folder: Path) -> Path:
+@pytest.fixture
+async def unindexed(tmp_path: Path, few_rows: None) -> Path:
     """A database whose closed segments have no indexes yet."""
-
-    async def fill() -> None:
-        async with opened_runtime(folder, jobs=False) as runtime:
-            await submit(runtime, *range(1, 60))
-
-    asyncio.run(fill())
-    return folder / "data" / "sparkle.db"
+    async with embedded(tmp_path, jobs=False) as server:
+        await submit(server, *range(1, 60))
+    return server.database.path
 
 
-def check_that_the_next_start_indexes(database: Path) -> None:
-    """A start indexes every closed segment that `fill_and_close` left, and nothing of it is lost or stored twice."""
-
-    async def index() -> None:
-        async with opened_runtime(database.parent.parent) as runtime:
-            await all_indexed(runtime)
-            # The same bodies again: what is in closed segments is remembered too.
-            await submit(runtime, *range(1, 60))
-
-    asyncio.run(index())
+async def check_that_the_next_start_indexes(database: Path) -> None:
+    """A start indexes every closed segment of an `unindexed` database, and nothing of it is lost or stored twice."""
+    async with embedded(database.parent.parent) as server:
+        await all_indexed(server)
+        # The same bodies again: what is in closed segments is remembered too.
+        await submit(server, *range(1, 60))
     check_catalogue(database, finished=True)
-    assert numbers_in(database) == expected(range(1, 60))
+    assert stored(database) == expected(range(1, 60))
 
 
-@pytest.mark.usefixtures("few_rows")
-def test_a_segment_that_was_closed_and_not_indexed_is_indexed_by_the_next_start(tmp_path: Path) -> None:
-    database = fill_and_close(tmp_path)
+async def test_a_segment_that_was_closed_and_not_indexed_is_indexed_by_the_next_start(unindexed: Path) -> None:
     closed = [
-        segment for kind in segments.KINDS for segment in catalogue(database, kind) if segment["state"] == "closed"
+        segment for kind in segments.KINDS for segment in catalogue(unindexed, kind) if segment["state"] == "closed"
     ]
     assert len(closed) >= 2
     # One of them was being indexed when the process died.
-    with closing(sqlite3.connect(segment_file(database, closed[0]))) as connection:
+    with closing(sqlite3.connect(segment_file(unindexed, closed[0]))) as connection:
         connection.execute(f"CREATE INDEX {closed[0]['kind']}_peer_ip ON {closed[0]['kind']} (peer_ip)")
-    check_that_the_next_start_indexes(database)
+    await check_that_the_next_start_indexes(unindexed)
 
 
 # Gives up the log as the index builder does last, and dies with the change half written.
@@ -421,35 +399,26 @@ os._exit(9)
 """
 
 
-@pytest.mark.usefixtures("few_rows")
-def test_a_death_while_an_indexed_segment_becomes_a_plain_file_is_survived(tmp_path: Path) -> None:
-    database = fill_and_close(tmp_path)
+async def test_a_death_while_an_indexed_segment_becomes_a_plain_file_is_survived(unindexed: Path) -> None:
     for kind in segments.KINDS:
-        closed = next(segment for segment in catalogue(database, kind) if segment["state"] == "closed")
-        file = segment_file(database, closed)
+        closed = next(segment for segment in catalogue(unindexed, kind) if segment["state"] == "closed")
+        file = segment_file(unindexed, closed)
         assert subprocess.run([sys.executable, "-c", HALF_PLAIN, file, kind], check=False).returncode == 9
         assert file.with_name(f"{file.name}-journal").stat().st_size > 512
-    check_that_the_next_start_indexes(database)
+    await check_that_the_next_start_indexes(unindexed)
 
 
 @pytest.mark.usefixtures("few_rows")
-def test_indexed_segments_stay_plain_files_through_a_restart(tmp_path: Path) -> None:
-    async def scenario() -> None:
-        async with opened_runtime(tmp_path) as runtime:
-            await submit(runtime, *range(1, 60))
-            await all_indexed(runtime)
-
-    def journal_modes() -> set[bytes]:
-        """Bytes 18 and 19 of a database: 1 for a rollback journal, 2 for a write-ahead log."""
+async def test_indexed_segments_stay_plain_files_through_a_restart(tmp_path: Path) -> None:
+    for _ in range(2):
+        async with embedded(tmp_path) as server:
+            await submit(server, *range(1, 60))
+            await all_indexed(server)
+        database = server.database.path
         indexed = [s for k in segments.KINDS for s in catalogue(database, k) if s["state"] == "indexed"]
         assert indexed
-        return {segment_file(database, segment).read_bytes()[18:20] for segment in indexed}
-
-    database = tmp_path / "data" / "sparkle.db"
-    asyncio.run(scenario())
-    assert journal_modes() == {b"\1\1"}
-    asyncio.run(scenario())
-    assert journal_modes() == {b"\1\1"}
+        # Bytes 18 and 19 of a database: 1 for a rollback journal, 2 for a write-ahead log.
+        assert {segment_file(database, segment).read_bytes()[18:20] for segment in indexed} == {b"\1\1"}
 
 
 def test_a_segment_file_that_nothing_names_is_removed_by_the_next_start(start: Callable[..., RunningServer]) -> None:
@@ -463,7 +432,7 @@ def test_a_segment_file_that_nothing_names_is_removed_by_the_next_start(start: C
     server.start()
     assert not [file.name for file in server.segments.iterdir() if "0000009" in file.name]
     assert keep.exists()
-    assert stored(server)["snapshot"] == {1: 1}
+    assert stored(server.database)["snapshot"] == {1: 1}
 
 
 def test_five_of_the_largest_bodies_fill_a_segment_of_the_real_size(start: Callable[..., RunningServer]) -> None:
@@ -494,6 +463,6 @@ def test_a_kill_while_a_segment_is_rolled_again_and_again_leaves_one_hot_segment
         first, acknowledged = max(load.sent) + 1, acknowledged | load.acknowledged
         server.start()
     server.stop()
-    wanted, found = expected(acknowledged), stored(server)
+    wanted, found = expected(acknowledged), stored(server.database)
     assert all({number: found[kind][number] for number in bodies} == bodies for kind, bodies in wanted.items())
     check_catalogue(server.database, finished=False)

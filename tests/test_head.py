@@ -85,7 +85,7 @@ def targets(server: RunningServer) -> dict[str, str]:
     names = {"/explore": "bans", "/client": "Transmission", "/rules/analyses": "over_download"}
     names |= {"/static": next(iter(render.assets())), "/docs": docs._files().name}
     found = {}
-    for route in served_paths(server.folder / "other"):
+    for route in served_paths():
         name = next((name for start, name in names.items() if route.startswith(f"{start}/{{")), "")
         path = re.sub(r"\{([^}]+)}", lambda match, name=name: values.get(match[1], name), route)
         found[route] = path + QUERIES.get(route, "")

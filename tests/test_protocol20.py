@@ -19,9 +19,9 @@ from urllib.parse import quote
 
 import client_parsers as clients
 import pytest
-from server import PBH20, Answer, App, Headers, Kind, RunningServer, opened, start_server, wait_for
+from samples import SAMPLES, T52, TD8, Row, Sample, okhttp, read_sample, rust
+from server import PBH20, Answer, App, Headers, RunningServer, opened, start_server, wait_for
 from simulated_clients import panel, rust_list, solve
-from test_submissions import SAMPLES, T52, TD8, Form, Row, check, okhttp, rust, sample, send
 
 from sparkle_lite.errors import SparkleError
 from sparkle_lite.pow import PER_USERAPP, REPEAT_MS, USES, ProofOfWork
@@ -85,36 +85,26 @@ def client(server: RunningServer) -> App:
     return server.add_app()
 
 
-def is_refusal(answer: Answer, status: int) -> bool:
-    """The envelope, in both languages."""
-    assert answer.status == status, answer
-    envelope = answer.json()
-    assert (envelope["success"], envelope["data"]) == (False, None)
-    assert re.search("[a-z]{3}", envelope["message"])
-    assert re.search("[\u4e00-\u9fff]{2}", envelope["message"])
-    return True
-
-
 # --- Bans and swarms --------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("name", "_", "form", "kind", "at", "expected"), SAMPLES)
+@pytest.mark.parametrize("sample", SAMPLES, ids=lambda sample: sample.file)
 def test_every_sample_of_every_client_is_stored_as_meant_on_the_paths_of_protocol_20(
-    server: RunningServer, client: App, name: str, _: str, form: Form, kind: Kind, at: int | None, expected: list[Row]
+    server: RunningServer, client: App, sample: Sample
 ) -> None:
-    path = SYNC_BANS if kind == "ban" else SYNC_SWARM
-    answer = send(server, client, form(path, client, sample(name)))
+    path = SYNC_BANS if sample.kind == "ban" else SYNC_SWARM
+    answer = server.send(sample.request(client, path), client)
     assert (answer.status, answer.body, answer.rejected) == (200, b"", 0)
-    check(server, client, kind, at, expected)
+    sample.check(server, client)
 
 
 def test_each_of_the_two_paths_takes_every_shape(server: RunningServer) -> None:
     for crossed in (False, True):
-        for name, _, form, kind, at, expected in SAMPLES:
+        for sample in SAMPLES:
             app = server.add_app()
-            path = SYNC_SWARM if (kind == "ban") is not crossed else SYNC_BANS
-            assert send(server, app, form(path, app, sample(name))).status == 200, name
-            check(server, app, kind, at, expected)
+            path = SYNC_SWARM if (sample.kind == "ban") is not crossed else SYNC_BANS
+            assert server.send(sample.request(app, path), app).status == 200, sample.file
+            sample.check(server, app)
 
 
 def test_an_empty_list_of_bans_or_swarms_is_fine(server: RunningServer, client: App) -> None:
@@ -128,11 +118,11 @@ def test_an_empty_list_of_bans_or_swarms_is_fine(server: RunningServer, client: 
 def test_the_new_paths_take_post_alone_and_only_with_credentials(server: RunningServer, client: App, path: str) -> None:
     for method in ("GET", "PUT", "HEAD"):
         assert server.request(method, path, headers=client.headers, app=client).status == 405
-    assert is_refusal(server.request("POST", path, b'{"bans":[]}'), 403)
+    assert server.request("POST", path, b'{"bans":[]}').refusal(403)
 
 
 def ban(number: int, at: Any, **more: Any) -> Row:
-    row: Row = json.loads(sample("pbh-modern-bans.json"))["bans"][0]
+    row: Row = json.loads(read_sample("pbh-modern-bans.json"))["bans"][0]
     return row | {"peer_ip": f"45.7.{number >> 8}.{number & 255}", "ban_at": at} | more
 
 
@@ -144,7 +134,7 @@ def test_a_whole_ban_history_of_years_is_taken_page_by_page_and_only_once(server
     pages = [rows[start : start + 100] for start in range(0, len(rows), 100)]
     form = okhttp(PBH20)
     for page in (*pages, pages[-1], *pages[:3], rows[950:1050]):
-        answer = send(server, client, form(SYNC_BANS, client, json.dumps({"bans": page}).encode()))
+        answer = server.send(form(SYNC_BANS, client, json.dumps({"bans": page}).encode()), client)
         assert (answer.status, answer.rejected) == (200, 0)
     # The last again, with new ones behind it; and everything at once.
     more = [ban(number, now + number) for number in range(1050, 1100)]
@@ -177,7 +167,7 @@ def test_a_ban_is_known_by_time_address_port_torrent_and_module(
 
 
 def swarm(**more: Any) -> Row:
-    row: Row = json.loads(sample("pbh-modern-swarm.json"))["swarms"][0]
+    row: Row = json.loads(read_sample("pbh-modern-swarm.json"))["swarms"][0]
     return row | more
 
 
@@ -235,7 +225,7 @@ def test_an_offset_means_something_else_with_every_client(server: RunningServer)
         [stored] = server.rows("swarm", app)
         assert (stored["to_peer_traffic_offset"], stored["from_peer_traffic_offset"]) == (400, 4)
         totals.append((stored["to_peer_traffic"], stored["from_peer_traffic"]))
-    app, body = server.add_app(), json.loads(sample("qbcb-histories.json"))
+    app, body = server.add_app(), json.loads(read_sample("qbcb-histories.json"))
     body["peers"][0] |= {"uploaded": 1000, "uploaded_offset": 400, "downloaded": 10, "downloaded_offset": 4}
     server.post(body, app, SYNC_SWARM, QBCB)
     [stored] = server.rows("swarm", app)
@@ -310,7 +300,7 @@ def test_a_list_is_not_for_everybody(server: RunningServer, client: App, path: s
         {"X-BTN-AppID": "example-app-id", "X-BTN-AppSecret": "example-app-secret"},
         {"X-BTN-InstallationID": str(uuid.uuid4())},
     ):
-        assert is_refusal(server.request("GET", f"{path}?rev=initial", headers=headers, app=client), 403)
+        assert server.request("GET", f"{path}?rev=initial", headers=headers, app=client).refusal(403)
 
 
 def test_peerbanhelper_reads_the_deny_list_with_a_reason_for_each_entry(server: RunningServer, client: App) -> None:
@@ -452,8 +442,8 @@ def test_behind_a_trusted_proxy_it_is_what_the_proxy_saw(
 
 
 def test_a_heartbeat_needs_credentials_and_a_small_body(server: RunningServer, client: App) -> None:
-    assert is_refusal(server.request("POST", HEARTBEAT, b'{"ifaddr":"192.168.1.10"}', {"User-Agent": PBH20}), 403)
-    assert is_refusal(heartbeat(server, client, b" " * 20_000), 413)
+    assert server.request("POST", HEARTBEAT, b'{"ifaddr":"192.168.1.10"}', {"User-Agent": PBH20}).refusal(403)
+    assert heartbeat(server, client, b" " * 20_000).refusal(413)
     assert server.get(HEARTBEAT, client).status == 405
 
 
@@ -659,7 +649,7 @@ def test_a_panel_leads_to_nobody(told: RunningServer) -> None:
     ],
 )
 def test_only_a_single_address_can_be_asked_for(told: RunningServer, query: str) -> None:
-    assert is_refusal(told.get(f"{QUERY}?{query}", told.add_app()), 400)
+    assert told.get(f"{QUERY}?{query}", told.add_app()).refusal(400)
 
 
 @pytest.mark.parametrize("spelling", ["45.7.0.1", "::ffff:45.7.0.1", "%3A%3Affff%3A2d07%3A0001"])
@@ -674,7 +664,7 @@ def test_questions_are_limited_for_each_application(told: RunningServer) -> None
     assert statuses[:30] == [200] * 30
     assert statuses[30:].count(429) >= 3
     refused = [answer for answer in answers if answer.status == 429]
-    assert all(is_refusal(answer, 429) and 1 <= int(answer.headers["retry-after"]) <= 60 for answer in refused)
+    assert all(answer.refusal(429) and 1 <= int(answer.headers["retry-after"]) <= 60 for answer in refused)
     assert told.request("GET", widget_path(asker, "192.0.2.1")).status == 429
     assert told.get(f"{QUERY}?ip=192.0.2.1", other).status == 200
     assert told.get("/ping/config", asker).status == 200
@@ -744,8 +734,8 @@ def test_the_widgets_credentials_are_nowhere_in_the_log(told: RunningServer) -> 
     ],
 )
 def test_the_widget_is_not_for_everybody(told: RunningServer, values: dict[str, str]) -> None:
-    assert is_refusal(told.request("GET", widget_path(told.app, "45.7.0.1", **values)), 403)
-    assert is_refusal(told.request("GET", f"{WIDGET}?ip=45.7.0.1"), 403)
+    assert told.request("GET", widget_path(told.app, "45.7.0.1", **values)).refusal(403)
+    assert told.request("GET", f"{WIDGET}?ip=45.7.0.1").refusal(403)
 
 
 ALL_GETS = [
@@ -987,12 +977,12 @@ def test_used_proofs_are_kept_in_bounded_memory_and_nobody_pushes_others_out(mon
 def test_challenges_are_made_for_known_abilities_and_not_without_end(working: RunningServer) -> None:
     app = working.add_app()
     for kind in ("", "submit_peers", "rules", "x" * 2000):
-        assert is_refusal(working.get(f"{CHALLENGE}?type={kind}", app), 400)
-    assert is_refusal(working.request("GET", f"{CHALLENGE}?type=heartbeat"), 403)
+        assert working.get(f"{CHALLENGE}?type={kind}", app).refusal(400)
+    assert working.request("GET", f"{CHALLENGE}?type=heartbeat").refusal(403)
     made = [session(working, app, "submit_history") for _ in range(PER_USERAPP)]
     assert len({one["id"] for one in made}) == len({one["challengeBase64"] for one in made}) == PER_USERAPP
     answer = working.get(f"{CHALLENGE}?type=heartbeat", app)
-    assert is_refusal(answer, 429)
+    assert answer.refusal(429)
     assert int(answer.headers["retry-after"]) >= 1
     assert working.get(f"{CHALLENGE}?type=heartbeat", working.add_app()).status == 200
 
@@ -1048,7 +1038,7 @@ def test_anonymous_clients_are_refused_unless_they_are_wanted(server: RunningSer
     rust_headers = {"User-Agent": RUST, "X-BTN-InstallationID": uuid.uuid4().hex}
     for headers in (pbh_anonymous(str(uuid.uuid4())), rust_headers):
         for path in ("/ping/config", DENYLIST, f"{QUERY}?ip=192.0.2.1"):
-            assert is_refusal(server.request("GET", path, headers=headers, app=App("", "", "127.5.0.1")), 403)
+            assert server.request("GET", path, headers=headers, app=App("", "", "127.5.0.1")).refusal(403)
     assert anonymous_apps(server) == []
 
 
@@ -1057,7 +1047,7 @@ def test_anonymous_clients_submit_and_fetch_like_others(start: Callable[..., Run
     rust_headers = {"User-Agent": RUST, "X-BTN-InstallationID": uuid.uuid4().hex}
     for headers in (pbh_anonymous(str(uuid.uuid4())), rust_headers):
         assert running.request("GET", "/ping/config", headers=headers).status == 200
-        body = gzip.compress(sample("pbh-modern-bans.json"))
+        body = gzip.compress(read_sample("pbh-modern-bans.json"))
         for _ in range(2):
             posted = running.request("POST", SYNC_BANS, body, {**headers, "Content-Encoding": "gzip"})
             assert (posted.status, posted.rejected) == (200, 0)
@@ -1108,7 +1098,7 @@ def test_unused_anonymous_clients_are_purged_and_may_come_back_as_new_ones(start
     old, new = pbh_anonymous(str(uuid.uuid4())), pbh_anonymous(str(uuid.uuid4()))
     for headers in (old, new):
         assert running.request("GET", "/ping/config", headers=headers).status == 200
-        body = gzip.compress(sample("pbh-modern-bans.json"))
+        body = gzip.compress(read_sample("pbh-modern-bans.json"))
         assert running.request("POST", SYNC_BANS, body, headers).status == 200
     running.stop()
     first, last = sorted(anonymous_apps(running), key=lambda app: app["created_at"])
@@ -1137,7 +1127,7 @@ def test_unused_anonymous_clients_are_purged_and_may_come_back_as_new_ones(start
 
     # The running server notices within two seconds.
     wait_for(is_back, 3)
-    body = gzip.compress(sample("pbh-modern-bans.json"))
+    body = gzip.compress(read_sample("pbh-modern-bans.json"))
     assert running.request("POST", SYNC_BANS, body, old).status == 200
     assert len(running.rows("ban", App(first["app_id"], ""))) == 3
 
@@ -1153,7 +1143,7 @@ def test_a_limit_holds_for_each_application_and_changes_with_the_configuration(
     app, other = running.add_app(), running.add_app()
     answers = [running.get("/ping/config", app) for _ in range(25)]
     assert [answer.status for answer in answers[:20]] == [200] * 20
-    assert is_refusal(answers[-1], 429)
+    assert answers[-1].refusal(429)
     assert 1 <= int(answers[-1].headers["retry-after"]) <= 60
     for path in (DENYLIST, "/ping/rules/retrieve", f"{QUERY}?ip=192.0.2.1"):
         assert running.get(path, app).status == 429
@@ -1175,10 +1165,10 @@ def test_what_real_clients_do_at_once_is_within_the_default_limit(start: Callabl
     # A first contact: 20,000 bans and 100,000 swarms in pages, and a heartbeat for each of many addresses.
     for number in range(200):
         page = {"bans": [ban(number, number)]}
-        assert send(running, running.app, form(SYNC_BANS, running.app, json.dumps(page).encode())).status == 200
+        assert running.send(form(SYNC_BANS, running.app, json.dumps(page).encode()), running.app).status == 200
     for number in range(100):
         page = {"swarms": [swarm(peer_port=number)]}
-        assert send(running, running.app, rust(SYNC_SWARM, running.app, json.dumps(page).encode())).status == 200
+        assert running.send(rust(SYNC_SWARM, running.app, json.dumps(page).encode()), running.app).status == 200
     for path in (*LISTS, "/ping/config"):
         assert running.get(path).status == 200
     with ThreadPoolExecutor(8) as pool:

@@ -7,8 +7,8 @@ import itertools
 import json
 import random
 import sqlite3
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager, suppress
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -170,7 +170,6 @@ class World:
     """A database filled through ingestion, and the same rows as the oracle knows them, in order of receipt."""
 
     def __init__(self, folder: Path) -> None:
-        self.runner = asyncio.Runner()
         self.path = folder / "sparkle.db"
         self.database: Database
         self.now = START
@@ -263,42 +262,50 @@ class World:
             row["peer_id"] = (row["peer_id"] or "")[:8] or "N/A"
             row["peer_client_name"] = row["peer_client_name"] or "N/A"
 
-    def ask(self, table: Any, body: Row, viewer: Viewer = ADMIN) -> Any:
+    async def ask(self, table: Any, body: Row, viewer: Viewer = ADMIN) -> Any:
         """A page as (what is shown, the page)."""
         asked = msgspec.json.decode(json.dumps(body).encode(), type=BODIES[table])
         wanted = query.ask(table, asked, viewer)
         find = self.search.discoveries if table == "discovery" else self.search.page
-        page: Any = self.runner.run(find(wanted, 20_000, 20_000))
+        page: Any = await find(wanted, 20_000, 20_000)
         return [shown(row, viewer) for row in page.rows], page
 
-    def ids(self, table: str, body: Row, viewer: Viewer = ADMIN) -> list[int]:
+    async def ids(self, table: str, body: Row, viewer: Viewer = ADMIN) -> list[int]:
         """The ids of all rows that a query finds, which must be as many as it says."""
-        _, page = self.ask(table, {"pageSize": 3000, **body}, viewer)
+        _, page = await self.ask(table, {"pageSize": 3000, **body}, viewer)
         assert page.exact
         if not body.get("page"):
             assert page.total == len(page.rows) or page.next
         return [row.id for row in page.rows]
 
 
-@contextmanager
-def opened(folder: Path) -> Iterator[World]:
+@asynccontextmanager
+async def opened(folder: Path) -> AsyncIterator[World]:
     """An empty world whose segments hold 50 rows, and in which 8 bans are many."""
     world = World(folder)
-    with pytest.MonkeyPatch.context() as patch, world.runner:
+    with pytest.MonkeyPatch.context() as patch:
         patch.setattr(segments, "SEGMENT_ROWS", 50)
         patch.setattr(search, "_COMMON", 8)
         patch.setattr(readers, "_TAKEN_UP", 7)
-        world.runner.run(world.open())
+        await world.open()
         try:
             yield world
         finally:
-            world.runner.run(world.close())
+            await world.close()
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    with opened(tmp_path_factory.mktemp("world")) as made:
-        made.runner.run(made.fill(random.Random(20260)))
+async def world(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[World]:
+    """A full world that tests only read."""
+    async with opened(tmp_path_factory.mktemp("world")) as made:
+        await made.fill(random.Random(20260))
+        yield made
+
+
+@pytest.fixture
+async def fresh(tmp_path: Path) -> AsyncIterator[World]:
+    """An empty world of the test's own."""
+    async with opened(tmp_path) as made:
         yield made
 
 
@@ -434,15 +441,15 @@ def expected(world: World, table: str, body: Row, viewer: Viewer = ADMIN) -> lis
     return [row["id"] for row in found]
 
 
-def test_the_chains_are_long_and_in_every_state(world: World) -> None:
+async def test_the_chains_are_long_and_in_every_state(world: World) -> None:
     for kind in segments.KINDS:
-        chain = world.runner.run(segments.catalogue(world.database.main, "kind=?", (kind,)))
+        chain = await segments.catalogue(world.database.main, "kind=?", (kind,))
         assert len(chain) >= 4
         assert {segment.state for segment in chain} == {"hot", "closed", "indexed"}
 
 
-def test_versions_are_replaced_by_newer_and_by_older_segments_of_every_state(world: World) -> None:
-    chain = world.runner.run(segments.catalogue(world.database.main, "kind='swarm'"))
+async def test_versions_are_replaced_by_newer_and_by_older_segments_of_every_state(world: World) -> None:
+    chain = await segments.catalogue(world.database.main, "kind='swarm'")
 
     def segment_of(number: int) -> segments.SegmentRow:
         return next(segment for segment in reversed(chain) if segment.first_row <= number)
@@ -489,27 +496,27 @@ def candidates(world: World, table: str, name: str) -> list[Any]:
 
 
 @pytest.mark.parametrize(("table", "name"), CASES)
-def test_a_filter_finds_what_the_oracle_finds(world: World, table: str, name: str) -> None:
+async def test_a_filter_finds_what_the_oracle_finds(world: World, table: str, name: str) -> None:
     dice = random.Random(f"{table}{name}")
     values = candidates(world, table, name)
     for method in (None, *(TEXT_METHODS if name in TEXT_FIELDS else NUMBERS)):
         for value in dice.sample(values, min(8, len(values))):
             body = {name: value} | ({f"{name}CompareMethod": method} if method else {})
-            assert world.ids(table, body) == expected(world, table, body), body
+            assert await world.ids(table, body) == expected(world, table, body), body
 
 
 @pytest.mark.parametrize("table", ["snapshot", "ban", "swarm"])
-def test_an_address_filter_finds_what_the_oracle_finds(world: World, table: str) -> None:
+async def test_an_address_filter_finds_what_the_oracle_finds(world: World, table: str) -> None:
     networks = ["203.0.113.1", "203.0.113.0/24", "0.0.0.0/0", "128.0.0.0/1", "::/0", "2001:db8::/32", "2600::/12"]
     networks += ["2001:db8::1", "2001:DB8:0::1", "::ffff:203.0.113.1", "32.0.0.0/8", "8.8.8.8", "2001::/16"]
     for method, value in itertools.product((None, "EQUALS", "NOT_EQUALS"), networks):
         body = {"peerIp": value} | ({"peerIpCompareMethod": method} if method else {})
         plain = body | {"peerIp": value.removeprefix("::ffff:")}
-        assert world.ids(table, body) == expected(world, table, plain), body
+        assert await world.ids(table, body) == expected(world, table, plain), body
     parts = ["203.0.", "99", ".1", "1", "2001:db8", "::", ":", ".", "2", "203.0.113.1", "%", "200"]
     for method, value in itertools.product(TEXT_METHODS[2:], parts):
         body = {"peerIp": value, "peerIpCompareMethod": method}
-        assert world.ids(table, body) == expected(world, table, body), body
+        assert await world.ids(table, body) == expected(world, table, body), body
 
 
 @pytest.mark.parametrize(
@@ -530,35 +537,35 @@ def test_an_address_filter_finds_what_the_oracle_finds(world: World, table: str)
         ("swarm", {"timeTo": START + 3}),
     ],
 )
-def test_a_query_at_the_edge_finds_what_the_oracle_finds(world: World, table: str, body: Row) -> None:
-    assert world.ids(table, body) == expected(world, table, body)
+async def test_a_query_at_the_edge_finds_what_the_oracle_finds(world: World, table: str, body: Row) -> None:
+    assert await world.ids(table, body) == expected(world, table, body)
 
 
 @pytest.mark.parametrize(
     ("table", "name"), [(table, name) for table in BODIES for name in query.SORTS[table] if name != "torrent.id"]
 )
 @pytest.mark.parametrize("direction", ["ASC", "DESC"])
-def test_an_order_is_the_oracles(world: World, table: str, name: str, direction: str) -> None:
+async def test_an_order_is_the_oracles(world: World, table: str, name: str, direction: str) -> None:
     body = {"sortBy": name, "sortOrder": direction}
-    assert world.ids(table, body) == expected(world, table, body)
-    assert walk(world, table, body | {"pageSize": 37}, BOB) == expected(world, table, body, BOB)
+    assert await world.ids(table, body) == expected(world, table, body)
+    assert await walk(world, table, body | {"pageSize": 37}, BOB) == expected(world, table, body, BOB)
 
 
 @pytest.mark.parametrize("table", ["snapshot", "swarm", "ban"])
-def test_sorting_by_torrent_is_by_its_id(world: World, table: str) -> None:
-    rows, _ = world.ask(table, {"sortBy": "torrent.id", "sortOrder": "ASC", "pageSize": 3000})
+async def test_sorting_by_torrent_is_by_its_id(world: World, table: str) -> None:
+    rows, _ = await world.ask(table, {"sortBy": "torrent.id", "sortOrder": "ASC", "pageSize": 3000})
     assert rows == sorted(rows, key=lambda row: (row.torrent.id, -row.id))
 
 
 # --- Everything together ----------------------------------------------------------------------------------------------
 
 
-def walk(world: World, table: str, body: Row, viewer: Viewer = ADMIN) -> list[int]:
+async def walk(world: World, table: str, body: Row, viewer: Viewer = ADMIN) -> list[int]:
     """All rows by cursor, forth and back again; every page says the same total."""
     pages: list[list[int]] = []
     after, total = None, None
     while True:
-        _, page = world.ask(table, body | {"after": after}, viewer)
+        _, page = await world.ask(table, body | {"after": after}, viewer)
         pages.append([row.id for row in page.rows])
         assert total in (None, page.total)
         assert (page.previous is None) is (after is None)
@@ -569,7 +576,7 @@ def walk(world: World, table: str, body: Row, viewer: Viewer = ADMIN) -> list[in
     found = [number for one in pages for number in one]
     assert total == len(found)
     for earlier in reversed(pages[:-1]):
-        _, page = world.ask(table, body | {"before": page.previous}, viewer)
+        _, page = await world.ask(table, body | {"before": page.previous}, viewer)
         assert ([row.id for row in page.rows], page.total) == (earlier, total)
         assert page.next is not None
     assert page.previous is None
@@ -609,28 +616,28 @@ def random_body(dice: random.Random, world: World, table: str) -> Row:
 
 @pytest.mark.parametrize("table", list(BODIES))
 @pytest.mark.parametrize("seed", range(16))
-def test_a_random_query_pages_and_walks_as_the_oracle_does(world: World, table: str, seed: int) -> None:
+async def test_a_random_query_pages_and_walks_as_the_oracle_does(world: World, table: str, seed: int) -> None:
     dice = random.Random(f"{table}{seed}")
     body = random_body(dice, world, table)
     viewer = dice.choice((ADMIN, BOB))
     right = expected(world, table, body, viewer)
-    assert world.ids(table, body, viewer) == right, body
+    assert await world.ids(table, body, viewer) == right, body
     size = dice.choice((1, 3, 10)) if len(right) < 20 else dice.choice((17, 50, 100))
     for page in range(len(right) // size + 2):
-        rows, found = world.ask(table, body | {"page": page, "pageSize": size}, viewer)
+        rows, found = await world.ask(table, body | {"page": page, "pageSize": size}, viewer)
         assert [row.id for row in found.rows] == right[page * size : (page + 1) * size], (body, page, size)
         assert (found.total, found.exact) == (len(right), True), body
         assert (found.next is None) == ((page + 1) * size >= len(right))
         assert len(rows) == len(found.rows)
-    assert walk(world, table, body | {"pageSize": size}, viewer) == right, (body, size)
+    assert await walk(world, table, body | {"pageSize": size}, viewer) == right, (body, size)
 
 
 # --- What is shown ----------------------------------------------------------------------------------------------------
 
 
-def test_rows_are_shown_as_they_were_sent(world: World) -> None:
+async def test_rows_are_shown_as_they_were_sent(world: World) -> None:
     for table in ("snapshot", "ban", "swarm"):
-        rows, _ = world.ask(table, {"pageSize": 3000}, BOB)
+        rows, _ = await world.ask(table, {"pageSize": 3000}, BOB)
         by_id = {row["id"]: row for row in world.rows[table]}
         assert len(rows) == len(by_id)
         for row in rows:
@@ -649,9 +656,9 @@ def test_rows_are_shown_as_they_were_sent(world: World) -> None:
             assert row.app_id == (f"app-{9 - sent['userapp']}" if mine else None)
 
 
-def test_discoveries_are_shown_with_oneself_only(world: World) -> None:
+async def test_discoveries_are_shown_with_oneself_only(world: World) -> None:
     for viewer in (ADMIN, BOB):
-        rows, page = world.ask("discovery", {"pageSize": 3000}, viewer)
+        rows, page = await world.ask("discovery", {"pageSize": 3000}, viewer)
         for row, stored in zip(rows, page.rows, strict=True):
             sent = next(r for r in world.rows["discovery"] if r["id"] == stored.id)
             assert (row.found_at, row.last_seen_at) == (sent["found_at"], sent["last_seen_at"])
@@ -672,52 +679,46 @@ def open_but_deleted() -> list[str]:
     return [name for name in held if name.endswith("(deleted)") and ".segments/" in name]
 
 
-def test_a_segment_that_retention_unlinks_is_gone_from_pages_and_from_the_disk(tmp_path: Path) -> None:
-    with opened(tmp_path) as world:
-        world.runner.run(world.fill(random.Random(5)))
-        before = world.ids("snapshot", {"toPeerTraffic": -9, "toPeerTrafficCompareMethod": "GREATER_THAN"})
-        assert before == expected(world, "snapshot", {})
-        chain = world.runner.run(segments.catalogue(world.database.main, "kind='snapshot' AND state='indexed'"))
-        world.runner.run(segments.forget(world.database.main, chain[:2]))
-        segments.unlink(world.database.segment_folder, chain[:2])
-        gone = {
-            number for segment in chain[:2] for number in range(segment.first_row, segment.first_row + segment.rows)
-        }
-        left = [number for number in before if number not in gone]
-        assert world.ids("snapshot", {"sortBy": "id"}) == left
-        assert world.ids("snapshot", {}) == left
-        world.runner.run(world.search.tidy())
-        assert not open_but_deleted()
-        # A file that goes without the catalogue knowing is not passed over in silence.
-        segments.unlink(world.database.segment_folder, chain[2:3])
-        world.runner.run(world.search.tidy())
-        with pytest.raises(SparkleError, match="changing"):
-            world.ids("snapshot", {"sortBy": "peerIp"})
+async def test_a_segment_that_retention_unlinks_is_gone_from_pages_and_from_the_disk(fresh: World) -> None:
+    await fresh.fill(random.Random(5))
+    before = await fresh.ids("snapshot", {"toPeerTraffic": -9, "toPeerTrafficCompareMethod": "GREATER_THAN"})
+    assert before == expected(fresh, "snapshot", {})
+    chain = await segments.catalogue(fresh.database.main, "kind='snapshot' AND state='indexed'")
+    await segments.forget(fresh.database.main, chain[:2])
+    segments.unlink(fresh.database.segment_folder, chain[:2])
+    gone = {number for segment in chain[:2] for number in range(segment.first_row, segment.first_row + segment.rows)}
+    left = [number for number in before if number not in gone]
+    assert await fresh.ids("snapshot", {"sortBy": "id"}) == left
+    assert await fresh.ids("snapshot", {}) == left
+    await fresh.search.tidy()
+    assert not open_but_deleted()
+    # A file that goes without the catalogue knowing is not passed over in silence.
+    segments.unlink(fresh.database.segment_folder, chain[2:3])
+    await fresh.search.tidy()
+    with pytest.raises(SparkleError, match="changing"):
+        await fresh.ids("snapshot", {"sortBy": "peerIp"})
 
 
-def test_versions_that_were_forgotten_are_found_again(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_versions_that_were_forgotten_are_found_again(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     body = {"sortBy": "firstTimeSeen"}
     right = expected(world, "swarm", body)
-    assert world.ids("swarm", body) == right
+    assert await world.ids("swarm", body) == right
     monkeypatch.setattr(readers, "_VERSIONS_S", -1)
-    world.runner.run(world.search.tidy())
-    assert world.ids("swarm", body) == right
+    await world.search.tidy()
+    assert await world.ids("swarm", body) == right
 
 
-def test_what_retention_unlinks_replaces_nothing_any_more(tmp_path: Path) -> None:
-    with opened(tmp_path) as world:
-        world.runner.run(world.fill(random.Random(7)))
-        chain = world.runner.run(segments.catalogue(world.database.main, "kind='swarm' AND state='indexed'"))
-        world.runner.run(segments.forget(world.database.main, chain[:2]))
-        segments.unlink(world.database.segment_folder, chain[:2])
-        gone = {
-            number for segment in chain[:2] for number in range(segment.first_row, segment.first_row + segment.rows)
-        }
-        left = counting([row for row in world.versions if row["id"] not in gone])
-        assert {row["id"] for row in left} - {row["id"] for row in world.rows["swarm"]}
-        assert world.ids("swarm", {"sortBy": "id", "sortOrder": "ASC"}) == [row["id"] for row in left]
-        rows, _ = world.ask("swarm", {"pageSize": 3000, "sortBy": "id", "sortOrder": "ASC"})
-        assert [row.first_time_seen for row in rows] == [row["shown_first"] for row in left]
+async def test_what_retention_unlinks_replaces_nothing_any_more(fresh: World) -> None:
+    await fresh.fill(random.Random(7))
+    chain = await segments.catalogue(fresh.database.main, "kind='swarm' AND state='indexed'")
+    await segments.forget(fresh.database.main, chain[:2])
+    segments.unlink(fresh.database.segment_folder, chain[:2])
+    gone = {number for segment in chain[:2] for number in range(segment.first_row, segment.first_row + segment.rows)}
+    left = counting([row for row in fresh.versions if row["id"] not in gone])
+    assert {row["id"] for row in left} - {row["id"] for row in fresh.rows["swarm"]}
+    assert await fresh.ids("swarm", {"sortBy": "id", "sortOrder": "ASC"}) == [row["id"] for row in left]
+    rows, _ = await fresh.ask("swarm", {"pageSize": 3000, "sortBy": "id", "sortOrder": "ASC"})
+    assert [row.first_time_seen for row in rows] == [row["shown_first"] for row in left]
 
 
 def swarm(peer_port: int, first: int | None, last: int | None, taken: int) -> Row:
@@ -727,97 +728,83 @@ def swarm(peer_port: int, first: int | None, last: int | None, taken: int) -> Ro
 
 
 @pytest.mark.parametrize("state", ["one", "hot", "closed", "indexed"])
-def test_the_version_with_the_latest_evidence_is_shown(tmp_path: Path, state: str) -> None:
+async def test_the_version_with_the_latest_evidence_is_shown(fresh: World, state: str) -> None:
     """Two pages of versions, in one segment or in two, the second of which is hot."""
     hour = 3_600_000
-    with opened(tmp_path) as world:
-        run, day = world.runner.run, START - 24 * hour
-        early = [
-            swarm(1, day, START - hour, 1000),  # Resent older below.
-            swarm(2, day, START + 9 * hour, 1000),  # A clock that is ahead: evidence of its receipt.
-            swarm(3, day, None, 1000),  # No time: evidence of its receipt.
-            swarm(4, day, START - hour, 1000),  # The same time again: the one received last.
-            swarm(5, day, START - hour, 1000),  # Then no time at all.
-        ]
-        late = [
-            swarm(1, day - 5, START - 2 * hour, 900),
-            swarm(2, day, START + hour, 2000),
-            swarm(3, day, START - 1, 900),
-            swarm(4, None, START - hour, 2000),
-            swarm(5, day + 7, None, 2000),
-        ]
-        run(world.submit("swarm", 1, None, early))
-        world.now += hour
-        if state != "one":
-            run(world.ingest.streams["swarm"].roll(world.database.main, world.now))
-            if state == "indexed":
-                run(world.index(run(segments.catalogue(world.database.main, "state='closed'"))))
-        run(world.submit("swarm", 1, None, late))
-        body = {"sortBy": "peerPort", "sortOrder": "ASC"}
-        rows, page = world.ask("swarm", body)
-        assert [(row.peer_port, row.to_peer_traffic) for row in rows] == [
-            (1, 1000),
-            (2, 2000),
-            (3, 1000),
-            (4, 2000),
-            (5, 2000),
-        ]
-        assert [row.first_time_seen for row in rows] == [day - 5, day, day, day, day]
+    day = START - 24 * hour
+    early = [
+        swarm(1, day, START - hour, 1000),  # Resent older below.
+        swarm(2, day, START + 9 * hour, 1000),  # A clock that is ahead: evidence of its receipt.
+        swarm(3, day, None, 1000),  # No time: evidence of its receipt.
+        swarm(4, day, START - hour, 1000),  # The same time again: the one received last.
+        swarm(5, day, START - hour, 1000),  # Then no time at all.
+    ]
+    late = [
+        swarm(1, day - 5, START - 2 * hour, 900),
+        swarm(2, day, START + hour, 2000),
+        swarm(3, day, START - 1, 900),
+        swarm(4, None, START - hour, 2000),
+        swarm(5, day + 7, None, 2000),
+    ]
+    await fresh.submit("swarm", 1, None, early)
+    fresh.now += hour
+    if state != "one":
+        await fresh.ingest.streams["swarm"].roll(fresh.database.main, fresh.now)
+        if state == "indexed":
+            await fresh.index(await segments.catalogue(fresh.database.main, "state='closed'"))
+    await fresh.submit("swarm", 1, None, late)
+    body = {"sortBy": "peerPort", "sortOrder": "ASC"}
+    rows, page = await fresh.ask("swarm", body)
+    assert [(row.peer_port, row.to_peer_traffic) for row in rows] == [
+        (1, 1000),
+        (2, 2000),
+        (3, 1000),
+        (4, 2000),
+        (5, 2000),
+    ]
+    assert [row.first_time_seen for row in rows] == [day - 5, day, day, day, day]
+    assert (page.total, page.exact) == (5, True)
+    for size in (1, 2):
+        _, page = await fresh.ask("swarm", {"pageSize": size})
         assert (page.total, page.exact) == (5, True)
-        for size in (1, 2):
-            _, page = world.ask("swarm", {"pageSize": size})
-            assert (page.total, page.exact) == (5, True)
-            _, page = world.ask("swarm", {"pageSize": size, "peerIp": ADDRESSES[0]})
-            assert (page.total, page.exact) == (5, True)
+        _, page = await fresh.ask("swarm", {"pageSize": size, "peerIp": ADDRESSES[0]})
+        assert (page.total, page.exact) == (5, True)
 
 
-def test_what_an_earlier_program_indexed_is_indexed_anew(tmp_path: Path) -> None:
-    with opened(tmp_path) as world:
-        world.runner.run(world.fill(random.Random(3)))
-        chain = world.runner.run(segments.catalogue(world.database.main, "kind='swarm' AND state='indexed'"))
-        world.runner.run(world.close())
-        for segment in chain:
-            with closing(
-                sqlite3.connect(segments.segment_path(world.database.segment_folder, "swarm", segment.id))
-            ) as c:
-                c.execute("DROP TABLE version")
-                c.execute("CREATE INDEX swarm_version_key ON swarm (version_key)")
-        with closing(sqlite3.connect(world.path)) as connection:
-            connection.executescript(schema("main_0008.sql"))
-        world.runner.run(world.start())
-        right = expected(world, "swarm", {})
-        assert world.ids("swarm", {}) == right
-        closed = world.runner.run(segments.catalogue(world.database.main, "kind='swarm' AND state='closed'"))
-        assert {segment.id for segment in chain} < {segment.id for segment in closed}
-        world.runner.run(world.index(closed))
-        assert world.ids("swarm", {}) == right
+async def test_what_an_earlier_program_indexed_is_indexed_anew(fresh: World) -> None:
+    await fresh.fill(random.Random(3))
+    chain = await segments.catalogue(fresh.database.main, "kind='swarm' AND state='indexed'")
+    await fresh.close()
+    for segment in chain:
+        with closing(sqlite3.connect(segments.segment_path(fresh.database.segment_folder, "swarm", segment.id))) as c:
+            c.execute("DROP TABLE version")
+            c.execute("CREATE INDEX swarm_version_key ON swarm (version_key)")
+    with closing(sqlite3.connect(fresh.path)) as connection:
+        connection.executescript(schema("main_0008.sql"))
+    await fresh.start()
+    right = expected(fresh, "swarm", {})
+    assert await fresh.ids("swarm", {}) == right
+    closed = await segments.catalogue(fresh.database.main, "kind='swarm' AND state='closed'")
+    assert {segment.id for segment in chain} < {segment.id for segment in closed}
+    await fresh.index(closed)
+    assert await fresh.ids("swarm", {}) == right
 
 
-def test_rows_that_are_submitted_meanwhile_are_found_and_never_twice(tmp_path: Path) -> None:
-    with opened(tmp_path) as world:
+async def test_rows_that_are_submitted_meanwhile_are_found_and_never_twice(fresh: World) -> None:
+    async def submit_all() -> None:
+        dice = random.Random(1)
+        for _ in range(60):
+            fresh.now += 1
+            await fresh.submit("snapshot", 1, fresh.now, [pick_peer(dice) for _ in range(9)])
 
-        async def submit_all() -> None:
-            dice = random.Random(1)
-            for _ in range(60):
-                world.now += 1
-                await world.submit("snapshot", 1, world.now, [pick_peer(dice) for _ in range(9)])
-
-        async def read_all(task: "asyncio.Task[None]") -> int:
-            pages = 0
-            wanted = query.ask("snapshot", query.SnapshotQuery(page_size=1000), ADMIN)
-            while not task.done():
-                page = await world.search.page(wanted, 20_000, 20_000)
-                ids = [row.id for row in page.rows]
-                assert ids == list(range(len(ids), 0, -1))
-                assert page.total == len(ids)
-                pages += 1
-            return pages
-
-        async def both() -> int:
-            task = asyncio.create_task(submit_all())
-            pages = await read_all(task)
-            await task
-            return pages
-
-        assert world.runner.run(both()) > 3
-        assert len(world.ids("snapshot", {})) == 540
+    pages, wanted = 0, query.ask("snapshot", query.SnapshotQuery(page_size=1000), ADMIN)
+    task = asyncio.create_task(submit_all())
+    while not task.done():
+        page = await fresh.search.page(wanted, 20_000, 20_000)
+        ids = [row.id for row in page.rows]
+        assert ids == list(range(len(ids), 0, -1))
+        assert page.total == len(ids)
+        pages += 1
+    await task
+    assert pages > 3
+    assert len(await fresh.ids("snapshot", {})) == 540

@@ -13,12 +13,9 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from server import PBH20, App, RunningServer, opened, rows
+from server import PBH20, App, RunningServer, embedded, rows
 
-from sparkle_lite import config
-from sparkle_lite.analyses.registry import SCHEMA
 from sparkle_lite.ingest import LastSightings
-from sparkle_lite.runtime import running
 from sparkle_lite.wire.bodies import PeerSnapshot
 from sparkle_lite.wire.dialect import detect
 
@@ -132,23 +129,15 @@ def test_what_could_not_be_stored_was_not_said(start: Callable[..., RunningServe
     assert len(snapshot(server, server.app, *many)) == 0
 
 
-def test_lists_that_arrive_together_are_compared_with_each_other(tmp_path: Path) -> None:
-    (tmp_path / "config.toml").touch()
-
-    async def scenario() -> Path:
-        async with running(config.load(SCHEMA, tmp_path / "config.toml", {})) as server:
-            bodies = [
-                json.dumps({"populate_time": at, "peers": [peer(n, uploaded=n * at) for n in range(5)]}).encode()
-                for at in (1, 2, 3)
-            ] + [json.dumps({"populate_time": 4, "peers": [peer(n, uploaded=n * 3) for n in range(9)]}).encode()]
-            outcomes = await asyncio.gather(*(server.ingest.submit(1, None, body, "", detect(QBCB)) for body in bodies))
-            assert [(outcome.accepted, outcome.rejected) for outcome in outcomes] == [(5, 0), (5, 0), (5, 0), (9, 0)]
-            return server.database.path
-
-    database = asyncio.run(scenario())
-    with opened(database) as connection:
-        [(app_id,)] = connection.execute("SELECT app_id FROM userapp")
-    stored = rows(database, "snapshot", app_id)
+async def test_lists_that_arrive_together_are_compared_with_each_other(tmp_path: Path) -> None:
+    bodies = [
+        json.dumps({"populate_time": at, "peers": [peer(n, uploaded=n * at) for n in range(5)]}).encode()
+        for at in (1, 2, 3)
+    ] + [json.dumps({"populate_time": 4, "peers": [peer(n, uploaded=n * 3) for n in range(9)]}).encode()]
+    async with embedded(tmp_path) as server:
+        outcomes = await asyncio.gather(*(server.ingest.submit(1, None, body, "", detect(QBCB)) for body in bodies))
+    assert [(outcome.accepted, outcome.rejected) for outcome in outcomes] == [(5, 0), (5, 0), (5, 0), (9, 0)]
+    stored = rows(server.database.path, "snapshot")
     assert Counter(row["populate_time"] for row in stored) == {1: 5, 2: 4, 3: 4, 4: 4}
 
 

@@ -12,14 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from samples import BANS, HISTORIES, PEERS, read_sample
 from server import PBH20, App, RunningServer, count, start_server, wait_for
 
 from sparkle_lite import cli
 
-WIRE = Path(__file__).parent / "wire"
 QBCB = "qBittorrent-ClientBlocker/3.8 (linux, amd64) BTN-Protocol/0.0.0-dev"
 PBH7 = "PeerBanHelper/7.4.15 (docker; Linux,6.8.0,bookworm unknown) BTN-Protocol/0.0.3 BTN-Protocol-Version/10"
-PEERS, BANS, HISTORIES = "/ping/peers/submit", "/ping/bans/submit", "/ping/histories/submit"
 MODERN_BANS, SWARMS = "/ping/syncBanHistory", "/ping/syncSwarm"
 IMPL = "com.ghostchu.peerbanhelper.module.impl.rule."
 SECOND, DAY = 1000, 86_400_000
@@ -52,7 +51,7 @@ def now() -> int:
 
 def wire(name: str, **more: Any) -> dict[str, Any]:
     """A body as a client sends it, at this moment."""
-    body: dict[str, Any] = json.loads((WIRE / f"{name}.json").read_text("utf-8"))
+    body: dict[str, Any] = json.loads(read_sample(f"{name}.json"))
     if "populate_time" in body:
         body["populate_time"] = now()
     for ban in body.get("bans", ()):

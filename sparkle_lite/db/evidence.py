@@ -870,6 +870,8 @@ async def gather(
     except asyncio.CancelledError:
         cancelled.set()
         await asyncio.wait([future])
+        # That it was interrupted is nobody's news; asyncio would log what nobody asks for.
+        future.exception()
         raise
     finally:
         executor.shutdown(wait=False)
