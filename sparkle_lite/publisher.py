@@ -17,8 +17,8 @@ from sparkle_lite.accounts.registry import Registry
 from sparkle_lite.config import Config
 from sparkle_lite.db.database import Database
 from sparkle_lite.decisions import Decisions
-from sparkle_lite.press import Press, RenderOrder
 from sparkle_lite.protected import Protected
+from sparkle_lite.render_worker import RenderOrder, RenderWorker
 from sparkle_lite.rulebook import Published, Rules
 
 # Decisions beyond which rendering in this process would be felt; starting another takes a quarter of a second.
@@ -60,13 +60,13 @@ class Renderer:
         self._protected = protected
         self._config = config
         self.clock = clock
-        self._press = Press()
+        self._worker = RenderWorker()
         # The rules as another process takes them, and what they were made of.
         self._pickled: tuple[Rules, bytes] | None = None
 
     async def close(self) -> None:
         """End the process."""
-        await self._press.close()
+        await self._worker.close()
 
     async def render(self, rules: Rules) -> Edition:
         """An edition of what is in force now."""
@@ -99,7 +99,7 @@ class Renderer:
                 now_ms=self.clock(),
                 link=link,
             )
-            return await self._press.render(order)
+            return await self._worker.render(order)
         denied, allowed = await self.decisions.in_force()
         networks = [rulebook.single(address) for address in protected]
         return await asyncio.to_thread(

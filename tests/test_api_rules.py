@@ -404,7 +404,7 @@ def test_another_process_that_dies_is_replaced_and_ends_with_the_server(tmp_path
 
 
 def test_another_process_that_has_nothing_to_do_for_long_leaves(tmp_path: Path) -> None:
-    prelude = "import sparkle_lite.publisher as r; r._LONG_LIST = 0; import sparkle_lite.press as p; p.STAY_S = 0.3"
+    prelude = "from sparkle_lite import publisher, render_worker as w; publisher._LONG_LIST = 0; w.STAY_S = 0.3"
     with start_server(tmp_path / "s", CONFIG, prelude=prelude) as server:
         wait_for(lambda: not children(server), 5)
         server.run("rules", "deny", "1.2.3.4")
@@ -418,9 +418,7 @@ def children(server: RunningServer) -> list[int]:
 
 
 def test_another_process_that_fails_leaves_the_last_good_list(tmp_path: Path) -> None:
-    prelude = (
-        "import sparkle_lite.publisher as r; r._LONG_LIST = 3; import sparkle_lite.press as p; p.TIMEOUT_S = 0.001"
-    )
+    prelude = "from sparkle_lite import publisher, render_worker as w; publisher._LONG_LIST = 3; w.TIMEOUT_S = 0.001"
     with start_server(tmp_path / "s", CONFIG, prelude=prelude) as server:
         before = deny_list(server)
         server.run("rules", "deny", "1.2.3.4")

@@ -12,11 +12,11 @@ from typing import NamedTuple
 from sparkle_lite.analyses.numbers import Numbers
 from sparkle_lite.analyses.parameters import parameters, trust
 from sparkle_lite.analyses.registry import ANALYSES
-from sparkle_lite.child import Child, serve
 from sparkle_lite.config import AnalysisSection
 from sparkle_lite.db.database import Database
 from sparkle_lite.db.evidence import Evidence, Trust, gather
 from sparkle_lite.findings import Finding
+from sparkle_lite.worker_process import WorkerProcess, serve
 
 _NICENESS = 10
 # An analysis of 10 million rows takes some ten seconds; beside everything else on a slow machine some minutes.
@@ -52,13 +52,13 @@ def order_of(
 
 
 async def run(order: AnalysisOrder) -> list[Finding]:
-    """What `find` does, in a child process. Raises as that and as Child.ask do."""
-    child = Child(__name__)
+    """What `find` does, in a process of its own. Raises as that and as WorkerProcess.ask do."""
+    process = WorkerProcess(__name__)
     try:
-        findings: list[Finding] = await child.ask(order, _TIMEOUT_S)
+        findings: list[Finding] = await process.ask(order, _TIMEOUT_S)
         return findings
     finally:
-        await child.close()
+        await process.close()
 
 
 async def find(order: AnalysisOrder, time_limit_s: float = TIME_LIMIT_S) -> list[Finding]:
@@ -74,10 +74,10 @@ async def find(order: AnalysisOrder, time_limit_s: float = TIME_LIMIT_S) -> list
     return await gather(Database(order.database), order.trust, order.now_ms, work, time_limit_s)
 
 
-def _answer(order: AnalysisOrder) -> list[Finding]:
+def _work(order: AnalysisOrder) -> list[Finding]:
     return asyncio.run(find(order))
 
 
 if __name__ == "__main__":
     os.nice(_NICENESS)
-    serve(_answer)
+    serve(_work)

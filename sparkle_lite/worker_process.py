@@ -1,7 +1,7 @@
 """Work in a process of its own, for what would keep every request waiting: Python that runs long.
 
-The child is a module of this program that calls `serve`; the server speaks with it through a `Child`, in pickle on the
-child's standard streams.
+The process runs a module of this program that calls `serve`; the server speaks with it through a `WorkerProcess`, in
+pickle on its standard streams.
 """
 
 import asyncio
@@ -16,7 +16,7 @@ from typing import Any
 from sparkle_lite.errors import SparkleError
 
 
-class Child:
+class WorkerProcess:
     """A process that answers orders one by one: started when it is needed, and anew after a failure."""
 
     def __init__(self, module: str) -> None:
@@ -27,26 +27,26 @@ class Child:
     async def ask(self, order: object, timeout_s: float) -> Any:
         """The answer to an order, the only one at this time.
 
-        Raises the SparkleError that the child raised, TimeoutError, and SparkleError("internal") when the child fails.
-        The child is killed when the caller is cancelled or has waited too long.
+        Raises the SparkleError that the process raised, TimeoutError, and SparkleError("internal") when it fails. It is
+        killed when the caller is cancelled or has waited too long.
         """
         process = await self._running()
         # Tens of megabytes come back: a thread reads them in one go, the event loop would in a thousand pieces.
-        answer = asyncio.create_task(asyncio.to_thread(_ask, process, order))
+        asking = asyncio.create_task(asyncio.to_thread(_ask, process, order))
         try:
             async with asyncio.timeout(timeout_s):
-                found = await asyncio.shield(answer)
+                answer = await asyncio.shield(asking)
         except BaseException:
             process.kill()
-            await asyncio.wait([answer])
+            await asyncio.wait([asking])
             await self.close()
-            if not answer.cancelled():
+            if not asking.cancelled():
                 # That it was killed is nobody's news; asyncio would log what nobody asks for.
-                answer.exception()
+                asking.exception()
             raise
-        if isinstance(found, SparkleError):
-            raise found
-        return found
+        if isinstance(answer, SparkleError):
+            raise answer
+        return answer
 
     async def _running(self) -> "subprocess.Popen[bytes]":
         if self._process is not None and self._process.poll() is not None:
@@ -75,7 +75,7 @@ def _start(module: str) -> subprocess.Popen[bytes]:
         [sys.executable, "-m", module],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
-        # A signal from the terminal is for the server, which ends its children itself.
+        # A signal from the terminal is for the server, which ends its processes itself.
         start_new_session=True,
     )
 
@@ -97,7 +97,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
         process.communicate()
 
 
-def serve(answer: Callable[[Any], object]) -> None:
+def serve(work: Callable[[Any], object]) -> None:
     """Answer orders until there are no more. A SparkleError is an answer, any other exception ends the process."""
     # Hardly anything here is garbage that must be looked for, and looking for it would be a third of the time.
     gc.disable()
@@ -107,11 +107,11 @@ def serve(answer: Callable[[Any], object]) -> None:
         except EOFError:
             return
         try:
-            found = answer(order)
+            answer = work(order)
         except SparkleError as error:
-            found = error
-        pickle.dump(found, sys.stdout.buffer, protocol=5)
+            answer = error
+        pickle.dump(answer, sys.stdout.buffer, protocol=5)
         sys.stdout.buffer.flush()
-        del order, found
+        del order, answer
         # Of the young objects alone: what is remembered is old by the second time.
         gc.collect(1)

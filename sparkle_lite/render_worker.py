@@ -1,7 +1,7 @@
 """Rendering rules in a process of its own: a long list is a second of Python, behind which every request would wait.
 
-The child reads the decisions itself, so that only what it can't know is handed over. It stays for a while and remembers
-how the decisions that still stand are told, so that a change of a few costs half of the time.
+The process reads the decisions itself, so that only what it can't know is handed over. It stays for a while and
+remembers how the decisions that still stand are rendered, so that a change of a few costs half of the time.
 """
 
 import asyncio
@@ -10,10 +10,10 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import NamedTuple
 
-from sparkle_lite.child import Child, serve
 from sparkle_lite.db.connection import connect_readonly
 from sparkle_lite.decisions import InForce
 from sparkle_lite.rulebook import Listing, Published, publish, single
+from sparkle_lite.worker_process import WorkerProcess, serve
 
 # A hundred thousand networks take a second and a half the first time.
 TIMEOUT_S = 120.0
@@ -34,23 +34,23 @@ class RenderOrder(NamedTuple):
     link: str
 
 
-class Press:
+class RenderWorker:
     """The process of one server that renders; it ends when it has had nothing to do for long."""
 
     def __init__(self) -> None:
-        self._child = Child(__name__)
+        self._process = WorkerProcess(__name__)
         self._leaving: asyncio.Task[None] | None = None
 
     async def render(self, order: RenderOrder) -> Published:
-        """Render one order, the only one at this time. Raises as Child.ask does."""
+        """Render one order, the only one at this time. Raises as WorkerProcess.ask does."""
         await self._stay()
-        found: Published = await self._child.ask(order, TIMEOUT_S)
+        published: Published = await self._process.ask(order, TIMEOUT_S)
         self._leaving = asyncio.create_task(self._leave())
-        return found
+        return published
 
     async def _leave(self) -> None:
         await asyncio.sleep(STAY_S)
-        await self._child.close()
+        await self._process.close()
 
     async def _stay(self) -> None:
         if self._leaving is not None:
@@ -60,7 +60,7 @@ class Press:
     async def close(self) -> None:
         """End the process."""
         await self._stay()
-        await self._child.close()
+        await self._process.close()
 
 
 async def _read(order: RenderOrder, in_force: InForce) -> tuple[list[Listing], list[Listing]]:
@@ -72,7 +72,7 @@ async def _read(order: RenderOrder, in_force: InForce) -> tuple[list[Listing], l
 
 
 class _Renderer:
-    """What the child remembers."""
+    """What the process remembers."""
 
     def __init__(self) -> None:
         self._in_force: InForce | None = None
