@@ -19,7 +19,7 @@ from sparkle_lite.db.conditions import (
     TextMethod,
 )
 from sparkle_lite.errors import SparkleError
-from sparkle_lite.shown import Viewer
+from sparkle_lite.presentation import Viewer
 from sparkle_lite.units import INT64_MAX, INT64_MIN
 
 MAX_PAGE_SIZE = 3000

@@ -24,7 +24,7 @@ from sparkle_lite.db.search import Search
 from sparkle_lite.errors import SparkleError
 from sparkle_lite.ingest import Ingest
 from sparkle_lite.metrics import Metrics
-from sparkle_lite.shown import Viewer, shown
+from sparkle_lite.presentation import Viewer, present
 from sparkle_lite.wire.dialect import detect
 
 Row = dict[str, Any]
@@ -268,7 +268,7 @@ class World:
         wanted = query.ask(table, asked, viewer)
         find = self.search.discoveries if table == "discovery" else self.search.page
         page: Any = await find(wanted, 20_000, 20_000)
-        return [shown(row, viewer) for row in page.rows], page
+        return [present(row, viewer) for row in page.rows], page
 
     async def ids(self, table: str, body: Row, viewer: Viewer = ADMIN) -> list[int]:
         """The ids of all rows that a query finds, which must be as many as it says."""

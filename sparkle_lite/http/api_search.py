@@ -21,6 +21,17 @@ from sparkle_lite.db.conditions import Table
 from sparkle_lite.db.search import Discoveries, Page
 from sparkle_lite.http.api import Answer, allow_only, api_router, documented, invalid, ok, refused
 from sparkle_lite.http.session import AnyRequest, Injected, SignedIn, requires_sign_in
+from sparkle_lite.presentation import (
+    BanHistory,
+    ClientDiscovery,
+    ResultPage,
+    Snapshot,
+    Swarm,
+    Viewer,
+    csv_cells,
+    csv_columns,
+    present,
+)
 from sparkle_lite.query import (
     DEFAULT_PAGE_SIZE,
     MAX_PAGE_SIZE,
@@ -32,17 +43,6 @@ from sparkle_lite.query import (
     ask,
 )
 from sparkle_lite.runtime import Server
-from sparkle_lite.shown import (
-    BanHistory,
-    ClientDiscovery,
-    ResultPage,
-    Snapshot,
-    Swarm,
-    Viewer,
-    csv_cells,
-    csv_columns,
-    shown,
-)
 
 # Rows whose making and encoding may hold up the event loop, about a millisecond.
 _AT_ONCE = 200
@@ -439,7 +439,7 @@ def _encoded(page: Page | Discoveries, viewer: Viewer, page_request: PageRequest
         page=page_request.page or 0,
         size=DEFAULT_PAGE_SIZE if page_request.page_size is None else page_request.page_size,
         total=page.total,
-        results=[shown(row, viewer) for row in page.rows],
+        results=[present(row, viewer) for row in page.rows],
         total_exact=page.exact,
         next=page.next,
         previous=page.previous,
@@ -472,7 +472,7 @@ async def _pieces(
 
 
 def _lines(page: Page | Discoveries, viewer: Viewer, header: list[str], columns: list[tuple[str, ...]]) -> bytes:
-    rows = [shown(row, viewer) for row in page.rows]
+    rows = [present(row, viewer) for row in page.rows]
     if not columns:
         return b"".join(msgspec.json.encode(row) + b"\n" for row in rows)
     text = io.StringIO()

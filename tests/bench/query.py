@@ -32,7 +32,7 @@ from sparkle_lite.db.segments import SEGMENT_ROWS, Kind, Rows, SubmissionRow
 from sparkle_lite.errors import SparkleError
 from sparkle_lite.ingest import Ingest
 from sparkle_lite.metrics import Metrics
-from sparkle_lite.shown import Viewer
+from sparkle_lite.presentation import Viewer
 from sparkle_lite.wire.dialect import detect
 from tests.bench import load
 

@@ -20,9 +20,9 @@ from sparkle_lite.http.web import filters, links, paging
 from sparkle_lite.http.web.access import MEMBERS
 from sparkle_lite.http.web.filters import VIEWS, TorrentQuery, View
 from sparkle_lite.http.web.render import HEADERS, Page, page, see_other
+from sparkle_lite.presentation import Torrent, Viewer, csv_cells, csv_columns, present
 from sparkle_lite.query import DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE, PageRequest, ask
 from sparkle_lite.runtime import Server
-from sparkle_lite.shown import Torrent, Viewer, csv_cells, csv_columns, shown
 from sparkle_lite.units import INT64_MAX, INT64_MIN
 from sparkle_lite.wire.torrents import parse_info_hash, torrent_identifier
 
@@ -70,7 +70,7 @@ async def find(server: Server, view: View, page_request: PageRequest, viewer: Vi
     look = server.search.discoveries if view.table == "discovery" else server.search.page
     found = await look(query, int(limits.query_time), count_ms, hurry=True)
     return Found(
-        rows=[shown(row, viewer) for row in found.rows],
+        rows=[present(row, viewer) for row in found.rows],
         total=found.total,
         exact=found.exact,
         next=found.next,

@@ -16,6 +16,7 @@ from sparkle_lite.config import Refused, Size
 from sparkle_lite.db.conditions import Table
 from sparkle_lite.db.torrents import TorrentMethod
 from sparkle_lite.errors import SparkleError
+from sparkle_lite.presentation import BanHistory, ClientDiscovery, Snapshot, Swarm, Torrent, Viewer
 from sparkle_lite.query import (
     DEFAULT_PAGE_SIZE,
     SORTS,
@@ -28,7 +29,6 @@ from sparkle_lite.query import (
     Text,
     ask,
 )
-from sparkle_lite.shown import BanHistory, ClientDiscovery, Snapshot, Swarm, Torrent, Viewer
 
 InputKind = Literal["text", "number", "size", "fraction", "time", "flag", "choice"]
 

@@ -130,7 +130,7 @@ class ResultPage(msgspec.Struct, Generic[T], frozen=True, kw_only=True, rename="
     previous: str | None
 
 
-def shown(row: Observed | Discovered, viewer: Viewer) -> Snapshot | BanHistory | Swarm | ClientDiscovery:
+def present(row: Observed | Discovered, viewer: Viewer) -> Snapshot | BanHistory | Swarm | ClientDiscovery:
     """A row as a viewer may see it."""
     if isinstance(row, Discovered):
         return _discovery(row, viewer)
