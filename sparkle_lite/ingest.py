@@ -101,8 +101,8 @@ class _Decoded(NamedTuple):
         )
 
 
-class Room:
-    """Bytes of bodies that may be held at once, being read or waiting; who finds none waits for a while."""
+class MemoryBudget:
+    """Bytes of bodies that may be held at once, being read or waiting; who finds none free waits for a while."""
 
     def __init__(self, size: int, patience_s: float = 5.0) -> None:
         self._free = size
@@ -115,8 +115,8 @@ class Room:
         """Bytes held now."""
         return self._size - self._free
 
-    async def take(self, size: int) -> None:
-        """Wait for room. Raises SparkleError("overloaded") when there is none within the patience (s)."""
+    async def acquire(self, size: int) -> None:
+        """Wait for so many bytes. Raises SparkleError("overloaded") when they aren't free within the patience (s)."""
         if not self._waiting and self._free >= size:
             self._free -= size
             return
@@ -127,7 +127,7 @@ class Room:
             await asyncio.wait_for(asyncio.shield(future), self._patience_s)
         except BaseException as error:
             if future.done():
-                self.give(size)
+                self.release(size)
             else:
                 future.cancel()
                 self._waiting.remove(entry)
@@ -136,8 +136,8 @@ class Room:
                 raise
             raise SparkleError("overloaded", "server.busy", retry_after=5) from None
 
-    def give(self, size: int) -> None:
-        """Give room back."""
+    def release(self, size: int) -> None:
+        """Give so many bytes back."""
         self._free += size
         self._admit()
 
@@ -307,7 +307,7 @@ class Ingest:
         self._last_receipt = 0
         self.dictionaries = Dictionaries()
         self.streams = database.streams()
-        self.room = Room(limits().queue_size)
+        self.memory = MemoryBudget(limits().queue_size)
         self.on_closed: Callable[[], None] = lambda: None
 
     async def open(self) -> None:

@@ -240,7 +240,7 @@ def _watch(server: Server) -> None:
     metrics.watch(
         "sparkle_queue_submissions", "Submissions that wait for their group.", lambda: server.database.writer.waiting
     )
-    metrics.watch("sparkle_queue_bytes", "Bytes of bodies being read or waiting.", lambda: server.ingest.room.used)
+    metrics.watch("sparkle_queue_bytes", "Bytes of bodies being read or waiting.", lambda: server.ingest.memory.used)
     metrics.watch(
         "sparkle_database_bytes", "Bytes of the main database and all segments.", lambda: server.housekeeping.measured
     )

@@ -146,17 +146,17 @@ async def _store(call: Call) -> Outcome:
     except Exception as error:
         raise internal() from error
     finally:
-        ingest.room.give(len(body))
+        ingest.memory.release(len(body))
 
 
 async def _read_body(call: Call, limit: int, timeout_s: float) -> bytes:
-    """The whole body; the caller gives its room back. Raises as `read_body`, and for a proof used elsewhere."""
-    room = call.server.ingest.room
-    body = await read_body(call.scope, call.receive, room, limit, timeout_s)
+    """The whole body; the caller releases its memory. Raises as `read_body`, and for a proof used elsewhere."""
+    memory = call.server.ingest.memory
+    body = await read_body(call.scope, call.receive, memory, limit, timeout_s)
     try:
         await spend_proof(call.scope, call.caller, body)
     except BaseException:
-        room.give(len(body))
+        memory.release(len(body))
         raise
     return body
 
@@ -226,7 +226,7 @@ def _unless_known(call: Call, document: Document, media_type: str = JSON) -> Rep
 async def heartbeat(call: Call) -> Reply:
     """The address that this request came from; what the client believes of itself (`ifaddr`) doesn't count."""
     body = await _read_body(call, _SMALL_BODY, _SMALL_BODY_S)
-    call.server.ingest.room.give(len(body))
+    call.server.ingest.memory.release(len(body))
     address = call.caller.address
     return _json(answers.Heartbeat("" if address is None else net.address_text(address)))
 

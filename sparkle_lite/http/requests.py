@@ -19,7 +19,7 @@ from sparkle_lite.units import MIB
 from sparkle_lite.wire.bodies import inflate, utf8
 
 if TYPE_CHECKING:
-    from sparkle_lite.ingest import Room
+    from sparkle_lite.ingest import MemoryBudget
 
 Headers = Sequence[tuple[bytes, bytes]]
 # Each framework has ASGI types of its own; only the plain ones fit uvicorn's and Litestar's.
@@ -169,8 +169,8 @@ class PlainRequest(Request[Any, Any, Any]):
         return body
 
 
-async def read_body(scope: Scope, receive: Receive, room: "Room", limit: int, timeout_s: float) -> bytes:
-    """The whole body, for which room is taken; the caller gives it back when the body is done with.
+async def read_body(scope: Scope, receive: Receive, memory: "MemoryBudget", limit: int, timeout_s: float) -> bytes:
+    """The whole body, for which memory is acquired; the caller releases it when the body is done with.
 
     Raises SparkleError: too_large (before reading where the length is declared), timeout, overloaded, or ClientGone;
     then nothing is held.
@@ -191,16 +191,16 @@ async def read_body(scope: Scope, receive: Receive, room: "Room", limit: int, ti
                 if chunk:
                     if held + len(chunk) > limit:
                         raise _too_large(limit)
-                    await room.take(len(chunk))
+                    await memory.acquire(len(chunk))
                     held += len(chunk)
                     chunks.append(chunk)
                 if not message.get("more_body", False):
                     return chunks[0] if len(chunks) == 1 else b"".join(chunks)
     except TimeoutError:
-        room.give(held)
+        memory.release(held)
         raise SparkleError("timeout", "request.body_slow", seconds=timeout_s) from None
     except BaseException:
-        room.give(held)
+        memory.release(held)
         raise
 
 
