@@ -436,7 +436,7 @@ class Decisions:
             return await store.count_by_state(reader, self._clock())
 
     async def forget_oldest(self) -> None:
-        """Let go of the log that is older than two years, a little at a time."""
+        """Delete the log that is older than two years, a little at a time."""
         before = self._clock() - HISTORY_MS
         while await self._delete_old(before) == _CHUNK:
             await asyncio.sleep(_PAUSE_S)

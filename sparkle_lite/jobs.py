@@ -1,4 +1,4 @@
-"""What the server does by the clock: flush, index, let go of what is old, publish what has expired.
+"""Periodic jobs: flush, index, apply retention, publish what has expired, run the analyses.
 
 Every job is a named loop of its own that never overlaps with itself, is counted, and lives on after a failure.
 """
@@ -44,7 +44,7 @@ class Jobs:
         self.runs: dict[str, Run] = {}
         self.periods: dict[str, float] = {}
 
-    def every(
+    def schedule(
         self,
         name: str,
         seconds: float,

@@ -427,7 +427,7 @@ async def login_link(connection: Connection, token_hash: bytes, now_ms: int) -> 
 async def add_oauth_state(
     connection: Connection, state_hash: bytes, verifier_hash: bytes, expires_at: int, now_ms: int
 ) -> None:
-    """Add a login that is under way, and let go of what is over or too many."""
+    """Add a login that is under way, and delete what is over or too many."""
     await connection.execute("DELETE FROM oauth_state WHERE expires_at<=?", (now_ms,))
     await connection.execute(
         "DELETE FROM oauth_state WHERE state_hash IN"

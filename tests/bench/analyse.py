@@ -274,7 +274,7 @@ async def measure(site: Site, now: int, rounds: int, idle_s: float) -> None:
     jobs, closed = Jobs(metrics), asyncio.Event()
     ingest.on_closed = closed.set
     house = Housekeeping(site.database, ingest, SCHEMA, lambda: time.time_ns() // 1_000_000)
-    jobs.every("index", 300, house.index, first=0, wake=closed)
+    jobs.schedule("index", 300, house.index, first=0, wake=closed)
     phases: list[Phase] = []
     try:
         await paced(site, ingest, 5.0)
