@@ -65,13 +65,13 @@ class SparkleError(SaidError):
 class Problem(NamedTuple):
     """One mistake in the configuration, or a note about it.
 
-    `path` names the key (`("rules", 2, "content", 0)`), `message` says what is wrong or what it leads to, `mend` what
+    `path` names the key (`("rules", 2, "content", 0)`), `message` says what is wrong or what it leads to, `hint` what
     to write instead.
     """
 
     path: tuple[str | int, ...]
     message: str
-    mend: str
+    hint: str
 
 
 class ConfigError(Exception):

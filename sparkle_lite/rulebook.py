@@ -85,7 +85,7 @@ def _compile(entry: RuleEntry, path: tuple[str | int, ...], problems: list[Probl
         try:
             values.append(_value(entry.type, item, is_exception))
         except _MistakeError as mistake:
-            problems.append(Problem((*path, "content", j), mistake.message, mistake.mend))
+            problems.append(Problem((*path, "content", j), mistake.message, mistake.hint))
     read = tuple(dict.fromkeys(values))
     expires = None if entry.expires is None else int(entry.expires.timestamp() * 1000)
     rule = Rule(entry.type, entry.category, expires)
@@ -97,10 +97,10 @@ def _compile(entry: RuleEntry, path: tuple[str | int, ...], problems: list[Probl
 
 
 class _MistakeError(Exception):
-    def __init__(self, message: str, mend: str) -> None:
+    def __init__(self, message: str, hint: str) -> None:
         super().__init__(message)
         self.message = message
-        self.mend = mend
+        self.hint = hint
 
 
 def _value(kind: str, item: str | int | Mapping[str, Any], is_exception: bool) -> Network | int | Matcher | str:
@@ -156,7 +156,7 @@ def _matcher(item: str | int | Mapping[str, Any], is_exception: bool) -> Matcher
     try:
         matcher = parse(item)
     except MatcherError as error:
-        raise _MistakeError(error.message, error.mend) from None
+        raise _MistakeError(error.message, error.hint) from None
     if is_exception and not matcher.is_plain:
         # Current clients read no list of exceptions: each becomes an exclusion in the rules, which is one matcher.
         raise _MistakeError('an exception can\'t have "hit", "miss" or "if"', "write one plain rule for each thing")
@@ -173,7 +173,7 @@ def target(kind: Literal["ip", "peer_id", "client_name"], text: str, *, is_excep
             return _network(text, is_exception=is_exception, with_port=True)
         return _matcher(text, is_exception)
     except _MistakeError as mistake:
-        message = f"{mistake.message}; {mistake.mend}"
+        message = f"{mistake.message}; {mistake.hint}"
         raise SparkleError("bad_request", "decision.bad_target", why=f"{message[:1].upper()}{message[1:]}") from None
 
 

@@ -11,7 +11,7 @@ from sparkle_lite.accounts.actors import Actor
 from sparkle_lite.accounts.audit import Audit
 from sparkle_lite.analyses.registry import SCHEMA
 from sparkle_lite.config import Config, Duration, Refused, Size, parse
-from sparkle_lite.config.keys import is_struct, keys_of, split_hint
+from sparkle_lite.config.keys import is_struct, keys_of, split_annotation
 from sparkle_lite.config.values import Bounds
 from sparkle_lite.db import accounts as store
 from sparkle_lite.db.connection import Connection
@@ -35,7 +35,7 @@ class Setting(NamedTuple):
 
     key: str
     kind: SettingKind
-    hint: Any
+    annotation: Any
     choices: tuple[str, ...] = ()
     low: int = 0
     high: int | None = None
@@ -46,24 +46,26 @@ class Setting(NamedTuple):
 def known() -> Mapping[str, Setting]:
     """What can be set on a page, by its dotted key: everything about the analyses."""
     found = {}
-    for name, hint in keys_of(keys_of(SCHEMA)["analysis"]).items():
-        kind = split_hint(hint)[0]
-        below = {f"{name}.{key}": each for key, each in keys_of(kind).items()} if is_struct(kind) else {name: hint}
+    for name, annotation in keys_of(keys_of(SCHEMA)["analysis"]).items():
+        kind = split_annotation(annotation)[0]
+        below = (
+            {f"{name}.{key}": each for key, each in keys_of(kind).items()} if is_struct(kind) else {name: annotation}
+        )
         for path, each in below.items():
             found[f"analysis.{path}"] = _setting(f"analysis.{path}", each)
     return found
 
 
-def _setting(key: str, hint: Any) -> Setting:
-    kind, checks = split_hint(hint)
+def _setting(key: str, annotation: Any) -> Setting:
+    kind, checks = split_annotation(annotation)
     if typing.get_origin(kind) is Literal:
-        return Setting(key=key, kind="choice", hint=hint, choices=typing.get_args(kind))
+        return Setting(key=key, kind="choice", annotation=annotation, choices=typing.get_args(kind))
     [bounds] = [check for check in checks if isinstance(check, Bounds)]
     kinds: dict[Any, SettingKind] = {Duration: "duration", Size: "size"}
     return Setting(
         key=key,
         kind=kinds.get(kind, "count"),
-        hint=hint,
+        annotation=annotation,
         low=bounds.low,
         high=bounds.high,
         zero_is_preset=bounds.or_zero,
@@ -81,7 +83,7 @@ def read(key: str, text: str) -> Any:
     if text in ("", _TAKEN_BACK):
         return None
     try:
-        value = parse(setting.hint, text)
+        value = parse(setting.annotation, text)
     except Refused:
         raise _refused(setting) from None
     return None if value == 0 and setting.zero_is_preset else value

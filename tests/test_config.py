@@ -73,7 +73,7 @@ def test_a_duration_is_read_in_milliseconds(text: str, milliseconds: int) -> Non
 @pytest.mark.parametrize(
     "text", ["", " ", "15", "m", "-5m", "1.5h", "5M", "30m1h", "1h1h", "15 minutes", "１５m", "99999999d", "5m\0"]
 )
-def test_what_is_no_duration_is_refused_with_a_mend(text: str) -> None:
+def test_what_is_no_duration_is_refused_with_a_hint(text: str) -> None:
     with pytest.raises(Refused, match='write "15m"'):
         Duration.parse(text)
 
@@ -95,7 +95,7 @@ def test_a_size_is_read_in_bytes(text: str, count: int) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "32", "MiB", "-1KiB", "1.5GiB", "32M", "32 Mi B", "９MiB", "999999999999TiB"])
-def test_what_is_no_size_is_refused_with_a_mend(text: str) -> None:
+def test_what_is_no_size_is_refused_with_a_hint(text: str) -> None:
     with pytest.raises(Refused, match='write "32MiB"'):
         Size.parse(text)
 
@@ -116,7 +116,7 @@ def test_any_other_text_is_refused_rather_than_breaking(text: str) -> None:
         try:
             assert kind.parse(text) >= 0
         except Refused as refused:
-            assert refused.message and refused.mend
+            assert refused.message and refused.hint
 
 
 def test_values_print_as_the_largest_fitting_units() -> None:
@@ -306,7 +306,7 @@ REFUSALS = [
 
 
 @pytest.mark.parametrize(("text", "start", "end"), REFUSALS, ids=[start[:60] for _, start, _ in REFUSALS])
-def test_a_mistake_is_refused_with_line_key_reason_and_mend(tmp_path: Path, text: str, start: str, end: str) -> None:
+def test_a_mistake_is_refused_with_line_key_reason_and_hint(tmp_path: Path, text: str, start: str, end: str) -> None:
     lines = refusal(tmp_path, text)
     assert len(lines) == 1
     assert lines[0].startswith(start)

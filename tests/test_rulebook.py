@@ -472,8 +472,8 @@ def test_all_mistakes_are_told_at_once_with_their_place() -> None:
         ("exceptions", 0, "content", 0),
         ("exceptions", 1, "content", 0),
     ]
-    assert all(problem.message and problem.mend for problem in found)
-    assert found[-2].mend == 'write "CONTAINS"'
+    assert all(problem.message and problem.hint for problem in found)
+    assert found[-2].hint == 'write "CONTAINS"'
 
 
 @pytest.mark.parametrize(
@@ -553,11 +553,11 @@ def test_an_entry_without_content_says_nothing() -> None:
         '{"method":"REGEX","content":"*a"}',
     ],
 )
-def test_what_peerbanhelper_could_not_parse_is_refused_with_a_mend(content: str) -> None:
+def test_what_peerbanhelper_could_not_parse_is_refused_with_a_hint(content: str) -> None:
     with pytest.raises(MatcherError) as caught:
         parse(content)
     assert caught.value.message
-    assert caught.value.mend
+    assert caught.value.hint
 
 
 def test_conditions_can_not_be_nested_without_end() -> None:

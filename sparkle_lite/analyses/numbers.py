@@ -27,11 +27,11 @@ _SIZE = Annotated[Size, between(Size(1), or_zero=True)]
 class Number(NamedTuple):
     """A number of an analysis, or its mode, as a key of the configuration.
 
-    `hint` is the type of the key with its bounds, `unset` its default, where the preset's value counts (counts,
+    `annotation` is the type of the key with its bounds, `unset` its default, where the preset's value counts (counts,
     percents, bytes or ms, of the key's type).
     """
 
-    hint: Any
+    annotation: Any
     unset: str | int
     by_preset: Mapping[str, str | int]
 

@@ -46,7 +46,7 @@ def _override(analysis: Analysis, key: str, raw: str | int) -> Any:
     if key == "mode" and raw not in get_args(Mode):
         raise SparkleError("bad_request", "analysis.bad_mode", name=analysis.name, key=key)
     try:
-        return parse(analysis.keys[key].hint, raw)
+        return parse(analysis.keys[key].annotation, raw)
     except Refused as refused:
         why = str(refused)
         raise SparkleError("bad_request", "analysis.bad_number", name=analysis.name, key=key, why=why) from None

@@ -34,7 +34,7 @@ def section_of(analyses: Iterable[Analysis]) -> type[AnalysisSection]:
 
 
 def _table_of(analysis: Analysis) -> type[msgspec.Struct]:
-    fields = [(key, number.hint, number.unset) for key, number in analysis.keys.items()]
+    fields = [(key, number.annotation, number.unset) for key, number in analysis.keys.items()]
     return msgspec.defstruct(analysis.name, fields, frozen=True, kw_only=True)
 
 

@@ -3,7 +3,7 @@
 `load` reads a file, `given` tells which keys it sets and `source` where; which keys there are says the schema that they
 are handed: Config, with what others add to it. `show` writes the effective configuration, `restart_needed` tells what a
 reload can't change. Every mistake is collected and reported together, each as a line with its place, key, reason and
-mend.
+hint.
 
 Every key can be set by an environment variable: SPARKLE_<SECTION>__<KEY>, nested tables joined by two underscores
 (SPARKLE_AUTH__GITHUB__CLIENT_ID), lists of tables as SPARKLE_RULES and SPARKLE_EXCEPTIONS. The environment wins over

@@ -235,15 +235,19 @@ RULE_NEEDS = {
 @functools.cache
 def keys_of(cls: type[msgspec.Struct]) -> dict[str, Any]:
     """Key -> annotation of one struct, in order; a Path is no key."""
-    return {name: hint for name, hint in typing.get_type_hints(cls, include_extras=True).items() if hint is not Path}
+    return {
+        name: annotation
+        for name, annotation in typing.get_type_hints(cls, include_extras=True).items()
+        if annotation is not Path
+    }
 
 
-def split_hint(hint: Any) -> tuple[Any, tuple[Check, ...]]:
+def split_annotation(annotation: Any) -> tuple[Any, tuple[Check, ...]]:
     """The bare type of an annotation and its checks."""
-    if typing.get_origin(hint) is Annotated:
-        kind, *checks = typing.get_args(hint)
+    if typing.get_origin(annotation) is Annotated:
+        kind, *checks = typing.get_args(annotation)
         return kind, tuple(checks)
-    return hint, ()
+    return annotation, ()
 
 
 def is_struct(kind: Any) -> bool:
@@ -253,8 +257,8 @@ def is_struct(kind: Any) -> bool:
 
 def leaves(cls: type[msgspec.Struct], path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
     """Every key with its bare type, in order."""
-    for name, hint in keys_of(cls).items():
-        kind = split_hint(hint)[0]
+    for name, annotation in keys_of(cls).items():
+        kind = split_annotation(annotation)[0]
         if is_struct(kind):
             yield from leaves(kind, (*path, name))
         else:

@@ -140,14 +140,14 @@ class Source:
 
 
 def explain(problems: Iterable[Problem], source: Source) -> list[str]:
-    """Each problem as a line "config.toml:17: rules[1].content[0]: what is wrong; the mend", in the file's order."""
+    """Each problem as a line "config.toml:17: rules[1].content[0]: what is wrong; the hint", in the file's order."""
     placed = [(*source.locate(problem.path), problem) for problem in problems]
     placed.sort(key=lambda item: (item[0] != source.name, item[1]))
     return [_line(f"{name}:{line}" if line else name, problem) for name, line, problem in placed]
 
 
 def _line(place: str, problem: Problem) -> str:
-    return ": ".join(part for part in (place, dotted(problem.path), f"{problem.message}; {problem.mend}") if part)
+    return ": ".join(part for part in (place, dotted(problem.path), f"{problem.message}; {problem.hint}") if part)
 
 
 def dotted(path: Key) -> str:

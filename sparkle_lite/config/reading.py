@@ -13,7 +13,7 @@ from typing import Any, Literal, NamedTuple
 
 import msgspec
 
-from sparkle_lite.config.keys import RULE_NEEDS, Config, RuleEntry, is_struct, keys_of, leaves, split_hint
+from sparkle_lite.config.keys import RULE_NEEDS, Config, RuleEntry, is_struct, keys_of, leaves, split_annotation
 from sparkle_lite.config.places import Key, Source, dotted, explain
 from sparkle_lite.config.values import Duration, Refused, Secret, Size, is_writable, quote
 from sparkle_lite.errors import ConfigError, Problem
@@ -69,9 +69,9 @@ def given(schema: type[Config], path: Path | None, environ: Mapping[str, str]) -
     return {key: by_variable.get(key, file) for key in _keys_in(tree)}
 
 
-def parse(hint: Any, raw: str | int) -> Any:
+def parse(annotation: Any, raw: str | int) -> Any:
     """A value as a person writes it, or in ms and bytes, as the type of its key. Raises Refused."""
-    kind, checks = split_hint(hint)
+    kind, checks = split_annotation(annotation)
     value = kind(_whole(raw)) if kind is int or isinstance(raw, int) else _convert(kind, raw)
     for check in checks:
         value = check(value)
@@ -93,18 +93,18 @@ def _keys_in(table: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
 
 
 def _text(path: Path) -> str:
-    mend = "name another file with --config"
+    hint = "name another file with --config"
     try:
         # A byte order mark is what some Windows editors begin UTF-8 with.
         return path.read_bytes().decode("utf-8-sig").replace("\r\n", "\n")
     except FileNotFoundError:
-        raise ConfigError([f"{path}: there is no such file; create it or {mend}"]) from None
+        raise ConfigError([f"{path}: there is no such file; create it or {hint}"]) from None
     except UnicodeDecodeError as error:
         line = error.object.count(b"\n", 0, error.start) + 1
         raise ConfigError([f"{path}:{line}: the file is not UTF-8; save it as UTF-8"]) from None
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or "not a file name"
-        raise ConfigError([f"{path}: can't be read ({reason}); mend that or {mend}"]) from None
+        raise ConfigError([f"{path}: can't be read ({reason}); mend that or {hint}"]) from None
 
 
 _TOML_PLACE = re.compile(r"(.*) \(at (?:line (\d+), column \d+|end of document)\)", re.DOTALL)
@@ -118,8 +118,8 @@ def _parse(text: str, name: str) -> dict[str, Any]:
         line = int(match[2]) if match and match[2] else text.count("\n") + 1 if match else 0
         reason = match[1] if match else "something here is too large"
     place = f"{name}:{line}" if line else name
-    mend = "write key = value, with text in quotes and tables as [name]"
-    raise ConfigError([f"{place}: not valid TOML: {reason}; {mend}"])
+    hint = "write key = value, with text in quotes and tables as [name]"
+    raise ConfigError([f"{place}: not valid TOML: {reason}; {hint}"])
 
 
 def _guess(name: str, known: Iterable[str]) -> str | None:
@@ -152,8 +152,8 @@ def _overlay(
             values[path] = _from_text(kind, environ[name])
         elif name.startswith("SPARKLE_") and "__" in name:
             near = _guess(name.upper(), known)
-            mend = f"did you mean {near}?" if near else "remove it, or see config.example.toml for the keys"
-            lines.append(f"{name}: there is no such setting; {mend}")
+            hint = f"did you mean {near}?" if near else "remove it, or see config.example.toml for the keys"
+            lines.append(f"{name}: there is no such setting; {hint}")
     # The environment replaces a secret of the file whichever way each is given, so the old ones go before any is set.
     for path, kind in leaves(schema):
         pair = (path, (*path[:-1], path[-1] + "_file"))
@@ -203,7 +203,7 @@ def _list_from_text(text: str, *, commas: bool) -> object:
 class _Conflict(NamedTuple):
     paths: tuple[Key, ...]
     message: str
-    mend: str
+    hint: str
 
 
 def _conflicts(config: Config) -> Iterator[_Conflict]:
@@ -215,8 +215,8 @@ def _conflicts(config: Config) -> Iterator[_Conflict]:
         ("queue_size", f"never has room for a body of max_body_size, {body}"),
     ):
         if getattr(limits, name) < body:
-            mend = f'write {name} = "{body}" or more, or a smaller max_body_size'
-            yield _Conflict((("limits", name), ("limits", "max_body_size")), f"{getattr(limits, name)} {why}", mend)
+            hint = f'write {name} = "{body}" or more, or a smaller max_body_size'
+            yield _Conflict((("limits", name), ("limits", "max_body_size")), f"{getattr(limits, name)} {why}", hint)
     if bool(github.client_id) != bool(github.client_secret):
         given, missing = ("client_id", "client_secret") if github.client_id else ("client_secret", "client_id")
         yield _Conflict(
@@ -243,7 +243,7 @@ class _Reader:
         for conflict in _conflicts(config):
             if wrong.isdisjoint(conflict.paths):
                 path = next((path for path in conflict.paths if self._given(path)), conflict.paths[0])
-                self._note(path, conflict.message, conflict.mend)
+                self._note(path, conflict.message, conflict.hint)
         return config
 
     def add(self, problems: Iterable[Problem]) -> None:
@@ -251,8 +251,8 @@ class _Reader:
         wrong = {problem.path[:2] for problem in self.problems if problem.path[0] in ("rules", "exceptions")}
         self.problems += [problem for problem in problems if problem.path[:2] not in wrong]
 
-    def _note(self, path: Key, message: str, mend: str) -> None:
-        self.problems.append(Problem(path, message, mend))
+    def _note(self, path: Key, message: str, hint: str) -> None:
+        self.problems.append(Problem(path, message, hint))
 
     def _given(self, path: Key) -> bool:
         value: Any = self._tree
@@ -267,14 +267,16 @@ class _Reader:
             self._note(path, f"must be a table, not {_type_of(raw)}", f"write [{dotted(path)}] and its keys below")
             return default
         keys = keys_of(cls)
-        secrets = {name + "_file": name for name, hint in keys.items() if split_hint(hint)[0] is Secret}
+        secrets = {
+            name + "_file": name for name, annotation in keys.items() if split_annotation(annotation)[0] is Secret
+        }
         self._unknown(raw, [*keys, *secrets], path)
         raw = dict(raw)
         for file_key, name in secrets.items():
             self._secret_file(raw, name, file_key, path)
         values = {
-            name: self._value(hint, getattr(default, name), raw[name], (*path, name))
-            for name, hint in keys.items()
+            name: self._value(annotation, getattr(default, name), raw[name], (*path, name))
+            for name, annotation in keys.items()
             if name in raw
         }
         return msgspec.structs.replace(default, **values)
@@ -285,11 +287,11 @@ class _Reader:
                 continue
             near = _guess(name, known)
             elsewhere = next((dotted(key) for key, _ in leaves(self._schema) if key[-1] == name), None)
-            mend = f'did you mean "{near}"?' if near else f"known here: {', '.join(known)}"
+            hint = f'did you mean "{near}"?' if near else f"known here: {', '.join(known)}"
             if elsewhere and not near:
-                mend = f'did you mean "{elsewhere}"?'
+                hint = f'did you mean "{elsewhere}"?'
             what = "ability" if path == ("btn", "abilities") else "key" if path else "section"
-            self._note((*path, name), f"there is no such {what}", mend)
+            self._note((*path, name), f"there is no such {what}", hint)
 
     def _secret_file(self, raw: dict[str, Any], name: str, file_key: str, path: Key) -> None:
         """Put the content of `<name>_file` in the place of the secret."""
@@ -303,32 +305,32 @@ class _Reader:
         try:
             raw[name] = _secret_of(self._folder, file)
         except Refused as refused:
-            self._note(place, refused.message, refused.mend)
+            self._note(place, refused.message, refused.hint)
 
-    def _value(self, hint: Any, default: Any, raw: object, path: Key) -> Any:
-        kind, checks = split_hint(hint)
+    def _value(self, annotation: Any, default: Any, raw: object, path: Key) -> Any:
+        kind, checks = split_annotation(annotation)
         if is_struct(kind):
             return self._struct(kind, default, raw, path)
         if kind == tuple[Network, ...]:
             return self._list(raw, path, self._network, "networks", f'write {path[-1]} = ["192.168.0.0/16", "::1"]')
         if kind == tuple[RuleEntry, ...]:
-            mend = f"begin each with [[{path[-1]}]], or give the variable an array of tables as JSON or TOML"
-            return self._list(raw, path, self._entry, "tables", mend)
+            hint = f"begin each with [[{path[-1]}]], or give the variable an array of tables as JSON or TOML"
+            return self._list(raw, path, self._entry, "tables", hint)
         if (choice := _choices(kind)) is not None:
-            mend = f"write {path[-1]} = [] or some of {', '.join(typing.get_args(choice))}"
-            return self._list(raw, path, functools.partial(self._choice, choice), "names", mend)
+            hint = f"write {path[-1]} = [] or some of {', '.join(typing.get_args(choice))}"
+            return self._list(raw, path, functools.partial(self._choice, choice), "names", hint)
         try:
             value = _convert(kind, raw)
             for check in checks:
                 value = check(value)
         except Refused as refused:
-            self._note(path, refused.message, refused.mend)
+            self._note(path, refused.message, refused.hint)
             return default
         return value
 
-    def _list(self, raw: object, path: Key, read: Callable[[Any, Key], Any], of: str, mend: str) -> Any:
+    def _list(self, raw: object, path: Key, read: Callable[[Any, Key], Any], of: str, hint: str) -> Any:
         if not isinstance(raw, list):
-            self._note(path, f"must be a list of {of}, not {_type_of(raw)}", mend)
+            self._note(path, f"must be a list of {of}, not {_type_of(raw)}", hint)
             return ()
         items = (read(item, (*path, index)) for index, item in enumerate(raw))
         return tuple(item for item in items if item is not None)
@@ -337,36 +339,36 @@ class _Reader:
         try:
             return str(_convert(kind, raw))
         except Refused as refused:
-            self._note(path, refused.message, refused.mend)
+            self._note(path, refused.message, refused.hint)
         return None
 
     def _network(self, raw: object, path: Key) -> Network | None:
         try:
             return parse_network(_convert(str, raw))
         except Refused as refused:
-            self._note(path, refused.message, refused.mend)
+            self._note(path, refused.message, refused.hint)
         except AddressError as error:
-            message, _, mend = str(error).partition("; ")
-            self._note(path, message, mend or 'write an address or a network, such as "10.0.0.0/8" or "::1"')
+            message, _, hint = str(error).partition("; ")
+            self._note(path, message, hint or 'write an address or a network, such as "10.0.0.0/8" or "::1"')
         return None
 
     def _entry(self, raw: object, path: Key) -> RuleEntry:
         before = len(self.problems)
         placeholder = RuleEntry(type="ip", category="?", content=())
         if not isinstance(raw, dict):
-            mend = (
+            hint = (
                 'write type, category and content, such as { type = "ip", category = "PCDN", content = ["192.0.2.1"] }'
             )
-            self._note(path, f"must be a table, not {_type_of(raw)}", mend)
+            self._note(path, f"must be a table, not {_type_of(raw)}", hint)
             return placeholder
         keys = keys_of(RuleEntry)
         self._unknown(raw, list(keys), path)
-        for name, mend in RULE_NEEDS.items():
+        for name, hint in RULE_NEEDS.items():
             if name not in raw:
-                self._note((*path, name), "is missing", mend)
+                self._note((*path, name), "is missing", hint)
         values = {
-            name: self._value(hint, None, raw[name], (*path, name))
-            for name, hint in keys.items()
+            name: self._value(annotation, None, raw[name], (*path, name))
+            for name, annotation in keys.items()
             if name in raw and name != "content"
         }
         content = self._content(raw["content"], (*path, "content")) if "content" in raw else ()
@@ -379,10 +381,10 @@ class _Reader:
             return ()
         for index, item in enumerate(raw):
             if isinstance(item, bool) or not isinstance(item, str | int | dict) or not is_writable(item):
-                mend = (
+                hint = (
                     'write text in quotes, a port number, or a matcher such as { method = "CONTAINS", content = "x" }'
                 )
-                self._note((*path, index), f"{_type_of(item)} can't be a rule", mend)
+                self._note((*path, index), f"{_type_of(item)} can't be a rule", hint)
         return tuple(raw)
 
 
@@ -433,9 +435,9 @@ def _choices(kind: Any) -> Any:
     return inside[0] if is_list else None
 
 
-def _expect(raw: object, kind: type, name: str, mend: str) -> Any:
+def _expect(raw: object, kind: type, name: str, hint: str) -> Any:
     if type(raw) is not kind:
-        raise Refused(f"must be {name}, not {_type_of(raw)}", mend)
+        raise Refused(f"must be {name}, not {_type_of(raw)}", hint)
     return raw
 
 
@@ -471,17 +473,17 @@ def _secret_of(folder: Path, raw: object) -> str:
     """The text of a secret's file; relative paths start at the folder of the config file."""
     name: str = _expect(raw, str, "text", 'write a path, such as "secrets/github"')
     file = folder / name
-    mend = "name a readable text file that holds only the secret"
+    hint = "name a readable text file that holds only the secret"
     try:
         with file.open("rb") as stream:
             content = stream.read(64 * KIB + 1)
         text: str = content.decode("utf-8-sig").strip()
     except FileNotFoundError:
-        raise Refused(f"there is no file {quote(file)}", mend) from None
+        raise Refused(f"there is no file {quote(file)}", hint) from None
     except UnicodeDecodeError:
-        raise Refused(f"the file {quote(file)} is not UTF-8", mend) from None
+        raise Refused(f"the file {quote(file)} is not UTF-8", hint) from None
     except (OSError, ValueError):
-        raise Refused(f"the file {quote(file)} can't be read", mend) from None
+        raise Refused(f"the file {quote(file)} can't be read", hint) from None
     if not text or len(content) > 64 * KIB:
-        raise Refused(f"the file {quote(file)} is {'larger than 64 KiB' if text else 'empty'}", mend)
+        raise Refused(f"the file {quote(file)} is {'larger than 64 KiB' if text else 'empty'}", hint)
     return text

@@ -15,12 +15,12 @@ Check = Callable[[Any], Any]
 
 
 class Refused(ValueError):
-    """A value that can't be used: `message` says why, `mend` what to write. Neither holds a secret."""
+    """A value that can't be used: `message` says why, `hint` what to write. Neither holds a secret."""
 
-    def __init__(self, message: str, mend: str) -> None:
-        super().__init__(f"{message}; {mend}")
+    def __init__(self, message: str, hint: str) -> None:
+        super().__init__(f"{message}; {hint}")
         self.message = message
-        self.mend = mend
+        self.hint = hint
 
 
 _DURATION = re.compile(r"\s*".join(rf"(?:([0-9]{{1,15}})\s*{unit})?" for unit in ("d", "h", "m(?!s)", "s", "ms")))
@@ -46,12 +46,12 @@ class Duration(int):
         match = _DURATION.fullmatch(stripped)
         if stripped == "0":
             return cls(0)
-        mend = 'write "15m" (numbers with d, h, m, s or ms)'
+        hint = 'write "15m" (numbers with d, h, m, s or ms)'
         if match is None or not stripped:
-            raise Refused(f"{quote(text)} is not a duration", mend)
+            raise Refused(f"{quote(text)} is not a duration", hint)
         value = sum(int(n or 0) * unit for n, unit in zip(match.groups(), _DURATION_UNITS.values(), strict=True))
         if value > _LONGEST:
-            raise Refused(f"{quote(text)} is longer than 100 years", mend)
+            raise Refused(f"{quote(text)} is longer than 100 years", hint)
         return cls(value)
 
     def __str__(self) -> str:
@@ -70,12 +70,12 @@ class Size(int):
     def parse(cls, text: str) -> Self:
         """Read a whole number with its unit; "0" needs none. Raises Refused."""
         match = _SIZE.fullmatch(text.strip())
-        mend = 'write "32MiB" (a whole number with B, KiB, MiB, GiB, TiB or KB, MB, GB, TB)'
+        hint = 'write "32MiB" (a whole number with B, KiB, MiB, GiB, TiB or KB, MB, GB, TB)'
         if match is None or (match[2] is None and int(match[1])):
-            raise Refused(f"{quote(text)} is not a size", mend)
+            raise Refused(f"{quote(text)} is not a size", hint)
         value = int(match[1]) * _SIZE_FACTORS[(match[2] or "B").upper()]
         if value > _LARGEST:
-            raise Refused(f"{quote(text)} is larger than any disk", mend)
+            raise Refused(f"{quote(text)} is larger than any disk", hint)
         return cls(value)
 
     def __str__(self) -> str:
@@ -141,7 +141,7 @@ def host_name(value: str) -> str:
 
 
 _URL = re.compile(r"https?://[A-Za-z0-9\-._~:/\[\]@!$&'()*+,;=%]+", re.IGNORECASE)
-_URL_MEND = 'write it like "https://btn.example.org" or "https://example.org/btn"'
+_URL_HINT = 'write it like "https://btn.example.org" or "https://example.org/btn"'
 
 
 def url(value: str) -> str:
@@ -150,14 +150,14 @@ def url(value: str) -> str:
     The messages don't repeat the URL: people paste passwords into them.
     """
     if not _URL.fullmatch(value):
-        raise Refused("must be an absolute http or https URL without query and fragment", _URL_MEND)
+        raise Refused("must be an absolute http or https URL without query and fragment", _URL_HINT)
     try:
         parts = urlsplit(value)
         whole = bool(parts.hostname) and parts.port != 0
     except ValueError:
         whole = False
     if not whole:
-        raise Refused("the URL's host or port can't be understood", _URL_MEND)
+        raise Refused("the URL's host or port can't be understood", _URL_HINT)
     if "@" in parts.netloc:
         raise Refused("the URL holds a user name", "leave out everything up to the @")
     return value.rstrip("/")

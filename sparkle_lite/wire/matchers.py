@@ -16,12 +16,12 @@ import msgspec
 
 
 class MatcherError(ValueError):
-    """The text is no rule that PeerBanHelper could parse: `message` says why, `mend` what to write instead."""
+    """The text is no rule that PeerBanHelper could parse: `message` says why, `hint` what to write instead."""
 
-    def __init__(self, message: str, mend: str) -> None:
-        super().__init__(f"{message}; {mend}")
+    def __init__(self, message: str, hint: str) -> None:
+        super().__init__(f"{message}; {hint}")
         self.message = message
-        self.mend = mend
+        self.hint = hint
 
 
 class Method(StrEnum):
@@ -316,10 +316,10 @@ def _java_pattern(text: str) -> _JavaPattern:
         compiled = re.compile(translation.run(), re.ASCII)
     except re.error as error:
         # Java refuses a look-behind without a limit and takes one of bounded length; Python wants a fixed length.
-        mend = (
+        hint = (
             "write one look-behind for each length" if "look-behind" in error.msg else r"a literal sign is written \("
         )
-        raise MatcherError(f"{_short(text)} is no valid regular expression: {error.msg}", mend) from None
+        raise MatcherError(f"{_short(text)} is no valid regular expression: {error.msg}", hint) from None
     except (RecursionError, OverflowError):
         raise MatcherError(f"{_short(text)} is too complex a regular expression", "make it simpler") from None
     return _JavaPattern(compiled, translation.portable)
