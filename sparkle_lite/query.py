@@ -32,7 +32,7 @@ Text = Annotated[str, Meta(max_length=1024)]
 Milliseconds = Annotated[int, Meta(ge=INT64_MIN, le=INT64_MAX, description="Epoch ms, inclusive.")]
 
 
-# --- What is asked ----------------------------------------------------------------------------------------------------
+# --- Requests ---------------------------------------------------------------------------------------------------------
 
 
 class PageRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="camel"):
@@ -195,16 +195,16 @@ SORTS: dict[Table, dict[str, str]] = {
 }
 
 
-def ask(table: Table, asked: PageRequest, viewer: Viewer) -> Query:
+def build_query(table: Table, request: PageRequest, viewer: Viewer) -> Query:
     """The query that a body means. Raises SparkleError with one sentence that names the field."""
-    page, size = _page(asked)
-    order, descending = _order(table, asked)
-    _check_depth(table, order, page, size, asked.after or asked.before)
-    time_from, time_to, always = _times(asked)
+    page, size = _page(request)
+    order, descending = _order(table, request)
+    _check_depth(table, order, page, size, request.after or request.before)
+    time_from, time_to, always = _times(request)
     return Query(
         table=table,
-        filters=tuple(_filters(table, asked)),
-        any_of=bool(asked.or_connector),
+        filters=tuple(_filters(table, request)),
+        any_of=bool(request.or_connector),
         always=always,
         time_from=time_from,
         time_to=time_to,
@@ -212,15 +212,15 @@ def ask(table: Table, asked: PageRequest, viewer: Viewer) -> Query:
         descending=descending,
         limit=size,
         offset=page * size,
-        after=asked.after or None,
-        before=asked.before or None,
+        after=request.after or None,
+        before=request.before or None,
         viewer=None if viewer.is_admin else viewer.user,
     )
 
 
-def _page(asked: PageRequest) -> tuple[int, int]:
-    page = 0 if asked.page is None else asked.page
-    size = DEFAULT_PAGE_SIZE if asked.page_size is None else asked.page_size
+def _page(request: PageRequest) -> tuple[int, int]:
+    page = 0 if request.page is None else request.page
+    size = DEFAULT_PAGE_SIZE if request.page_size is None else request.page_size
     if page < 0:
         raise _bad("query.page_below")
     if size < 1:
@@ -230,15 +230,15 @@ def _page(asked: PageRequest) -> tuple[int, int]:
     if (page + 1) * size >= 1 << 62:
         raise _bad("query.page_above")
     for one, other in (("page", "after"), ("page", "before"), ("after", "before")):
-        if getattr(asked, one) and getattr(asked, other):
+        if getattr(request, one) and getattr(request, other):
             raise _bad("query.exclude", one=one, other=other)
     return page, size
 
 
-def _order(table: Table, asked: PageRequest) -> tuple[tuple[str, ...], bool]:
+def _order(table: Table, request: PageRequest) -> tuple[tuple[str, ...], bool]:
     """The order without what is idle in it, so that the same order has the same cursors."""
-    descending = asked.sort_order != "ASC"
-    wanted = [asked.sort_by] if isinstance(asked.sort_by, str) else asked.sort_by or []
+    descending = request.sort_order != "ASC"
+    wanted = [request.sort_by] if isinstance(request.sort_by, str) else request.sort_by or []
     order: list[str] = []
     for name in wanted:
         if not name.strip():
@@ -266,17 +266,17 @@ def _check_depth(table: Table, order: tuple[str, ...], page: int, size: int, cur
     raise _bad("query.too_deep", rows=SORTED_DEPTH)
 
 
-def _times(asked: PageRequest) -> tuple[int | None, int | None, tuple[Filter, ...]]:
-    if isinstance(asked, DiscoveryQuery):
-        _check_range("foundAtTimeFrom", asked.found_at_time_from, "foundAtTimeTo", asked.found_at_time_to)
-        low, high = asked.last_seen_at_time_from, asked.last_seen_at_time_to
+def _times(request: PageRequest) -> tuple[int | None, int | None, tuple[Filter, ...]]:
+    if isinstance(request, DiscoveryQuery):
+        _check_range("foundAtTimeFrom", request.found_at_time_from, "foundAtTimeTo", request.found_at_time_to)
+        low, high = request.last_seen_at_time_from, request.last_seen_at_time_to
         _check_range("lastSeenAtTimeFrom", low, "lastSeenAtTimeTo", high)
         always = [Filter("last_seen_at", "GREATER_THAN_EQUAL", low)] if low is not None else []
         always += [Filter("last_seen_at", "LESS_THAN_EQUAL", high)] if high is not None else []
-        return asked.found_at_time_from, asked.found_at_time_to, tuple(always)
-    if isinstance(asked, SnapshotQuery):
-        _check_range("timeFrom", asked.time_from, "timeTo", asked.time_to)
-        return asked.time_from, asked.time_to, ()
+        return request.found_at_time_from, request.found_at_time_to, tuple(always)
+    if isinstance(request, SnapshotQuery):
+        _check_range("timeFrom", request.time_from, "timeTo", request.time_to)
+        return request.time_from, request.time_to, ()
     return None, None, ()
 
 
@@ -285,13 +285,13 @@ def _check_range(name_from: str, low: int | None, name_to: str, high: int | None
         raise _bad("query.later", name_from=name_from, name_to=name_to)
 
 
-def _filters(table: Table, asked: PageRequest) -> list[Filter]:
+def _filters(table: Table, request: PageRequest) -> list[Filter]:
     found = []
     for name, field in FIELDS[table].items():
-        value: Any = getattr(asked, name, None)
+        value: Any = getattr(request, name, None)
         if value is None or (isinstance(value, str) and not value.strip()):
             continue
-        method: Any = getattr(asked, f"{name}_compare_method", None)
+        method: Any = getattr(request, f"{name}_compare_method", None)
         if name == "origin":
             value = _ORIGINS[value]
         if field.kind == "number":

@@ -238,7 +238,7 @@ class World:
             await self.submit(kind, dice.choice((1, 2, 3)), dice.choice((None, self.now - 7, START)), rows)
             if body % 5 == 0:
                 # What the search remembers of a segment that is still written to has to keep up with it.
-                await self.search.page(query.ask("swarm", query.SwarmQuery(), ADMIN), 20_000, 20_000)
+                await self.search.page(query.build_query("swarm", query.SwarmQuery(), ADMIN), 20_000, 20_000)
         await self.database.write(self.ingest.dictionaries.write_seen)
         for kind in segments.KINDS:
             closed = await segments.catalogue(self.database.main, "kind=? AND state='closed'", (kind,))
@@ -265,7 +265,7 @@ class World:
     async def ask(self, table: Any, body: Row, viewer: Viewer = ADMIN) -> Any:
         """A page as (what is shown, the page)."""
         asked = msgspec.json.decode(json.dumps(body).encode(), type=BODIES[table])
-        wanted = query.ask(table, asked, viewer)
+        wanted = query.build_query(table, asked, viewer)
         find = self.search.discoveries if table == "discovery" else self.search.page
         page: Any = await find(wanted, 20_000, 20_000)
         return [present(row, viewer) for row in page.rows], page
@@ -797,7 +797,7 @@ async def test_rows_that_are_submitted_meanwhile_are_found_and_never_twice(fresh
             fresh.now += 1
             await fresh.submit("snapshot", 1, fresh.now, [pick_peer(dice) for _ in range(9)])
 
-    pages, wanted = 0, query.ask("snapshot", query.SnapshotQuery(page_size=1000), ADMIN)
+    pages, wanted = 0, query.build_query("snapshot", query.SnapshotQuery(page_size=1000), ADMIN)
     task = asyncio.create_task(submit_all())
     while not task.done():
         page = await fresh.search.page(wanted, 20_000, 20_000)

@@ -294,14 +294,14 @@ class _Work:
         """Whether the order goes through the segments one by one: by id, or by the time of receipt."""
         return not self._fields or self._query.order == ("insert_time",)
 
-    def _inorder_fields(self) -> Iterator[_Source]:
+    def _sources_in_order(self) -> Iterator[_Source]:
         backwards = self._descending or not self._walks_in_time()
         return reversed(self._sources) if backwards else iter(self._sources)
 
     def _walk(self, wanted: int) -> list[Key]:
         found: list[Key] = []
         skip = self._query.offset
-        for source in self._inorder_fields():
+        for source in self._sources_in_order():
             if skip and (count := self._count(source)) <= skip:
                 skip -= count
                 continue
@@ -314,7 +314,7 @@ class _Work:
     def _best(self, wanted: int) -> list[Key]:
         """The first rows of every segment, of which the first of all are kept."""
         best: list[Key] = []
-        for source in self._inorder_fields():
+        for source in self._sources_in_order():
             bar = best[-1] if len(best) == wanted else None
             best = self._sorted(best + self._select(source, wanted, 0, self._last, bar))[:wanted]
         return best
@@ -328,7 +328,7 @@ class _Work:
     def _counting(self, wanted: int) -> list[Key]:
         """Cumulative rows: of the versions of a key only one counts, wherever in the chain it stands."""
         best: list[Key] = []
-        for source in self._inorder_fields():
+        for source in self._sources_in_order():
             bar = best[-1] if len(best) == wanted and self._fields else None
             best = self._sorted(best + list(islice(self._current(source, wanted, bar), wanted)))[:wanted]
             if len(best) == wanted and self._walks_in_time():

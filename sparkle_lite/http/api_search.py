@@ -40,7 +40,7 @@ from sparkle_lite.query import (
     PageRequest,
     SnapshotQuery,
     SwarmQuery,
-    ask,
+    build_query,
 )
 from sparkle_lite.runtime import Server
 
@@ -429,7 +429,7 @@ async def _answer(server: Server, me: SignedIn, kind: _RowKind, page_request: Pa
 
 
 async def _find(server: Server, viewer: Viewer, kind: _RowKind, page_request: PageRequest) -> Page | Discoveries:
-    limits, query = server.config.limits, ask(kind.table, page_request, viewer)
+    limits, query = server.config.limits, build_query(kind.table, page_request, viewer)
     find = server.search.discoveries if kind.table == "discovery" else server.search.page
     return await find(query, limits.query_time, limits.count_time)
 

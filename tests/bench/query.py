@@ -311,7 +311,7 @@ async def page(search: Search, table: Any, body: dict[str, Any]) -> Any:
     asked = msgspec.convert(body, type=BODY_TYPES[table])
     find: Any = search.discoveries if table == "discovery" else search.page
     limits = LimitsSection()
-    return await find(query.ask(table, asked, ADMIN), limits.query_time, limits.count_time)
+    return await find(query.build_query(table, asked, ADMIN), limits.query_time, limits.count_time)
 
 
 async def measure(search: Search, case: Case) -> None:

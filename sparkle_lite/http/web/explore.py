@@ -21,7 +21,7 @@ from sparkle_lite.http.web.access import MEMBERS
 from sparkle_lite.http.web.filters import VIEWS, TorrentQuery, View
 from sparkle_lite.http.web.render import HEADERS, Page, page, see_other
 from sparkle_lite.presentation import Torrent, Viewer, csv_cells, csv_columns, present
-from sparkle_lite.query import DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE, PageRequest, ask
+from sparkle_lite.query import DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE, PageRequest, build_query
 from sparkle_lite.runtime import Server
 from sparkle_lite.units import INT64_MAX, INT64_MIN
 from sparkle_lite.wire.torrents import parse_info_hash, torrent_identifier
@@ -66,7 +66,7 @@ async def find(server: Server, view: View, page_request: PageRequest, viewer: Vi
     if isinstance(page_request, TorrentQuery):
         return await _find_torrents(server, page_request, int(limits.query_time), count_ms)
     assert view.table is not None
-    query = ask(view.table, page_request, viewer)
+    query = build_query(view.table, page_request, viewer)
     look = server.search.discoveries if view.table == "discovery" else server.search.page
     found = await look(query, int(limits.query_time), count_ms, hurry=True)
     return Found(

@@ -27,7 +27,7 @@ from sparkle_lite.query import (
     SnapshotQuery,
     SwarmQuery,
     Text,
-    ask,
+    build_query,
 )
 
 InputKind = Literal["text", "number", "size", "fraction", "time", "flag", "choice"]
@@ -175,7 +175,7 @@ def _usual_first(view: View, name: str, kind: InputKind, methods: tuple[str, ...
     if not methods or view.table is None:
         return methods
     probe = msgspec.convert({name: "1.1.1.1" if kind == "text" else 1}, view.query)
-    [wanted] = ask(view.table, probe, Viewer(0, True)).filters
+    [wanted] = build_query(view.table, probe, Viewer(0, True)).filters
     return (wanted.method, *(method for method in methods if method != wanted.method))
 
 
