@@ -229,7 +229,7 @@ class Decisions:
             listed=await store.count_listed(connection, now),
             earlier=earlier if proposal.braked else {},
             refused=refused if proposal.braked else (),
-            circle=await store.count_voters(connection, now - MEMBER_MS),
+            voter_count=await store.count_voters(connection, now - MEMBER_MS),
         )
         return await asyncio.to_thread(_planned, proposal, situation, rows)
 
@@ -397,10 +397,10 @@ class Decisions:
         async with self.database.reader() as reader:
             return await store.revision(reader)
 
-    async def standing(self) -> int:
+    async def count_open(self) -> int:
         """How many decisions aren't over, of every state and origin."""
         async with self.database.reader() as reader:
-            return await store.count_standing(reader, self._clock())
+            return await store.count_open(reader, self._clock())
 
     async def in_force(self) -> tuple[list[Listing], list[Listing]]:
         """What is to be published beside the configuration: the denied and the allowed."""

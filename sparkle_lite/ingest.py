@@ -583,7 +583,7 @@ class Ingest:
         for submission, start, end in group.parts[kind]:
             self._seen[kind].add(submission.digest, submission.received_at)
             clients = set(values[start + _CLIENT[kind] : end : _WIDTH[kind]])
-            self.dictionaries.saw(clients, submission.userapp, submission.received_at)
+            self.dictionaries.note_seen(clients, submission.userapp, submission.received_at)
         if kind == "snapshot":
             self._last_sightings.keep(group.said)
         if stream.is_full(self._clock()):
@@ -601,7 +601,7 @@ class Ingest:
         for submission in group.ban_submissions:
             self._seen["ban"].add(submission.digest, submission.received_at)
         for report in group.bans:
-            self.dictionaries.saw((report["client"],), report["userapp"], report["received_at"])
+            self.dictionaries.note_seen((report["client"],), report["userapp"], report["received_at"])
 
 
 def _put_ids(group: _Group, resolved: Resolved[dict[int, int]]) -> None:

@@ -33,10 +33,10 @@ _LONGEST_MATCHER = 512
 
 
 class Situation(NamedTuple):
-    """What a plan starts from. `revision` tells whether it still holds; `circle` is how many people could have voted.
+    """What a plan starts from. `revision` tells whether it still holds.
 
     `listed` is the number of deny decisions in force, of all origins; `earlier` the days on which a listing of a target
-    ended; `refused` what an administrator refused lately.
+    ended; `refused` what an administrator refused lately; `voter_count` how many people could have voted.
     """
 
     revision: int
@@ -45,7 +45,7 @@ class Situation(NamedTuple):
     listed: int
     earlier: Mapping[Key, int]
     refused: Collection[Key]
-    circle: int
+    voter_count: int
 
 
 class Plan(NamedTuple):
@@ -212,7 +212,7 @@ def _brake(
         return None
     # In a small circle everybody has to decide a lot: of three friends, each decides everything that takes three.
     votes = [best[key].people for key in wanted if best[key].decisive]
-    fair = sum(votes) / len(votes) / max(1, situation.circle)
+    fair = sum(votes) / len(votes) / max(1, situation.voter_count)
     most = max(decisive.values())
     return "decisive" if most > DECISIVE_FLOOR and most / len(wanted) > max(DECISIVE_SHARE, 2 * fair) else None
 

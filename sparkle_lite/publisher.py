@@ -89,7 +89,7 @@ class Renderer:
     async def _documents(self, rules: Rules, protected: set[bytes]) -> Published:
         url = self._config().server.public_url.rstrip("/")
         link = f"{url}/ip/" if url else ""
-        if await self.decisions.standing() > _LONG_LIST:
+        if await self.decisions.count_open() > _LONG_LIST:
             if self._pickled is None or self._pickled[0] is not rules:
                 self._pickled = rules, await asyncio.to_thread(pickle.dumps, rules)
             order = RenderOrder(

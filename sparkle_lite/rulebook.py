@@ -114,7 +114,9 @@ def _value(kind: str, item: str | int | Mapping[str, Any], is_exception: bool) -
 
 
 # A rule over one of these is a slip (0.0.0.0/1, a mapped prefix): no peer has such an address.
-_NOBODYS = tuple(parse_network(text) for text in ("0.0.0.0/32", "127.0.0.0/8", "224.0.0.0/4", "::", "::1", "ff00::/8"))
+_UNROUTABLE = tuple(
+    parse_network(text) for text in ("0.0.0.0/32", "127.0.0.0/8", "224.0.0.0/4", "::", "::1", "ff00::/8")
+)
 _MAPPED = Network(bytes(10) + b"\xff\xff" + bytes(4), 96)
 
 
@@ -127,7 +129,7 @@ def _network(item: object, *, is_exception: bool, with_port: bool = False) -> Ne
         raise _MistakeError(str(error), 'an address is written "203.0.113.7", a network "203.0.113.0/24"') from None
     if network.prefix == 0:
         raise _MistakeError(f"{network} is everybody", "write a smaller network")
-    for special in (_MAPPED,) if is_exception else (_MAPPED, *_NOBODYS):
+    for special in (_MAPPED,) if is_exception else (_MAPPED, *_UNROUTABLE):
         if network.contains(special) or special.contains(network):
             raise _MistakeError(f"{network} overlaps {special}, which no peer has", "leave it out of the network")
     return network

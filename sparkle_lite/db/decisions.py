@@ -189,7 +189,7 @@ async def allowed(connection: Connection, now_ms: int) -> list[Decision]:
     return decisions(rows)
 
 
-async def count_standing(connection: Connection, now_ms: int) -> int:
+async def count_open(connection: Connection, now_ms: int) -> int:
     """How many decisions aren't over."""
     row = await fetch_one(connection, "SELECT count(*) FROM decision WHERE ends_at>?", (now_ms,))
     return int(row[0]) if row else 0

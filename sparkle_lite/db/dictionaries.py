@@ -240,7 +240,7 @@ class Dictionaries:
         self.clients.keep(wanted.clients, resolved.clients)
         self.labels.keep(wanted.labels, resolved.labels)
 
-    def saw(self, clients: Iterable[int], userapp: int, at: int) -> None:
+    def note_seen(self, clients: Iterable[int], userapp: int, at: int) -> None:
         """Remember that an application saw these identities; written by `write_seen`."""
         self._seen.update(dict.fromkeys(clients, (at, userapp)))
 

@@ -364,10 +364,11 @@ class Evidence:
     # --- Counting people ----------------------------------------------------------------------------------------------
 
     def _voters(self, people: int, *, anyhow: int | None = None, torrents: int = 0, value: int = 0) -> None:
-        """From `seen` and `against` make `whole` (people per key) and `decisive`: the people it can't do without.
+        """From `seen` and `against` make `whole` (people per key) and `decisive`.
 
-        Needed are so many people in the first group of modules or, where more suffice of whatever group, `anyhow`; so
-        many torrents or days; and such a sum of values.
+        These are the users whose removal would drop the target below a threshold. Needed are so many people in the
+        first group of modules or, where more suffice of whatever group, `anyhow`; so many torrents or days; and such a
+        sum of values.
         """
         counts = "count(DISTINCT user) AS users, count(DISTINCT net) AS nets"
         self._do(

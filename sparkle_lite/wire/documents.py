@@ -107,8 +107,8 @@ def _line(network: Network) -> AddressLine:
 
 # --- JSON -------------------------------------------------------------------------------------------------------------
 
-# For clients that need one address at least. This one (TEST-NET-1, RFC 5737) belongs to nobody.
-_NOBODY = {"none": ("192.0.2.1",)}
+# For clients that need one address at least: this one (TEST-NET-1, RFC 5737) belongs to nobody.
+_PLACEHOLDER = {"none": ("192.0.2.1",)}
 
 
 def rules_json(kind: Kind, reads: Reading, content: Content, exempt: Exempt | None = None) -> Document:
@@ -237,7 +237,7 @@ def _addresses(spelling: Addresses, categories: Mapping[str, Sequence[AddressLin
             merged: dict[str, list[str]] = {}
             for name, lines in categories.items():
                 merged.setdefault(name.lower(), []).extend(lines)
-            return merged if any(merged.values()) else _NOBODY
+            return merged if any(merged.values()) else _PLACEHOLDER
         case Addresses.PLAIN:
             return categories
 
