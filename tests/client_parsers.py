@@ -10,7 +10,7 @@ import json
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 UINT32 = (1 << 32) - 1
 
@@ -64,21 +64,29 @@ def _url(text: str) -> str:
     return text
 
 
-# Ability, the protocol numbers of PeerBanHelper that read it, the shapes it is read in, and its sub-fields.
+class _Ability(NamedTuple):
+    """An ability, the shapes of a configuration that hold it, and the protocols of PeerBanHelper that read it there."""
+
+    name: str
+    shapes: tuple[str, ...]
+    first: int = 3
+    last: int = 999
+
+
 _PBH_ABILITIES = (
-    ("submit_peers", 3, 999, ("legacy",)),
-    ("submit_bans", 3, 999, ("legacy", "between", "modern")),
-    ("submit_hitrate", 3, 7, ("legacy",)),
-    ("submit_histories", 8, 999, ("legacy", "modern")),
-    ("submit_swarm", 11, 999, ("between", "modern")),
-    ("rules", 3, 13, ("legacy", "between")),
-    ("rules", 20, 999, ("legacy",)),
-    ("rule_peer_identity", 20, 999, ("modern",)),
-    ("ip_denylist", 20, 999, ("modern",)),
-    ("ip_allowlist", 20, 999, ("modern",)),
-    ("reconfigure", 3, 999, ("legacy", "between", "modern")),
-    ("heartbeat", 12, 999, ("legacy", "between", "modern")),
-    ("ip_query", 20, 999, ("legacy", "between", "modern")),
+    _Ability("submit_peers", ("legacy",)),
+    _Ability("submit_bans", ("legacy", "between", "modern")),
+    _Ability("submit_hitrate", ("legacy",), last=7),
+    _Ability("submit_histories", ("legacy", "modern"), first=8),
+    _Ability("submit_swarm", ("between", "modern"), first=11),
+    _Ability("rules", ("legacy", "between"), last=13),
+    _Ability("rules", ("legacy",), first=20),
+    _Ability("rule_peer_identity", ("modern",), first=20),
+    _Ability("ip_denylist", ("modern",), first=20),
+    _Ability("ip_allowlist", ("modern",), first=20),
+    _Ability("reconfigure", ("legacy", "between", "modern")),
+    _Ability("heartbeat", ("legacy", "between", "modern"), first=12),
+    _Ability("ip_query", ("legacy", "between", "modern"), first=20),
 )
 
 
@@ -103,9 +111,9 @@ def pbh_config(body: bytes, protocol: int) -> Configured:
         _gson_string(offered["exception"], "version")
         raise ClientRejects("every check of a peer throws ClassCastException: no rule applies")
     taken = {
-        name: _pbh_ability(name, offered[name])
-        for name, first, last, shapes in _PBH_ABILITIES
-        if name in offered and first <= protocol <= last and shape in shapes
+        ability.name: _pbh_ability(ability.name, offered[ability.name])
+        for ability in _PBH_ABILITIES
+        if ability.name in offered and ability.first <= protocol <= ability.last and shape in ability.shapes
     }
     unread = set(offered) - set(taken)
     need(not unread, f"offered in vain: {unread}")
@@ -308,6 +316,18 @@ def _version_of(document: Mapping[str, Any]) -> str:
     return str(version)
 
 
+def _texts_as_sent(document: Mapping[str, Any], network: Callable[[str], Any], matches: Any) -> Ruleset:
+    """The rules of a client that keeps the texts of peer ids and names as they are; `network` reads an address."""
+    return Ruleset(
+        version=_version_of(document),
+        peer_id=document["peer_id"],
+        client_name=document["client_name"],
+        networks={category: [network(line) for line in lines] for category, lines in document["ip"].items()},
+        ports=document["port"],
+        matches=matches,
+    )
+
+
 def pbh_rules(body: bytes, *, lowers_rule: bool = True, before_7: bool = False) -> Ruleset:
     """PeerBanHelper; `lowers_rule` False is a release before 3.3.6."""
     document = load(body)
@@ -322,13 +342,13 @@ def pbh_rules(body: bytes, *, lowers_rule: bool = True, before_7: bool = False) 
     need(not (before_7 and ports), "checkPortRule: NumberFormatException, and no rule applies")
     need(not (before_7 and texts["peer_id"]), "checkPeerIdRule looks at the client's name")
     return Ruleset(
-        _version_of(document),
-        texts["peer_id"],
-        texts["client_name"],
-        {category: [_pbh_address(line) for line in lines] for category, lines in document["ip"].items()},
-        ports,
-        document.get("script", {}),
-        lambda rules, text: _pbh_category(rules, text, lowers_rule),
+        version=_version_of(document),
+        peer_id=texts["peer_id"],
+        client_name=texts["client_name"],
+        networks={category: [_pbh_address(line) for line in lines] for category, lines in document["ip"].items()},
+        ports=ports,
+        scripts=document.get("script", {}),
+        matches=lambda rules, text: _pbh_category(rules, text, lowers_rule),
     )
 
 
@@ -399,12 +419,9 @@ def qbcb_rules(body: bytes) -> Ruleset:
             need(all(isinstance(value, str) for value in values), f"{name}.{category} holds something but strings")
     for lines in document["ip"].values():
         need(all("/" in line or ":" not in line for line in lines), "a single IPv6 address is compared as text")
-    return Ruleset(
-        _version_of(document),
-        document["peer_id"],
-        document["client_name"],
-        {category: [ipaddress.ip_network(line) for line in lines] for category, lines in document["ip"].items()},
-        document["port"],
+    return _texts_as_sent(
+        document,
+        ipaddress.ip_network,
         matches=lambda rules, text: any(_qbcb_match(rule, text) for rule in rules),
     )
 
@@ -432,12 +449,9 @@ def method_rules(body: bytes) -> Ruleset:
             for text in rules:
                 rule = json.loads(text)
                 need(isinstance(rule.get("content"), str), f"no content in {text}")
-    return Ruleset(
-        _version_of(document),
-        document["peer_id"],
-        document["client_name"],
-        {category: [_pbh_address(line) for line in lines] for category, lines in document["ip"].items()},
-        document["port"],
+    return _texts_as_sent(
+        document,
+        _pbh_address,
         matches=lambda rules, text: any(_method_match(json.loads(rule), text) for rule in rules),
     )
 
@@ -455,12 +469,9 @@ def rust_rules(body: bytes) -> Ruleset:
         need(isinstance(document.get(name, {}), dict), f"{name} is null")
     for ports in document["port"].values():
         need(all(type(port) is int for port in ports), "a port is no number")
-    return Ruleset(
-        _version_of(document),
-        document["peer_id"],
-        document["client_name"],
-        {category: [ipaddress.ip_network(line) for line in lines] for category, lines in document["ip"].items()},
-        document["port"],
+    return _texts_as_sent(
+        document,
+        ipaddress.ip_network,
         matches=lambda rules, text: any(rule.lower() in text.lower() for rule in rules),
     )
 
@@ -475,7 +486,7 @@ def bitcomet_rules(body: bytes) -> Ruleset:
         keys = [key.lower() for key in document[name]]
         need(len(keys) == len(set(keys)), "ConvertFrom-Json refuses keys that differ in case only")
     networks = {c: [ipaddress.ip_network(line) for line in lines] for c, lines in document["ip"].items()}
-    return Ruleset(_version_of(document), networks=networks)
+    return Ruleset(version=_version_of(document), networks=networks)
 
 
 def address_list(body: bytes) -> list[tuple[Any, str]]:

@@ -148,7 +148,17 @@ class Downloader:
         number = len(self.peers) + 1
         v4, v6 = f"45.{self._number}.{number >> 8}.{number % 256}", f"2001:db8:{self._number}::{number:x}"
         up, info_hash = self._random.randrange(1 << 30), self._random.choice(_INFO_HASHES)
-        return Seen(number, v4 if number % 4 else v6, 1024 + number, info_hash, now, now, up, 5, up // 2)
+        return Seen(
+            number=number,
+            ip=v4 if number % 4 else v6,
+            port=1024 + number,
+            info_hash=info_hash,
+            first=now,
+            last=now,
+            up=up,
+            down=5,
+            earlier=up // 2,
+        )
 
     def ban(self, at: int, peer: Seen) -> None:
         """Ban a peer."""

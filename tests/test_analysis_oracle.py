@@ -66,6 +66,20 @@ def is_private(torrent: str) -> bool:
     return torrent.startswith("private")
 
 
+class Person(NamedTuple):
+    """Somebody who reports, and whether their word counts."""
+
+    user: int
+    apps: list[Reporter]
+    counts: bool
+
+    def row(self, kind: str, reporter: Reporter, **about: Any) -> Row:
+        """What one of their applications reported."""
+        assert reporter.address is not None
+        network = reporter.address.rsplit(".", 1)[0]
+        return Row(kind=kind, app=reporter.app, user=self.user, network=network, counts=self.counts, **about)
+
+
 class Told:
     """A world full of random reports, and the rows that it is made of."""
 
@@ -73,7 +87,7 @@ class Told:
         self.world = world
         self.rng = random.Random(seed)
         self.rows: list[Row] = []
-        self.people: list[tuple[int, list[Reporter], bool]] = []
+        self.people: list[Person] = []
         for number in range(7):
             grown = number < 5
             user = world.person(f"p{number}", by="admin" if number % 2 else "self", age=99 * DAY if grown else DAY,
@@ -83,14 +97,14 @@ class Told:
             apps = [
                 Reporter(world, world.app(user), f"82.1.{self.rng.randrange(6)}.{k}") for k in range(1 + number % 3)
             ]
-            self.people.append((user, apps, counts))
+            self.people.append(Person(user, apps, counts))
 
     def ago(self) -> int:
         return self.rng.choice((0, HOUR, DAY, self.rng.randrange(16 * DAY), self.rng.randrange(DAY)))
 
     def add(self, kind: str, make: Callable[[Reporter], dict[str, Any]]) -> None:
-        user, apps, counts = self.rng.choice(self.people)
-        reporter = self.rng.choice(apps)
+        person = self.rng.choice(self.people)
+        reporter = self.rng.choice(person.apps)
         row = {
             "ip": self.rng.choice(PEERS),
             "torrent": self.rng.choice(("a", "b", "c", "private d")),
@@ -100,22 +114,10 @@ class Told:
         if is_private(row["torrent"]):
             row["private"] = 1
         getattr(reporter, kind)(**row)
-        assert reporter.address is not None
-        network = reporter.address.rsplit(".", 1)[0]
         known = {name: row.pop(name) for name in ("ip", "torrent", "ago")}
         said = row.pop("said", known["ago"])
-        self.rows.append(
-            Row(
-                kind,
-                reporter.app,
-                user,
-                network,
-                counts,
-                said=known["ago"] if said is None else said,
-                more=row,
-                **known,
-            )
-        )
+        said = known["ago"] if said is None else said
+        self.rows.append(person.row(kind, reporter, said=said, more=row, **known))
 
     def bans(self, count: int) -> None:
         for _ in range(count):
@@ -129,8 +131,8 @@ class Told:
     async def sightings(self, bans: int) -> None:
         """Bans that their reporter tells of for days: the time says when the peer was last seen."""
         for _ in range(bans):
-            user, apps, counts = self.rng.choice(self.people)
-            reporter, ip = self.rng.choice(apps), self.rng.choice(PEERS)
+            person = self.rng.choice(self.people)
+            reporter, ip = self.rng.choice(person.apps), self.rng.choice(PEERS)
             # A torrent of nobody else's, so that no other report is of the same ban.
             torrent, ago = f"{ip} {len(self.rows)}", self.rng.randrange(16 * DAY)
             times: list[tuple[int, int]] = []
@@ -138,16 +140,13 @@ class Told:
                 times.append((ago, ago + self.rng.choice((0, HOUR, 5 * HOUR))))
                 ago -= self.rng.choice((HOUR, 12 * HOUR, DAY - 5 * HOUR, 3 * DAY))
             await reporter.sightings(ip, torrent, times)
-            assert reporter.address is not None
             first = last = None
             for ago, said in times:
                 if first is None or last - said > DAY:
                     first, last = (ago, said), said
-                    network = reporter.address.rsplit(".", 1)[0]
                     more = {"module": BLOCKER, "btn_ban": 0, "big_endian": 1}
-                    self.rows.append(
-                        Row("ban", reporter.app, user, network, counts, ip, torrent, ago=ago, said=said, more=more)
-                    )
+                    about = {"ip": ip, "torrent": torrent, "ago": ago, "said": said, "more": more}
+                    self.rows.append(person.row("ban", reporter, **about))
                 last = min(last, said)
 
     def traffic(self, count: int, giving: float = 0.3) -> None:

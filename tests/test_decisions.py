@@ -95,7 +95,16 @@ async def place(tmp_path: Path) -> AsyncIterator[Place]:
 
 
 def found(text: str, people: int = 4, *, expires: int = NOW + 7 * DAY, decisive: tuple[int, ...] = ()) -> Finding:
-    return Finding(parse_network(text), "seen", {"people": people}, people, decisive, NOW - DAY, NOW, expires)
+    return Finding(
+        target=parse_network(text),
+        code="seen",
+        numbers={"people": people},
+        people=people,
+        decisive=decisive,
+        first_seen=NOW - DAY,
+        last_seen=NOW,
+        expires=expires,
+    )
 
 
 def addresses(count: int, first: int = 0x01000001, step: int = 2) -> list[str]:

@@ -142,7 +142,8 @@ async def add_segments(database: Database, addresses: Path, rows: int, now: int)
         while left > 0:
             size, hot = min(left, segments.SEGMENT_ROWS), stream.hot
             assert hot is not None
-            await asyncio.to_thread(fill_segment, stream.path(hot.id), kind, addresses, size, now, left / rows * 2)
+            path, age = stream.path(hot.id), left / rows * 2
+            await asyncio.to_thread(fill_segment, path, kind, addresses, rows=size, now=now, age=age)
             await stream._count()
             await stream.roll(database.main, now)
             left -= size
@@ -155,7 +156,7 @@ async def add_segments(database: Database, addresses: Path, rows: int, now: int)
     return indexing
 
 
-def fill_segment(path: Path, kind: segments.Kind, addresses: Path, rows: int, now: int, age: float) -> None:
+def fill_segment(path: Path, kind: segments.Kind, addresses: Path, *, rows: int, now: int, age: float) -> None:
     """One segment's rows; `age` is how old it is as a share of 7 days."""
     values = {
         "submission": f"n.i/{ROWS_OF_A_BODY}+1",

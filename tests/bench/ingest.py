@@ -364,9 +364,17 @@ async def _add_segments(database: Database, made: Sequence[Body], recent: int, o
         values = pool[number % len(pool)]
         rows = len(values) // width
         values[::width] = [stream.submissions + 1] * rows
-        address, digest = b"\x7f\0\0\1", number.to_bytes(16, "big")
         at = now - int(days * DAY_MS)
-        row = segments.SubmissionRow(stream.submissions + 1, at, 1, address, at, digest, rows, 0)
+        row = segments.SubmissionRow(
+            id=stream.submissions + 1,
+            received_at=at,
+            userapp=1,
+            address=b"\x7f\0\0\1",
+            populate_time=at,
+            digest=number.to_bytes(16, "big"),
+            rows=rows,
+            rejected=0,
+        )
         await stream.append(partial(segments.Rows, values, [row]))
         await stream.commit(rows, [row])
         stored, number = stored + rows, number + 1
@@ -500,15 +508,15 @@ class Bench:
         rate, cpu = seen.answers / seen.seconds, used or 0.0
         p50, p95, p99 = seen.percentiles(50, 95, 99)
         return Run(
-            rate * peers,
-            p50,
-            p95,
-            p99,
-            cpu / seen.seconds,
-            cpu / max(seen.answers, 1) * 1e6,
-            server.memory()[0],
-            watch.largest,
-            seen.refused,
+            rate=rate * peers,
+            p50=p50,
+            p95=p95,
+            p99=p99,
+            cores=cpu / seen.seconds,
+            cpu_us=cpu / max(seen.answers, 1) * 1e6,
+            rss=server.memory()[0],
+            wal=watch.largest,
+            refused=seen.refused,
         )
 
     def disk(self, server: Process, site: Site, stored: int) -> None:

@@ -66,17 +66,21 @@ def made_decisions(pick: Pick) -> list[decisions.New]:
     """Addresses that are listed, held and excepted."""
     made = []
     for rank, address in enumerate(pick.addresses[:LISTED]):
-        numbers = {"people": 4, "torrents": 3, "days": 2, "window_days": 14}
-        evidence = {"version": 1, "people": 4, "first_seen": pick.now - 86_400_000, "last_seen": pick.now}
         state: decisions.State = "held" if rank % 50 == 7 else "active"
-        held_for = "member" if state == "held" else None
-        action: decisions.Action = "allow" if rank % 200 == 3 else "deny"
-        ends = pick.now + (rank % 14 + 1) * 86_400_000
-        network = net.Network(address, len(address) * 8)
-        origin, code = "untrusted_vote", "progress_cheater"
         made.append(
             decisions.New(
-                "ip", network, None, action, state, origin, origin, code, numbers, evidence, held_for, None, ends
+                kind="ip",
+                network=net.Network(address, len(address) * 8),
+                text=None,
+                action="allow" if rank % 200 == 3 else "deny",
+                state=state,
+                origin="untrusted_vote",
+                category="untrusted_vote",
+                code="progress_cheater",
+                numbers={"people": 4, "torrents": 3, "days": 2, "window_days": 14},
+                evidence={"version": 1, "people": 4, "first_seen": pick.now - 86_400_000, "last_seen": pick.now},
+                held_for="member" if state == "held" else None,
+                expires_at=pick.now + (rank % 14 + 1) * 86_400_000,
             )
         )
     return made

@@ -35,12 +35,23 @@ type = "ip"
 category = "PCDN"
 content = ["60.220.182.0/24", "2408:8000:1::/48"]
 """
-# Shares of the list: by whom, the reason, the prefix lengths.
+
+
+class Origin(NamedTuple):
+    """Who lists a share of the list, for what reason, in prefixes of which lengths (bits)."""
+
+    share: float
+    name: str
+    code: str
+    v4: int = 32
+    v6: int = 64
+
+
 ORIGINS = (
-    (0.45, "untrusted_vote", "progress_cheater", 32, 64),
-    (0.20, "over_download", "over_downloader", 32, 64),
-    (0.05, "multi_dial", "multi_dialer", 24, 56),
-    (0.30, "import:partner", "imported", 32, 64),
+    Origin(0.45, "untrusted_vote", "progress_cheater"),
+    Origin(0.20, "over_download", "over_downloader"),
+    Origin(0.05, "multi_dial", "multi_dialer", v4=24, v6=56),
+    Origin(0.30, "import:partner", "imported"),
 )
 EXCEPTIONS = 500
 # A change must be served within it.
@@ -56,18 +67,19 @@ PROBE_S = 0.005
 def decisions(count: int, now: int) -> Iterator[tuple[object, ...]]:
     """Rows of the decision table, 70 % IPv4."""
     rng = random.Random(1)
-    for share, origin, code, v4, v6 in ORIGINS:
-        for _ in range(int(count * share)):
+    for origin in ORIGINS:
+        for _ in range(int(count * origin.share)):
             if rng.random() < 0.3:
-                address, prefix = (b"\x24\x0e" + rng.randbytes(6))[: v6 // 8].ljust(16, b"\0"), v6
+                address, prefix = (b"\x24\x0e" + rng.randbytes(6))[: origin.v6 // 8].ljust(16, b"\0"), origin.v6
             else:
                 # A provider's networks hold many of them.
                 address = bytes((rng.randrange(20, 100), rng.randrange(256), rng.randrange(256), rng.randrange(256)))
-                address, prefix = address[: v4 // 8].ljust(4, b"\0"), v4
-            yield row("deny", origin, code, address, prefix, numbers(rng), now + rng.randrange(DAY_MS, 14 * DAY_MS))
+                address, prefix = address[: origin.v4 // 8].ljust(4, b"\0"), origin.v4
+            expires = now + rng.randrange(DAY_MS, 14 * DAY_MS)
+            yield row("deny", origin, address, prefix, told=numbers(rng), expires=expires)
     for _ in range(EXCEPTIONS):
         address = bytes((rng.randrange(20, 100), rng.randrange(256), rng.randrange(256), rng.randrange(256)))
-        yield row("allow", "admin", "pardon", address, 32, {}, now + 7 * DAY_MS)
+        yield row("allow", Origin(0, "admin", "pardon"), address, 32, told={}, expires=now + 7 * DAY_MS)
 
 
 def numbers(rng: random.Random) -> dict[str, float]:
@@ -87,13 +99,13 @@ def numbers(rng: random.Random) -> dict[str, float]:
 
 
 def row(
-    action: str, origin: str, code: str, address: bytes, prefix: int, told: dict[str, float], expires: int
+    action: str, origin: Origin, address: bytes, prefix: int, *, told: dict[str, float], expires: int
 ) -> tuple[object, ...]:
     """One row as the server writes it."""
     text = json.dumps(told, separators=(",", ":"))
     evidence = '{"people":3,"formula":1,"first_seen":1700000000000,"last_seen":1700000000000}'
-    category = origin.rpartition(":")[2]
-    return (address, prefix, action, origin, category, code, text, evidence, expires)
+    category = origin.name.rpartition(":")[2]
+    return (address, prefix, action, origin.name, category, origin.code, text, evidence, expires)
 
 
 def fill(path: Path, count: int) -> None:

@@ -154,7 +154,7 @@ async def fill_stream(database: Database, kind: Kind, rows: int, pick: Pick, seg
                 values.extend(make(submission))
             at = pick.now - WEEK_MS + WEEK_MS * done // rows
             who = pick.rng.randrange(500) + 1
-            submissions.append(SubmissionRow(submission, at, who, None, at, pick.rng.randbytes(16), BODY, 0))
+            submissions.append(submission_row(submission, at, who, pick.rng.randbytes(16), rows=BODY))
             done += BODY
         await stream.append(partial(Rows, values, submissions))
         await stream.commit(len(submissions) * BODY, submissions)
@@ -178,6 +178,20 @@ async def index(database: Database, ingest: Ingest) -> None:
                 await database.write(partial(segments.mark_indexed, segment=segment.id, size=size or 0))
 
 
+def submission_row(number: int, at: int, userapp: int, digest: bytes, *, rows: int) -> SubmissionRow:
+    """A body that came from nowhere, `at` (ms)."""
+    return SubmissionRow(
+        id=number,
+        received_at=at,
+        userapp=userapp,
+        address=None,
+        populate_time=at,
+        digest=digest,
+        rows=rows,
+        rejected=0,
+    )
+
+
 async def fill_bans(database: Database, rows: int, pick: Pick) -> None:
     for start in range(0, rows, 5_000):
         made: list[bans.Report] = []
@@ -185,7 +199,7 @@ async def fill_bans(database: Database, rows: int, pick: Pick) -> None:
         for first in range(start, start + 5_000, BAN_BODY):
             number = first // BAN_BODY + 1
             at = pick.now - 6 * WEEK_MS + 6 * WEEK_MS * first // rows
-            submissions.append(SubmissionRow(number, at, 1, None, at, pick.rng.randbytes(16), BAN_BODY, 0))
+            submissions.append(submission_row(number, at, 1, pick.rng.randbytes(16), rows=BAN_BODY))
             made += [pick.ban(number, at, first + n) for n in range(BAN_BODY)]
         await database.write(partial(bans.add_bans, reports=made, submissions=submissions))
 
