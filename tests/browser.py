@@ -74,6 +74,7 @@ class Visit:
     def check(self) -> None:
         """The page fits its width, is sound, and a screen reader finds its way (axe: nothing serious)."""
         page = self.page
+        page.wait_for_load_state()
         assert page.evaluate("document.documentElement.scrollWidth <= document.documentElement.clientWidth"), page.url
         # Playwright's evaluate is not bound by the page's policy.
         page.evaluate(AXE)

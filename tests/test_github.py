@@ -14,7 +14,7 @@ import httpx
 import jwt
 import pytest
 from github_standin import CLIENT_ID, CLIENT_SECRET, Person, StandIn
-from server import RunningServer, start_server
+from server import RunningServer, start_server, wait_for
 
 LOGIN = "/auth/oauth2/github/login"
 CALLBACK = "/auth/oauth2/github/callback"
@@ -426,11 +426,14 @@ def test_a_failing_github_gives_a_page_and_a_line_in_the_log(
     answer = browser.sign_in()
     assert is_page(answer, 502)
     assert "alert" not in answer.text
-    [line] = [
-        line
-        for line in place.server.logged()
-        if line["message"] == "a login with GitHub failed" and line["reference"] in answer.text
-    ]
+    [line] = wait_for(
+        lambda: [
+            line
+            for line in place.server.logged()
+            if line["message"] == "a login with GitHub failed" and line["reference"] in answer.text
+        ],
+        5,
+    )
     assert line["reason"]
     assert ("GET", "/elsewhere") not in [(method, where) for method, where, _ in place.github.seen]
 

@@ -299,6 +299,7 @@ def test_an_exception_that_an_administrator_makes_may_empty_a_kind(start: Callab
     )
 
 
-def test_a_server_without_rules_has_nothing_to_say(shared: RunningServer) -> None:
-    assert page(shared, "en") == ""
-    assert lines(shared) == []
+def test_a_server_without_rules_has_nothing_to_say(start: Callable[..., RunningServer]) -> None:
+    server = start("")
+    assert page(server, "en") == ""
+    assert lines(server) == []
