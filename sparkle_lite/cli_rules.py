@@ -135,21 +135,23 @@ def _wrong(key: str, /, **values: Any) -> SparkleError:
 def _list(args: argparse.Namespace) -> None:
     from sparkle_lite.db.decisions import DecisionFilter
 
-    place, found = _run(args, lambda place: _all(place.decisions, DecisionFilter(state=args.state, origin=args.origin)))
+    place, decisions = _run(
+        args, lambda place: _all(place.decisions, DecisionFilter(state=args.state, origin=args.origin))
+    )
     if args.json:
-        cli._print_json([_shown(one, one.state, place) for one in found])
+        cli._print_json([_as_json(decision, decision.state, place) for decision in decisions])
         return
     rows = [
         (
-            str(one.id),
-            one.state if one.held_for is None else f"held ({one.held_for})",
-            one.action,
-            _target(one),
-            one.origin,
-            cli._when(one.expires_at),
-            place.decisions.reason(one).text(ENGLISH),
+            str(decision.id),
+            decision.state if decision.held_for is None else f"held ({decision.held_for})",
+            decision.action,
+            _target(decision),
+            decision.origin,
+            cli._when(decision.expires_at),
+            place.decisions.reason(decision).text(ENGLISH),
         )
-        for one in found
+        for decision in decisions
     ]
     cli._print_table(("ID", "STATE", "ACTION", "TARGET", "ORIGIN", "UNTIL (UTC)", "WHY"), rows)
 
@@ -157,12 +159,12 @@ def _list(args: argparse.Namespace) -> None:
 async def _all(decisions: "Decisions", wanted: Any) -> "list[Decision]":
     from sparkle_lite.db.orders import Position
 
-    found: list[Decision] = []
+    rows: list[Decision] = []
     while True:
-        page, _ = await decisions.page(wanted, Position(found[-1].id if found else None), _PAGE)
-        found += page
+        page, _ = await decisions.page(wanted, Position(rows[-1].id if rows else None), _PAGE)
+        rows += page
         if len(page) < _PAGE:
-            return found
+            return rows
 
 
 def _why(args: argparse.Namespace) -> None:
@@ -177,14 +179,14 @@ def _why(args: argparse.Namespace) -> None:
                 "subject": why.subject,
                 "listed": why.listed,
                 "protectedBy": list(why.protection),
-                "rules": [_shown(match.decision, match.state, place) for match in why.matches],
+                "rules": [_as_json(match.decision, match.state, place) for match in why.matches],
                 "distances": [distance._asdict() for distance in distances],
             }
         )
         return
     print(f"{_printable(why.subject)} is {'listed' if why.listed else 'not listed'}.")
     for match in why.matches:
-        print(f"  {_told(match)}")
+        print(f"  {_match_line(match)}")
     for name in why.protection:
         print(f"  {_PROTECTION[name]}")
     for distance in distances:
@@ -213,14 +215,15 @@ _PROTECTION = {
 }
 
 
-def _told(match: "Match") -> str:
-    one = match.decision
-    people = one.evidence.get("people", 0)
-    seen = f"; seen {cli._when(one.evidence['first_seen'])} to {cli._when(one.evidence['last_seen'])}" if people else ""
-    until = "" if one.ends_at is None else f"; until {cli._when(one.ends_at)}"
+def _match_line(match: "Match") -> str:
+    decision, evidence = match.decision, match.decision.evidence
+    seen = ""
+    if evidence.get("people", 0):
+        seen = f"; seen {cli._when(evidence['first_seen'])} to {cli._when(evidence['last_seen'])}"
+    until = "" if decision.ends_at is None else f"; until {cli._when(decision.ends_at)}"
     return (
-        f"{one.id}  {match.state}  {one.action} {_target(one)} ({one.origin}): {match.reason.text(ENGLISH)}"
-        f"; since {cli._when(one.created_at)}{until}{seen}"
+        f"{decision.id}  {match.state}  {decision.action} {_target(decision)} ({decision.origin}):"
+        f" {match.reason.text(ENGLISH)}; since {cli._when(decision.created_at)}{until}{seen}"
     )
 
 
@@ -237,7 +240,7 @@ def _deny(args: argparse.Namespace) -> None:
     said = (args.kind, args.address_or_network, args.reason, _chosen_lifetime(args))
     place, decision = _run(args, lambda place: place.decisions.deny(*said, COMMAND_LINE))
     if args.json:
-        cli._print_json(_shown(decision, decision.state, place))
+        cli._print_json(_as_json(decision, decision.state, place))
     elif decision.state == "held":
         print(f"{_target(decision)} is held for review: a client of this network came from there within 14 days.")
     else:
@@ -250,7 +253,7 @@ def _allow(args: argparse.Namespace) -> None:
     said = (args.kind, args.address_or_network, args.reason, _chosen_lifetime(args))
     place, decision = _run(args, lambda place: place.decisions.allow(*said, COMMAND_LINE))
     if args.json:
-        cli._print_json(_shown(decision, decision.state, place))
+        cli._print_json(_as_json(decision, decision.state, place))
     else:
         print(f"Allowed {_target(decision)} {_until(decision)}.")
 
@@ -263,17 +266,17 @@ def _pardon(args: argparse.Namespace) -> None:
     if args.json:
         cli._print_json(
             {
-                "exception": _shown(done.exception, "active", place),
-                "ended": [_shown(one, "pardoned", place) for one in done.ended],
-                "standing": [_shown(one, one.state, place) for one in done.standing],
+                "exception": _as_json(done.exception, "active", place),
+                "ended": [_as_json(decision, "pardoned", place) for decision in done.ended],
+                "standing": [_as_json(decision, decision.state, place) for decision in done.standing],
             }
         )
         return
     print(f"Pardoned {_target(done.exception)}; it is excepted {_until(done.exception)}.")
-    for one in done.ended:
-        print(f"  ended: {_target(one)} ({one.origin})")
-    for one in done.standing:
-        print(f"  stands behind the exception: {_target(one)} ({one.origin})")
+    for decision in done.ended:
+        print(f"  ended: {_target(decision)} ({decision.origin})")
+    for decision in done.standing:
+        print(f"  stands behind the exception: {_target(decision)} ({decision.origin})")
 
 
 def _approve(args: argparse.Namespace) -> None:
@@ -291,12 +294,12 @@ def _review(args: argparse.Namespace, done: str, acts: "Callable[[_Place], Any]"
     print(f"{done} {_run(args, lambda place: _reviewed(args, *acts(place)))[1]}.")
 
 
-async def _reviewed(args: argparse.Namespace, one: "Callable[..., Any]", every: "Callable[..., Any]") -> str:
+async def _reviewed(args: argparse.Namespace, act: "Callable[..., Any]", act_on_all: "Callable[..., Any]") -> str:
     from sparkle_lite.accounts.actors import COMMAND_LINE
 
     if args.id is None:
-        return f"{await every(args.origin, COMMAND_LINE)} decisions of {args.origin}"
-    return _target(await one(args.id, COMMAND_LINE))
+        return f"{await act_on_all(args.origin, COMMAND_LINE)} decisions of {args.origin}"
+    return _target(await act(args.id, COMMAND_LINE))
 
 
 def _withdraw(args: argparse.Namespace) -> None:
@@ -313,8 +316,8 @@ async def _exported(place: "_Place", kind: str) -> bytes:
     from sparkle_lite.db.decisions import DecisionFilter
 
     if kind == "jsonl":
-        found = await _all(place.decisions, DecisionFilter("deny", "active"))
-        return "".join(json.dumps(_shown(one, one.state, place)) + "\n" for one in found).encode()
+        decisions = await _all(place.decisions, DecisionFilter("deny", "active"))
+        return "".join(json.dumps(_as_json(decision, decision.state, place)) + "\n" for decision in decisions).encode()
     return await place.deny_list()
 
 
@@ -419,10 +422,10 @@ def _pair(text: str) -> tuple[str, str]:
 
 def _summary(plan: "Plan", place: "_Place") -> dict[str, object]:
     return {
-        "added": [_shown(one, one.state, place) for one in plan.added],
-        "removed": [_shown(one, "withdrawn", place) for one in plan.removed],
-        "held": [_shown(one, one.state, place) for one in plan.held],
-        "shadow": sum(one.state == "shadow" for one in plan.begin),
+        "added": [_as_json(decision, decision.state, place) for decision in plan.added],
+        "removed": [_as_json(decision, "withdrawn", place) for decision in plan.removed],
+        "held": [_as_json(decision, decision.state, place) for decision in plan.held],
+        "shadow": sum(decision.state == "shadow" for decision in plan.begin),
         "unchanged": plan.kept,
         "dropped": dict(plan.dropped),
         "brake": plan.brake,
@@ -438,7 +441,7 @@ _BRAKES = {
 
 def _print_plan(name: str, plan: "Plan", *, dry: bool, details: bool, place: "_Place | None" = None) -> None:
     verb = "would list" if dry else "listed"
-    shadow = sum(one.state == "shadow" for one in plan.begin)
+    shadow = sum(decision.state == "shadow" for decision in plan.begin)
     parts = [f"{verb} {len(plan.added)}", f"{'end' if dry else 'ended'} {len(plan.removed)}", f"keep {plan.kept}"]
     parts += [f"hold {len(plan.held)} for review"] if plan.held else []
     parts += [f"{shadow} in shadow"] if shadow else []
@@ -447,8 +450,8 @@ def _print_plan(name: str, plan: "Plan", *, dry: bool, details: bool, place: "_P
     if plan.brake is not None:
         print(f"  All that is new waits for review, because {_BRAKES[plan.brake]}.")
     if details and dry and place is not None:
-        for one in (*plan.added, *plan.held):
-            print(f"  + {_target(one)}: {place.decisions.reason(one).text(ENGLISH)}")
+        for decision in (*plan.added, *plan.held):
+            print(f"  + {_target(decision)}: {place.decisions.reason(decision).text(ENGLISH)}")
         for gone in plan.removed:
             print(f"  - {_target(gone)}: {place.decisions.reason(gone).text(ENGLISH)}")
 
@@ -535,32 +538,32 @@ def _run(
 # --- Printing ---------------------------------------------------------------------------------------------------------
 
 
-def _target(one: "Decision | New") -> str:
-    return _printable((one.text or "")[:200]) if one.network is None else str(one.network)
+def _target(decision: "Decision | New") -> str:
+    return _printable((decision.text or "")[:200]) if decision.network is None else str(decision.network)
 
 
-def _until(one: "Decision") -> str:
-    return "for ever" if one.expires_at is None else f"until {cli._when(one.expires_at)} UTC"
+def _until(decision: "Decision") -> str:
+    return "for ever" if decision.expires_at is None else f"until {cli._when(decision.expires_at)} UTC"
 
 
-def _shown(one: "Decision | New", state: str, place: "_Place") -> dict[str, object]:
+def _as_json(decision: "Decision | New", state: str, place: "_Place") -> dict[str, object]:
     """A decision as JSON, with the keys of the REST API."""
-    why = place.decisions.reason(one)
+    why = place.decisions.reason(decision)
     return {
-        "id": getattr(one, "id", None),
-        "kind": one.kind,
-        "target": one.text if one.network is None else str(one.network),
-        "action": one.action,
+        "id": getattr(decision, "id", None),
+        "kind": decision.kind,
+        "target": decision.text if decision.network is None else str(decision.network),
+        "action": decision.action,
         "state": state,
-        "origin": one.origin,
-        "category": one.category,
-        "code": one.code,
-        "numbers": dict(one.numbers),
+        "origin": decision.origin,
+        "category": decision.category,
+        "code": decision.code,
+        "numbers": dict(decision.numbers),
         "reason": {"en": why.text("en"), "zh": why.text("zh")},
-        "evidence": dict(one.evidence) or None,
-        "heldFor": one.held_for,
-        "note": one.note,
-        "createdAt": getattr(one, "created_at", None),
-        "expiresAt": one.expires_at,
-        "endedAt": getattr(one, "ended_at", None),
+        "evidence": dict(decision.evidence) or None,
+        "heldFor": decision.held_for,
+        "note": decision.note,
+        "createdAt": getattr(decision, "created_at", None),
+        "expiresAt": decision.expires_at,
+        "endedAt": getattr(decision, "ended_at", None),
     }

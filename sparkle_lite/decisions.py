@@ -1,4 +1,4 @@
-"""Decisions: who is listed or allowed, by whom, why and until when; how one begins, ends and is told.
+"""Decisions: who is listed or allowed, by whom, why and until when; how one begins, ends and is rendered.
 
 Every origin comes through here: the configuration (`sync`), analyses (`apply`), imported lists (`replace_list`) and
 administrators. What is in force goes to the rulebook for publishing. A change is audited in its own transaction where a
@@ -39,8 +39,8 @@ TargetKind = Literal["ip", "peer_id", "client_name"]
 
 # How long what an administrator decides holds unless they say otherwise, and a pardon.
 BY_HAND_MS, PARDON_MS = 30 * DAY_MS, 7 * DAY_MS
-# What is told of a target reaches back so far, and at most so many decisions.
-TOLD_MS, TOLD = 90 * DAY_MS, 200
+# What is known of a target reaches back so far, and at most so many decisions.
+WHY_MS, MOST_MATCHES = 90 * DAY_MS, 200
 # The log reaches back so far.
 HISTORY_MS = 730 * DAY_MS
 _LIST_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,39}")
@@ -238,8 +238,8 @@ class Decisions:
         return Guard(
             self._protected.own,
             await self._protected.members(connection, now_ms),
-            [one.network for one in allowed if one.network is not None],
-            {(one.kind, one.text) for one in allowed if one.text is not None},
+            [exception.network for exception in allowed if exception.network is not None],
+            {(exception.kind, exception.text) for exception in allowed if exception.text is not None},
         )
 
     # --- By hand ------------------------------------------------------------------------------------------------------
@@ -451,42 +451,46 @@ class Decisions:
         """Everything about an address or a network."""
         now = self._clock()
         async with self.database.reader() as reader:
-            found = await store.around(reader, network, now - TOLD_MS, TOLD)
+            decisions = await store.around(reader, network, now - WHY_MS, MOST_MATCHES)
             guard = await self._guard(reader, now)
         protection = guard.protection(network)
-        listed = _is_served(found, now) and not protection
-        return Why(str(network), listed, self._matches(found, now), protection)
+        listed = _is_served(decisions, now) and not protection
+        return Why(str(network), listed, self._matches(decisions, now), protection)
 
     async def why_named(self, kind: Literal["client_name", "peer_id"], text: str) -> Why:
         """Everything about what a peer says of itself."""
         now = self._clock()
         async with self.database.reader() as reader:
-            stored = await store.named(reader, now - TOLD_MS)
-        return await asyncio.to_thread(self._why_named, [one for one in stored if one.kind == kind], text, now)
+            stored = await store.named(reader, now - WHY_MS)
+        return await asyncio.to_thread(
+            self._why_named, [decision for decision in stored if decision.kind == kind], text, now
+        )
 
     def _why_named(self, stored: Sequence[Decision], text: str, now: int) -> Why:
-        matchers = {one.id: parse(one.text or "") for one in stored}
-        found = [one for one in stored if matchers[one.id].matches(text) is not None]
-        served = [one for one in stored if one.state_at(now) == "active"]
-        excepted = any(one.action == "allow" and matchers[one.id].matches(text) for one in served)
+        matchers = {decision.id: parse(decision.text or "") for decision in stored}
+        matching = [decision for decision in stored if matchers[decision.id].matches(text) is not None]
+        served = [decision for decision in stored if decision.state_at(now) == "active"]
+        excepted = any(decision.action == "allow" and matchers[decision.id].matches(text) for decision in served)
         categories: dict[str, list[Matcher]] = {}
-        for one in served:
-            if one.action == "deny":
-                categories.setdefault(one.category, []).append(matchers[one.id])
+        for decision in served:
+            if decision.action == "deny":
+                categories.setdefault(decision.category, []).append(matchers[decision.id])
         listed = any(category_matches(rules, text) for rules in categories.values())
-        return Why(text, listed and not excepted, self._matches(found, now), ("excepted",) if excepted else ())
+        return Why(text, listed and not excepted, self._matches(matching, now), ("excepted",) if excepted else ())
 
-    def _matches(self, found: Iterable[Decision], now: int) -> tuple[Match, ...]:
-        return tuple(Match(one, one.state_at(now), self.reason(one)) for one in found)
+    def _matches(self, decisions: Iterable[Decision], now: int) -> tuple[Match, ...]:
+        return tuple(Match(decision, decision.state_at(now), self.reason(decision)) for decision in decisions)
 
     async def verdict(self, address: bytes) -> Verdict:
         """What anyone may know of an address: nothing about members, nothing that isn't in force."""
         now = self._clock()
         async with self.database.reader() as reader:
-            found = await store.around(reader, single(address), now, TOLD)
+            decisions = await store.around(reader, single(address), now, MOST_MATCHES)
             guard = await self._guard(reader, now)
         protection = guard.protection(single(address))
-        served = [one for one in found if one.state_at(now) == "active" and one.action == "deny"]
+        served = [
+            decision for decision in decisions if decision.state_at(now) == "active" and decision.action == "deny"
+        ]
         listed = bool(served) and not protection
         return Verdict(listed, "excepted" in protection, self._matches(served, now) if listed else ())
 
@@ -495,40 +499,40 @@ class Decisions:
 
 
 class InForce:
-    """The decisions in force as the documents show them; those that stand from one reading to the next are told once.
+    """The decisions in force as the documents show them; what stands from one reading to the next is rendered once.
 
-    A decision is never rewritten, so what was told of it holds.
+    A decision is never rewritten, so what it was rendered as holds.
     """
 
     def __init__(self) -> None:
-        self._told: dict[int, tuple[bool, Listing]] = {}
+        self._rendered: dict[int, tuple[bool, Listing]] = {}
 
     async def read(self, connection: Connection, now_ms: int) -> tuple[list[Listing], list[Listing]]:
         """The denied and the allowed, newest first."""
         ids = await store.served_ids(connection, now_ms)
-        rows = await store.served(connection, [number for number in ids if number not in self._told])
+        rows = await store.served(connection, [decision_id for decision_id in ids if decision_id not in self._rendered])
         return await asyncio.to_thread(self._update, ids, rows)
 
     def _update(self, ids: Sequence[int], rows: Iterable[tuple[Any, ...]]) -> tuple[list[Listing], list[Listing]]:
-        self._told |= self._tell(rows)
-        self._told = {number: self._told[number] for number in ids}
-        denied = [listing for is_allowed, listing in self._told.values() if not is_allowed]
-        allowed = [listing for is_allowed, listing in self._told.values() if is_allowed]
+        self._rendered |= self._render(rows)
+        self._rendered = {decision_id: self._rendered[decision_id] for decision_id in ids}
+        denied = [listing for is_allowed, listing in self._rendered.values() if not is_allowed]
+        allowed = [listing for is_allowed, listing in self._rendered.values() if is_allowed]
         return denied, allowed
 
-    def _tell(self, rows: Iterable[tuple[Any, ...]]) -> dict[int, tuple[bool, Listing]]:
+    def _render(self, rows: Iterable[tuple[Any, ...]]) -> dict[int, tuple[bool, Listing]]:
         matcher = lru_cache(4096)(parse)
 
         @lru_cache(65_536)
         def why(code: str, numbers: str) -> str:
             return reason(code, msgspec.json.decode(numbers)).text(ENGLISH)
 
-        told = {}
-        for number, kind, address, prefix, text, action, category, code, numbers, expires in rows:
+        rendered = {}
+        for decision_id, kind, address, prefix, text, action, category, code, numbers, expires in rows:
             target = matcher(text) if address is None else Network(address, prefix)
             listing = Listing(kind, target, category, why(code, numbers) + _ending(expires), expires)
-            told[number] = action == "allow", listing
-        return told
+            rendered[decision_id] = action == "allow", listing
+        return rendered
 
 
 def _difference(rules: Rules, rows: Iterable[tuple[Any, ...]], now: int) -> tuple[list[New], list[int]]:
@@ -622,8 +626,11 @@ async def _subscriber(connection: Connection, named: Network, now: int) -> Netwo
     if named.bits == 32 or named.prefix <= rulebook.SUBSCRIBER_V6:
         return named
     whole = network_of(named.address, rulebook.SUBSCRIBER_V6)
-    found = await store.around(connection, named, now, TOLD)
-    is_listed = any(one.network == whole and one.action == "deny" and one.origin != "config" for one in found)
+    decisions = await store.around(connection, named, now, MOST_MATCHES)
+    is_listed = any(
+        decision.network == whole and decision.action == "deny" and decision.origin != "config"
+        for decision in decisions
+    )
     return whole if is_listed else named
 
 
@@ -631,8 +638,8 @@ def _contains(target: Network, decision: Decision) -> bool:
     return decision.network is not None and target.contains(decision.network)
 
 
-def _is_served(found: Iterable[Decision], now: int) -> bool:
-    return any(one.action == "deny" and one.state_at(now) == "active" for one in found)
+def _is_served(decisions: Iterable[Decision], now: int) -> bool:
+    return any(decision.action == "deny" and decision.state_at(now) == "active" for decision in decisions)
 
 
 def _by_hand(

@@ -67,19 +67,19 @@ class Plan(NamedTuple):
     @property
     def added(self) -> list[New]:
         """What will be listed that was not."""
-        before = {key_of(one) for one, _ in self.end if one.state == "active"}
-        return [one for one in self.begin if one.state == "active" and key_of(one) not in before]
+        before = {key_of(old) for old, _ in self.end if old.state == "active"}
+        return [new for new in self.begin if new.state == "active" and key_of(new) not in before]
 
     @property
     def removed(self) -> list[Decision]:
         """What will be listed no longer."""
-        after = {key_of(one) for one in self.begin if one.state == "active"}
-        return [one for one, _ in self.end if one.state == "active" and key_of(one) not in after]
+        after = {key_of(new) for new in self.begin if new.state == "active"}
+        return [old for old, _ in self.end if old.state == "active" and key_of(old) not in after]
 
     @property
     def held(self) -> list[New]:
         """What begins to wait for review."""
-        return [one for one in self.begin if one.state == "held"]
+        return [new for new in self.begin if new.state == "held"]
 
 
 class _Run(NamedTuple):
@@ -115,7 +115,7 @@ def make(
     best = _by_target(findings, dropped, now_ms)
     run = _Run(origin, mode, formula, now_ms)
     wanted = _judged(best, situation, run, dropped)
-    active = {key_of(one): one for one in situation.standing if one.state == "active"}
+    active = {key_of(old): old for old in situation.standing if old.state == "active"}
     brake = _brake(wanted, active, best, situation) if mode == "on" and braked else None
     if brake is not None:
         wanted = {
@@ -123,7 +123,8 @@ def make(
             for key, new in wanted.items()
         }
     guard = situation.guard
-    members = sum(guard.members_in(one.target) for one in best.values() if isinstance(one.target, Network))
+    targets = (finding.target for finding in best.values())
+    members = sum(guard.members_in(target) for target in targets if isinstance(target, Network))
     return _compared(wanted, situation, now_ms)._replace(dropped=dict(dropped), brake=brake, members=members)
 
 

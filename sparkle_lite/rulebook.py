@@ -329,7 +329,7 @@ class Guard:
         holes: dict[Obstacle, _Networks] = {
             "special": self._special, "own": self._own, "excepted": self._excepted, "member": self._members,
         }  # fmt: skip
-        return tuple(name for name, found in holes.items() if not any(_carve(network, found)))
+        return tuple(name for name, networks in holes.items() if not any(_carve(network, networks)))
 
     def members_in(self, network: Network) -> int:
         """How many members' addresses lie in a network."""
@@ -429,13 +429,13 @@ def publish(
     listed = _by_category_and_reason(active, denied, phrase("reason.config").text(ENGLISH))
     excepted = _by_category_and_reason(exceptions, allowed, phrase("reason.exception").text(ENGLISH))
     holes = _Holes(excepted, protected)
-    banned = {category: holes.cut_out_of(category, one) for category, one in listed.items()}
-    granted = {category: one.entries() for category, one in excepted.items()}
+    banned = {category: holes.cut_out_of(category, reasoned) for category, reasoned in listed.items()}
+    granted = {category: reasoned.entries() for category, reasoned in excepted.items()}
     banned_lines, granted_lines = _lines(banned), _lines(granted)
     content = _content(active, denied, banned_lines, _ports_of(exceptions))
     exempt = _content(exceptions, allowed, granted_lines, ())
-    expiries = [one.expires for one in (*active, *exceptions) if one.expires is not None]
-    expiries += [one.expires for one in (*denied, *allowed) if one.expires is not None]
+    expiries = [rule.expires for rule in (*active, *exceptions) if rule.expires is not None]
+    expiries += [listing.expires for listing in (*denied, *allowed) if listing.expires is not None]
     with ThreadPoolExecutor(1, thread_name_prefix="render") as beside:
         # Rules are mostly compression, which lets the making of the texts run beside it.
         rendered = beside.submit(_render, content, exempt)
@@ -448,9 +448,9 @@ def publish(
         held=tuple(holes.held),
         next_expiry_ms=min(expiries, default=None),
         omissions=_omissions(content, exempt),
-        _listed={category: _Cover(one.networks) for category, one in listed.items()},
+        _listed={category: _Cover(reasoned.networks) for category, reasoned in listed.items()},
         _spared=_Cover(holes.all),
-        _excepted={category: _Cover(one.networks) for category, one in excepted.items()},
+        _excepted={category: _Cover(reasoned.networks) for category, reasoned in excepted.items()},
     )
 
 
@@ -494,22 +494,22 @@ def _by_category_and_reason(
 ) -> dict[str, _Reasoned]:
     """Everything by category: what the operator wrote in their order, the rest by name."""
     written = _by_category(rules, "ip", lambda rule: rule.networks)
-    found = {category: dict.fromkeys(collapse(networks), by_operator) for category, networks in written.items()}
+    joined = {category: dict.fromkeys(collapse(networks), by_operator) for category, networks in written.items()}
     decided: dict[str, dict[Network, str]] = {}
     for _, target, category, reason, _ in listings:
         if isinstance(target, Network):
             decided.setdefault(category, {}).setdefault(target, reason)
     for category in sorted(decided):
         # Not collapsed: each line keeps its own reason, and none becomes wider than what was decided.
-        found[category] = decided[category] | found.get(category, {})
-    return {category: _Reasoned(_Networks(reasons), reasons) for category, reasons in found.items()}
+        joined[category] = decided[category] | joined.get(category, {})
+    return {category: _Reasoned(_Networks(reasons), reasons) for category, reasons in joined.items()}
 
 
 class _Holes:
     """What is cut out of every rule; `held` collects what is held back for the protected addresses alone."""
 
     def __init__(self, excepted: Mapping[str, _Reasoned], protected: Iterable[Network]) -> None:
-        self._excepted = _Networks(network for one in excepted.values() for network in one.networks)
+        self._excepted = _Networks(network for reasoned in excepted.values() for network in reasoned.networks)
         self._protected = _Networks(protected)
         self.all = _Networks((*self._excepted, *self._protected))
         self.held: list[Held] = []
@@ -542,9 +542,9 @@ def _by_category(rules: Iterable[Rule], kind: str, values: Callable[[Rule], Iter
     """The values of all rules of a type, joined by category, each once, in the operator's order."""
     joined: dict[str, dict[_T, None]] = {}
     for rule in rules:
-        if rule.type == kind and (found := dict.fromkeys(values(rule))):
-            joined.setdefault(rule.category, {}).update(found)
-    return {category: list(found) for category, found in joined.items()}
+        if rule.type == kind and (unique := dict.fromkeys(values(rule))):
+            joined.setdefault(rule.category, {}).update(unique)
+    return {category: list(unique) for category, unique in joined.items()}
 
 
 def _lines(categories: Mapping[str, Sequence[_Entry]]) -> dict[str, tuple[AddressLine, ...]]:
@@ -565,7 +565,7 @@ def _content(
     scripts = _by_category(rules, "script", lambda rule: rule.scripts)
     return Content(
         ip=ip,
-        port={category: sorted(found) for category, found in ports.items()},
+        port={category: sorted(values) for category, values in ports.items()},
         peer_id=_matchers(rules, listings, "peer_id"),
         client_name=_matchers(rules, listings, "client_name"),
         script={
@@ -584,9 +584,9 @@ def _matchers(rules: Sequence[Rule], listings: Sequence[Listing], kind: str) -> 
         if listing.kind == kind and isinstance(listing.target, Matcher)
     }
     for (category, _), matcher in sorted(decided.items(), key=lambda item: item[0]):
-        found = joined.setdefault(category, [])
-        if matcher not in found:
-            found.append(matcher)
+        matchers = joined.setdefault(category, [])
+        if matcher not in matchers:
+            matchers.append(matcher)
     return joined
 
 
@@ -604,8 +604,8 @@ def _entries(
     categories: Mapping[str, Sequence[_Entry]], lines: Mapping[str, Sequence[AddressLine]], link: str
 ) -> Iterator[Listed]:
     seen: set[AddressLine] = set()
-    for category, found in lines.items():
-        for line, (_, reason) in zip(found, categories[category], strict=True):
+    for category, network_lines in lines.items():
+        for line, (_, reason) in zip(network_lines, categories[category], strict=True):
             if line not in seen:
                 seen.add(line)
                 yield Listed(line, category, f"{reason} {link}{line.partition('/')[0]}" if link else reason)

@@ -26,7 +26,7 @@ from sparkle_lite.decisions import PARDON_MS, Decisions
 from sparkle_lite.errors import SparkleError
 from sparkle_lite.findings import Finding, Identity
 from sparkle_lite.net import Network, address_bytes, collapse, network_of, parse_network
-from sparkle_lite.plan import GROWTH_FLOOR, Plan
+from sparkle_lite.plan import GROWTH_FLOOR, Mode, Plan
 from sparkle_lite.protected import Protected
 from sparkle_lite.rulebook import Published, Rules, compile_rules, single
 from sparkle_lite.wire.dialect import detect
@@ -63,8 +63,8 @@ class Place:
         self.rules = compile_rules(rules, exceptions)
         await self.decisions.sync(self.rules)
 
-    async def run(self, *findings: Finding, origin: str = VOTE, **how: Any) -> Plan:
-        return await self.decisions.apply(origin, findings, self.now, **how)
+    async def run(self, *findings: Finding, origin: str = VOTE, mode: Mode = "on") -> Plan:
+        return await self.decisions.apply(origin, findings, self.now, mode=mode)
 
     async def standing(self, **wanted: Any) -> list[Decision]:
         return (await self.decisions.page(DecisionFilter(**wanted), Position(), 10_000))[0]

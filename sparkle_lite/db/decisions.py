@@ -102,10 +102,10 @@ _STANDING = "id IN (SELECT id FROM decision WHERE ends_at>?)"
 
 
 def _decision(row: Row) -> Decision:
-    number, kind, address, prefix, text, *middle, numbers, evidence, held_for, note = row[:14]
+    decision_id, kind, address, prefix, text, *middle, numbers, evidence, held_for, note = row[:14]
     network = None if address is None else Network(address, prefix)
-    found = (json.loads(numbers), json.loads(evidence), held_for, note, *row[14:])
-    return Decision._make((number, kind, network, text, *middle, *found))
+    read = (json.loads(numbers), json.loads(evidence))
+    return Decision._make((decision_id, kind, network, text, *middle, *read, held_for, note, *row[14:]))
 
 
 def decisions(rows: Iterable[Row]) -> list[Decision]:
@@ -125,16 +125,16 @@ async def begin(connection: Connection, new: Sequence[New], now_ms: int) -> list
     first = (int(row[0]) if row else 0) + 1
     await connection.executemany(
         f"INSERT INTO decision ({_COLUMNS}) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,NULL,NULL)",
-        (_values(number, one, now_ms) for number, one in enumerate(new, first)),
+        (_values(decision_id, decision, now_ms) for decision_id, decision in enumerate(new, first)),
     )
     await _changed(connection)
     return list(range(first, first + len(new)))
 
 
-def _values(number: int, new: New, now_ms: int) -> tuple[Any, ...]:
+def _values(decision_id: int, new: New, now_ms: int) -> tuple[Any, ...]:
     address, prefix = (None, None) if new.network is None else new.network
-    numbers, evidence = (json.dumps(dict(one), separators=(",", ":")) for one in (new.numbers, new.evidence))
-    head = (number, new.kind, address, prefix, new.text, new.action, new.state, new.origin, new.category, new.code)
+    numbers, evidence = (json.dumps(dict(values), separators=(",", ":")) for values in (new.numbers, new.evidence))
+    head = (decision_id, new.kind, address, prefix, new.text, new.action, new.state, new.origin, new.category, new.code)
     return (*head, numbers, evidence, new.held_for, new.note, now_ms, new.expires_at)
 
 
@@ -142,7 +142,7 @@ async def end(connection: Connection, ends: Iterable[tuple[int, EndReason]], now
     """End decisions (row ids); one that is over stays as it is."""
     await connection.executemany(
         "UPDATE decision SET ended_at=?1, end_reason=?2 WHERE id=?3 AND ends_at>?1",
-        [(now_ms, reason, number) for number, reason in ends],
+        [(now_ms, reason, decision_id) for decision_id, reason in ends],
     )
     await _changed(connection)
 
@@ -151,9 +151,9 @@ async def _changed(connection: Connection) -> None:
     await connection.execute("UPDATE decision_revision SET number=number+1")
 
 
-async def get(connection: Connection, number: int) -> Decision | None:
+async def get(connection: Connection, decision_id: int) -> Decision | None:
     """One decision."""
-    row = await fetch_one(connection, f"{_SELECT} WHERE id=?", (number,))
+    row = await fetch_one(connection, f"{_SELECT} WHERE id=?", (decision_id,))
     return _decision(row) if row else None
 
 
@@ -164,7 +164,7 @@ async def served_ids(connection: Connection, now_ms: int) -> list[int]:
         f"SELECT id FROM decision WHERE {_STANDING} AND state='active' AND origin<>'config' ORDER BY id DESC",
         (now_ms,),
     )
-    return [number for (number,) in rows]
+    return [decision_id for (decision_id,) in rows]
 
 
 async def served(connection: Connection, ids: Sequence[int]) -> list[Row]:
@@ -210,7 +210,7 @@ async def count_by_state(connection: Connection, now_ms: int) -> dict[tuple[str,
         f"SELECT origin, state, count(*) FROM decision WHERE {_STANDING} AND action='deny' GROUP BY 1, 2",
         (now_ms,),
     )
-    return {(origin, state): number for origin, state, number in rows}
+    return {(origin, state): count for origin, state, count in rows}
 
 
 Key = tuple[Kind, bytes | None, int | None, str | None]
@@ -270,7 +270,7 @@ def _sharing(network: Network) -> tuple[str, list[Any]]:
     around = f"SELECT d.id FROM (VALUES {pairs}) w CROSS JOIN decision d ON d.address=w.column1 AND d.prefix=w.column2"
     within = "SELECT id FROM decision WHERE address>=? AND address<=? AND prefix>? AND length(address)=?"
     last = network.last.to_bytes(len(network.address), "big")
-    values: list[Any] = [value for one in wider for value in one]
+    values: list[Any] = [value for network in wider for value in network]
     values += [network.address, last, network.prefix, len(network.address)]
     return f"id IN ({around} UNION ALL {within})", values
 
@@ -319,16 +319,18 @@ Cursor = tuple[int, int, bool]
 
 async def changes(connection: Connection, now_ms: int, position: Position[Cursor], limit: int) -> list[Change]:
     """The changes up to now at a position, newest first; of those of one moment and decision its end comes first."""
-    at, number, ended = position.key or (now_ms + 1, 0, False)
+    at, decision_id, ended = position.key or (now_ms + 1, 0, False)
     sign, order = (">", "") if position.is_before else ("<", " DESC")
     # The one that is known has to be passed in one of the two logs only.
-    began_from = (at, number + 1) if ended and not position.is_before else (at, number)
-    over_from = (at, number - 1) if not ended and position.is_before else (at, number)
+    began_from = (at, decision_id + 1) if ended and not position.is_before else (at, decision_id)
+    over_from = (at, decision_id - 1) if not ended and position.is_before else (at, decision_id)
     log: list[Change] = []
     for column, key, is_over in (("created_at", began_from, False), ("ends_at", over_from, True)):
         sql = f"{_SELECT} WHERE {column}<=? AND ({column}, id){sign}(?,?) ORDER BY {column}{order}, id{order} LIMIT ?"
-        found = decisions(await fetch_all(connection, sql, (now_ms, *key, limit)))
-        log += [Change((one.ends_at or 0) if is_over else one.created_at, is_over, one) for one in found]
+        read = decisions(await fetch_all(connection, sql, (now_ms, *key, limit)))
+        log += [
+            Change((decision.ends_at or 0) if is_over else decision.created_at, is_over, decision) for decision in read
+        ]
     log.sort(key=lambda change: (change.at, change.decision.id, change.ended), reverse=not position.is_before)
     return in_order(log[:limit], position)
 
