@@ -16,10 +16,10 @@ def notes(config: Config) -> Iterator[Problem]:
 
 def _costly_heartbeats(config: Config) -> Iterator[Problem]:
     btn = config.btn
-    asked = btn.proof_of_work.abilities
-    if "heartbeat" in asked and btn.abilities.heartbeat.enabled and not btn.prefer_legacy:
+    abilities = btn.proof_of_work.abilities
+    if "heartbeat" in abilities and btn.abilities.heartbeat.enabled and not btn.prefer_legacy:
         yield Problem(
-            ("btn", "proof_of_work", "abilities", asked.index("heartbeat")),
+            ("btn", "proof_of_work", "abilities", abilities.index("heartbeat")),
             "each heartbeat costs a client about ten proofs of work, because it is two requests for each address of"
             " the machine",
             'leave "heartbeat" out unless you need it',

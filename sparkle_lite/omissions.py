@@ -53,12 +53,12 @@ class Untold(NamedTuple):
         return sum(len(part.items) for part in self.parts if part.section == section)
 
 
-def untold(found: Omissions, *, prefer_legacy: bool, has_excepted_addresses: bool) -> tuple[Untold, ...]:
+def untold(omissions: Omissions, *, prefer_legacy: bool, has_excepted_addresses: bool) -> tuple[Untold, ...]:
     """What which programs are not told, those together that lack the same; empty when everybody is told everything.
 
     `prefer_legacy` says that the operator wants modern PeerBanHelper to use the old shapes.
     """
-    by_variant = {variant: tuple(_parts(left_out)) for variant, left_out in found.items()}
+    by_variant = {variant: tuple(_parts(left_out)) for variant, left_out in omissions.items()}
     by_client: dict[str, dict[Part, None]] = {}
     for traits in _spoken(prefer_legacy):
         parts = by_variant[traits.reads.variant]
@@ -82,9 +82,9 @@ def _gets_only_holes(traits: Traits) -> bool:
     return not is_told and traits.reads.texts is not RuleTexts.UNREAD
 
 
-def _parts(found: Iterable[Omission]) -> Iterator[Part]:
+def _parts(omissions: Iterable[Omission]) -> Iterator[Part]:
     items: dict[tuple[Section, str, Cause], dict[str, None]] = {}
-    for omission in found:
+    for omission in omissions:
         item = omission.category if omission.kind == "script" else str(omission.item)
         if isinstance(omission.item, Matcher):
             item = omission.item.pbh()
@@ -136,10 +136,10 @@ def _name(client: str) -> Phrase:
     return phrase("program.range", program=program, last=last) if to else phrase("program.one", program=program)
 
 
-def log_line(told: Untold) -> str:
+def log_line(untold: Untold) -> str:
     """What programs are not told, in English on one line."""
-    parts = [f"{_counted(part)} ({part.reason.text(ENGLISH)})" for part in told.parts]
-    return f"not told to {told.names.text(ENGLISH)}: {', '.join(parts)}"
+    parts = [f"{_counted(part)} ({part.reason.text(ENGLISH)})" for part in untold.parts]
+    return f"not told to {untold.names.text(ENGLISH)}: {', '.join(parts)}"
 
 
 _ABOUT = {"port": "ports", "peer_id": "peer ids", "client_name": "client names", "script": "scripts"}

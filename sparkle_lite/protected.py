@@ -32,18 +32,18 @@ class Protected:
 
 def own_addresses(config: Config) -> set[bytes]:
     """Addresses of this machine, as far as the system tells without sending anything."""
-    found: set[str] = {config.server.host}
+    names: set[str] = {config.server.host}
     if config.server.public_url:
-        found.add(urlsplit(config.server.public_url).hostname or "")
+        names.add(urlsplit(config.server.public_url).hostname or "")
     with suppress(OSError):
-        found |= {str(info[4][0]) for info in socket.getaddrinfo(socket.gethostname(), None)}
+        names |= {str(info[4][0]) for info in socket.getaddrinfo(socket.gethostname(), None)}
     for family, target in ((socket.AF_INET, "192.0.2.1"), (socket.AF_INET6, "2001:db8::1")):
         # Connecting a datagram socket sends nothing; it only makes the system choose the source address.
         with suppress(OSError), socket.socket(family, socket.SOCK_DGRAM) as probe:
             probe.connect((target, 9))
-            found.add(probe.getsockname()[0])
-    result = set()
-    for text in found:
+            names.add(probe.getsockname()[0])
+    addresses = set()
+    for text in names:
         with suppress(net.AddressError):
-            result.add(net.address_bytes(text))
-    return {address for address in result if any(address)}
+            addresses.add(net.address_bytes(text))
+    return {address for address in addresses if any(address)}

@@ -120,7 +120,7 @@ class Publisher:
         self._edition = first
         self._is_outdated = False
         self._publishing = asyncio.Lock()
-        self._asked = self._done = 0
+        self._requested = self._done = 0
         self._took, self._at = 0.0, time.monotonic()
         _log_untold(first.untold, ())
 
@@ -148,12 +148,12 @@ class Publisher:
 
         A failure keeps the last good documents, is shown until it is mended, and is tried again.
         """
-        self._asked += 1
-        asked = self._asked
+        self._requested += 1
+        requested = self._requested
         async with self._publishing:
-            if self._done >= asked:
+            if self._done >= requested:
                 return
-            covered, started = self._asked, time.monotonic()
+            covered, started = self._requested, time.monotonic()
             self._is_outdated = False
             before = self._edition.untold
             try:

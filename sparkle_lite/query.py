@@ -229,9 +229,9 @@ def _page(request: PageRequest) -> tuple[int, int]:
         raise _bad("query.size_above", limit=MAX_PAGE_SIZE)
     if (page + 1) * size >= 1 << 62:
         raise _bad("query.page_above")
-    for one, other in (("page", "after"), ("page", "before"), ("after", "before")):
-        if getattr(request, one) and getattr(request, other):
-            raise _bad("query.exclude", one=one, other=other)
+    for name, other in (("page", "after"), ("page", "before"), ("after", "before")):
+        if getattr(request, name) and getattr(request, other):
+            raise _bad("query.exclude", one=name, other=other)
     return page, size
 
 
@@ -286,7 +286,7 @@ def _check_range(name_from: str, low: int | None, name_to: str, high: int | None
 
 
 def _filters(table: Table, request: PageRequest) -> list[Filter]:
-    found = []
+    filters = []
     for name, field in FIELDS[table].items():
         value: Any = getattr(request, name, None)
         if value is None or (isinstance(value, str) and not value.strip()):
@@ -295,13 +295,13 @@ def _filters(table: Table, request: PageRequest) -> list[Filter]:
         if name == "origin":
             value = _ORIGINS[value]
         if field.kind == "number":
-            found.append(Filter(name, method or "EQUAL", value))
+            filters.append(Filter(name, method or "EQUAL", value))
             continue
         method = method or ("CONTAINS" if name in _PART_OF else "EQUALS")
         if field.kind == "address" and method in ("EQUALS", "NOT_EQUALS"):
             value = _network(value)
-        found.append(Filter(name, method, value))
-    return found
+        filters.append(Filter(name, method, value))
+    return filters
 
 
 def _network(text: str) -> net.Network:

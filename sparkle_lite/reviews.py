@@ -52,7 +52,7 @@ class Reviews:
         if wait:
             raise _too_many(wait)
         await self._add(
-            store.Asked(
+            store.NewReview(
                 address=request.address,
                 asked_at=now,
                 is_own=_is_from(actor.address, request.address),
@@ -64,13 +64,13 @@ class Reviews:
         )
 
     @transacted
-    async def _add(self, connection: Connection, asked: store.Asked) -> None:
-        await store.delete_old(connection, asked.asked_at - _KEPT_MS, 100)
-        if await store.count_open(connection, asked.address) >= OPEN_PER_ADDRESS:
+    async def _add(self, connection: Connection, review: store.NewReview) -> None:
+        await store.delete_old(connection, review.asked_at - _KEPT_MS, 100)
+        if await store.count_open(connection, review.address) >= OPEN_PER_ADDRESS:
             return
         if await store.count_open(connection) >= OPEN:
             raise _too_many(HOUR_S)
-        await store.add(connection, asked)
+        await store.add(connection, review)
 
     async def count_open(self) -> int:
         """How many requests wait."""

@@ -45,15 +45,15 @@ class Setting(NamedTuple):
 @functools.cache
 def known() -> Mapping[str, Setting]:
     """What can be set on a page, by its dotted key: everything about the analyses."""
-    found = {}
+    settings = {}
     for name, annotation in keys_of(keys_of(SCHEMA)["analysis"]).items():
         kind = split_annotation(annotation)[0]
         below = (
             {f"{name}.{key}": each for key, each in keys_of(kind).items()} if is_struct(kind) else {name: annotation}
         )
         for path, each in below.items():
-            found[f"analysis.{path}"] = _setting(f"analysis.{path}", each)
-    return found
+            settings[f"analysis.{path}"] = _setting(f"analysis.{path}", each)
+    return settings
 
 
 def _setting(key: str, annotation: Any) -> Setting:

@@ -79,7 +79,7 @@ class Trouble(NamedTuple):
     began_at: int
     last_at: int
 
-    def is_told(self, now_ms: int) -> bool:
+    def is_due(self, now_ms: int) -> bool:
         """Whether it has lasted long enough to be worth a word."""
         return now_ms - self.began_at >= PATIENCE_MS.get(self.diagnosis.code, 0)
 
@@ -146,7 +146,7 @@ class Troubles:
 
     def of(self, userapp: int) -> list[Phrase]:
         """What is wrong with what an application (row id) sends, a sentence for each subject."""
-        return _told(self._open.get(userapp, {}), self._clock())
+        return _sentences(self._open.get(userapp, {}), self._clock())
 
     def received(self, userapp: Userapp, name: ListName, receipt: Receipt, traits: Traits) -> None:
         """Judge a body that was stored."""
@@ -191,14 +191,11 @@ class Troubles:
         now = self._clock()
         if userapp.id in self._logged and 0 <= now - self._logged[userapp.id] < HOUR_MS:
             return
-        told = {
-            subject: trouble.diagnosis.code
-            for subject, trouble in self._open.get(userapp.id, {}).items()
-            if trouble.is_told(now)
-        }
-        if told:
+        due = [trouble for trouble in self._open.get(userapp.id, {}).values() if trouble.is_due(now)]
+        if due:
             self._logged[userapp.id] = now
-            fields = {"app_id": userapp.app_id, "trouble": ",".join(dict.fromkeys(told.values()))}
+            codes = dict.fromkeys(trouble.diagnosis.code for trouble in due)
+            fields = {"app_id": userapp.app_id, "trouble": ",".join(codes)}
             logger.warning("an application is in trouble: %s", join(self.of(userapp.id)).text(ENGLISH), extra=fields)
 
     async def flush(self) -> None:
@@ -256,15 +253,15 @@ async def sentences(database: Database, now_ms: int) -> dict[int, Phrase]:
     troubles: dict[int, dict[str, Trouble]] = {}
     for row in rows:
         troubles.setdefault(row.userapp, {})[row.subject] = _trouble(row)
-    told = {userapp: _told(each, now_ms) for userapp, each in troubles.items()}
-    return {userapp: join(each) for userapp, each in told.items() if each}
+    sentences = {userapp: _sentences(each, now_ms) for userapp, each in troubles.items()}
+    return {userapp: join(each) for userapp, each in sentences.items() if each}
 
 
-def _told(troubles: Mapping[str, Trouble], now_ms: int) -> list[Phrase]:
+def _sentences(troubles: Mapping[str, Trouble], now_ms: int) -> list[Phrase]:
     return [
         sentence(trouble.diagnosis.code, trouble.diagnosis.details, trouble.began_at)
         for subject in _SUBJECTS
-        if (trouble := troubles.get(subject)) is not None and trouble.is_told(now_ms)
+        if (trouble := troubles.get(subject)) is not None and trouble.is_due(now_ms)
     ]
 
 

@@ -13,8 +13,8 @@ NAME = "multi_dial"
 
 def _examine(evidence: Evidence, numbers: Numbers, only: bytes | None) -> list[Examined]:
     # What a member needs is no matter of the module: several people saw it do something.
-    votes = evidence.prefix_votes(MODULES, {**numbers, "min_people_any": numbers["min_people"]}, only)
-    return [_examined(one, numbers, evidence.now) for one in votes]
+    prefixes = evidence.prefix_votes(MODULES, {**numbers, "min_people_any": numbers["min_people"]}, only)
+    return [_examined(votes, numbers, evidence.now) for votes in prefixes]
 
 
 def _examined(votes: Votes, numbers: Numbers, now_ms: int) -> Examined:

@@ -69,7 +69,7 @@ async def find(order: AnalysisOrder, time_limit_s: float = TIME_LIMIT_S) -> list
 
     def work(evidence: Evidence) -> list[Finding]:
         examined = ANALYSES[order.name].examine(evidence, order.numbers, None)
-        return [one.finding for one in examined if one.is_listed(order.now_ms)]
+        return [subject.finding for subject in examined if subject.is_listed(order.now_ms)]
 
     return await gather(Database(order.database), order.trust, order.now_ms, work, time_limit_s)
 

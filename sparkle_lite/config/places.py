@@ -27,7 +27,7 @@ class _Lines:
     """
 
     def __init__(self, text: str) -> None:
-        self.found: dict[Key, int] = {}
+        self.lines: dict[Key, int] = {}
         self._text = text
         self._at = 0
         self._line = 1
@@ -59,7 +59,7 @@ class _Lines:
         self._line += self._text.count("\n", self._counted, self._at)
         self._counted = self._at
         for end in range(1, len(path) + 1):
-            self.found.setdefault(path[:end], self._line)
+            self.lines.setdefault(path[:end], self._line)
 
     def _names(self) -> list[str]:
         names = []
@@ -128,7 +128,7 @@ class Source:
 
     @functools.cached_property
     def _lines(self) -> dict[Key, int]:
-        return _Lines(self._text).found
+        return _Lines(self._text).lines
 
     def locate(self, path: Key) -> tuple[str, int]:
         """The variable or file that holds a key, and its line: that of the nearest table around it, 0 if unknown."""

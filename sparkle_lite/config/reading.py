@@ -129,12 +129,12 @@ def _guess(name: str, known: Iterable[str]) -> str | None:
 @functools.cache
 def _variables(schema: type[Config]) -> dict[str, tuple[tuple[str, ...], Any]]:
     """Environment variable -> the key's path and type."""
-    found = {}
+    variables = {}
     for path, kind in leaves(schema):
-        found["SPARKLE_" + "__".join(path).upper()] = (path, kind)
+        variables["SPARKLE_" + "__".join(path).upper()] = (path, kind)
         if kind is Secret:
-            found["SPARKLE_" + "__".join(path).upper() + "_FILE"] = ((*path[:-1], path[-1] + "_file"), str)
-    return found
+            variables["SPARKLE_" + "__".join(path).upper() + "_FILE"] = ((*path[:-1], path[-1] + "_file"), str)
+    return variables
 
 
 def _overlay(
@@ -376,8 +376,8 @@ class _Reader:
 
     def _content(self, raw: object, path: Key) -> tuple[Any, ...]:
         if not isinstance(raw, list) or not raw:
-            found = "it is empty" if isinstance(raw, list) else f"it is {_type_of(raw)}"
-            self._note(path, f"must be a list of at least one item, but {found}", RULE_NEEDS["content"])
+            actual = "it is empty" if isinstance(raw, list) else f"it is {_type_of(raw)}"
+            self._note(path, f"must be a list of at least one item, but {actual}", RULE_NEEDS["content"])
             return ()
         for index, item in enumerate(raw):
             if isinstance(item, bool) or not isinstance(item, str | int | dict) or not is_writable(item):
@@ -465,8 +465,8 @@ def _moment(raw: object) -> datetime:
             return value.astimezone(UTC) if value.tzinfo else value.replace(tzinfo=UTC)
     except (ValueError, OverflowError):
         pass
-    found = quote(raw) if isinstance(raw, str) else _type_of(raw)
-    raise Refused(f"must be a moment, not {found}", "write 2027-01-01T00:00:00Z")
+    actual = quote(raw) if isinstance(raw, str) else _type_of(raw)
+    raise Refused(f"must be a moment, not {actual}", "write 2027-01-01T00:00:00Z")
 
 
 def _secret_of(folder: Path, raw: object) -> str:

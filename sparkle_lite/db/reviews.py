@@ -6,7 +6,7 @@ from sparkle_lite.db.connection import Connection, fetch_all, fetch_one
 from sparkle_lite.db.orders import Position, by_id, in_order
 
 
-class Asked(NamedTuple):
+class NewReview(NamedTuple):
     """What somebody asks. `is_own`: the request came from that address; `user` is who was signed in, if anybody."""
 
     address: bytes
@@ -40,10 +40,10 @@ _SELECT = (
 )
 
 
-async def add(connection: Connection, asked: Asked) -> int:
+async def add(connection: Connection, review: NewReview) -> int:
     """Store a request; its id."""
-    names = ", ".join(Asked._fields)
-    cursor = await connection.execute(f"INSERT INTO review ({names}) VALUES (?,?,?,?,?,?,?)", asked)
+    names = ", ".join(NewReview._fields)
+    cursor = await connection.execute(f"INSERT INTO review ({names}) VALUES (?,?,?,?,?,?,?)", review)
     return cursor.lastrowid or 0
 
 
@@ -62,12 +62,12 @@ async def page(connection: Connection, is_open: bool, position: Position[int], l
     return in_order([Review(*row) for row in rows], position)
 
 
-async def close(connection: Connection, number: int, user: int | None, note: str, now_ms: int) -> bytes | None:
+async def close(connection: Connection, review_id: int, user: int | None, note: str, now_ms: int) -> bytes | None:
     """Close a request that waits; its address, None if there is none."""
     rows = await fetch_all(
         connection,
         "UPDATE review SET closed_at=?, closed_by=?, note=? WHERE id=? AND closed_at IS NULL RETURNING address",
-        (now_ms, user, note, number),
+        (now_ms, user, note, review_id),
     )
     return bytes(rows[0][0]) if rows else None
 

@@ -40,45 +40,45 @@ def present(headers: Iterable[tuple[bytes, bytes]], query: bytes = b"") -> Prese
     `headers` are raw ASGI headers with lower-case names; the first of a name counts. `query` is the raw query string,
     to be given only where PeerBanHelper's page embeds the server's widget: URLs end up in logs.
     """
-    found: dict[bytes, bytes] = {}
+    by_name: dict[bytes, bytes] = {}
     for name, value in headers:
         if name in _HEADERS:
-            found.setdefault(name, value)
+            by_name.setdefault(name, value)
     parameters = _parameters(query) if query else {}
     app_id = secret = ""
     placeholder = False
-    for candidate in _candidates(found, parameters):
+    for candidate in _candidates(by_name, parameters):
         if candidate is None:
             continue
         if candidate[0] not in _PLACEHOLDERS and candidate[1] not in _PLACEHOLDERS:
             app_id, secret = candidate
             break
         placeholder = True
-    installation = found.get(_INSTALLATION) or parameters.get(b"installationId")
+    installation = by_name.get(_INSTALLATION) or parameters.get(b"installationId")
     return Presented(app_id, secret, _installation_id(installation) if installation else "", placeholder)
 
 
-def _candidates(found: Mapping[bytes, bytes], parameters: Mapping[bytes, bytes]) -> Iterator[tuple[str, str] | None]:
-    yield _bearer(found, _AUTHORIZATION)
-    yield _pair(found, _X_ID, _X_SECRET)
-    yield _bearer(found, _AUTHENTICATION)
-    yield _pair(found, _ID, _SECRET)
+def _candidates(headers: Mapping[bytes, bytes], parameters: Mapping[bytes, bytes]) -> Iterator[tuple[str, str] | None]:
+    yield _bearer(headers, _AUTHORIZATION)
+    yield _pair(headers, _X_ID, _X_SECRET)
+    yield _bearer(headers, _AUTHENTICATION)
+    yield _pair(headers, _ID, _SECRET)
     yield _pair(parameters, b"appId", b"appSecret")
 
 
-def _bearer(found: Mapping[bytes, bytes], name: bytes) -> tuple[str, str] | None:
+def _bearer(headers: Mapping[bytes, bytes], name: bytes) -> tuple[str, str] | None:
     """`Bearer id@secret`; None for what a proxy in front may have put there. Ids have no "@", secrets may."""
-    if name not in found:
+    if name not in headers:
         return None
-    scheme, _, rest = _text(found[name]).partition(" ")
+    scheme, _, rest = _text(headers[name]).partition(" ")
     app_id, at, secret = rest.partition("@")
     return (app_id.strip(), secret.strip()) if at and scheme.lower() == "bearer" else None
 
 
-def _pair(found: Mapping[bytes, bytes], app_id: bytes, secret: bytes) -> tuple[str, str] | None:
-    if app_id not in found and secret not in found:
+def _pair(headers: Mapping[bytes, bytes], app_id: bytes, secret: bytes) -> tuple[str, str] | None:
+    if app_id not in headers and secret not in headers:
         return None
-    return _text(found.get(app_id, b"")), _text(found.get(secret, b""))
+    return _text(headers.get(app_id, b"")), _text(headers.get(secret, b""))
 
 
 def _installation_id(value: bytes) -> str:
