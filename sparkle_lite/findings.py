@@ -1,4 +1,4 @@
-"""What an analysis says: a target, why in numbers, and who counted. The rulebook makes decisions of it."""
+"""What an analysis says: a target, why in numbers, and who counted. plan.py makes decisions of it."""
 
 from collections.abc import Mapping
 from typing import Literal, NamedTuple

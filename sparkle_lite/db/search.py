@@ -17,17 +17,15 @@ from itertools import islice
 from typing import Any, NamedTuple
 
 from sparkle_lite.db import segments
-from sparkle_lite.db.conditions import FIELDS, Condition, Filter, Query, Table, condition, joined
+from sparkle_lite.db.conditions import FIELDS, Condition, Query, Table, condition, joined
 from sparkle_lite.db.connection import Row, refused
 from sparkle_lite.db.database import Database
-from sparkle_lite.db.observed import Discovered, Observed, ObservedBan, ObservedSwarm, discovered, observed
+from sparkle_lite.db.observed import Discovered, Observed, ObservedSwarm, discovered, observed
 from sparkle_lite.db.orders import MAIN_TABLES, NEWEST, Key, Mark, behind, cursor, marks, order_fields, read_cursor
 from sparkle_lite.db.readers import Gone, Reader, is_interrupted
 from sparkle_lite.db.segments import Kind, SegmentRow, Stream
 from sparkle_lite.errors import SparkleError
 from sparkle_lite.units import INT64_MAX
-
-__all__ = ["Discoveries", "Filter", "Observed", "ObservedBan", "ObservedSwarm", "Page", "Query", "Search"]
 
 # Cumulative rows looked at in one step at the most, and what a count of them may remember (64 MB).
 _CHUNK = 5_000
