@@ -3,7 +3,6 @@
 import os
 import shutil
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -31,12 +30,6 @@ def launch() -> Any:
         pytest.skip("there is no Chromium: install Debian's chromium, or name one in SPARKLE_TEST_CHROMIUM")
     driver = sync_api.sync_playwright().start()
     return driver, driver.chromium.launch(executable_path=CHROMIUM, args=_ARGUMENTS)
-
-
-def command(server: RunningServer, *arguments: str) -> str:
-    """What a command of the command line prints; on a thread, because Playwright keeps an event loop on this one."""
-    with ThreadPoolExecutor(1) as pool:
-        return pool.submit(server.run, *arguments).result()
 
 
 class Visit:

@@ -1,5 +1,6 @@
 """Servers to test against: one for all tests that only add to it, and a fresh one where the state matters."""
 
+import os
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -62,3 +63,12 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
     await world.open()
     yield world
     world.close()
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty working directory, and no settings from the environment."""
+    for name in [name for name in os.environ if name.startswith("SPARKLE_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path

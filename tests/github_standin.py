@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import parse_qs, urlencode, urlsplit
 
 CLIENT_ID = "Iv1.0123456789abcdef"
@@ -52,6 +52,14 @@ class Code:
     challenge: str
 
 
+class Call(NamedTuple):
+    """A request that it was sent; header names are in lower case."""
+
+    method: str
+    path: str
+    headers: dict[str, str]
+
+
 class StandIn:
     """The state of the stand-in. `faults` maps a path to one of the ways below in which it goes wrong."""
 
@@ -63,7 +71,7 @@ class StandIn:
         self.codes: dict[str, Code] = {}
         self.given_codes: list[str] = []
         self.tokens: dict[str, Person] = {}
-        self.seen: list[tuple[str, str, dict[str, str]]] = []
+        self.seen: list[Call] = []
         self.url = ""
 
     def config(self) -> str:
@@ -146,7 +154,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _note(self) -> str:
         path = urlsplit(self.path).path
-        self.standin.seen.append((self.command, path, {k.lower(): v for k, v in self.headers.items()}))
+        self.standin.seen.append(Call(self.command, path, {k.lower(): v for k, v in self.headers.items()}))
         return path
 
     def _goes_wrong(self, path: str) -> bool:

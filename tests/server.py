@@ -19,6 +19,7 @@ import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, NamedTuple, Self, cast, get_args
@@ -180,13 +181,18 @@ class RunningServer:
     def run(self, *arguments: str) -> str:
         """What a command of the command line prints when it is run beside this server."""
         out = io.StringIO()
-        with contextlib.redirect_stdout(out):
-            assert cli.main([*arguments, "--config", str(self.config)]) == 0
+        # A test, or the browser that it drives, may have an event loop on this thread.
+        with contextlib.redirect_stdout(out), ThreadPoolExecutor(1) as pool:
+            assert pool.submit(cli.main, [*arguments, "--config", str(self.config)]).result() == 0
         return out.getvalue()
 
-    def add_app(self) -> App:
-        """A new application of the user admin, with a source address of its own where the system has so many."""
-        made = json.loads(self.run("app", "add", "--user", "admin", "--json"))
+    def token(self, user: str = "admin") -> str:
+        """The token of a new session of a user."""
+        return self.run("user", "token", user).strip()
+
+    def add_app(self, user: str = "admin") -> App:
+        """A new application of a user, with a source address of its own where the system has so many."""
+        made = json.loads(self.run("app", "add", "--user", user, "--json"))
         number = next(_ADDRESSES)
         source = f"127.1.{number >> 8}.{number & 255}" if sys.platform == "linux" else ""
         return App(made["app_id"], made["app_secret"], source)

@@ -85,7 +85,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
 def person(server: RunningServer, *, admin: bool = False) -> Person:
     name = f"user{next(_NAMES)}"
     server.run("user", "add", name, *(["--admin"] if admin else []))
-    token = server.run("user", "token", name).strip()
+    token = server.token(name)
     me = call(server, "GET", "/api/user/me", X_BTN_Token=token).json()["data"]
     return Person(server, me["id"], name, token)
 
@@ -392,7 +392,7 @@ def test_a_header_beats_the_cookie_even_if_it_is_wrong(alice: Person, bob: Perso
 
 def test_logging_out_ends_the_session_at_once_and_clears_the_cookie(alice: Person) -> None:
     for method in ("POST", "GET"):
-        me = Person(alice.server, alice.id, alice.name, alice.server.run("user", "token", alice.name).strip())
+        me = Person(alice.server, alice.id, alice.name, alice.server.token(alice.name))
         answer = me.by_cookie(method, "/api/user/logout", Sec_Fetch_Site="same-origin")
         assert (answer.status, answer.body) == (200, b"")
         cookie = answer.headers["set-cookie"]
@@ -404,7 +404,7 @@ def test_logging_out_ends_the_session_at_once_and_clears_the_cookie(alice: Perso
 
 
 def test_sessions_are_listed_and_the_others_ended(alice: Person) -> None:
-    others = [alice.server.run("user", "token", alice.name).strip() for _ in range(2)]
+    others = [alice.server.token(alice.name) for _ in range(2)]
     listed = alice.data("GET", "/api/user/sessions")
     assert [list(each) for each in listed] == [["createdAt", "expiresAt", "origin", "current"]] * 3
     assert [each["current"] for each in listed].count(True) == 1
@@ -584,7 +584,7 @@ def test_a_role_takes_effect_at_once(alice: Person, admin: Person) -> None:
 
 def test_the_last_administrator_cannot_leave(tmp_path_factory: pytest.TempPathFactory) -> None:
     with start_server(tmp_path_factory.mktemp("last")) as fresh:
-        only = Person(fresh, 1, "admin", fresh.run("user", "token", "admin").strip())
+        only = Person(fresh, 1, "admin", fresh.token())
         ban, role = "/api/admin/users/1/ban", "/api/admin/users/1/role"
         assert says(only.call("POST", ban, {"reason": "x"}), 409, "last administrator")
         assert says(only.call("POST", role, {"role": "user"}), 409, "last administrator")

@@ -69,13 +69,13 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
 
 @pytest.fixture(scope="module")
 def admin(server: RunningServer) -> Api:
-    return Api(server, server.run("user", "token", "admin").strip())
+    return Api(server, server.token())
 
 
 @pytest.fixture(scope="module")
 def user(server: RunningServer) -> Api:
     server.run("user", "add", "bob")
-    return Api(server, server.run("user", "token", "bob").strip())
+    return Api(server, server.token("bob"))
 
 
 def deny_list(server: RunningServer) -> dict[str, str]:
@@ -334,7 +334,7 @@ def test_what_expires_leaves_the_lists_by_itself(server: RunningServer, admin: A
 
 def test_a_reload_of_the_configuration_is_in_the_log(start: Callable[..., RunningServer]) -> None:
     server = start(CONFIG)
-    api = Api(server, server.run("user", "token", "admin").strip())
+    api = Api(server, server.token())
     server.reload(CONFIG.replace("60.220.182.0/24", "60.220.183.0/24"))
     newest = api.get("/api/rules/changes?limit=2")["results"]
     assert sorted((one["change"], one["rule"]["target"]) for one in newest) == [
@@ -357,7 +357,7 @@ def test_a_failed_publication_serves_the_last_good_list_and_says_so(tmp_path: Pa
         f"import os; os.chdir({str(tmp_path)!r})\n"
     ).rstrip()
     with start_server(tmp_path / "s", CONFIG, prelude=prelude) as server:
-        api = Api(server, server.run("user", "token", "admin").strip())
+        api = Api(server, server.token())
         (tmp_path / "broken").touch()
         api.post("/api/rules/deny", {"target": "1.2.3.4"})
         assert next(iter(deny_list(server))) == "60.220.182.0/29"

@@ -38,14 +38,13 @@ def tokens(shared: RunningServer) -> dict[str, str]:
     """Session tokens of an administrator and of two others, one of whom owns the rows of these tests."""
     for name in ("searcher", "stranger"):
         shared.run("user", "add", name)
-    return {name: shared.run("user", "token", name).strip() for name in ("admin", "searcher", "stranger")}
+    return {name: shared.token(name) for name in ("admin", "searcher", "stranger")}
 
 
 @pytest.fixture(scope="module")
 def peer_id(shared: RunningServer, tokens: dict[str, str]) -> str:
     """A peer id that only the rows of these tests have: three snapshots, two bans, one swarm in two versions."""
-    made = json.loads(shared.run("app", "add", "--user", "searcher", "--json"))
-    app, name = App(made["app_id"], made["app_secret"]), f"-{uuid.uuid4().hex[:6]}-"
+    app, name = shared.add_app("searcher"), f"-{uuid.uuid4().hex[:6]}-"
     peer = {
         "ip_address": "2001:DB8:0:0::1",
         "peer_port": 51413,
@@ -330,7 +329,7 @@ def test_a_query_that_takes_too_long_says_so(start: Any) -> None:
         for n in range(20_000)
     ]
     assert server.post({"peers": peers}).status == 200
-    token = server.run("user", "token", "admin").strip()
+    token = server.token()
     assert "timeFrom" in refusal(ask(server, "snapshot/query", {"sortBy": "peerClientName"}, token))
 
 

@@ -442,7 +442,7 @@ def test_the_api_and_both_languages_pages_tell_when_a_ban_was_last_reported(shar
     app, ip, at = shared.add_app(), "45.99.1.7", NOW - 9 * DAY
     for turn in range(3):
         shared.post(block_map(at, [blocked(ip, at + turn * HOUR)]), app, agent=QBCB)
-    headers = {"X-BTN-Token": shared.run("user", "token", "admin").strip(), "Content-Type": "application/json"}
+    headers = {"X-BTN-Token": shared.token(), "Content-Type": "application/json"}
     body = json.dumps({"peerIp": ip}).encode()
     page = shared.request("POST", "/api/banhistory/query", body, headers).json()["data"]
     assert page["total"] == 1

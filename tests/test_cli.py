@@ -12,14 +12,7 @@ import pytest
 
 from sparkle_lite import cli
 
-
-@pytest.fixture(autouse=True)
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty working directory, and no settings from the environment."""
-    for name in [name for name in os.environ if name.startswith("SPARKLE_")]:
-        monkeypatch.delenv(name)
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
+pytestmark = pytest.mark.usefixtures("folder")
 
 
 def python(*arguments: str) -> subprocess.CompletedProcess[str]:

@@ -1,53 +1,29 @@
 """The commands `rules` and `analyse`: what each prints, changes and refuses, and lists from elsewhere."""
 
 import json
-import os
 import re
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import client_parsers as clients
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from shell import Shell
 
 from sparkle_lite import address_lists, cli
 from sparkle_lite.address_lists import BadLine
 from sparkle_lite.net import parse_network
 
-
-@pytest.fixture(autouse=True)
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty working directory with a database, and no settings from the environment."""
-    for name in [name for name in os.environ if name.startswith("SPARKLE_")]:
-        monkeypatch.delenv(name)
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-class Shell:
-    """Runs commands and gives what they print."""
-
-    def __init__(self, capsys: pytest.CaptureFixture[str]) -> None:
-        self._capsys = capsys
-        self("user", "add", "bob")
-
-    def __call__(self, *arguments: str, status: int = 0) -> str:
-        assert cli.main(list(arguments)) == status
-        captured = self._capsys.readouterr()
-        self.err = captured.err
-        return captured.out
-
-    def json(self, *arguments: str) -> Any:
-        [line] = self(*arguments, "--json").splitlines()
-        return json.loads(line)
+pytestmark = pytest.mark.usefixtures("folder")
 
 
 @pytest.fixture
 def shell(capsys: pytest.CaptureFixture[str], folder: Path) -> Shell:
-    return Shell(capsys)
+    shell = Shell(capsys)
+    shell("user", "add", "bob")
+    return shell
 
 
 def listed(shell: Shell) -> dict[str, str]:

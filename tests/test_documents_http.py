@@ -401,7 +401,7 @@ def test_a_tag_is_good_until_the_document_changes(start: Callable[..., RunningSe
 
 
 def test_what_else_is_made_before_it_is_asked_for_has_a_tag_too(server: RunningServer) -> None:
-    token = server.run("user", "token", "admin").strip()
+    token = server.token()
     page = server.request("GET", "/docs").body.decode()
     names = re.findall(r'"(/docs/[^"]+)"', page) + re.findall(
         r'"(/static/[^"]+)"', server.request("GET", "/login", headers={"Accept": "text/html"}).body.decode()

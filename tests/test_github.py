@@ -153,12 +153,12 @@ def test_what_travels_through_github_is_what_its_documents_ask_for(place: Place,
     assert all(part in cookie for part in ("HttpOnly", "Path=/auth", "SameSite=lax", "Max-Age=600"))
 
     browser.sign_in()
-    calls = [(method, path) for method, path, _ in place.github.seen]
+    calls = [(call.method, call.path) for call in place.github.seen]
     assert calls[-3:] == [("POST", "/login/oauth/access_token"), ("GET", "/api/user"), ("GET", "/api/user/emails")]
-    for _, path, headers in place.github.seen[-3:]:
-        assert "cookie" not in headers
-        assert headers["user-agent"].startswith("sparkle-lite/")
-        assert path.startswith("/api") or headers["accept"] == "application/json"
+    for call in place.github.seen[-3:]:
+        assert "cookie" not in call.headers
+        assert call.headers["user-agent"].startswith("sparkle-lite/")
+        assert call.path.startswith("/api") or call.headers["accept"] == "application/json"
 
 
 def test_the_session_cookie_is_out_of_reach_of_scripts_and_other_sites(place: Place, browser: Browser) -> None:
@@ -300,7 +300,7 @@ def test_a_way_back_without_the_right_cookie_is_refused(place: Place, browser: B
     browser.client.cookies.clear()
     headers = {} if cookie is None else {"cookie": f"{VERIFIER}={cookie}".encode()}
     assert is_page(browser.client.get(url, headers=headers), 403)
-    assert not any(path == "/login/oauth/access_token" for _, path, _ in place.github.seen)
+    assert not any(call.path == "/login/oauth/access_token" for call in place.github.seen)
 
 
 @pytest.mark.parametrize("state", ["", "x", "A" * 43, "\udcff", "%00", "'; DROP TABLE user; --", "A" * 5000])
@@ -435,7 +435,7 @@ def test_a_failing_github_gives_a_page_and_a_line_in_the_log(
         5,
     )
     assert line["reason"]
-    assert ("GET", "/elsewhere") not in [(method, where) for method, where, _ in place.github.seen]
+    assert ("GET", "/elsewhere") not in [(call.method, call.path) for call in place.github.seen]
 
 
 def test_a_redirect_uri_that_github_does_not_know_is_a_failure_of_the_set_up(place: Place, browser: Browser) -> None:

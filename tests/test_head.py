@@ -62,10 +62,6 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
         yield running
 
 
-def token_of(server: RunningServer) -> str:
-    return server.run("user", "token", "admin").strip()
-
-
 def everything(server: RunningServer, token: str) -> Headers:
     """An administrator's browser that has the credentials of a client too, one that is asked for no work."""
     return {**BROWSER, **server.app.headers, "User-Agent": "curl/8", "Cookie": f"X-BTN-Token={token}"}
@@ -111,7 +107,7 @@ def head(server: RunningServer, path: str, headers: Headers | None = None) -> An
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_head_changes_nothing_on_any_route(server: RunningServer) -> None:
-    token = token_of(server)
+    token = server.token()
     link = server.run("user", "login-link", "admin").strip().removeprefix(server.url)
     begun = server.request("GET", LOGIN)
     state = re.search("state=([^&]+)", begun.headers["location"])
@@ -143,7 +139,7 @@ def test_head_changes_nothing_on_any_route(server: RunningServer) -> None:
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_head_is_answered_as_get_is_on_every_route(server: RunningServer) -> None:
-    headers = everything(server, token_of(server))
+    headers = everything(server, server.token())
     served = set()
     for route, path in targets(server).items():
         if route in UNSAFE:
@@ -165,7 +161,7 @@ def test_head_is_answered_as_get_is_on_every_route(server: RunningServer) -> Non
 
 
 def test_head_of_what_a_get_would_end_says_what_the_get_would(server: RunningServer) -> None:
-    token = token_of(server)
+    token = server.token()
     out = head(server, "/api/user/logout", {"X-BTN-Token": token})
     assert (out.status, out.headers["content-length"]) == (200, "0")
     assert head(server, "/api/user/logout", {"Cookie": f"X-BTN-Token={token}"}).status == 403
@@ -256,7 +252,7 @@ def read_head(sock: socket.socket) -> list[str]:
 
 
 def test_heads_share_a_connection_with_other_requests(server: RunningServer) -> None:
-    headers = everything(server, token_of(server))
+    headers = everything(server, server.token())
     with closing(HTTPConnection("127.0.0.1", server.port, timeout=10)) as connection:
         for path in ("/explore/bans/csv", "/static/none", "/ping/config", "/openapi.json", "/nothing") * 2:
             for method in ("HEAD", "GET"):

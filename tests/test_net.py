@@ -224,7 +224,7 @@ def test_a_client_asks_for_an_address_in_any_form(shared: RunningServer, app: Ap
 def test_a_person_asks_for_an_address_in_any_form(shared: RunningServer, app: App, named: tuple[str, str]) -> None:
     written, meant = named
     reported(shared, app, meant)
-    token = shared.run("user", "token", "admin").strip()
+    token = shared.token()
     cookie = {"Cookie": f"X-BTN-Token={token}", "Accept": "text/html"}
     for path in (f"/ip/{quote(written, safe='')}", f"/ip?address={quote(written)}"):
         answer = shared.request("GET", path, headers=cookie)

@@ -242,7 +242,7 @@ def test_every_rule_is_in_a_document_or_said_to_be_left_out(
 
 def page(server: RunningServer, language: str) -> str:
     """The text of the page of rules, from what some programs are not told on."""
-    token = server.run("user", "token", "admin").strip()
+    token = server.token()
     headers = {"Accept": "text/html", "Cookie": f"X-BTN-Token={token}; lang={language}"}
     text = server.request("GET", "/rules", headers=headers).body.decode()
     title = "What some programs are not told" if language == "en" else "哪些程序得不到哪些规则"

@@ -41,7 +41,7 @@ def document(shared: RunningServer) -> Json:
 @pytest.fixture(scope="module")
 def token(shared: RunningServer) -> str:
     """A session of an administrator."""
-    return shared.run("user", "token", "admin").strip()
+    return shared.token()
 
 
 def operations(document: Json) -> Iterator[tuple[str, Json]]:
@@ -349,7 +349,7 @@ expected-statuses = ["2xx", "3xx", "400", "403", "404", "409", "413", "415", "42
 def fuzz(server: RunningServer, folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Send requests that fit the document, and such that don't, and check every answer against it."""
     (folder / "schemathesis.toml").write_text(FUZZING, "utf-8")
-    token = server.run("user", "token", "admin").strip()
+    token = server.token()
     headers = {
         **server.app.headers,
         "X-BTN-Token": token,

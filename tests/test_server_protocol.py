@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from server import Answer
 
 from sparkle_lite.errors import SparkleError
 from sparkle_lite.http.server import HttpServer, Protocol, bind
@@ -113,8 +114,8 @@ def connect(running: Running) -> socket.socket:
     return sock
 
 
-def read_response(sock: socket.socket) -> tuple[int, bytes, dict[str, str]]:
-    """Status, body and headers of the next response, taking no byte of the one behind it."""
+def answer(sock: socket.socket) -> Answer:
+    """The next response, taking no byte of the one behind it."""
     head = b""
     while not head.endswith(b"\r\n\r\n"):
         byte = sock.recv(1)
@@ -126,13 +127,7 @@ def read_response(sock: socket.socket) -> tuple[int, bytes, dict[str, str]]:
     body = b""
     while len(body) < int(headers["content-length"]):
         body += sock.recv(int(headers["content-length"]) - len(body))
-    return int(status.split()[1]), body, headers
-
-
-def answer(sock: socket.socket) -> tuple[int, dict[str, Any], dict[str, str]]:
-    """The same with the body decoded."""
-    status, body, headers = read_response(sock)
-    return status, json.loads(body), headers
+    return Answer(int(status.split()[1]), headers, body)
 
 
 def chunked(body: bytes, sizes: Iterator[int]) -> bytes:
@@ -162,9 +157,9 @@ def send_in_pieces(sock: socket.socket, data: bytes, cuts: list[int]) -> None:
         time.sleep(0.0005)
 
 
-def is_echo_of(reply: tuple[int, dict[str, Any], dict[str, str]], body: bytes) -> bool:
-    status, seen, _ = reply
-    return status == 200 and seen["length"] == len(body) and seen["sha256"] == hashlib.sha256(body).hexdigest()
+def is_echo_of(reply: Answer, body: bytes) -> bool:
+    seen = reply.json()
+    return reply.status == 200 and seen["length"] == len(body) and seen["sha256"] == hashlib.sha256(body).hexdigest()
 
 
 BODIES = [b"", b"x", b'{"populate_time":1,"peers":[]}', gzip.compress(b"peer " * 400)]
@@ -192,8 +187,9 @@ def test_an_upgrade_is_taken_out_and_every_other_header_kept(running: Running) -
     )
     with connect(running) as sock:
         sock.sendall(head.encode("latin-1"))
-        status, seen, _ = answer(sock)
-    assert (status, seen["method"], seen["path"], seen["query"]) == (200, "POST", "/ping/x y", "rev=%41&b")
+        reply = answer(sock)
+    seen = reply.json()
+    assert (reply.status, seen["method"], seen["path"], seen["query"]) == (200, "POST", "/ping/x y", "rev=%41&b")
     assert seen["headers"] == [
         ["host", "btn.example"],
         ["connection", "keep-alive"],
@@ -208,15 +204,15 @@ def test_an_upgrade_is_taken_out_and_every_other_header_kept(running: Running) -
 def test_a_websocket_upgrade_is_a_plain_request(running: Running) -> None:
     with connect(running) as sock:
         sock.sendall(b"GET /w HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
-        status, seen, _ = answer(sock)
-    assert status == 200
-    assert ["upgrade", "websocket"] not in seen["headers"]
+        reply = answer(sock)
+    assert reply.status == 200
+    assert ["upgrade", "websocket"] not in reply.json()["headers"]
 
 
 def test_connection_close_beside_an_upgrade_still_closes(running: Running) -> None:
     with connect(running) as sock:
         sock.sendall(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: Upgrade, close\r\nUpgrade: h2c\r\n\r\n")
-        assert answer(sock)[0] == 200
+        assert answer(sock).status == 200
         assert sock.recv(1) == b""
 
 
@@ -235,14 +231,14 @@ def test_a_client_that_expects_100_continue_gets_it_and_its_body_arrives(running
 def test_an_answer_before_100_continue_ends_the_connection(running: Running) -> None:
     with connect(running) as sock:
         sock.sendall(b"POST /early HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 5\r\n\r\n")
-        assert answer(sock)[0] == 200
+        assert answer(sock).status == 200
         assert sock.recv(1) == b""
 
 
 def test_an_early_answer_lets_the_client_finish_its_body_and_go_on(running: Running) -> None:
     with connect(running) as sock:
         sock.sendall(request(b"a" * 200_000, path="/early")[:1000])
-        assert answer(sock)[0] == 200
+        assert answer(sock).status == 200
         sock.sendall(request(b"a" * 200_000, path="/early")[1000:] + request(b"next"))
         assert is_echo_of(answer(sock), b"next")
 
@@ -300,9 +296,9 @@ def test_ambiguous_lengths_are_refused_the_same_with_and_without_upgrade(
 ) -> None:
     with connect(running) as sock:
         sock.sendall(b"POST / HTTP/1.1\r\nHost: x\r\n" + upgrade + headers + b"\r\nabcGET /smuggled HTTP/1.1\r\n\r\n")
-        status, problem, answered = answer(sock)
-        assert (status, problem["success"], problem["data"]) == (400, False, None)
-        assert (answered["connection"], answered["content-type"]) == ("close", "application/json; charset=utf-8")
+        reply = answer(sock)
+        assert reply.refusal(400)
+        assert reply.headers["connection"] == "close"
         assert sock.recv(1) == b""
 
 
@@ -313,7 +309,7 @@ def test_ambiguous_lengths_are_refused_the_same_with_and_without_upgrade(
 def test_what_is_no_plain_request_gets_one_refusal(running: Running, garbage: bytes) -> None:
     with connect(running) as sock:
         sock.sendall(garbage)
-        assert answer(sock)[0] in (400, 405)
+        assert answer(sock).status in (400, 405)
         assert sock.recv(1) == b""
 
 
@@ -330,7 +326,7 @@ def test_a_broken_chunk_is_refused_and_the_application_told(running: Running) ->
         sock.sendall(
             b"POST / HTTP/1.1\r\nHost: x\r\n" + JDK.encode() + b"Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\nzz\r\n"
         )
-        assert answer(sock)[0] == 400
+        assert answer(sock).status == 400
         deadline = time.monotonic() + 5
         while "disconnected" not in running.seen:
             assert time.monotonic() < deadline
@@ -343,9 +339,9 @@ def test_trailers_do_not_become_headers(running: Running) -> None:
             b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
             b"1\r\na\r\n0\r\nX-Forwarded-For: 1.1.1.1\r\n\r\n"
         )
-        status, seen, _ = answer(sock)
-    assert status == 200
-    assert "x-forwarded-for" not in dict(seen["headers"])
+        reply = answer(sock)
+    assert reply.status == 200
+    assert "x-forwarded-for" not in dict(reply.json()["headers"])
 
 
 @pytest.mark.parametrize("upgrade", [JDK, ""], ids=["upgrade", "plain"])
@@ -356,7 +352,7 @@ def test_a_head_above_64_kib_is_refused(running: Running, piece: int, upgrade: s
         for at in range(0, len(head), piece):
             sock.sendall(head[at : at + piece])
             time.sleep(0.002)
-        assert answer(sock)[0] == 431
+        assert answer(sock).status == 431
 
 
 @pytest.mark.parametrize("upgrade", [JDK, ""], ids=["upgrade", "plain"])
@@ -428,9 +424,9 @@ def test_connections_beyond_the_bound_get_503_with_retry_after() -> None:
             assert is_echo_of(answer(sock), b"in")
         extra = stack.enter_context(connect(running))
         extra.sendall(request(b"out"))
-        status, problem, headers = answer(extra)
-        assert (status, problem["success"], problem["data"]) == (503, False, None)
-        assert int(headers["retry-after"]) >= 1
+        reply = answer(extra)
+        assert reply.refusal(503)
+        assert int(reply.headers["retry-after"]) >= 1
         with stack.enter_context(connect(running)) as cut, contextlib.suppress(ConnectionError):
             assert cut.recv(1) == b""
         for sock in (*held, extra):
@@ -503,6 +499,14 @@ def spawned(graceful_timeout: int) -> Iterator[tuple["subprocess.Popen[str]", tu
             process.kill()
 
 
+def stop_during_a_request(process: "subprocess.Popen[str]", sock: socket.socket, seconds: float) -> None:
+    """SIGTERM while a request runs that takes so long."""
+    assert process.stdout
+    sock.sendall(f"GET /{seconds} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+    assert process.stdout.readline() == "begun\n"
+    process.send_signal(signal.SIGTERM)
+
+
 @pytest.mark.skipif(os.name != "posix", reason="signals")
 @pytest.mark.parametrize("sig", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_finishes_what_runs_and_exits_cleanly(sig: signal.Signals) -> None:
@@ -514,7 +518,8 @@ def test_a_signal_finishes_what_runs_and_exits_cleanly(sig: signal.Signals) -> N
         assert process.stdout.readline() == "begun\n"
         process.send_signal(sig)
         begin = time.monotonic()
-        assert read_response(sock)[:2] == (200, b"done")
+        reply = answer(sock)
+        assert (reply.status, reply.body) == (200, b"done")
         output, errors = process.communicate(timeout=10)
         assert (output, errors, process.returncode) == ("closed\nend\n", "", 0)
         assert time.monotonic() - begin < 3
@@ -523,10 +528,7 @@ def test_a_signal_finishes_what_runs_and_exits_cleanly(sig: signal.Signals) -> N
 @pytest.mark.skipif(os.name != "posix", reason="signals")
 def test_a_hanging_request_is_cancelled_and_the_application_still_stopped() -> None:
     with spawned(1) as (process, address), socket.create_connection(address, timeout=10) as sock:
-        assert process.stdout
-        sock.sendall(b"GET /60 HTTP/1.1\r\nHost: x\r\n\r\n")
-        assert process.stdout.readline() == "begun\n"
-        process.send_signal(signal.SIGTERM)
+        stop_during_a_request(process, sock, seconds=60)
         output, _ = process.communicate(timeout=5)
         assert (output, process.returncode) == ("closed\nend\n", 0)
 
@@ -534,10 +536,7 @@ def test_a_hanging_request_is_cancelled_and_the_application_still_stopped() -> N
 @pytest.mark.skipif(os.name != "posix", reason="signals")
 def test_a_second_signal_does_not_wait() -> None:
     with spawned(8) as (process, address), socket.create_connection(address, timeout=10) as sock:
-        assert process.stdout
-        sock.sendall(b"GET /60 HTTP/1.1\r\nHost: x\r\n\r\n")
-        assert process.stdout.readline() == "begun\n"
-        process.send_signal(signal.SIGTERM)
+        stop_during_a_request(process, sock, seconds=60)
         time.sleep(0.3)
         process.send_signal(signal.SIGTERM)
         process.communicate(timeout=3)
@@ -566,7 +565,7 @@ def test_the_ipv6_wildcard_serves_ipv4_too_and_shows_its_plain_address() -> None
     with serving(host="::") as running, connect(running) as sock:
         assert running.server.url.startswith("http://[::1]:")
         sock.sendall(request(b"four"))
-        assert answer(sock)[1]["client"] == "127.0.0.1"
+        assert answer(sock).json()["client"] == "127.0.0.1"
 
 
 def test_what_stops_the_start_up_is_raised_and_nothing_listens() -> None:

@@ -309,7 +309,7 @@ def test_another_language_is_one_more_catalogue(tmp_path: Path) -> None:
         chosen = server.request("GET", "/language?to=eo&next=/login")
         assert chosen.headers["set-cookie"].startswith("lang=eo;")
 
-        token = server.run("user", "token", "admin").strip()
+        token = server.token()
         signed_in = {**html, "Cookie": f"X-BTN-Token={token}"}
         refused = server.request("GET", "/explore/nothing", headers=signed_in)
         assert refused.status == 404

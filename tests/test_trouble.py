@@ -14,8 +14,7 @@ from typing import Any
 import pytest
 from samples import BANS, HISTORIES, PEERS, read_sample
 from server import PBH20, App, RunningServer, count, start_server, wait_for
-
-from sparkle_lite import cli
+from shell import Shell
 
 QBCB = "qBittorrent-ClientBlocker/3.8 (linux, amd64) BTN-Protocol/0.0.0-dev"
 PBH7 = "PeerBanHelper/7.4.15 (docker; Linux,6.8.0,bookworm unknown) BTN-Protocol/0.0.3 BTN-Protocol-Version/10"
@@ -109,7 +108,7 @@ def stays_fine(server: RunningServer, app: App) -> bool:
 @cache
 def token(server: RunningServer) -> str:
     """A session of the administrator."""
-    return server.run("user", "token", "admin").strip()
+    return server.token()
 
 
 def page(server: RunningServer, path: str, language: str = "en") -> str:
@@ -485,27 +484,27 @@ def test_a_body_that_comes_again_changes_nothing(shared: RunningServer, app: App
     assert stays_fine(shared, app)
 
 
-def test_a_database_of_the_version_before_gets_the_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "config.toml").write_text("")
-    config = ["--config", str(tmp_path / "config.toml")]
-    assert cli.main(["user", "add", "ada", *config]) == 0
-    assert cli.main(["app", "add", "--user", "ada", *config]) == 0
+@pytest.fixture
+def shell(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Shell:
+    """Commands on a database where ada has an application."""
+    (tmp_path / "config.toml").touch()
+    shell = Shell(capsys, "--config", str(tmp_path / "config.toml"))
+    shell("user", "add", "ada")
+    shell("app", "add", "--user", "ada")
+    return shell
+
+
+def test_a_database_of_the_version_before_gets_the_table(tmp_path: Path, shell: Shell) -> None:
     database = tmp_path / "data" / "sparkle.db"
     with closing(sqlite3.connect(database)) as connection, connection:
         connection.execute("DROP TABLE userapp_trouble")
         connection.execute("PRAGMA user_version=9")
-    capsys.readouterr()
-    assert cli.main(["app", "list", "--json", *config]) == 0
-    [row] = json.loads(capsys.readouterr().out)
+    [row] = shell.json("app", "list")
     assert (row["user"], row["trouble"]) == ("ada", None)
     assert count(database, "userapp_trouble") == 0
 
 
-def test_a_refusal_that_was_kept_as_sentences_is_dropped(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "config.toml").write_text("")
-    config = ["--config", str(tmp_path / "config.toml")]
-    assert cli.main(["user", "add", "ada", *config]) == 0
-    assert cli.main(["app", "add", "--user", "ada", *config]) == 0
+def test_a_refusal_that_was_kept_as_sentences_is_dropped(tmp_path: Path, shell: Shell) -> None:
     database = tmp_path / "data" / "sparkle.db"
     with closing(sqlite3.connect(database)) as connection, connection:
         for subject, code, details in (
@@ -515,8 +514,6 @@ def test_a_refusal_that_was_kept_as_sentences_is_dropped(tmp_path: Path, capsys:
             row = (subject, code, details)
             connection.execute("INSERT INTO userapp_trouble SELECT max(id), ?, ?, ?, 0, 0 FROM userapp", row)
         connection.execute("PRAGMA user_version=10")
-    capsys.readouterr()
-    assert cli.main(["app", "list", "--json", *config]) == 0
-    [row] = json.loads(capsys.readouterr().out)
+    [row] = shell.json("app", "list")
     assert row["trouble"].startswith("Its clock is 10 days behind")
     assert count(database, "userapp_trouble") == 1

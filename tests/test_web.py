@@ -11,7 +11,7 @@ from typing import Any, Literal
 from urllib.parse import urlencode
 
 import pytest
-from browser import DESKTOP, PHONE, command, launch, visiting
+from browser import DESKTOP, PHONE, launch, visiting
 from feeder import HOSTILE, LEGACY, feed
 from litestar.handlers import HTTPRouteHandler
 from server import Answer, App, RunningServer, start_server
@@ -41,16 +41,12 @@ def busy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
     with start_server(tmp_path_factory.mktemp("busy"), prelude=EAGER) as server:
         for seed in range(3):
             feed(server, server.app, seed=seed)
-        assert asked(server, "/welcome/done", token_of(server), {}).status == 303
-        command(server, "user", "add", HOSTILE[0])
-        command(server, "app", "add", "--user", HOSTILE[0], "--comment", HOSTILE[1])
-        command(server, "user", "add", "mallory")
-        command(server, "user", "ban", "mallory", "--reason", HOSTILE[1])
+        assert asked(server, "/welcome/done", server.token(), {}).status == 303
+        server.run("user", "add", HOSTILE[0])
+        server.run("app", "add", "--user", HOSTILE[0], "--comment", HOSTILE[1])
+        server.run("user", "add", "mallory")
+        server.run("user", "ban", "mallory", "--reason", HOSTILE[1])
         yield server
-
-
-def token_of(server: RunningServer, user: str = "admin") -> str:
-    return command(server, "user", "token", user).strip()
 
 
 def asked(
@@ -111,8 +107,8 @@ def test_the_guide_leads_from_the_login_link_to_a_connected_client(
             visit.check()
             visit.go("/rules/exceptions")
             assert "203.0.113.7" in visit.text()
-        assert command(server, "config", "show").count('preset = "friends"') == 1
-        token = token_of(server)
+        assert server.run("config", "show").count('preset = "friends"') == 1
+        token = server.token()
         assert 'value="solo" selected' in asked(server, "/admin/settings", token).body.decode()
         server.restart()
         assert 'value="solo" selected' in asked(server, "/admin/settings", token).body.decode()
@@ -121,9 +117,9 @@ def test_the_guide_leads_from_the_login_link_to_a_connected_client(
 def test_data_that_arrives_is_seen_on_the_first_page(tmp_path: Path, browser: Any) -> None:
     with (
         start_server(tmp_path / "server", prelude=EAGER) as server,
-        visiting(browser, server, token_of(server)) as visit,
+        visiting(browser, server, server.token()) as visit,
     ):
-        assert asked(server, "/welcome/done", token_of(server), {}).status == 303
+        assert asked(server, "/welcome/done", server.token(), {}).status == 303
         feed(server, server.app)
         visit.go("/")
         visit.page.wait_for_selector(".u-legend")
@@ -142,7 +138,7 @@ def test_data_that_arrives_is_seen_on_the_first_page(tmp_path: Path, browser: An
 
 
 def test_the_first_page_is_small(busy: RunningServer, browser: Any) -> None:
-    with visiting(browser, busy, token_of(busy)) as visit:
+    with visiting(browser, busy, busy.token()) as visit:
         sizes: list[int] = []
         visit.page.on("requestfinished", lambda request: sizes.append(sum(request.sizes().values())))
         visit.go("/")
@@ -170,7 +166,7 @@ def test_every_page_is_sound_and_shows_hostile_names_as_text(
     busy: RunningServer, browser: Any, language: str, viewport: dict[str, int], scheme: str
 ) -> None:
     settings = {"locale": language, "viewport": viewport, "color_scheme": scheme}
-    with visiting(browser, busy, token_of(busy), **settings) as visit:
+    with visiting(browser, busy, busy.token(), **settings) as visit:
         for path in (*PAGES, f"/apps/{busy.app.app_id}"):
             visit.go(path)
             assert visit.page.get_attribute("html", "lang") == catalogue(language)["language.tag"]  # type: ignore[index]
@@ -189,7 +185,7 @@ def test_every_page_is_sound_and_shows_hostile_names_as_text(
 
 
 def test_an_application_is_created_reset_and_deleted(busy: RunningServer, browser: Any) -> None:
-    with visiting(browser, busy, token_of(busy)) as visit:
+    with visiting(browser, busy, busy.token()) as visit:
         page = visit.page
         visit.go("/apps")
         page.fill("#comment", HOSTILE[2])
@@ -213,7 +209,7 @@ def test_an_application_is_created_reset_and_deleted(busy: RunningServer, browse
 
 
 def test_a_user_is_added_and_signs_in_by_the_link_they_are_given(busy: RunningServer, browser: Any) -> None:
-    with visiting(browser, busy, token_of(busy)) as visit:
+    with visiting(browser, busy, busy.token()) as visit:
         visit.go("/admin/users")
         visit.page.fill("#name", "bob")
         visit.page.click("form:has(#name) button")
@@ -224,8 +220,8 @@ def test_a_user_is_added_and_signs_in_by_the_link_they_are_given(busy: RunningSe
         assert visit.page.url == f"{busy.url}/login?next=%2Fapps"
         visit.go(link.removeprefix(busy.url))
         assert visit.page.url == f"{busy.url}/apps"
-        user = re.findall(r'/admin/users/(\d+)">bob', asked(busy, "/admin/users", token_of(busy)).body.decode())[0]
-        assert "Sign them out everywhere" in asked(busy, f"/admin/users/{user}", token_of(busy)).body.decode()
+        user = re.findall(r'/admin/users/(\d+)">bob', asked(busy, "/admin/users", busy.token()).body.decode())[0]
+        assert "Sign them out everywhere" in asked(busy, f"/admin/users/{user}", busy.token()).body.decode()
         visit.go("/admin/users", 403)
         visit.check()
         visit.page.click("details.menu summary")
@@ -236,10 +232,10 @@ def test_a_user_is_added_and_signs_in_by_the_link_they_are_given(busy: RunningSe
 
 
 def test_an_administrator_signs_somebody_out_everywhere(busy: RunningServer) -> None:
-    admin = token_of(busy)
+    admin = busy.token()
     page = asked(busy, "/admin/users", admin).body.decode()
     user = re.findall(r'/admin/users/(\d+)">&lt;script', page)[0]
-    token = token_of(busy, HOSTILE[0])
+    token = busy.token(HOSTILE[0])
     assert asked(busy, "/account", token).status == 200
     assert asked(busy, f"/admin/users/{user}/sign-out", token, {}).status == 403
     assert asked(busy, f"/admin/users/{user}/sign-out", admin, {}).status == 303
@@ -262,7 +258,7 @@ def test_the_language_is_switched_on_the_page_and_stays(busy: RunningServer, bro
 
 
 def test_every_page_forbids_what_it_does_not_need(busy: RunningServer) -> None:
-    token = token_of(busy)
+    token = busy.token()
     for path in (*PAGES, "/login", "/nothing", "/admin/users/999"):
         headers = asked(busy, path, token).headers
         policy = headers["content-security-policy"]
@@ -293,7 +289,7 @@ def filled(handler: HTTPRouteHandler) -> tuple[str, dict[str, str] | None]:
 
 
 def test_every_page_says_who_may_see_it_and_holds_to_it(busy: RunningServer) -> None:
-    member = token_of(busy, HOSTILE[0])
+    member = busy.token(HOSTILE[0])
     for handler in web.HANDLERS:
         path, form = filled(handler)
         guards = handler.guards or []
@@ -319,7 +315,7 @@ def test_no_handler_of_a_page_is_forgotten() -> None:
 
 
 def test_no_page_changes_anything_for_another_site(busy: RunningServer) -> None:
-    token = token_of(busy)
+    token = busy.token()
     for path, form in map(filled, web.HANDLERS):
         for site in ("cross-site", "same-site") if form is not None else ():
             assert asked(busy, path, token, form, Sec_Fetch_Site=site).status == 403, path
@@ -336,7 +332,7 @@ def test_nobody_is_led_elsewhere(busy: RunningServer) -> None:
     ):
         answer = asked(busy, f"/language?{urlencode({'to': 'zh', 'next': wanted})}")
         assert (answer.status, answer.headers["location"]) == (303, "/"), wanted
-        answer = asked(busy, f"/login?{urlencode({'next': wanted})}", token_of(busy))
+        answer = asked(busy, f"/login?{urlencode({'next': wanted})}", busy.token())
         assert answer.headers["location"] == "/"
 
 
@@ -347,15 +343,15 @@ def test_a_refusal_is_a_page_for_a_browser_and_an_envelope_for_a_program(busy: R
     assert busy.request("GET", "/nothing").json()["success"] is False
     assert asked(busy, "/api/nothing").json()["success"] is False
     assert "/login" in asked(busy, "/nothing").body.decode()
-    assert "/login" not in asked(busy, "/nothing", token_of(busy)).body.decode()
-    banned = asked(busy, "/admin/users", token_of(busy, HOSTILE[0]))
+    assert "/login" not in asked(busy, "/nothing", busy.token()).body.decode()
+    banned = asked(busy, "/admin/users", busy.token(HOSTILE[0]))
     assert banned.status == 403
     assert html.escape("<script>") not in banned.body.decode().partition("<main")[2]
 
 
 def test_a_fault_of_the_server_is_a_page_that_says_so_and_no_more(tmp_path: Path) -> None:
     with start_server(tmp_path / "server", prelude="import sparkle_lite.db.torrents as t; t.page = None") as server:
-        answer = asked(server, "/explore/torrents", token_of(server))
+        answer = asked(server, "/explore/torrents", server.token())
         assert answer.status == 500
         page = answer.body.decode()
         assert "The server ran into a fault" in page
@@ -372,7 +368,7 @@ def test_a_login_link_that_is_no_good_leads_to_the_sign_in_page(busy: RunningSer
 
 def test_what_the_file_sets_no_page_can(tmp_path: Path) -> None:
     with start_server(tmp_path / "server", '[analysis]\npreset = "tracker"\n') as server:
-        token = token_of(server)
+        token = server.token()
         assert (
             "analysis.preset is set in the configuration file" in asked(server, "/welcome/circle", token).body.decode()
         )
@@ -388,7 +384,7 @@ def test_a_number_that_the_file_or_the_environment_sets_is_shown_and_locked(tmp_
     text = "[analysis.untrusted_vote]\nmin_people = 7\n"
     environ = {"SPARKLE_ANALYSIS__UNTRUSTED_VOTE__WINDOW": "10d"}
     with start_server(tmp_path / "server", text, env=environ) as server:
-        token = token_of(server)
+        token = server.token()
         assert (
             asked(server, "/rules/analyses/untrusted_vote", token, {"untrusted_vote.min_torrents": "3"}).status == 303
         )
@@ -407,14 +403,14 @@ def test_a_number_that_the_file_or_the_environment_sets_is_shown_and_locked(tmp_
 
 def test_the_audit_says_what_was_done_in_words(tmp_path: Path) -> None:
     with start_server(tmp_path) as server:
-        token = token_of(server)
+        token = server.token()
         asked(server, "/admin/settings/preset", token, {"preset": "friends"})
         numbers = {"over_download.mode": "shadow", "over_download.min_people": "5"}
         asked(server, "/rules/analyses/over_download", token, numbers)
         asked(
             server, "/rules/analyses/over_download", token, {"over_download.min_people": "", "over_download.mode": "on"}
         )
-        command(server, "user", "add", "bob")
+        server.run("user", "add", "bob")
         said = {}
         for language in ("en", "zh"):
             page = asked(server, "/admin/audit", token, Accept_Language=language).body.decode()
@@ -434,7 +430,7 @@ def test_the_audit_says_what_was_done_in_words(tmp_path: Path) -> None:
 
 def test_the_configuration_is_read_again_from_the_page(tmp_path: Path) -> None:
     with start_server(tmp_path / "server", "[auth]\nmax_apps_per_user = 1\n") as server:
-        token = token_of(server)
+        token = server.token()
         assert asked(server, "/apps", token, {"comment": "one more"}).status == 507
         server.config.write_text("[auth]\nmax_apps_per_user = 9\n")
         assert asked(server, "/admin/settings/reload", token, {}).status == 303
@@ -450,7 +446,7 @@ def test_the_configuration_is_read_again_from_the_page(tmp_path: Path) -> None:
 def test_secrets_are_masked_in_the_settings(tmp_path: Path) -> None:
     text = "[auth]\njwt_secret = 'a-key-that-is-long-enough-to-sign-with'\n"
     with start_server(tmp_path / "server", text) as server:
-        page = asked(server, "/admin/settings", token_of(server)).body.decode()
+        page = asked(server, "/admin/settings", server.token()).body.decode()
         assert "a-key-that" not in page
         assert "***" in page
 

@@ -16,7 +16,7 @@ from urllib.parse import parse_qs, urlencode, urlsplit
 
 import client_parsers as clients
 import pytest
-from browser import DESKTOP, PHONE, command, launch, visiting
+from browser import DESKTOP, PHONE, launch, visiting
 from server import Answer, App, RunningServer, opened, start_server
 
 from sparkle_lite import config
@@ -97,12 +97,12 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
 
 @pytest.fixture(scope="module")
 def admin(server: RunningServer) -> Visitor:
-    return Visitor(server, command(server, "user", "token", "admin").strip())
+    return Visitor(server, server.token())
 
 
 @pytest.fixture(scope="module")
 def member(server: RunningServer) -> Visitor:
-    return Visitor(server, command(server, "user", "token", "reporter").strip())
+    return Visitor(server, server.token("reporter"))
 
 
 @pytest.fixture
@@ -112,8 +112,8 @@ def stranger(server: RunningServer) -> Visitor:
 
 
 def _feed(server: RunningServer) -> None:
-    command(server, "user", "add", "reporter")
-    made = json.loads(command(server, "app", "add", "--user", "reporter", "--json"))
+    server.run("user", "add", "reporter")
+    made = json.loads(server.run("app", "add", "--user", "reporter", "--json"))
     app = App(made["app_id"], made["app_secret"], "127.2.1.1")
     names = [("-qB4650-", "qBittorrent/4.6.5"), *HOSTILE]
     peers = [_peer(f"198.51.100.{n}", names[n % len(names)], n) for n in range(60)]
@@ -486,7 +486,7 @@ sparkle_lite.db.evidence.Evidence = Slow"""
     text = catalogue("en")
     with start_server(tmp_path / "slow", CONFIG, prelude=slow) as running:
         _feed(running)
-        token = command(running, "user", "token", "admin").strip()
+        token = running.token()
         page = Visitor(running, token).page("/ip/203.0.113.8")
         assert text["why.distance_wait"] in page
         assert 'href="/ip/203.0.113.8?distances=1"' in page
