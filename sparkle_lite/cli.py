@@ -45,24 +45,24 @@ def main(argv: list[str] | None = None) -> int:
         args.run(args)
         sys.stdout.flush()
     except ConfigError as error:
-        _complain(*error.lines)
+        complain(*error.lines)
         return 2
     except SparkleError as error:
-        _complain(error.message)
+        complain(error.message)
         return 1
     except BrokenPipeError:
         # The reader has gone (`| head`); what is buffered would only fail again when Python ends.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except OSError as error:
-        _complain(str(error))
+        complain(str(error))
         return 1
     except KeyboardInterrupt:
         return 1
     return 0
 
 
-def _complain(*lines: str) -> None:
+def complain(*lines: str) -> None:
     for line in lines:
         print(f"sparkle-lite: {line}", file=sys.stderr)
 
@@ -77,17 +77,17 @@ def _parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=__version__)
-    _config_option(parser)
+    add_config_option(parser)
     parser.set_defaults(run=_serve, host=None, port=None)
     commands = parser.add_subparsers(metavar="COMMAND", title="commands")
-    serve = _command(commands, "serve", _serve, "run the server in the foreground")
+    serve = add_command(commands, "serve", _serve, "run the server in the foreground")
     serve.add_argument("--host", metavar="H", help="address to listen on, instead of server.host")
     serve.add_argument("--port", metavar="P", type=_port, help="port to listen on, instead of server.port; 0: any free")
-    _user_commands(_group(commands, "user", "people who may sign in and own applications"))
-    _app_commands(_group(commands, "app", "user applications: the credentials of BTN clients"))
-    config = _group(commands, "config", "the configuration")
-    _command(config, "check", _config_check, "validate the configuration and name every mistake")
-    _command(config, "show", _config_show, "print the effective configuration, secrets masked")
+    add_user_commands(add_group(commands, "user", "people who may sign in and own applications"))
+    add_app_commands(add_group(commands, "app", "user applications: the credentials of BTN clients"))
+    config = add_group(commands, "config", "the configuration")
+    add_command(config, "check", _config_check, "validate the configuration and name every mistake")
+    add_command(config, "show", _config_show, "print the effective configuration, secrets masked")
     # It builds on this module.
     from sparkle_lite import cli_rules
 
@@ -95,30 +95,30 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _user_commands(user: Any) -> None:
-    add = _command(user, "add", _user_add, "add a user", "name")
+def add_user_commands(user: Any) -> None:
+    add = add_command(user, "add", _user_add, "add a user", "name")
     add.add_argument("--admin", action="store_true", help="may manage everything")
-    _json_option(_command(user, "list", _user_list, "list the users"))
-    ban = _command(user, "ban", _user_ban, "lock a user out, with all applications and sessions", "name")
+    add_json_option(add_command(user, "list", _user_list, "list the users"))
+    ban = add_command(user, "ban", _user_ban, "lock a user out, with all applications and sessions", "name")
     _reason_option(ban)
-    _command(user, "unban", _user_unban, "let a user in again", "name")
-    _command(user, "token", _user_token, "print a session token for the REST API", "name")
-    _command(user, "login-link", _user_login_link, "print a one-time login URL, valid 30 minutes", "name")
+    add_command(user, "unban", _user_unban, "let a user in again", "name")
+    add_command(user, "token", _user_token, "print a session token for the REST API", "name")
+    add_command(user, "login-link", _user_login_link, "print a one-time login URL, valid 30 minutes", "name")
 
 
-def _app_commands(app: Any) -> None:
-    add = _command(app, "add", _app_add, "add an application and print its secret, once")
+def add_app_commands(app: Any) -> None:
+    add = add_command(app, "add", _app_add, "add an application and print its secret, once")
     add.add_argument("--user", metavar="NAME", required=True, help="the user who owns it")
     add.add_argument("--comment", metavar="T", default="Added on the command line", help="what it is for")
-    _json_option(add)
-    listing = _command(app, "list", _app_list, "list the applications")
+    add_json_option(add)
+    listing = add_command(app, "list", _app_list, "list the applications")
     listing.add_argument("--anonymous", action="store_true", help="only those of clients without credentials")
-    _json_option(listing)
-    _json_option(_command(app, "reset", _app_reset, "make a new secret and print it, once", "app_id"))
-    _reason_option(_command(app, "ban", _app_ban, "refuse an application", "app_id"))
-    _command(app, "unban", _app_unban, "let an application in again", "app_id")
-    _command(app, "delete", _app_delete, "delete an application; what it reported stays", "app_id")
-    purge = _command(
+    add_json_option(listing)
+    add_json_option(add_command(app, "reset", _app_reset, "make a new secret and print it, once", "app_id"))
+    _reason_option(add_command(app, "ban", _app_ban, "refuse an application", "app_id"))
+    add_command(app, "unban", _app_unban, "let an application in again", "app_id")
+    add_command(app, "delete", _app_delete, "delete an application; what it reported stays", "app_id")
+    purge = add_command(
         app, "purge-anonymous", _app_purge_anonymous, "delete unused applications of clients without credentials"
     )
     purge.add_argument(
@@ -127,17 +127,17 @@ def _app_commands(app: Any) -> None:
     purge.add_argument("--yes", action="store_true", help="do it; without, only tell how many")
 
 
-def _group(commands: Any, name: str, text: str) -> Any:
+def add_group(commands: Any, name: str, text: str) -> Any:
     group = commands.add_parser(name, help=text, description=_sentence(text), allow_abbrev=False)
-    _config_option(group)
+    add_config_option(group)
     return group.add_subparsers(metavar="COMMAND", title="commands", required=True)
 
 
-def _command(commands: Any, name: str, run: Run, text: str, *arguments: str) -> argparse.ArgumentParser:
+def add_command(commands: Any, name: str, run: Run, text: str, *arguments: str) -> argparse.ArgumentParser:
     parser: argparse.ArgumentParser = commands.add_parser(
         name, help=text, description=_sentence(text), allow_abbrev=False
     )
-    _config_option(parser)
+    add_config_option(parser)
     for argument in arguments:
         parser.add_argument(argument, metavar=argument.upper())
     parser.set_defaults(run=run)
@@ -148,7 +148,7 @@ def _sentence(text: str) -> str:
     return f"{text[0].upper()}{text[1:]}."
 
 
-def _config_option(parser: argparse.ArgumentParser) -> None:
+def add_config_option(parser: argparse.ArgumentParser) -> None:
     # No default: a parser further down would overwrite with it what was given further up.
     parser.add_argument(
         "--config",
@@ -159,7 +159,7 @@ def _config_option(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _json_option(parser: argparse.ArgumentParser) -> None:
+def add_json_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print one line of JSON")
 
 
@@ -187,21 +187,21 @@ def _port(text: str) -> int:
 
 
 def _serve(args: argparse.Namespace) -> None:
-    config = _load(args, rules=True)
+    config = load(args, rules=True)
     from sparkle_lite import app
 
-    app.serve(config, config_path=lambda: _config_path(args), host=args.host, port=args.port)
+    app.serve(config, config_path=lambda: config_path(args), host=args.host, port=args.port)
 
 
 def _config_check(args: argparse.Namespace) -> None:
-    loaded = _load(args, rules=True)
+    loaded = load(args, rules=True)
     from sparkle_lite import config, omissions
     from sparkle_lite.analyses.registry import SCHEMA
     from sparkle_lite.clock import now_ms
     from sparkle_lite.notes import notes
 
     found = (*notes(loaded), *omissions.notes(loaded, now_ms()))
-    for line in config.explain(found, config.source(SCHEMA, _config_path(args), os.environ)):
+    for line in config.explain(found, config.source(SCHEMA, config_path(args), os.environ)):
         print(f"note: {line}")
     print("OK")
 
@@ -209,25 +209,25 @@ def _config_check(args: argparse.Namespace) -> None:
 def _config_show(args: argparse.Namespace) -> None:
     from sparkle_lite import config
 
-    print(config.show(_load(args)), end="")
+    print(config.show(load(args)), end="")
 
 
-def _config_path(args: argparse.Namespace) -> Path | None:
+def config_path(args: argparse.Namespace) -> Path | None:
     given: Path | None = getattr(args, "config", None)
     default = Path("config.toml")
     return given if given is not None or not default.exists() else default
 
 
-def _load(args: argparse.Namespace, *, rules: bool = False) -> "Config":
+def load(args: argparse.Namespace, *, rules: bool = False) -> "Config":
     """The configuration; `rules`: its rules must be right too, which only a server needs."""
     from sparkle_lite import config
     from sparkle_lite.analyses.registry import SCHEMA
 
     if not rules:
-        return config.load(SCHEMA, _config_path(args), os.environ)
+        return config.load(SCHEMA, config_path(args), os.environ)
     from sparkle_lite import rulebook
 
-    return config.load(SCHEMA, _config_path(args), os.environ, check=rulebook.check)
+    return config.load(SCHEMA, config_path(args), os.environ, check=rulebook.check)
 
 
 # --- user -------------------------------------------------------------------------------------------------------------
@@ -235,32 +235,34 @@ def _load(args: argparse.Namespace, *, rules: bool = False) -> "Config":
 
 def _user_add(args: argparse.Namespace) -> None:
     role: Any = "admin" if args.admin else "user"
-    row = _run(args, lambda accounts, actor: accounts.users.add(args.name, role, actor), create=True)
+    row = run_on_accounts(args, lambda accounts, actor: accounts.users.add(args.name, role, actor), create=True)
     print(f"Added the {'administrator' if args.admin else 'user'} {row.name}.")
 
 
 def _user_list(args: argparse.Namespace) -> None:
-    users = _run_or_nothing(args, lambda accounts, _: accounts.users.all())
+    users = run_or_nothing(args, lambda accounts, _: accounts.users.all())
     if args.json:
-        _print_json([_pick(row, _USER_KEYS) for row in users])
+        print_json([_pick(row, _USER_KEYS) for row in users])
         return
-    rows = [(row.name, row.role, _when(row.registered_at), _when(row.last_seen_at), _state(row)) for row in users]
-    _print_table(("NAME", "ROLE", "REGISTERED (UTC)", "LAST SEEN (UTC)", "STATE"), rows)
+    rows = [(row.name, row.role, when(row.registered_at), when(row.last_seen_at), _state(row)) for row in users]
+    print_table(("NAME", "ROLE", "REGISTERED (UTC)", "LAST SEEN (UTC)", "STATE"), rows)
 
 
 def _user_ban(args: argparse.Namespace) -> None:
-    user, _ = _run(args, lambda accounts, actor: _to_user(accounts, args.name, accounts.users.ban, args.reason, actor))
+    user, _ = run_on_accounts(
+        args, lambda accounts, actor: _to_user(accounts, args.name, accounts.users.ban, args.reason, actor)
+    )
     print(f"Banned {user.name}.")
 
 
 def _user_unban(args: argparse.Namespace) -> None:
-    user, _ = _run(args, lambda accounts, actor: _to_user(accounts, args.name, accounts.users.unban, actor))
+    user, _ = run_on_accounts(args, lambda accounts, actor: _to_user(accounts, args.name, accounts.users.unban, actor))
     print(f"Lifted the ban of {user.name}.")
 
 
 def _user_login_link(args: argparse.Namespace) -> None:
-    _, token = _run(args, lambda accounts, _: _to_user(accounts, args.name, accounts.sessions.login_link))
-    print(f"{_base_url(_load(args))}/login?token={token}")
+    _, token = run_on_accounts(args, lambda accounts, _: _to_user(accounts, args.name, accounts.sessions.login_link))
+    print(f"{_base_url(load(args))}/login?token={token}")
 
 
 async def _to_user(
@@ -276,7 +278,7 @@ async def _to_user(
 
 
 def _user_token(args: argparse.Namespace) -> None:
-    print(_run(args, lambda accounts, actor: _token_of(accounts, args.name, actor)))
+    print(run_on_accounts(args, lambda accounts, actor: _token_of(accounts, args.name, actor)))
 
 
 async def _token_of(accounts: "Accounts", name: str, actor: "Actor") -> str:
@@ -296,12 +298,14 @@ def _base_url(config: "Config") -> str:
 
 
 def _app_add(args: argparse.Namespace) -> None:
-    _, new = _run(args, lambda accounts, actor: _to_user(accounts, args.user, accounts.apps.add, args.comment, actor))
+    _, new = run_on_accounts(
+        args, lambda accounts, actor: _to_user(accounts, args.user, accounts.apps.add, args.comment, actor)
+    )
     _print_secret(args, new)
 
 
 def _app_reset(args: argparse.Namespace) -> None:
-    _print_secret(args, _run(args, lambda accounts, actor: accounts.apps.reset(args.app_id, actor)))
+    _print_secret(args, run_on_accounts(args, lambda accounts, actor: accounts.apps.reset(args.app_id, actor)))
 
 
 def _print_secret(args: argparse.Namespace, new: "NewSecret") -> None:
@@ -309,31 +313,31 @@ def _print_secret(args: argparse.Namespace, new: "NewSecret") -> None:
 
     app_id = new.userapp.app_id
     if args.json:
-        _print_json({"app_id": app_id, "app_secret": new.secret})
+        print_json({"app_id": app_id, "app_secret": new.secret})
         return
     print("For PeerBanHelper's config.yml (the secret is shown only now):\n")
-    print(peerbanhelper_lines(_base_url(_load(args)), app_id, new.secret))
+    print(peerbanhelper_lines(_base_url(load(args)), app_id, new.secret))
 
 
 def _app_list(args: argparse.Namespace) -> None:
-    apps = _run_or_nothing(args, lambda accounts, _: _owned_apps(accounts, only_anonymous=args.anonymous))
+    apps = run_or_nothing(args, lambda accounts, _: _owned_apps(accounts, only_anonymous=args.anonymous))
     troubles = _troubles(args) if apps else {}
     if args.json:
-        _print_json([{"user": name, **_pick(row, _APP_KEYS), "trouble": troubles.get(row.id)} for name, row in apps])
+        print_json([{"user": name, **_pick(row, _APP_KEYS), "trouble": troubles.get(row.id)} for name, row in apps])
         return
     rows = [
         (
             row.app_id,
             name,
-            _when(row.created_at),
-            _when(row.last_access_at),
+            when(row.created_at),
+            when(row.last_access_at),
             row.user_agent or "-",
             _state(row),
             row.comment,
         )
         for name, row in apps
     ]
-    _print_table(
+    print_table(
         ("APP ID", "USER", "CREATED (UTC)", "LAST ACCESS (UTC)", "USER AGENT", "STATE", "COMMENT"),
         rows,
     )
@@ -347,7 +351,7 @@ def _troubles(args: argparse.Namespace) -> dict[int, str]:
     from sparkle_lite.clock import now_ms
     from sparkle_lite.trouble import sentences
 
-    found = _with_database(args, lambda database, _: sentences(database, now_ms()))
+    found = with_database(args, lambda database, _: sentences(database, now_ms()))
     return {userapp: sentence.text("en") for userapp, sentence in found.items()}
 
 
@@ -361,26 +365,26 @@ async def _owned_apps(accounts: "Accounts", *, only_anonymous: bool) -> "list[tu
 
 
 def _app_ban(args: argparse.Namespace) -> None:
-    _run(args, lambda accounts, actor: accounts.apps.ban(args.app_id, args.reason, actor))
+    run_on_accounts(args, lambda accounts, actor: accounts.apps.ban(args.app_id, args.reason, actor))
     print(f"Banned {args.app_id}.")
 
 
 def _app_unban(args: argparse.Namespace) -> None:
-    _run(args, lambda accounts, actor: accounts.apps.unban(args.app_id, actor))
+    run_on_accounts(args, lambda accounts, actor: accounts.apps.unban(args.app_id, actor))
     print(f"Lifted the ban of {args.app_id}.")
 
 
 def _app_delete(args: argparse.Namespace) -> None:
-    _run(args, lambda accounts, actor: accounts.apps.delete(args.app_id, actor))
+    run_on_accounts(args, lambda accounts, actor: accounts.apps.delete(args.app_id, actor))
     print(f"Deleted {args.app_id}.")
 
 
 def _app_purge_anonymous(args: argparse.Namespace) -> None:
     if args.yes:
-        gone = _run(args, lambda accounts, actor: accounts.apps.purge_anonymous(args.older_than, actor))
+        gone = run_on_accounts(args, lambda accounts, actor: accounts.apps.purge_anonymous(args.older_than, actor))
         print(f"Deleted {_clients(len(gone))}; what they reported stays.")
         return
-    idle = _run(args, lambda accounts, _: accounts.apps.idle_anonymous(args.older_than))
+    idle = run_on_accounts(args, lambda accounts, _: accounts.apps.idle_anonymous(args.older_than))
     print(f"{_clients(len(idle)).capitalize()} would be deleted; add --yes to do it.")
 
 
@@ -391,14 +395,16 @@ def _clients(count: int) -> str:
 # --- The database -----------------------------------------------------------------------------------------------------
 
 
-def _run(args: argparse.Namespace, command: "Callable[[Accounts, Actor], Awaitable[T]]", *, create: bool = False) -> T:
+def run_on_accounts(
+    args: argparse.Namespace, command: "Callable[[Accounts, Actor], Awaitable[T]]", *, create: bool = False
+) -> T:
     """Run a command on the accounts as the operator. Raises SparkleError if there is no database, unless `create`."""
     from sparkle_lite.accounts.actors import COMMAND_LINE
     from sparkle_lite.accounts.audit import Audit
     from sparkle_lite.accounts.parts import Accounts
     from sparkle_lite.clock import now_ms
 
-    return _with_database(
+    return with_database(
         args,
         lambda database, config: command(
             Accounts.on(database, Audit(database, now_ms), lambda: config.auth, now_ms), COMMAND_LINE
@@ -407,16 +413,16 @@ def _run(args: argparse.Namespace, command: "Callable[[Accounts, Actor], Awaitab
     )
 
 
-def _with_database(
+def with_database(
     args: argparse.Namespace, command: "Callable[[Database, Config], Awaitable[T]]", *, create: bool = False
 ) -> T:
     """Run something on the database. Raises SparkleError if there is none, unless `create`."""
     from sparkle_lite.db.database import Database
 
-    config = _load(args)
+    config = load(args)
     path = config.database.file
     if not create and not path.exists():
-        raise _no_database(path)
+        raise no_database(path)
 
     async def run() -> T:
         database = Database(path, config.database.synchronous)
@@ -429,16 +435,16 @@ def _with_database(
     return asyncio.run(run())
 
 
-def _run_or_nothing(args: argparse.Namespace, command: "Callable[[Accounts, Actor], Awaitable[list[T]]]") -> list[T]:
+def run_or_nothing(args: argparse.Namespace, command: "Callable[[Accounts, Actor], Awaitable[list[T]]]") -> list[T]:
     """Run a command that lists; without a database there is nothing to list, and that is said."""
-    path = _load(args).database.file
+    path = load(args).database.file
     if not path.exists():
-        _complain(_no_database(path).message)
+        complain(no_database(path).message)
         return []
-    return _run(args, command)
+    return run_on_accounts(args, command)
 
 
-def _no_database(path: Path) -> SparkleError:
+def no_database(path: Path) -> SparkleError:
     return SparkleError("not_found", "database.none", path=path)
 
 
@@ -453,19 +459,19 @@ def _pick(row: "UserRow | UserappRow", keys: Iterable[str]) -> dict[str, object]
     return {key: getattr(row, key) for key in keys}
 
 
-def _print_json(value: Sequence[Mapping[str, object]] | Mapping[str, object]) -> None:
+def print_json(value: Sequence[Mapping[str, object]] | Mapping[str, object]) -> None:
     print(json.dumps(value))
 
 
-def _when(at: int | None) -> str:
+def when(at: int | None) -> str:
     return "-" if at is None else datetime.fromtimestamp(at / 1000, UTC).strftime("%Y-%m-%d %H:%M")
 
 
 def _state(row: "UserRow | UserappRow") -> str:
-    return "active" if row.banned_at is None else f"banned {_when(row.banned_at)}: {row.banned_reason}"
+    return "active" if row.banned_at is None else f"banned {when(row.banned_at)}: {row.banned_reason}"
 
 
-def _print_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+def print_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Aligned columns, or nothing when there is no row."""
     lines = [head, *rows] if rows else []
     widths = [max(map(_width, column)) for column in zip(*lines, strict=True)]

@@ -126,7 +126,7 @@ class Decisions:
         now = self._clock()
         async with self.database.reader() as reader:
             rows = await store.standing(reader, "config", now)
-        begin, end = await asyncio.to_thread(_difference, rules, rows, now)
+        begin, end = await asyncio.to_thread(difference, rules, rows, now)
         if begin or end:
             await self._replace(begin, [(decision_id, "withdrawn") for decision_id in end], now)
 
@@ -535,7 +535,7 @@ class InForce:
         return rendered
 
 
-def _difference(rules: Rules, rows: Iterable[tuple[Any, ...]], now: int) -> tuple[list[New], list[int]]:
+def difference(rules: Rules, rows: Iterable[tuple[Any, ...]], now: int) -> tuple[list[New], list[int]]:
     """What of the configuration must begin, and the ids of what is no longer in it."""
     wanted = dict.fromkeys(_configured(rules, now))
     end = []

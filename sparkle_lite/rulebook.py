@@ -205,7 +205,7 @@ class _Family(NamedTuple):
     lasts: list[bytes]
 
 
-class _Networks:
+class AddressSet:
     """A set of addresses that answers fast what of it lies in a network."""
 
     def __init__(self, networks: Iterable[Network]) -> None:
@@ -249,10 +249,10 @@ def _last(network: Network) -> bytes:
     return (int.from_bytes(address, "big") | (1 << (size * 8 - prefix)) - 1).to_bytes(size, "big")
 
 
-class _Cover:
+class PackedAddresses:
     """A set of addresses that only answers whether one is in it: packed, so that it is quick to hand over."""
 
-    def __init__(self, networks: _Networks) -> None:
+    def __init__(self, networks: AddressSet) -> None:
         self._firsts = {size: b"".join(family.firsts) for size, family in networks.families.items()}
         self._lasts = {size: b"".join(family.lasts) for size, family in networks.families.items()}
 
@@ -264,7 +264,7 @@ class _Cover:
         return place < len(lasts) and self._firsts[size][place : place + size] <= address
 
 
-def _carve(network: Network, holes: _Networks) -> Iterator[Network]:
+def carve(network: Network, holes: AddressSet) -> Iterator[Network]:
     """What is left of a network without the holes, ascending."""
     hits = holes.overlapping(network)
     if not hits:
@@ -272,7 +272,7 @@ def _carve(network: Network, holes: _Networks) -> Iterator[Network]:
     elif not hits[0].contains(network):
         half = 1 << (network.bits - network.prefix - 1)
         for first in (network.first, network.first + half):
-            yield from _carve(Network(first.to_bytes(len(network.address), "big"), network.prefix + 1), holes)
+            yield from carve(Network(first.to_bytes(len(network.address), "big"), network.prefix + 1), holes)
 
 
 class Held(NamedTuple):
@@ -295,10 +295,10 @@ class Guard:
         excepted: Iterable[Network],
         exempt: Collection[tuple[str, str]] = (),
     ) -> None:
-        self._special = _Networks(map(parse_network, _NOT_PUBLIC))
-        self._own = _Networks(single(address) for address in own)
-        self._members = _Networks(single(address) for address in members)
-        self._excepted = _Networks(excepted)
+        self._special = AddressSet(map(parse_network, _NOT_PUBLIC))
+        self._own = AddressSet(single(address) for address in own)
+        self._members = AddressSet(single(address) for address in members)
+        self._excepted = AddressSet(excepted)
         self._exempt = exempt
 
     def obstacle(self, network: Network, *, capped: bool) -> Obstacle | None:
@@ -312,11 +312,11 @@ class Guard:
             return "special"
         if capped and network.prefix < (MAX_BREADTH_V4 if is_v4 else MAX_BREADTH_V6):
             return "wide"
-        if not any(_carve(network, self._excepted)):
+        if not any(carve(network, self._excepted)):
             return "excepted"
         is_subscriber = network.prefix >= (SUBSCRIBER_V4 if is_v4 else SUBSCRIBER_V6)
         for holes, name in ((self._own, "own"), (self._members, "member")):
-            if holes.overlapping(network) and (is_subscriber or not any(_carve(network, holes))):
+            if holes.overlapping(network) and (is_subscriber or not any(carve(network, holes))):
                 return "own" if name == "own" else "member"
         return None
 
@@ -326,10 +326,10 @@ class Guard:
 
     def protection(self, network: Network) -> tuple[Obstacle, ...]:
         """Everything that keeps an address, or the whole of a network, from being listed."""
-        holes: dict[Obstacle, _Networks] = {
+        holes: dict[Obstacle, AddressSet] = {
             "special": self._special, "own": self._own, "excepted": self._excepted, "member": self._members,
         }  # fmt: skip
-        return tuple(name for name, networks in holes.items() if not any(_carve(network, networks)))
+        return tuple(name for name, networks in holes.items() if not any(carve(network, networks)))
 
     def members_in(self, network: Network) -> int:
         """How many members' addresses lie in a network."""
@@ -372,9 +372,9 @@ class Published:
     next_expiry_ms: int | None
     omissions: Mapping[str, tuple[Omission, ...]]
     # Of what is listed in a category the spared addresses are no part.
-    _listed: Mapping[str, _Cover]
-    _spared: _Cover
-    _excepted: Mapping[str, _Cover]
+    _listed: Mapping[str, PackedAddresses]
+    _spared: PackedAddresses
+    _excepted: Mapping[str, PackedAddresses]
 
     def rules(self, dialect: Dialect) -> Document:
         """The rules as this client reads them."""
@@ -406,7 +406,7 @@ class Published:
         return bool(self._excepted)
 
 
-def _around(address: bytes, categories: Mapping[str, _Cover]) -> tuple[str, ...]:
+def _around(address: bytes, categories: Mapping[str, PackedAddresses]) -> tuple[str, ...]:
     return tuple(category for category, cover in categories.items() if address in cover)
 
 
@@ -448,9 +448,9 @@ def publish(
         held=tuple(holes.held),
         next_expiry_ms=min(expiries, default=None),
         omissions=_omissions(content, exempt),
-        _listed={category: _Cover(reasoned.networks) for category, reasoned in listed.items()},
-        _spared=_Cover(holes.all),
-        _excepted={category: _Cover(reasoned.networks) for category, reasoned in excepted.items()},
+        _listed={category: PackedAddresses(reasoned.networks) for category, reasoned in listed.items()},
+        _spared=PackedAddresses(holes.all),
+        _excepted={category: PackedAddresses(reasoned.networks) for category, reasoned in excepted.items()},
     )
 
 
@@ -481,7 +481,7 @@ _Entry = tuple[Network, str]
 class _Reasoned(NamedTuple):
     """The networks of one category, and what the line of each says in the text list."""
 
-    networks: _Networks
+    networks: AddressSet
     reasons: Mapping[Network, str]
 
     def entries(self) -> list[_Entry]:
@@ -502,16 +502,16 @@ def _by_category_and_reason(
     for category in sorted(decided):
         # Not collapsed: each line keeps its own reason, and none becomes wider than what was decided.
         joined[category] = decided[category] | joined.get(category, {})
-    return {category: _Reasoned(_Networks(reasons), reasons) for category, reasons in joined.items()}
+    return {category: _Reasoned(AddressSet(reasons), reasons) for category, reasons in joined.items()}
 
 
 class _Holes:
     """What is cut out of every rule; `held` collects what is held back for the protected addresses alone."""
 
     def __init__(self, excepted: Mapping[str, _Reasoned], protected: Iterable[Network]) -> None:
-        self._excepted = _Networks(network for reasoned in excepted.values() for network in reasoned.networks)
-        self._protected = _Networks(protected)
-        self.all = _Networks((*self._excepted, *self._protected))
+        self._excepted = AddressSet(network for reasoned in excepted.values() for network in reasoned.networks)
+        self._protected = AddressSet(protected)
+        self.all = AddressSet((*self._excepted, *self._protected))
         self.held: list[Held] = []
 
     def cut_out_of(self, category: str, listed: _Reasoned) -> list[_Entry]:
@@ -524,13 +524,13 @@ class _Holes:
             if network not in touched:
                 kept.append((network, reason))
                 continue
-            for part in _carve(network, self._excepted):
+            for part in carve(network, self._excepted):
                 self.held += [Held(category, hole) for hole in _shared(part, self._protected)]
-                kept += [(left, reason) for left in _carve(part, self._protected)]
+                kept += [(left, reason) for left in carve(part, self._protected)]
         return kept
 
 
-def _shared(network: Network, protected: _Networks) -> Iterator[Network]:
+def _shared(network: Network, protected: AddressSet) -> Iterator[Network]:
     for hole in protected.overlapping(network):
         yield hole if network.contains(hole) else network
 

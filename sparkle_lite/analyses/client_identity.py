@@ -4,7 +4,7 @@ from typing import Literal, NamedTuple
 
 from sparkle_lite.analyses.analysis import Analysis, Examined, Need, lasts
 from sparkle_lite.analyses.numbers import Numbers, counts, modes, percents, spans
-from sparkle_lite.db.evidence import Bearers, Disguise, Evidence
+from sparkle_lite.db.evidence import Bearers, Disguise, Evidence, find_bearers
 from sparkle_lite.findings import Finding, Identity
 from sparkle_lite.units import DAY_MS
 from sparkle_lite.wire.matchers import Matcher, Method
@@ -48,7 +48,9 @@ PATTERNS = (
 
 def _examine(evidence: Evidence, numbers: Numbers, only: bytes | None) -> list[Examined]:
     disguises = [pattern.disguise for pattern in PATTERNS]
-    return [_examined(bearers, numbers) for bearers in evidence.bearers(disguises, numbers)] if only is None else []
+    return (
+        [_examined(bearers, numbers) for bearers in find_bearers(evidence, disguises, numbers)] if only is None else []
+    )
 
 
 def _examined(bearers: Bearers, numbers: Numbers) -> Examined:

@@ -2,7 +2,7 @@
 
 from sparkle_lite.analyses.analysis import Analysis, Examined, Need, lasts, network
 from sparkle_lite.analyses.numbers import Numbers, counts, modes, spans
-from sparkle_lite.db.evidence import Crowd, Evidence
+from sparkle_lite.db.evidence import Crowd, Evidence, find_crowds
 from sparkle_lite.findings import Finding
 from sparkle_lite.units import DAY_MS
 
@@ -10,7 +10,7 @@ NAME = "concurrent_download"
 
 
 def _examine(evidence: Evidence, numbers: Numbers, only: bytes | None) -> list[Examined]:
-    return [_examined(crowd, numbers) for crowd in evidence.crowds(numbers, only)]
+    return [_examined(crowd, numbers) for crowd in find_crowds(evidence, numbers, only)]
 
 
 def _examined(crowd: Crowd, numbers: Numbers) -> Examined:

@@ -4,7 +4,7 @@ from sparkle_lite.analyses.analysis import Analysis, Examined, Need, network
 from sparkle_lite.analyses.modules import MODULES
 from sparkle_lite.analyses.numbers import Numbers, counts, modes, percents, spans
 from sparkle_lite.analyses.untrusted_vote import fades, fresh_need
-from sparkle_lite.db.evidence import Evidence, Votes
+from sparkle_lite.db.evidence import Evidence, Votes, find_prefix_votes
 from sparkle_lite.findings import Finding
 from sparkle_lite.units import DAY_MS
 
@@ -13,7 +13,7 @@ NAME = "multi_dial"
 
 def _examine(evidence: Evidence, numbers: Numbers, only: bytes | None) -> list[Examined]:
     # What a member needs is no matter of the module: several people saw it do something.
-    prefixes = evidence.prefix_votes(MODULES, {**numbers, "min_people_any": numbers["min_people"]}, only)
+    prefixes = find_prefix_votes(evidence, MODULES, {**numbers, "min_people_any": numbers["min_people"]}, only)
     return [_examined(votes, numbers, evidence.now) for votes in prefixes]
 
 

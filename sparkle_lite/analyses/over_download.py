@@ -2,7 +2,7 @@
 
 from sparkle_lite.analyses.analysis import Analysis, Examined, Need, lasts, network
 from sparkle_lite.analyses.numbers import Numbers, counts, modes, percents, sizes, spans
-from sparkle_lite.db.evidence import Evidence, Flow
+from sparkle_lite.db.evidence import Evidence, Flow, find_flows
 from sparkle_lite.findings import Finding
 from sparkle_lite.units import DAY_MS
 
@@ -10,7 +10,7 @@ NAME = "over_download"
 
 
 def _examine(evidence: Evidence, numbers: Numbers, only: bytes | None) -> list[Examined]:
-    return [_examined(flow, numbers) for flow in evidence.flows(numbers, only)]
+    return [_examined(flow, numbers) for flow in find_flows(evidence, numbers, only)]
 
 
 def _examined(flow: Flow, numbers: Numbers) -> Examined:

@@ -5,7 +5,7 @@ import math
 from sparkle_lite.analyses.analysis import HARD_EXPIRY_MS, Analysis, Examined, Need, network
 from sparkle_lite.analyses.modules import MODULES
 from sparkle_lite.analyses.numbers import Numbers, counts, modes, percents, spans
-from sparkle_lite.db.evidence import LONGEST_RECURRENCE, Evidence, Votes
+from sparkle_lite.db.evidence import LONGEST_RECURRENCE, Evidence, Votes, find_votes
 from sparkle_lite.findings import Finding
 from sparkle_lite.units import DAY_MS
 
@@ -25,7 +25,7 @@ def fades(votes: Votes, now_ms: int, half_life: int, need: int) -> int:
 
 
 def _examine(evidence: Evidence, numbers: Numbers, only: bytes | None) -> list[Examined]:
-    return [_examined(votes, numbers, evidence.now) for votes in evidence.votes(MODULES, numbers, only)]
+    return [_examined(votes, numbers, evidence.now) for votes in find_votes(evidence, MODULES, numbers, only)]
 
 
 def _examined(votes: Votes, numbers: Numbers, now_ms: int) -> Examined:

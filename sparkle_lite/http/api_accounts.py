@@ -156,19 +156,19 @@ class TorrentHash(msgspec.Struct, frozen=True, rename="camel"):
 # --- What comes in ----------------------------------------------------------------------------------------------------
 
 _NAME = {"minLength": 1, "maxLength": 64, "pattern": r"^\S"}
-_LINE = {"minLength": 1, "maxLength": 255, "pattern": r"\S"}
+LINE_SCHEMA = {"minLength": 1, "maxLength": 255, "pattern": r"\S"}
 
 
 class Comment(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What an application is for: 1-255 characters, no control characters."""
 
-    comment: Annotated[str, msgspec.Meta(examples=["nas"], extra_json_schema=_LINE)]
+    comment: Annotated[str, msgspec.Meta(examples=["nas"], extra_json_schema=LINE_SCHEMA)]
 
 
 class BanRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Why somebody is banned: 1-255 characters; they are shown it."""
 
-    reason: Annotated[str, msgspec.Meta(examples=["sends invented peers"], extra_json_schema=_LINE)]
+    reason: Annotated[str, msgspec.Meta(examples=["sends invented peers"], extra_json_schema=LINE_SCHEMA)]
 
 
 class RoleChange(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -200,7 +200,7 @@ PageSize = Annotated[
 
 # --- Documentation ----------------------------------------------------------------------------------------------------
 
-_USER = User(
+EXAMPLE_USER = User(
     id=1,
     avatar="https://avatars.example/u/1",
     nickname="alice",
@@ -211,20 +211,20 @@ _USER = User(
     banned_reason=None,
 )
 _ADMIN_USER = AdminUser(
-    **msgspec.structs.asdict(_USER),
+    **msgspec.structs.asdict(EXAMPLE_USER),
     name="alice",
     role="user",
     registered_by="self",
     github_id=583231,
     github_login="alice",
 )
-_APP_ID = "8c788023-8f09-4d5e-9d0c-0f3f3c1f6b1a"
+EXAMPLE_APP_ID = "8c788023-8f09-4d5e-9d0c-0f3f3c1f6b1a"
 _APP = UserApplication(
     id=2,
-    app_id=_APP_ID,
+    app_id=EXAMPLE_APP_ID,
     comment="nas",
     created_at=1723974917039,
-    user=_USER,
+    user=EXAMPLE_USER,
     last_access_at=1723975000000,
     banned_at=None,
     banned_reason=None,
@@ -233,11 +233,11 @@ _APP = UserApplication(
 _SHOWN_ONCE = "Zl1m0Jq0nQ3y5m7w9B1d3F5h7J9l1N3p5R7t9V1x3Z5"
 _SECRET = UserApplicationVerbose(
     id=2,
-    app_id=_APP_ID,
+    app_id=EXAMPLE_APP_ID,
     app_secret=_SHOWN_ONCE,
     comment="nas",
     created_at=1723974917039,
-    user=_USER,
+    user=EXAMPLE_USER,
 )
 _AUDIT = AuditEntry(
     id=7,
@@ -247,9 +247,9 @@ _AUDIT = AuditEntry(
     user=1,
     address="203.0.113.9",
     user_agent="curl/8.9",
-    details={"appId": _APP_ID, "userAppOwner": 1, "userId": 1, "userAppId": 2},
+    details={"appId": EXAMPLE_APP_ID, "userAppOwner": 1, "userId": 1, "userAppId": 2},
 )
-_NO_USER = "There is no such user."
+NO_USER = "There is no such user."
 _NO_APP = "There is no such application."
 _LAST_ADMIN = "That is the last administrator."
 
@@ -341,10 +341,10 @@ async def delete_app(server: Injected[Server], me: Injected[SignedIn], app_id: s
     "/user/me",
     summary="Who you are",
     operation_id="getMe",
-    responses=documented(Answer[User], "You.", _USER),
+    responses=documented(Answer[User], "You.", EXAMPLE_USER),
 )
 async def get_me(me: Injected[SignedIn]) -> Answer[User]:
-    return ok(_user(me.user))
+    return ok(present_user(me.user))
 
 
 @get(
@@ -352,12 +352,12 @@ async def get_me(me: Injected[SignedIn]) -> Answer[User]:
     summary="A user",
     operation_id="getUser",
     description="Yourself; anybody for administrators.",
-    responses=documented(Answer[User], "The user.", _USER, {404: _NO_USER}),
+    responses=documented(Answer[User], "The user.", EXAMPLE_USER, {404: NO_USER}),
 )
 async def get_user(request: AnyRequest, server: Injected[Server], me: Injected[SignedIn], user_id: int) -> Answer[User]:
     if user_id != me.user.id:
         await require_admin(request, me)
-    return ok(_user(await server.users.get(user_id)))
+    return ok(present_user(await server.users.get(user_id)))
 
 
 @get(
@@ -451,7 +451,7 @@ async def list_users(
     request: AnyRequest, server: Injected[Server], page: PageNumber = 0, page_size: PageSize = 100
 ) -> Answer[NumberedPage[AdminUser]]:
     allow_only(request, page=page, pageSize=page_size)
-    _check_page(page, page_size)
+    check_page(page, page_size)
     rows, total = await server.users.page(page, page_size)
     return ok(NumberedPage(page, page_size, total, [_admin_user(row) for row in rows]))
 
@@ -473,7 +473,7 @@ async def create_user(server: Injected[Server], me: Injected[SignedIn], data: Ne
     summary="Lock a user out",
     operation_id="adminBanUser",
     description="Sessions, login links and applications are void at once.",
-    responses=documented(Answer[AdminUser], "The user.", _ADMIN_USER, {404: _NO_USER, 409: _LAST_ADMIN}),
+    responses=documented(Answer[AdminUser], "The user.", _ADMIN_USER, {404: NO_USER, 409: _LAST_ADMIN}),
 )
 async def ban_user(
     server: Injected[Server], me: Injected[SignedIn], user_id: int, data: BanRequest
@@ -487,7 +487,7 @@ async def ban_user(
     status_code=200,
     summary="Let a user in again",
     operation_id="adminUnbanUser",
-    responses=documented(Answer[AdminUser], "The user.", _ADMIN_USER, {404: _NO_USER}),
+    responses=documented(Answer[AdminUser], "The user.", _ADMIN_USER, {404: NO_USER}),
 )
 async def unban_user(server: Injected[Server], me: Injected[SignedIn], user_id: int) -> Answer[AdminUser]:
     await server.users.unban(user_id, me.actor)
@@ -499,7 +499,7 @@ async def unban_user(server: Injected[Server], me: Injected[SignedIn], user_id: 
     status_code=200,
     summary="Make a user an administrator, or not",
     operation_id="adminSetRole",
-    responses=documented(Answer[AdminUser], "The user.", _ADMIN_USER, {404: _NO_USER, 409: _LAST_ADMIN}),
+    responses=documented(Answer[AdminUser], "The user.", _ADMIN_USER, {404: NO_USER, 409: _LAST_ADMIN}),
 )
 async def set_role(
     server: Injected[Server], me: Injected[SignedIn], user_id: int, data: RoleChange
@@ -517,7 +517,7 @@ async def set_role(
         Answer[LoginLink],
         "The link, good once and for 30 minutes.",
         LoginLink("https://btn.example/login?token=…", 1723976717039),
-        {404: _NO_USER},
+        {404: NO_USER},
     ),
 )
 async def login_link(
@@ -548,7 +548,7 @@ async def list_audit(
 ) -> Answer[AuditPage]:
     times = {"timeFrom": time_from, "timeTo": time_to}
     allow_only(request, pageSize=page_size, after=after, action=action, user=user, success=success, **times)
-    _check_page(0, page_size)
+    check_page(0, page_size)
     _check_range(user=user, **times, after=after)
     if time_from is not None and time_to is not None and time_from > time_to:
         raise invalid("query.later", name_from="timeFrom", name_to="timeTo")
@@ -572,7 +572,7 @@ async def list_all_apps(
     request: AnyRequest, server: Injected[Server], page: PageNumber = 0, page_size: PageSize = 100
 ) -> Answer[NumberedPage[UserApplication]]:
     allow_only(request, page=page, pageSize=page_size)
-    _check_page(page, page_size)
+    check_page(page, page_size)
     rows, total = await server.apps.page(page, page_size)
     return ok(NumberedPage(page, page_size, total, [_app(server, row, owner) for row, owner in rows]))
 
@@ -619,7 +619,7 @@ async def _show_secret(server: Server, me: SignedIn, new: NewSecret) -> Answer[U
             app_secret=new.secret,
             comment=row.comment,
             created_at=row.created_at,
-            user=_user(await _owner(server, me, row)),
+            user=present_user(await _owner(server, me, row)),
         )
     )
 
@@ -632,7 +632,7 @@ async def _show_user(server: Server, user_id: int) -> Answer[AdminUser]:
     return ok(_admin_user(await server.users.get(user_id)))
 
 
-def _user(row: UserRow) -> User:
+def present_user(row: UserRow) -> User:
     return User(
         id=row.id,
         avatar=row.avatar,
@@ -648,7 +648,7 @@ def _user(row: UserRow) -> User:
 
 def _admin_user(row: UserRow) -> AdminUser:
     return AdminUser(
-        **msgspec.structs.asdict(_user(row)),
+        **msgspec.structs.asdict(present_user(row)),
         name=row.name,
         role=row.role,
         registered_by=row.registered_by,
@@ -664,7 +664,7 @@ def _app(server: Server, row: UserappRow, owner: UserRow) -> UserApplication:
         app_id=row.app_id,
         comment=row.comment,
         created_at=row.created_at,
-        user=_user(owner),
+        user=present_user(owner),
         last_access_at=row.last_access_at,
         banned_at=row.banned_at,
         banned_reason=row.banned_reason,
@@ -688,7 +688,7 @@ def _audit_entry(row: AuditRow) -> AuditEntry:
 # --- Requests that are not valid --------------------------------------------------------------------------------------
 
 
-def _check_page(page: int, size: int) -> None:
+def check_page(page: int, size: int) -> None:
     """Refuse pages that can't be."""
     if page < 0:
         raise invalid("page.negative")

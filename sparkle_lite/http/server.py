@@ -411,7 +411,7 @@ class HttpServer(uvicorn.Server):
         except OSError as exc:
             if exc.errno != errno.EADDRINUSE:
                 raise
-            raise _bind_error(self.config.host, self.config.port, exc) from None
+            raise bind_error(self.config.host, self.config.port, exc) from None
         finally:
             if hup:
                 asyncio.get_running_loop().remove_signal_handler(signal.SIGHUP)
@@ -426,7 +426,7 @@ class HttpServer(uvicorn.Server):
         """Start the application, then listen, then say so."""
         await super().startup(sockets=sockets)
         if sockets:
-            self.url = _url(self.config.host, sockets[0])
+            self.url = url_of(self.config.host, sockets[0])
         if self._on_ready is not None and not self.should_exit:
             self._on_ready(self.url)
 
@@ -509,7 +509,7 @@ def bind(host: str, port: int) -> list[socket.socket]:
             return bound
         for sock in bound:
             sock.close()
-        raise _bind_error(host, port, exc) from None
+        raise bind_error(host, port, exc) from None
     return bound
 
 
@@ -533,7 +533,7 @@ def _bind_one(family: int, proto: int, address: Any) -> socket.socket:
     return sock
 
 
-def _bind_error(host: str, port: int, exc: OSError) -> SparkleError:
+def bind_error(host: str, port: int, exc: OSError) -> SparkleError:
     if exc.errno == errno.EADDRINUSE:
         return SparkleError("conflict", "server.port_in_use", port=port, host=host)
     if exc.errno in (errno.EACCES, errno.EPERM):
@@ -541,7 +541,7 @@ def _bind_error(host: str, port: int, exc: OSError) -> SparkleError:
     return SparkleError("conflict", "server.no_address", host=host)
 
 
-def _url(host: str, sock: socket.socket) -> str:
+def url_of(host: str, sock: socket.socket) -> str:
     """What to type on this machine: a wildcard address is reachable as the loopback address of its family."""
     reachable = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 -- compared, not bound
     name = f"[{reachable}]" if ":" in reachable else reachable
