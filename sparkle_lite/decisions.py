@@ -18,6 +18,7 @@ from sparkle_lite import rulebook
 from sparkle_lite.accounts.actors import Actor
 from sparkle_lite.accounts.audit import Audit
 from sparkle_lite.accounts.texts import is_line
+from sparkle_lite.clock import date
 from sparkle_lite.config import MEMBER_MS
 from sparkle_lite.db import decisions as store
 from sparkle_lite.db.connection import Connection
@@ -29,7 +30,7 @@ from sparkle_lite.findings import Finding
 from sparkle_lite.net import Network, network_of
 from sparkle_lite.plan import Mode, Plan, Situation
 from sparkle_lite.protected import Protected
-from sparkle_lite.reasons import date, reason
+from sparkle_lite.reasons import reason
 from sparkle_lite.rulebook import Guard, Listing, Obstacle, Rules, single
 from sparkle_lite.texts import ENGLISH, Phrase, phrase
 from sparkle_lite.units import DAY_MS

@@ -1,11 +1,8 @@
 """Why somebody is listed or allowed, as sentences: from a code and numbers, never from text that a client sent."""
 
 from collections.abc import Mapping
-from datetime import UTC, datetime
-from functools import lru_cache
 
 from sparkle_lite.texts import ENGLISH, Phrase, catalogue, phrase, places
-from sparkle_lite.units import DAY_MS, DAY_S
 
 Numbers = Mapping[str, int | float]
 
@@ -48,13 +45,3 @@ def one_line(text: str) -> str:
     if text.isascii() and text.isprintable() and "  " not in text:
         return text.strip()
     return " ".join(text.encode("ascii", "replace").decode().split())
-
-
-def date(at_ms: int | None) -> str:
-    """A day as documents and commands show it (UTC)."""
-    return "never" if at_ms is None else _day(at_ms // DAY_MS)
-
-
-@lru_cache(1024)
-def _day(number: int) -> str:
-    return datetime.fromtimestamp(number * DAY_S, UTC).strftime("%Y-%m-%d")

@@ -6,7 +6,7 @@ Made of a code and its details; no text that a client sent is among them.
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from sparkle_lite.reasons import date
+from sparkle_lite.clock import date
 from sparkle_lite.texts import Phrase, joined, phrase
 from sparkle_lite.units import DAY_MS
 from sparkle_lite.wire.dialect import Family

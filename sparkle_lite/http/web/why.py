@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from litestar import get, post
 
-from sparkle_lite.clock import now_ms
+from sparkle_lite.clock import date, now_ms
 from sparkle_lite.db import timeline
 from sparkle_lite.db.timeline import BanDay
 from sparkle_lite.decisions import Match, Verdict, Why
@@ -22,7 +22,6 @@ from sparkle_lite.http.web.explore import RECENT, Section, section
 from sparkle_lite.http.web.render import Page, PostedForm, is_partial, page, see_other, texts_of
 from sparkle_lite.net import AddressError, Network, parse_network
 from sparkle_lite.rate_limits import Buckets, client_key
-from sparkle_lite.reasons import date
 from sparkle_lite.reviews import Request
 from sparkle_lite.runtime import Server
 from sparkle_lite.units import DAY_MS
