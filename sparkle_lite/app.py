@@ -15,21 +15,24 @@ from litestar.routes import HTTPRoute
 
 import sparkle_lite
 from sparkle_lite import config as configuration
-from sparkle_lite import logs, rulebook
+from sparkle_lite import logs
 from sparkle_lite.accounts.apps import peerbanhelper_lines
 from sparkle_lite.accounts.parts import FirstStart
 from sparkle_lite.analyses.registry import SCHEMA
 from sparkle_lite.config import Config
+from sparkle_lite.config.notes import notes
 from sparkle_lite.errors import ConfigError, SparkleError
-from sparkle_lite.http import btn, docs, openapi, server, web
+from sparkle_lite.http import btn, web
+from sparkle_lite.http import lifecycle as server
+from sparkle_lite.http.api import docs, openapi
 from sparkle_lite.http.head import Head
 from sparkle_lite.http.observe import Observe
 from sparkle_lite.http.problems import internal, known, problem, with_head
 from sparkle_lite.http.requests import PlainRequest, Receive, Scope, Send
 from sparkle_lite.http.session import DEPENDENCIES, AnyRequest
 from sparkle_lite.http.web.render import is_for_person, refusal
-from sparkle_lite.notes import notes
-from sparkle_lite.runtime import Server, running
+from sparkle_lite.rules import rendering as rulebook
+from sparkle_lite.server import Server, running
 
 logger = logging.getLogger("sparkle.app")
 

@@ -16,7 +16,7 @@ from sparkle_lite.db import accounts as account_rows
 from sparkle_lite.db import bans, retention, segments
 from sparkle_lite.db.connection import Connection
 from sparkle_lite.db.database import Database
-from sparkle_lite.ingest import Ingest
+from sparkle_lite.ingest.ingest import Ingest
 from sparkle_lite.metrics import Metrics
 
 # Rows that one transaction of retention deletes: some milliseconds, behind which a submission may have to wait.

@@ -22,7 +22,7 @@ from sparkle_lite.db.bans import BAN_COLUMNS, Report, add_bans
 from sparkle_lite.db.connection import Connection
 from sparkle_lite.db.database import Database
 from sparkle_lite.db.keys import stable_number
-from sparkle_lite.findings import Finding
+from sparkle_lite.rules.findings import Finding
 
 NOW = 1_800_000_000_000
 MINUTE, HOUR, DAY = 60_000, 3_600_000, 86_400_000

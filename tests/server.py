@@ -24,10 +24,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, NamedTuple, Self, cast, get_args
 
-from sparkle_lite import cli, config
+from sparkle_lite import config
 from sparkle_lite.analyses.registry import SCHEMA
 from sparkle_lite.app import create_app
-from sparkle_lite.runtime import Server, running
+from sparkle_lite.cli import main as cli
+from sparkle_lite.server import Server, running
 
 Kind = Literal["snapshot", "swarm", "ban"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
@@ -139,7 +140,7 @@ class RunningServer:
         arguments = ["--config", str(self.config), "serve", "--host", "127.0.0.1", "--port", "0"]
         if not self._prelude:
             return [sys.executable, "-m", "sparkle_lite", *arguments]
-        script = f"import sys; {self._prelude}; from sparkle_lite.cli import main; sys.exit(main(sys.argv[1:]))"
+        script = f"import sys; {self._prelude}; from sparkle_lite.cli.main import main; sys.exit(main(sys.argv[1:]))"
         return [sys.executable, "-c", script, *arguments]
 
     def _listening(self, seen: int) -> dict[str, Any] | None:

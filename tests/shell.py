@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from sparkle_lite import cli
+from sparkle_lite.cli import main as cli
 
 
 class Shell:

@@ -21,9 +21,9 @@ from sparkle_lite.analyses.numbers import counts, spans
 from sparkle_lite.analyses.parameters import parameters
 from sparkle_lite.analyses.registry import ANALYSES, schema_of
 from sparkle_lite.errors import ConfigError, SparkleError
-from sparkle_lite.findings import Finding
 from sparkle_lite.net import Network
-from sparkle_lite.reasons import one_line, reason
+from sparkle_lite.rules.findings import Finding
+from sparkle_lite.rules.reasons import one_line, reason
 from sparkle_lite.texts import catalogue
 from sparkle_lite.wire import matchers
 from sparkle_lite.wire.dialect import Family

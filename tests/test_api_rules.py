@@ -349,7 +349,7 @@ def test_a_reload_of_the_configuration_is_in_the_log(start: Callable[..., Runnin
 
 def test_a_failed_publication_serves_the_last_good_list_and_says_so(tmp_path: Path) -> None:
     prelude = (
-        "from pathlib import Path; from sparkle_lite import rulebook; real = rulebook.publish\n"
+        "from pathlib import Path; from sparkle_lite.rules import rendering as rulebook; real = rulebook.publish\n"
         "def publish(*a, **k):\n"
         "    if Path('broken').exists(): raise ValueError('no such luck')\n"
         "    return real(*a, **k)\n"
@@ -386,12 +386,14 @@ def test_a_long_list_is_rendered_by_another_process_just_as_well(tmp_path: Path)
             return [(answer.headers["x-btn-contentversion"], answer.body) for answer in answers]
 
     inside = documents("", tmp_path / "a")
-    assert inside == documents("import sparkle_lite.publisher as r; r._LONG_LIST = 0", tmp_path / "b")
+    assert inside == documents("import sparkle_lite.rules.publisher as r; r._LONG_LIST = 0", tmp_path / "b")
     assert b"https://btn.example/ip/60.220.182.0" in inside[2][1]
 
 
 def test_another_process_that_dies_is_replaced_and_ends_with_the_server(tmp_path: Path) -> None:
-    with start_server(tmp_path / "s", CONFIG, prelude="import sparkle_lite.publisher as r; r._LONG_LIST = 0") as server:
+    with start_server(
+        tmp_path / "s", CONFIG, prelude="import sparkle_lite.rules.publisher as r; r._LONG_LIST = 0"
+    ) as server:
         (first,) = children(server)
         os.kill(first, signal.SIGKILL)
         server.run("rules", "deny", "1.2.3.4")
@@ -404,7 +406,7 @@ def test_another_process_that_dies_is_replaced_and_ends_with_the_server(tmp_path
 
 
 def test_another_process_that_has_nothing_to_do_for_long_leaves(tmp_path: Path) -> None:
-    prelude = "from sparkle_lite import publisher, render_worker as w; publisher._LONG_LIST = 0; w.STAY_S = 0.3"
+    prelude = "from sparkle_lite.rules import publisher, render_worker as w; publisher._LONG_LIST = 0; w.STAY_S = 0.3"
     with start_server(tmp_path / "s", CONFIG, prelude=prelude) as server:
         wait_for(lambda: not children(server), 5)
         server.run("rules", "deny", "1.2.3.4")
@@ -418,7 +420,9 @@ def children(server: RunningServer) -> list[int]:
 
 
 def test_another_process_that_fails_leaves_the_last_good_list(tmp_path: Path) -> None:
-    prelude = "from sparkle_lite import publisher, render_worker as w; publisher._LONG_LIST = 3; w.TIMEOUT_S = 0.001"
+    prelude = (
+        "from sparkle_lite.rules import publisher, render_worker as w; publisher._LONG_LIST = 3; w.TIMEOUT_S = 0.001"
+    )
     with start_server(tmp_path / "s", CONFIG, prelude=prelude) as server:
         before = deny_list(server)
         server.run("rules", "deny", "1.2.3.4")

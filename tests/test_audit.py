@@ -14,11 +14,11 @@ from sparkle_lite.config import AuthSection, Config
 from sparkle_lite.db.accounts import AuditFilter
 from sparkle_lite.db.database import Database
 from sparkle_lite.db.orders import Position
-from sparkle_lite.decisions import Decisions
 from sparkle_lite.errors import SparkleError
 from sparkle_lite.net import address_bytes
-from sparkle_lite.protected import Protected
-from sparkle_lite.reviews import Request, Reviews
+from sparkle_lite.rules.decisions import Decisions
+from sparkle_lite.rules.protected import Protected
+from sparkle_lite.rules.reviews import Request, Reviews
 from sparkle_lite.settings import Settings
 
 Act = Callable[["Place", Actor], Awaitable[None]]

@@ -18,7 +18,6 @@ from reports import settings_of
 from samples import read_sample
 from server import PBH20, RunningServer, opened
 
-from sparkle_lite import ip_report
 from sparkle_lite.analyses import worker
 from sparkle_lite.analyses.distances import measure
 from sparkle_lite.analyses.numbers import PRESETS
@@ -28,8 +27,9 @@ from sparkle_lite.db import bans, connection
 from sparkle_lite.db.database import Database
 from sparkle_lite.db.keys import stable_number
 from sparkle_lite.db.search import Search
-from sparkle_lite.ingest import Ingest
+from sparkle_lite.ingest.ingest import Ingest
 from sparkle_lite.metrics import Metrics
+from sparkle_lite.observations import ip_report
 from sparkle_lite.wire.answers import IpQuery
 from sparkle_lite.wire.dialect import detect
 

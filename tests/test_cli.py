@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from sparkle_lite import cli
+from sparkle_lite.cli import main as cli
 
 pytestmark = pytest.mark.usefixtures("folder")
 
@@ -278,6 +278,8 @@ def test_a_reader_that_goes_away_causes_no_stack_trace(capsys: pytest.CaptureFix
 
 
 def test_a_command_does_not_wait_for_the_servers_libraries() -> None:
-    code = "import sys; from sparkle_lite import cli; cli.main(['user', 'list']); print('litestar' in sys.modules)"
+    code = (
+        "import sys; from sparkle_lite.cli.main import main; main(['user', 'list']); print('litestar' in sys.modules)"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
     assert done.stdout == "False\n"

@@ -12,9 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from shell import Shell
 
-from sparkle_lite import address_lists, cli
-from sparkle_lite.address_lists import BadLine
+from sparkle_lite.cli import main as cli
 from sparkle_lite.net import parse_network
+from sparkle_lite.rules import imports as address_lists
+from sparkle_lite.rules.imports import BadLine
 
 pytestmark = pytest.mark.usefixtures("folder")
 

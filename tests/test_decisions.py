@@ -11,7 +11,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sparkle_lite import rulebook
 from sparkle_lite.accounts.actors import COMMAND_LINE, Actor
 from sparkle_lite.accounts.audit import Audit
 from sparkle_lite.accounts.parts import Accounts
@@ -22,13 +21,14 @@ from sparkle_lite.db.accounts import Visit
 from sparkle_lite.db.database import Database
 from sparkle_lite.db.decisions import Decision, DecisionFilter
 from sparkle_lite.db.orders import Position
-from sparkle_lite.decisions import PARDON_MS, Decisions
 from sparkle_lite.errors import SparkleError
-from sparkle_lite.findings import Finding, Identity
 from sparkle_lite.net import Network, address_bytes, collapse, network_of, parse_network
-from sparkle_lite.plan import GROWTH_FLOOR, Mode, Plan
-from sparkle_lite.protected import Protected
-from sparkle_lite.rulebook import Published, Rules, compile_rules, single
+from sparkle_lite.rules import rendering as rulebook
+from sparkle_lite.rules.decisions import PARDON_MS, Decisions
+from sparkle_lite.rules.findings import Finding, Identity
+from sparkle_lite.rules.plan import GROWTH_FLOOR, Mode, Plan
+from sparkle_lite.rules.protected import Protected
+from sparkle_lite.rules.rendering import Published, Rules, compile_rules, single
 from sparkle_lite.wire.dialect import detect
 
 NOW = 1_800_000_000_000

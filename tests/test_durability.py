@@ -33,7 +33,7 @@ from server import (
 )
 
 from sparkle_lite.db import segments
-from sparkle_lite.runtime import Server
+from sparkle_lite.server import Server
 from sparkle_lite.wire.dialect import detect
 
 TORRENT = "52fa13494a4571a951b46b1a04be19ab9d8089c3d3761956c99f5435e6f2c8ad"

@@ -15,9 +15,9 @@ from server import PBH20, Answer, App, Headers, RunningServer, chunked, opened, 
 from simulated_clients import solve
 from test_github import CALLBACK, LOGIN
 
-from sparkle_lite.http import docs
+from sparkle_lite.accounts.proof_of_work import PER_USERAPP
+from sparkle_lite.http.api import docs
 from sparkle_lite.http.web import render
-from sparkle_lite.pow import PER_USERAPP
 
 CONFIG = f"""
 [auth]

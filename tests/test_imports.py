@@ -13,11 +13,11 @@ PACKAGE = Path(sparkle_lite.__file__).parent
 LAYERS = (
     {"", "units", "texts", "errors", "net", "logs", "metrics", "config", "clock", "rate_limits"},
     {"wire", "db"},
-    {"accounts", "ingest", "rulebook"},
-    {"jobs", "analyses", "settings"},
-    {"runtime"},
+    {"accounts", "ingest", "rules"},
+    {"jobs", "analyses", "settings", "observations"},
+    {"server"},
     {"http"},
-    {"app", "cli", "cli_rules", "__main__"},
+    {"app", "cli", "__main__"},
 )
 DOMAIN = 2
 FOUNDATION: dict[str, set[str]] = {
@@ -97,7 +97,7 @@ def test_only_its_place_knows_a_library(library: str, units: set[str]) -> None:
 
 def test_only_the_store_writes_sql() -> None:
     for path in MODULES:
-        if unit_of(name_of(path)) in ("db", "runtime"):
+        if unit_of(name_of(path)) in ("db", "server"):
             continue
         for node in ast.walk(ast.parse(path.read_text("utf-8"))):
             if isinstance(node, ast.Constant) and isinstance(node.value, str):

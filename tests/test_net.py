@@ -14,8 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from server import PBH20, App, RunningServer
 
-from sparkle_lite import address_lists, cli
+from sparkle_lite.cli import main as cli
 from sparkle_lite.net import NO_PORT, AddressError, address_and_port, address_bytes, address_text, parse_network
+from sparkle_lite.rules import imports as address_lists
 
 # As written, the address that is meant, the port that is written.
 FORMS = [

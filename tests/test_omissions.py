@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from server import RunningServer, wait_for
 
-from sparkle_lite import cli
+from sparkle_lite.cli import main as cli
 from sparkle_lite.config import RuleEntry
-from sparkle_lite.rulebook import Published, compile_rules, publish
+from sparkle_lite.rules.rendering import Published, compile_rules, publish
 from sparkle_lite.wire.dialect import READINGS, Exceptions, Reading
 
 # Every release before 7.0.0; between the last two stands a comma or an "and".

@@ -20,7 +20,7 @@ from server import Answer, RunningServer, read_answer, served_paths
 
 from sparkle_lite.app import create_app
 from sparkle_lite.http.session import DEPENDENCIES, Injected
-from sparkle_lite.runtime import Server
+from sparkle_lite.server import Server
 
 Json = dict[str, Any]
 

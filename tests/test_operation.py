@@ -17,9 +17,9 @@ from typing import Any
 import pytest
 from server import App, RunningServer, catalogue, count, embedded, opened, rows, wait_for
 
-import sparkle_lite.runtime
+import sparkle_lite.server
 from sparkle_lite.db import segments
-from sparkle_lite.runtime import Server
+from sparkle_lite.server import Server
 from sparkle_lite.wire.dialect import detect
 
 TORRENT = "52fa13494a4571a951b46b1a04be19ab9d8089c3d3761956c99f5435e6f2c8ad"
@@ -357,7 +357,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     made = Clock()
-    monkeypatch.setattr(sparkle_lite.runtime, "now_ms", made)
+    monkeypatch.setattr(sparkle_lite.server, "now_ms", made)
     return made
 
 

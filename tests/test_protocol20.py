@@ -23,8 +23,8 @@ from samples import SAMPLES, T52, TD8, Row, Sample, okhttp, read_sample, rust
 from server import PBH20, Answer, App, Headers, RunningServer, opened, start_server, wait_for
 from simulated_clients import panel, rust_list, solve
 
+from sparkle_lite.accounts.proof_of_work import PER_USERAPP, REPEAT_MS, USES, ProofOfWork
 from sparkle_lite.errors import SparkleError
-from sparkle_lite.pow import PER_USERAPP, REPEAT_MS, USES, ProofOfWork
 
 RUST = "PeerBanHelper-Rust/0.1.4/BTN-Protocol/2.0.1/20"
 QBCB = "qBittorrent-ClientBlocker/3.8b8 (linux, amd64) BTN-Protocol/0.0.0-dev"
@@ -950,7 +950,7 @@ def test_a_used_proof_is_good_for_its_request_for_some_minutes() -> None:
 
 
 def test_used_proofs_are_kept_in_bounded_memory_and_nobody_pushes_others_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sparkle_lite.pow._SESSIONS", 3 * PER_USERAPP)
+    monkeypatch.setattr("sparkle_lite.accounts.proof_of_work._SESSIONS", 3 * PER_USERAPP)
     work = ProofOfWork(lambda: 1_000_000)
 
     def use(userapp: int) -> tuple[int, str, str, str]:

@@ -15,16 +15,16 @@ from typing import Any
 import msgspec
 import pytest
 
-from sparkle_lite import query
 from sparkle_lite.config import LimitsSection
 from sparkle_lite.db import readers, search, segments
 from sparkle_lite.db.connection import schema
 from sparkle_lite.db.database import Database
 from sparkle_lite.db.search import Search
 from sparkle_lite.errors import SparkleError
-from sparkle_lite.ingest import Ingest
+from sparkle_lite.ingest.ingest import Ingest
 from sparkle_lite.metrics import Metrics
-from sparkle_lite.presentation import Viewer, present
+from sparkle_lite.observations import query
+from sparkle_lite.observations.presentation import Viewer, present
 from sparkle_lite.wire.dialect import detect
 
 Row = dict[str, Any]

@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 from server import Answer
 
 from sparkle_lite.errors import SparkleError
-from sparkle_lite.http.server import HttpServer, Protocol, bind
+from sparkle_lite.http.lifecycle import HttpServer, Protocol, bind
 
 # What java.net.http adds to every request over plain http.
 JDK = "Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAEAAEAAAAIAAAAAAAMAAAAAAAQBAAAA\r\n"
@@ -464,7 +464,7 @@ def test_a_graceful_stop_finishes_the_running_request() -> None:
 
 PROGRAM = """
 import asyncio, sys
-from sparkle_lite.http.server import run
+from sparkle_lite.http.lifecycle import run
 
 async def app(scope, receive, send):
     if scope["type"] == "lifespan":

@@ -19,7 +19,7 @@ import sparkle_lite
 from sparkle_lite import net, texts
 from sparkle_lite.errors import SparkleError
 from sparkle_lite.http.problems import problem
-from sparkle_lite.reasons import one_line, reason
+from sparkle_lite.rules.reasons import one_line, reason
 from sparkle_lite.texts import Phrase, catalogue, joined, languages, phrase, places
 
 PACKAGE = Path(sparkle_lite.__file__).parent

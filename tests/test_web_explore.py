@@ -481,8 +481,8 @@ class Slow(Evidence):
     def __init__(self, *arguments):
         time.sleep(0.4)
         super().__init__(*arguments)
-import sparkle_lite.db.evidence
-sparkle_lite.db.evidence.Evidence = Slow"""
+import sparkle_lite.db.evidence.workspace
+sparkle_lite.db.evidence.workspace.Evidence = Slow"""
     text = catalogue("en")
     with start_server(tmp_path / "slow", CONFIG, prelude=slow) as running:
         _feed(running)

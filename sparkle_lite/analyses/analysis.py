@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from sparkle_lite.analyses.numbers import Number, Numbers
-from sparkle_lite.db.evidence import LONGEST_RECURRENCE, Evidence
-from sparkle_lite.findings import Finding
+from sparkle_lite.db.evidence.workspace import LONGEST_RECURRENCE, Evidence
 from sparkle_lite.net import Network
+from sparkle_lite.rules.findings import Finding
 from sparkle_lite.units import DAY_MS
 
 # No evidence counts longer, however often it recurred.

@@ -9,7 +9,7 @@ from sparkle_lite.analyses.parameters import parameters, trust
 from sparkle_lite.analyses.registry import ANALYSES
 from sparkle_lite.config import AnalysisSection
 from sparkle_lite.db.database import Database
-from sparkle_lite.db.evidence import Evidence, gather
+from sparkle_lite.db.evidence.workspace import Evidence, gather
 
 # How long measured distances are good, and of how many addresses they are kept.
 _GOOD_S, _KEPT = 60.0, 256

@@ -4,8 +4,8 @@ from sparkle_lite.analyses.analysis import Analysis, Examined, Need, network
 from sparkle_lite.analyses.modules import MODULES
 from sparkle_lite.analyses.numbers import Numbers, counts, modes, percents, spans
 from sparkle_lite.analyses.untrusted_vote import fades, fresh_need
-from sparkle_lite.db.evidence import Evidence, Votes, find_prefix_votes
-from sparkle_lite.findings import Finding
+from sparkle_lite.db.evidence.workspace import Evidence, Votes, find_prefix_votes
+from sparkle_lite.rules.findings import Finding
 from sparkle_lite.units import DAY_MS
 
 NAME = "multi_dial"

@@ -10,7 +10,7 @@ from sparkle_lite.analyses.numbers import Mode, Numbers
 from sparkle_lite.analyses.registry import ANALYSES
 from sparkle_lite.config import AnalysisSection, Refused, parse
 from sparkle_lite.db.accounts import name_key
-from sparkle_lite.db.evidence import Trust
+from sparkle_lite.db.evidence.workspace import Trust
 from sparkle_lite.errors import SparkleError
 
 

@@ -9,8 +9,8 @@ from sparkle_lite.analyses.registry import ANALYSES
 from sparkle_lite.clock import now_ms
 from sparkle_lite.config import AnalysisSection
 from sparkle_lite.db.database import Database
-from sparkle_lite.decisions import Decisions
-from sparkle_lite.plan import Plan
+from sparkle_lite.rules.decisions import Decisions
+from sparkle_lite.rules.plan import Plan
 
 logger = logging.getLogger("sparkle.analyses")
 

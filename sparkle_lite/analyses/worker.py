@@ -14,8 +14,8 @@ from sparkle_lite.analyses.parameters import parameters, trust
 from sparkle_lite.analyses.registry import ANALYSES
 from sparkle_lite.config import AnalysisSection
 from sparkle_lite.db.database import Database
-from sparkle_lite.db.evidence import Evidence, Trust, gather
-from sparkle_lite.findings import Finding
+from sparkle_lite.db.evidence.workspace import Evidence, Trust, gather
+from sparkle_lite.rules.findings import Finding
 from sparkle_lite.worker_process import WorkerProcess, serve
 
 _NICENESS = 10

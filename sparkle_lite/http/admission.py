@@ -5,14 +5,14 @@ import hashlib
 from typing import NamedTuple
 
 from sparkle_lite import net
+from sparkle_lite.accounts.proof_of_work import Proof
 from sparkle_lite.accounts.registry import Userapp
 from sparkle_lite.clock import now_ms
 from sparkle_lite.errors import SparkleError
 from sparkle_lite.http.head import is_head
 from sparkle_lite.http.requests import Scope, client_address, header
-from sparkle_lite.pow import Proof
 from sparkle_lite.rate_limits import Buckets, client_key
-from sparkle_lite.runtime import Server
+from sparkle_lite.server import Server
 from sparkle_lite.units import KIB
 from sparkle_lite.wire.credentials import present
 from sparkle_lite.wire.dialect import Dialect, detect

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import msgspec
 from litestar.handlers import ASGIRouteHandler, asgi
 
-from sparkle_lite import ip_report, net
+from sparkle_lite import net
 from sparkle_lite.clock import now_ms
 from sparkle_lite.config import Abilities
 from sparkle_lite.errors import SparkleError
@@ -32,9 +32,10 @@ from sparkle_lite.http.requests import (
     read_body,
     refuse,
 )
-from sparkle_lite.ingest import Outcome
-from sparkle_lite.runtime import Server
-from sparkle_lite.trouble import ListName
+from sparkle_lite.ingest.ingest import Outcome
+from sparkle_lite.ingest.trouble import ListName
+from sparkle_lite.observations import ip_report
+from sparkle_lite.server import Server
 from sparkle_lite.units import KIB
 from sparkle_lite.wire import answers
 from sparkle_lite.wire.bodies import empty_body

@@ -28,7 +28,7 @@ from sparkle_lite.errors import SparkleError
 from sparkle_lite.http.head import is_head
 from sparkle_lite.http.problems import STATUS
 from sparkle_lite.http.session import AnyRequest, Injected, enter, is_https, own_url, redirect, visitor
-from sparkle_lite.runtime import Server
+from sparkle_lite.server import Server
 from sparkle_lite.texts import ENGLISH, SHOWN_RAW, Phrase, phrase
 from sparkle_lite.units import INT64_MAX, MIB
 

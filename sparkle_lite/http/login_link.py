@@ -13,7 +13,7 @@ from sparkle_lite.http.head import is_head
 from sparkle_lite.http.problems import Envelope
 from sparkle_lite.http.session import TOKEN_HEADERS, AnyRequest, Injected, enter, redirect, set_session_cookie, visitor
 from sparkle_lite.http.web.sign_in import sign_in_page
-from sparkle_lite.runtime import Server
+from sparkle_lite.server import Server
 
 
 @get(

@@ -5,7 +5,7 @@ from typing import Any
 
 from sparkle_lite import logs
 from sparkle_lite.http.requests import Receive, Scope, Send, client_address
-from sparkle_lite.runtime import Server
+from sparkle_lite.server import Server
 
 
 class Observe:

@@ -8,12 +8,12 @@ from prometheus_client import CONTENT_TYPE_LATEST
 
 from sparkle_lite import net
 from sparkle_lite.errors import SparkleError
-from sparkle_lite.http.api import described
+from sparkle_lite.http.api.common import described
 from sparkle_lite.http.problems import Envelope
 from sparkle_lite.http.requests import client_address, is_from_proxy
 from sparkle_lite.http.session import AnyRequest, Injected
 from sparkle_lite.net import Network
-from sparkle_lite.runtime import Server
+from sparkle_lite.server import Server
 
 # The framework adds the charset.
 _TEXT = CONTENT_TYPE_LATEST.partition("; charset")[0]

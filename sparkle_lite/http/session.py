@@ -18,7 +18,7 @@ from sparkle_lite.db.accounts import UserRow
 from sparkle_lite.errors import SparkleError
 from sparkle_lite.http.head import is_head
 from sparkle_lite.http.requests import base_url, client_address
-from sparkle_lite.runtime import Server
+from sparkle_lite.server import Server
 
 T = TypeVar("T")
 # What a handler is given by the name of its parameter; a name that nobody provides stops the start.

@@ -27,7 +27,7 @@ from sparkle_lite.config import LimitsSection
 from sparkle_lite.db import segments
 from sparkle_lite.db.connection import schema, statements
 from sparkle_lite.db.database import Database
-from sparkle_lite.ingest import Ingest
+from sparkle_lite.ingest.ingest import Ingest
 from sparkle_lite.jobs import Housekeeping, Jobs
 from sparkle_lite.metrics import Metrics
 from sparkle_lite.wire.dialect import detect

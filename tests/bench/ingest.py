@@ -39,7 +39,7 @@ from sparkle_lite.config import AuthSection
 from sparkle_lite.db import segments
 from sparkle_lite.db.connection import schema, statements
 from sparkle_lite.db.database import Database
-from sparkle_lite.http import server as http_server
+from sparkle_lite.http import lifecycle as http_server
 from sparkle_lite.wire.bodies import PeerSnapshot
 from tests.bench import load
 from tests.bench.load import Body, Load, in_child

@@ -23,16 +23,17 @@ from typing import Any, NamedTuple, cast
 
 import msgspec
 
-from sparkle_lite import net, query
+from sparkle_lite import net
 from sparkle_lite.config import LimitsSection
 from sparkle_lite.db import bans, segments
 from sparkle_lite.db.database import Database
 from sparkle_lite.db.search import Search
 from sparkle_lite.db.segments import SEGMENT_ROWS, Kind, Rows, SubmissionRow
 from sparkle_lite.errors import SparkleError
-from sparkle_lite.ingest import Ingest
+from sparkle_lite.ingest.ingest import Ingest
 from sparkle_lite.metrics import Metrics
-from sparkle_lite.presentation import Viewer
+from sparkle_lite.observations import query
+from sparkle_lite.observations.presentation import Viewer
 from sparkle_lite.wire.dialect import detect
 from tests.bench import load
 

@@ -8,7 +8,7 @@ from sparkle_lite.http.session import AnyRequest, Injected
 from sparkle_lite.http.web import access, admin, analyses, apps, explore, home, render, rules, sign_in, welcome, why
 from sparkle_lite.http.web.render import Page
 from sparkle_lite.http.web.sign_in import sign_in_page
-from sparkle_lite.runtime import Server
+from sparkle_lite.server import Server
 from sparkle_lite.texts import languages
 from sparkle_lite.units import KIB
 

@@ -21,7 +21,7 @@ from sparkle_lite.http.session import (
     user_of,
 )
 from sparkle_lite.http.web.render import SignInFirst, here
-from sparkle_lite.runtime import Server
+from sparkle_lite.server import Server
 
 
 async def _leads_to_sign_in(connection: Connection, handler: BaseRouteHandler) -> None:

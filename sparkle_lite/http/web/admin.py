@@ -21,7 +21,7 @@ from sparkle_lite.http.web.access import ADMINS
 from sparkle_lite.http.web.paging import cut, page_number, position, row_id
 from sparkle_lite.http.web.render import Page, PageTexts, PostedForm, page, see_other, texts_of
 from sparkle_lite.http.web.welcome import PRESET, choose_preset
-from sparkle_lite.runtime import Server
+from sparkle_lite.server import Server
 from sparkle_lite.units import DAY_MS
 
 _PAGE = 100

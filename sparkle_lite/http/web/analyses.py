@@ -19,8 +19,8 @@ from sparkle_lite.http.web.access import ADMINS, MEMBERS
 from sparkle_lite.http.web.render import Page, PostedForm, language_of, page, query, see_other
 from sparkle_lite.http.web.rules import DecisionRow, frame
 from sparkle_lite.http.web.welcome import PRESET
-from sparkle_lite.plan import Plan, key_of
-from sparkle_lite.runtime import Server
+from sparkle_lite.rules.plan import Plan, key_of
+from sparkle_lite.server import Server
 from sparkle_lite.settings import Setting, Settings, known, read
 
 # Entries of each side of a dry run that are shown.

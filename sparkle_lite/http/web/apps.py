@@ -12,7 +12,7 @@ from sparkle_lite.http.session import AnyRequest, Injected, SignedIn, own_url
 from sparkle_lite.http.web.access import ADMINS, MEMBERS
 from sparkle_lite.http.web.paging import page_number, row_id
 from sparkle_lite.http.web.render import Page, PostedForm, page, see_other
-from sparkle_lite.runtime import Server
+from sparkle_lite.server import Server
 
 _PAGE = 100
 

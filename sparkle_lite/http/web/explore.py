@@ -20,9 +20,9 @@ from sparkle_lite.http.web import filters, links, paging
 from sparkle_lite.http.web.access import MEMBERS
 from sparkle_lite.http.web.filters import VIEWS, TorrentQuery, View
 from sparkle_lite.http.web.render import HEADERS, Page, page, see_other
-from sparkle_lite.presentation import Torrent, Viewer, csv_cells, csv_columns, present
-from sparkle_lite.query import DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE, PageRequest, build_query
-from sparkle_lite.runtime import Server
+from sparkle_lite.observations.presentation import Torrent, Viewer, csv_cells, csv_columns, present
+from sparkle_lite.observations.query import DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE, PageRequest, build_query
+from sparkle_lite.server import Server
 from sparkle_lite.units import INT64_MAX, INT64_MIN
 from sparkle_lite.wire.torrents import parse_info_hash, torrent_identifier
 

@@ -16,8 +16,8 @@ from sparkle_lite.config import Refused, Size
 from sparkle_lite.db.conditions import Table
 from sparkle_lite.db.torrents import TorrentMethod
 from sparkle_lite.errors import SparkleError
-from sparkle_lite.presentation import BanHistory, ClientDiscovery, Snapshot, Swarm, Torrent, Viewer
-from sparkle_lite.query import (
+from sparkle_lite.observations.presentation import BanHistory, ClientDiscovery, Snapshot, Swarm, Torrent, Viewer
+from sparkle_lite.observations.query import (
     DEFAULT_PAGE_SIZE,
     SORTS,
     BanQuery,

@@ -9,7 +9,7 @@ from sparkle_lite.http.session import AnyRequest, Injected, SignedIn
 from sparkle_lite.http.web.access import MEMBERS
 from sparkle_lite.http.web.render import Page, page, see_other
 from sparkle_lite.http.web.sign_in import wanted_page
-from sparkle_lite.runtime import Server
+from sparkle_lite.server import Server
 from sparkle_lite.units import DAY_S
 
 # Applications that the first page names.

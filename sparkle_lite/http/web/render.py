@@ -24,7 +24,7 @@ from sparkle_lite.http.problems import STATUS
 from sparkle_lite.http.ready import Ready, ready
 from sparkle_lite.http.session import COOKIE, AnyRequest, is_https
 from sparkle_lite.http.web import links, shapes
-from sparkle_lite.runtime import Server
+from sparkle_lite.server import Server
 from sparkle_lite.texts import ENGLISH, Phrase, catalogue, languages
 from sparkle_lite.units import YEAR_S
 

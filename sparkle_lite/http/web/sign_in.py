@@ -17,7 +17,7 @@ from sparkle_lite.http.session import (
 )
 from sparkle_lite.http.web.access import MEMBERS, look_who_asks, why_out
 from sparkle_lite.http.web.render import Page, PostedForm, local, page, see_other
-from sparkle_lite.runtime import Server
+from sparkle_lite.server import Server
 
 # Where to go after signing in: the way through GitHub, and a link from elsewhere, both end at the first page.
 _NEXT_COOKIE = "sparkle-next"

@@ -16,7 +16,7 @@ from sparkle_lite.http.web.access import ADMINS
 from sparkle_lite.http.web.apps import connection_values, secret_values
 from sparkle_lite.http.web.render import Page, PostedForm, keep_language, language_of, page, see_other, texts_of
 from sparkle_lite.net import AddressError, address_bytes, is_public
-from sparkle_lite.runtime import Server
+from sparkle_lite.server import Server
 from sparkle_lite.settings import read
 
 PRESET = "analysis.preset"

@@ -13,7 +13,6 @@ from litestar import get, post
 from sparkle_lite.clock import date, now_ms
 from sparkle_lite.db import timeline
 from sparkle_lite.db.timeline import BanDay
-from sparkle_lite.decisions import Match, Verdict, Why
 from sparkle_lite.errors import SparkleError
 from sparkle_lite.http.session import AnyRequest, Injected, SignedIn, require_same_origin, visitor
 from sparkle_lite.http.web import links, shapes
@@ -22,8 +21,9 @@ from sparkle_lite.http.web.explore import RECENT, Section, section
 from sparkle_lite.http.web.render import Page, PostedForm, is_partial, page, see_other, texts_of
 from sparkle_lite.net import AddressError, Network, parse_network
 from sparkle_lite.rate_limits import Buckets, client_key
-from sparkle_lite.reviews import Request
-from sparkle_lite.runtime import Server
+from sparkle_lite.rules.decisions import Match, Verdict, Why
+from sparkle_lite.rules.reviews import Request
+from sparkle_lite.server import Server
 from sparkle_lite.units import DAY_MS
 
 # What a stranger may look up in a minute.

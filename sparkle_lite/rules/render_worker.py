@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 from sparkle_lite.db.connection import connect_readonly
-from sparkle_lite.decisions import InForce
-from sparkle_lite.rulebook import Listing, Published, publish, single
+from sparkle_lite.rules.decisions import InForce
+from sparkle_lite.rules.rendering import Listing, Published, publish, single
 from sparkle_lite.worker_process import WorkerProcess, serve
 
 # A hundred thousand networks take a second and a half the first time.
 TIMEOUT_S = 120.0
+
 # The analyses come every hour and change something; without any change the memory is given back.
 STAY_S = 4000.0
 

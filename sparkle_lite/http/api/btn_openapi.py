@@ -7,8 +7,8 @@ for, whether credentials may stand in the URL.
 from copy import deepcopy
 from typing import Any, NamedTuple
 
+from sparkle_lite.accounts.proof_of_work import KNOWN_TYPES
 from sparkle_lite.http import btn
-from sparkle_lite.pow import KNOWN_TYPES
 from sparkle_lite.texts import phrase
 from sparkle_lite.wire import answers
 
@@ -16,7 +16,6 @@ Json = dict[str, Any]
 
 # Objects whose schemas the path items refer to by name.
 SHAPES = (answers.Heartbeat, answers.Challenge, answers.IpQuery)
-
 
 # --- Examples ---------------------------------------------------------------------------------------------------------
 
@@ -144,7 +143,6 @@ _CHALLENGE = {
     "expireAt": 1795474417279,
 }
 
-
 # --- Schemas ----------------------------------------------------------------------------------------------------------
 
 _TEXTS = {"type": "object", "additionalProperties": {"type": "array", "items": {"type": "string"}}}
@@ -199,7 +197,6 @@ SCHEMAS: Json = {
         },
     },
 }
-
 
 # --- What routes have in common ---------------------------------------------------------------------------------------
 

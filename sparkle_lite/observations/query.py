@@ -19,14 +19,14 @@ from sparkle_lite.db.conditions import (
     TextMethod,
 )
 from sparkle_lite.errors import SparkleError
-from sparkle_lite.presentation import Viewer
+from sparkle_lite.observations.presentation import Viewer
 from sparkle_lite.units import INT64_MAX, INT64_MIN
 
 MAX_PAGE_SIZE = 3000
 DEFAULT_PAGE_SIZE = 100
+
 # Rows that a page may lie behind in an order for which everything has to be sorted.
 SORTED_DEPTH = 10_000
-
 Long = Annotated[int, Meta(ge=INT64_MIN, le=INT64_MAX)]
 Text = Annotated[str, Meta(max_length=1024)]
 Milliseconds = Annotated[int, Meta(ge=INT64_MIN, le=INT64_MAX, description="Epoch ms, inclusive.")]
@@ -140,7 +140,6 @@ class DiscoveryQuery(PageRequest, frozen=True, kw_only=True, forbid_unknown_fiel
 # A value without its method is compared by the first that its kind has here.
 _PART_OF = frozenset({"peer_id", "peer_client_name", "rule"})
 _ORIGINS = {"HISTORY": 0, "SWARM": 1}
-
 _PEER_SORTS = {
     "id": "id",
     "insertTime": "insert_time",
@@ -163,6 +162,7 @@ _PEER_SORTS = {
     "downloaderProgress": "downloader_progress",
     "flags": "flags",
 }
+
 # What each table can be sorted by: an allow-list, for an order tells what it orders by.
 SORTS: dict[Table, dict[str, str]] = {
     "snapshot": _PEER_SORTS,

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from sparkle_lite import config as configuration
-from sparkle_lite import rulebook
 from sparkle_lite.accounts.actors import Actor
 from sparkle_lite.accounts.apps import Apps
 from sparkle_lite.accounts.audit import Audit
 from sparkle_lite.accounts.parts import Accounts, FirstStart
+from sparkle_lite.accounts.proof_of_work import ProofOfWork
 from sparkle_lite.accounts.registry import Registry
 from sparkle_lite.accounts.sessions import Sessions
 from sparkle_lite.accounts.users import Users
@@ -24,22 +24,21 @@ from sparkle_lite.config import Config
 from sparkle_lite.db.database import AnnouncingDatabase, Database
 from sparkle_lite.db.overview import Overview
 from sparkle_lite.db.search import Search
-from sparkle_lite.decisions import Decisions
-from sparkle_lite.ingest import Ingest
+from sparkle_lite.ingest.ingest import Ingest
+from sparkle_lite.ingest.trouble import Troubles
 from sparkle_lite.jobs import Housekeeping, Jobs
 from sparkle_lite.metrics import Metrics
-from sparkle_lite.pow import ProofOfWork
-from sparkle_lite.protected import Protected
-from sparkle_lite.publisher import Publisher, Renderer
-from sparkle_lite.reviews import Reviews
+from sparkle_lite.rules import rendering as rulebook
+from sparkle_lite.rules.decisions import Decisions
+from sparkle_lite.rules.protected import Protected
+from sparkle_lite.rules.publisher import Publisher, Renderer
+from sparkle_lite.rules.reviews import Reviews
 from sparkle_lite.settings import Settings
-from sparkle_lite.trouble import Troubles
 from sparkle_lite.units import DAY_S, HOUR_S
 
 # How often to look for changes of another process.
 _NOTICE_S = 0.25
 _STATES = ("active", "held", "shadow")
-
 logger = logging.getLogger("sparkle.server")
 
 

@@ -19,9 +19,9 @@ from litestar.response import Stream
 
 from sparkle_lite.db.conditions import Table
 from sparkle_lite.db.search import Discoveries, Page
-from sparkle_lite.http.api import Answer, allow_only, api_router, documented, invalid, ok, refused
+from sparkle_lite.http.api.common import Answer, allow_only, api_router, documented, invalid, ok, refused
 from sparkle_lite.http.session import AnyRequest, Injected, SignedIn, requires_sign_in
-from sparkle_lite.presentation import (
+from sparkle_lite.observations.presentation import (
     BanHistory,
     ClientDiscovery,
     ResultPage,
@@ -32,7 +32,7 @@ from sparkle_lite.presentation import (
     csv_columns,
     present,
 )
-from sparkle_lite.query import (
+from sparkle_lite.observations.query import (
     DEFAULT_PAGE_SIZE,
     MAX_PAGE_SIZE,
     BanQuery,
@@ -42,15 +42,13 @@ from sparkle_lite.query import (
     SwarmQuery,
     build_query,
 )
-from sparkle_lite.runtime import Server
+from sparkle_lite.server import Server
 
 # Rows whose making and encoding may hold up the event loop, about a millisecond.
 _AT_ONCE = 200
 _JSON = "application/json; charset=utf-8"
 FileFormat = Literal["csv", "jsonl"]
 _FORMATS: dict[FileFormat, str] = {"csv": "text/csv", "jsonl": "application/x-ndjson"}
-
-
 PageNumber = Annotated[
     int | None, QueryParameter(name="page", description="Which page, from 0.", schema_extra={"minimum": 0})
 ]
@@ -72,7 +70,6 @@ Format = Annotated[
     FileFormat,
     QueryParameter(name="format", description="CSV with a header line, or a JSON object a line."),
 ]
-
 _CURSOR = "WyJzbmFwc2hvdCIsW10sdHJ1ZSxbXSw2LDQyLHRydWVd"  # of a page that ended with the row 6 of 42
 _TORRENT = {
     "id": 3,
@@ -209,12 +206,10 @@ _DISCOVERIES = _RowKind(
         "lastSeenBy": None,
     },
 )
-
 BanBody = Annotated[BanQuery, Body(examples=[Example(value=_BANS.example_query)])]
 SnapshotBody = Annotated[SnapshotQuery, Body(examples=[Example(value=_SNAPSHOTS.example_query)])]
 SwarmBody = Annotated[SwarmQuery, Body(examples=[Example(value=_SWARMS.example_query)])]
 DiscoveryBody = Annotated[DiscoveryQuery, Body(examples=[Example(value=_DISCOVERIES.example_query)])]
-
 
 # --- The three operations on each, as they are documented -------------------------------------------------------------
 

@@ -13,8 +13,6 @@ from typing import Any, Literal, NamedTuple
 
 import msgspec
 
-from sparkle_lite import plan as planning
-from sparkle_lite import rulebook
 from sparkle_lite.accounts.actors import Actor
 from sparkle_lite.accounts.audit import Audit
 from sparkle_lite.accounts.texts import is_line
@@ -26,12 +24,14 @@ from sparkle_lite.db.database import AnnouncingDatabase, Database, transacted
 from sparkle_lite.db.decisions import Change, Cursor, Decision, DecisionFilter, EndReason, New
 from sparkle_lite.db.orders import Position
 from sparkle_lite.errors import SparkleError
-from sparkle_lite.findings import Finding
 from sparkle_lite.net import Network, network_of
-from sparkle_lite.plan import Mode, Plan, Situation
-from sparkle_lite.protected import Protected
-from sparkle_lite.reasons import reason
-from sparkle_lite.rulebook import Guard, Listing, Obstacle, Rules, single
+from sparkle_lite.rules import plan as planning
+from sparkle_lite.rules import rendering as rulebook
+from sparkle_lite.rules.findings import Finding
+from sparkle_lite.rules.plan import Mode, Plan, Situation
+from sparkle_lite.rules.protected import Protected
+from sparkle_lite.rules.reasons import reason
+from sparkle_lite.rules.rendering import Guard, Listing, Obstacle, Rules, single
 from sparkle_lite.texts import ENGLISH, Phrase, phrase
 from sparkle_lite.units import DAY_MS
 from sparkle_lite.wire.matchers import Matcher, category_matches, parse
@@ -40,13 +40,17 @@ TargetKind = Literal["ip", "peer_id", "client_name"]
 
 # How long what an administrator decides holds unless they say otherwise, and a pardon.
 BY_HAND_MS, PARDON_MS = 30 * DAY_MS, 7 * DAY_MS
+
 # What is known of a target reaches back so far, and at most so many decisions.
 WHY_MS, MOST_MATCHES = 90 * DAY_MS, 200
+
 # The log reaches back so far.
 HISTORY_MS = 730 * DAY_MS
 _LIST_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,39}")
+
 # Plans that were overtaken by another change before they are made within the transaction.
 _TRIES = 3
+
 # Rows that one transaction deletes of the log, and how long others then have their turn.
 _CHUNK, _PAUSE_S = 1000, 0.02
 

@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 P = ParamSpec("P")
 Run = Callable[[argparse.Namespace], None]
-
 _ANY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - compared with, not bound to
 
 
@@ -89,7 +88,7 @@ def _parser() -> argparse.ArgumentParser:
     add_command(config, "check", _config_check, "validate the configuration and name every mistake")
     add_command(config, "show", _config_show, "print the effective configuration, secrets masked")
     # It builds on this module.
-    from sparkle_lite import cli_rules
+    from sparkle_lite.cli import rules as cli_rules
 
     cli_rules.add_commands(commands)
     return parser
@@ -195,10 +194,11 @@ def _serve(args: argparse.Namespace) -> None:
 
 def _config_check(args: argparse.Namespace) -> None:
     loaded = load(args, rules=True)
-    from sparkle_lite import config, omissions
+    from sparkle_lite import config
     from sparkle_lite.analyses.registry import SCHEMA
     from sparkle_lite.clock import now_ms
-    from sparkle_lite.notes import notes
+    from sparkle_lite.config.notes import notes
+    from sparkle_lite.rules import omissions
 
     found = (*notes(loaded), *omissions.notes(loaded, now_ms()))
     for line in config.explain(found, config.source(SCHEMA, config_path(args), os.environ)):
@@ -225,7 +225,7 @@ def load(args: argparse.Namespace, *, rules: bool = False) -> "Config":
 
     if not rules:
         return config.load(SCHEMA, config_path(args), os.environ)
-    from sparkle_lite import rulebook
+    from sparkle_lite.rules import rendering as rulebook
 
     return config.load(SCHEMA, config_path(args), os.environ, check=rulebook.check)
 
@@ -349,7 +349,7 @@ def _app_list(args: argparse.Namespace) -> None:
 def _troubles(args: argparse.Namespace) -> dict[int, str]:
     """What is wrong with what applications (row ids) send, of each that is in trouble."""
     from sparkle_lite.clock import now_ms
-    from sparkle_lite.trouble import sentences
+    from sparkle_lite.ingest.trouble import sentences
 
     found = with_database(args, lambda database, _: sentences(database, now_ms()))
     return {userapp: sentence.text("en") for userapp, sentence in found.items()}

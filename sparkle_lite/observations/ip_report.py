@@ -16,8 +16,8 @@ from sparkle_lite.db.conditions import Filter, Query
 from sparkle_lite.db.observed import Observed, ObservedBan, ObservedSwarm
 from sparkle_lite.db.search import Page, Search
 from sparkle_lite.db.torrents import UNKNOWN_TORRENTS, different
-from sparkle_lite.decisions import Decisions
 from sparkle_lite.net import Network
+from sparkle_lite.rules.decisions import Decisions
 from sparkle_lite.texts import Phrase, phrase
 from sparkle_lite.units import DAY_MS, HOUR_MS
 from sparkle_lite.wire import answers

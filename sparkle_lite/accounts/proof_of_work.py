@@ -31,9 +31,11 @@ KNOWN_TYPES = frozenset(
         "submit_swarm",
     }
 )
+
 # A client solves a challenge for each page that it sends, one after the other.
 PER_USERAPP = 64
 _SESSIONS = 20_000
+
 # How long (ms) a used proof is good for its request again, and for how many requests in all: for one lost answer up to
 # six repetitions were seen.
 REPEAT_MS = 5 * MINUTE_MS

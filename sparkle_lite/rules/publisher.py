@@ -12,20 +12,21 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
-from sparkle_lite import omissions, rulebook
 from sparkle_lite.accounts.registry import Registry
 from sparkle_lite.config import Config
 from sparkle_lite.db.database import Database
-from sparkle_lite.decisions import Decisions
-from sparkle_lite.protected import Protected
-from sparkle_lite.render_worker import RenderOrder, RenderWorker
-from sparkle_lite.rulebook import Published, Rules
+from sparkle_lite.rules import omissions
+from sparkle_lite.rules import rendering as rulebook
+from sparkle_lite.rules.decisions import Decisions
+from sparkle_lite.rules.protected import Protected
+from sparkle_lite.rules.render_worker import RenderOrder, RenderWorker
+from sparkle_lite.rules.rendering import Published, Rules
 
 # Decisions beyond which rendering in this process would be felt; starting another takes a quarter of a second.
 _LONG_LIST = 5_000
+
 # Between two attempts to publish what can't be.
 _RETRY_S = 5.0
-
 logger = logging.getLogger("sparkle.publisher")
 
 

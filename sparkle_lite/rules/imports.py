@@ -9,10 +9,11 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from sparkle_lite.net import AddressError, Network, address_bytes, parse_network
-from sparkle_lite.rulebook import MAX_BREADTH_V4, MAX_BREADTH_V6
+from sparkle_lite.rules.rendering import MAX_BREADTH_V4, MAX_BREADTH_V6
 
 MAX_ENTRIES = 500_000
 _LONGEST_LINE = 1024
+
 # eMule's level from which on a range of a DAT file is not blocked.
 _NOT_BLOCKED = 128
 _RANGE = re.compile(r"(?P<first>[^\s,/-]+)\s*[-,]\s*(?P<last>[^\s,/-]+)\s*(?:,\s*(?P<level>[0-9]{1,4})\s*(?:,.*)?)?")

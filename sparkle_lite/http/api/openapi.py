@@ -19,7 +19,11 @@ from litestar.routes import HTTPRoute
 from litestar.types import Empty
 
 import sparkle_lite
-from sparkle_lite.http import api_accounts, api_rules, api_search, btn_openapi, github, login_link, operation
+from sparkle_lite.http import github, login_link, operation
+from sparkle_lite.http.api import apps as api_accounts
+from sparkle_lite.http.api import btn_openapi
+from sparkle_lite.http.api import observations as api_search
+from sparkle_lite.http.api import rules as api_rules
 from sparkle_lite.http.ready import JSON, Ready, ready, respond
 from sparkle_lite.http.session import DEPENDENCIES, AnyRequest
 from sparkle_lite.units import INT64_MAX
@@ -35,7 +39,6 @@ OPERATIONS = (
     *github.HANDLERS,
     *login_link.HANDLERS,
 )
-
 _REF = "#/components/schemas/"
 _METHODS = ("get", "put", "post", "delete", "patch")
 _DESCRIPTION = """A BTN (BitTorrent Threat Network) server: what BTN clients ask, and the API for people and scripts.
@@ -96,9 +99,11 @@ _SESSION: list[dict[str, list[str]]] = [{"sessionHeader": []}, {"sessionBearer":
 _PUBLIC = frozenset({"/api/torrent/hash", "/api/user/logout"})
 _CURSOR = "WyJzbmFwc2hvdCIsW10sdHJ1ZSxbXSw2LDQyLHRydWVd"
 _LINK = "Zl1m0Jq0nQ3y5m7w9B1d3F5h7J9l1N3p5R7t9V1x3Z5"
+
 # Their answers of 503 are reports, no refusals.
 _PROBES = frozenset({"/healthz", "/readyz"})
 _APP_ID = "8c788023-8f09-4d5e-9d0c-0f3f3c1f6b1a"
+
 # What the framework can't say of a parameter: path parameters have no description there, and few have an example.
 _PARAMETERS: dict[str, Json] = {
     "app_id": {"description": "The application's public id.", "example": _APP_ID},
@@ -127,6 +132,7 @@ _PARAMETERS: dict[str, Json] = {
     "pageSize": {"example": 100},
 }
 _OF_PARAMETER = ("name", "in", "required", "description", "example")
+
 # What an operation that lets choose the format can answer with.
 _FORMATS = {
     "json": "application/json",
@@ -147,6 +153,7 @@ _UNIVERSAL = {
     "413": "The body is too large.",
     "503": "Busy, or the database can't be written; try again after Retry-After seconds.",
 }
+
 # How the framework describes the answer that it adds to every operation with parameters.
 _FRAMEWORK_400 = "Bad request syntax"
 _RETRY_AFTER = {"Retry-After": {"description": "Seconds.", "schema": {"type": "integer", "minimum": 1}, "example": 5}}

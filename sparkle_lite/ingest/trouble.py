@@ -19,27 +19,30 @@ from sparkle_lite.db.database import Database, transacted
 from sparkle_lite.db.dictionaries import DAILY_QUOTA
 from sparkle_lite.db.troubles import TroubleRow
 from sparkle_lite.errors import Code, SparkleError
+from sparkle_lite.ingest.trouble_sentences import Details, join, sentence
 from sparkle_lite.texts import ENGLISH, Phrase
-from sparkle_lite.trouble_sentences import Details, join, sentence
 from sparkle_lite.units import DAY_MS, HOUR_MS
 from sparkle_lite.wire.dialect import Family, Traits
 
 # The lists that a client sends; each is sent, and goes wrong, by itself.
 ListName = Literal["peers", "bans", "histories", "swarms"]
 Subject = Literal[ListName, "clock", "evidence", "requests"]
+
 # In the order in which they are told.
 _SUBJECTS = get_args(Subject)
 
 # A clock that is wrong by less does no harm.
 CLOCK_MS = DAY_MS
+
 # What is no trouble before it has lasted so long: a first upload of years of history is old all through, and a client
 # that has just begun has seen nobody cheat yet.
 PATIENCE_MS: Mapping[str, int] = {"old_rows": DAY_MS, "no_peers": DAY_MS, "no_evidence": 3 * DAY_MS}
+
 # Refused requests are forgotten when there has been none for so long.
 _REQUESTS_MS = 2 * HOUR_MS
+
 # Refusals that are the client's to mend; being overloaded, say, is ours.
 _REFUSALS: frozenset[Code] = frozenset({"bad_request", "too_large", "unsupported", "timeout"})
-
 logger = logging.getLogger("sparkle.trouble")
 
 

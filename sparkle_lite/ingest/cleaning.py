@@ -21,10 +21,12 @@ PEER_ID_LENGTH = 8
 NAME_LENGTH = 250
 RULE_LENGTH, ID_LENGTH = 1024, 128
 _NAME_END = 64
+
 # Plain numbers: an enumeration's member would be converted at each call.
 _AF_INET, _AF_INET6 = int(socket.AF_INET), int(socket.AF_INET6)
 _PRIVATE = {True: 1, False: 0, None: -1}
 _HEX = re.compile(r"[0-9A-Fa-f]{64}")
+
 # Modules of clients that ban what this network's own rules told them: such bans are no evidence of their own.
 _OWN_RULE_MODULES = ("BtnNetworkOnline", "com.SimpleTracker.qBCB.BTN")
 

@@ -14,7 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
-from sparkle_lite import cli
+from sparkle_lite.cli import main as cli
 from sparkle_lite.errors import SparkleError
 from sparkle_lite.texts import ENGLISH
 
@@ -23,14 +23,14 @@ if TYPE_CHECKING:
     from sparkle_lite.config import Config
     from sparkle_lite.db.database import Database
     from sparkle_lite.db.decisions import Decision, New
-    from sparkle_lite.decisions import Decisions, Match, Why
     from sparkle_lite.net import Network
-    from sparkle_lite.plan import Plan
-    from sparkle_lite.protected import Protected
+    from sparkle_lite.rules.decisions import Decisions, Match, Why
+    from sparkle_lite.rules.plan import Plan
+    from sparkle_lite.rules.protected import Protected
 
 T = TypeVar("T")
-
 _PAGE = 1000
+
 # Lines of a list that are named one by one when they can't be read.
 _NAMED_LINES = 20
 
@@ -354,9 +354,9 @@ def _replace(path: Path, body: bytes) -> None:
 
 
 def _import(args: argparse.Namespace) -> None:
-    from sparkle_lite import address_lists
     from sparkle_lite.accounts.actors import COMMAND_LINE
     from sparkle_lite.clock import now_ms
+    from sparkle_lite.rules import imports as address_lists
 
     if args.file == "-":
         read = address_lists.read(_lines(sys.stdin.buffer))
@@ -480,9 +480,9 @@ class _Place(NamedTuple):
 
     async def deny_list(self) -> bytes:
         """The deny list as clients get it."""
-        from sparkle_lite import rulebook
         from sparkle_lite.clock import now_ms
-        from sparkle_lite.rulebook import single
+        from sparkle_lite.rules import rendering as rulebook
+        from sparkle_lite.rules.rendering import single
 
         async with self.database.reader() as reader:
             addresses = await self.protected.addresses(reader, now_ms())
@@ -505,8 +505,8 @@ def _run(
     from sparkle_lite.analyses.registry import SCHEMA
     from sparkle_lite.clock import now_ms
     from sparkle_lite.db.database import Database
-    from sparkle_lite.decisions import Decisions
-    from sparkle_lite.protected import Protected
+    from sparkle_lite.rules.decisions import Decisions
+    from sparkle_lite.rules.protected import Protected
     from sparkle_lite.settings import Settings
 
     written = cli.load(args, rules=rules)

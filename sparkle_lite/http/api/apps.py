@@ -18,7 +18,7 @@ from sparkle_lite.accounts.sessions import LOGIN_LINK_MS
 from sparkle_lite.clock import now_ms
 from sparkle_lite.db.accounts import AuditFilter, AuditRow, UserappRow, UserRow
 from sparkle_lite.db.orders import Position
-from sparkle_lite.http.api import Answer, Sentence, allow_only, api_router, documented, invalid, ok, spoken
+from sparkle_lite.http.api.common import Answer, Sentence, allow_only, api_router, documented, invalid, ok, spoken
 from sparkle_lite.http.head import is_head
 from sparkle_lite.http.problems import Envelope
 from sparkle_lite.http.session import (
@@ -34,14 +34,13 @@ from sparkle_lite.http.session import (
     token_of,
     visitor,
 )
-from sparkle_lite.runtime import Server
+from sparkle_lite.ingest.trouble_sentences import join, sentence
+from sparkle_lite.server import Server
 from sparkle_lite.texts import phrase
-from sparkle_lite.trouble_sentences import join, sentence
 from sparkle_lite.units import DAY_MS, INT64_MAX
 from sparkle_lite.wire.torrents import parse_info_hash, torrent_identifier
 
 T = TypeVar("T")
-
 MAX_PAGE_SIZE = 3000
 
 
@@ -196,7 +195,6 @@ PageSize = Annotated[
         schema_extra={"minimum": 1, "maximum": MAX_PAGE_SIZE},
     ),
 ]
-
 
 # --- Documentation ----------------------------------------------------------------------------------------------------
 

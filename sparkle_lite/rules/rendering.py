@@ -188,8 +188,10 @@ def _short(value: object) -> str:
 
 # Automatic and imported origins list no network wider than these prefix lengths.
 MAX_BREADTH_V4, MAX_BREADTH_V6 = 24, 56
+
 # One subscriber: an address, or the smallest network that a provider hands out.
 SUBSCRIBER_V4, SUBSCRIBER_V6 = 32, 64
+
 # Where no peer of the Internet lives (promised in the same words by net.is_public).
 _NOT_PUBLIC = (
     "0.0.0.0/32", "10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "169.254.0.0/16", "172.16.0.0/12", "192.168.0.0/16",

@@ -5,7 +5,6 @@ from collections.abc import Mapping
 from sparkle_lite.texts import ENGLISH, Phrase, catalogue, phrase, places
 
 Numbers = Mapping[str, int | float]
-
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 
 

@@ -14,19 +14,19 @@ import msgspec
 from litestar import Response, get, post
 from litestar.params import QueryParameter
 
-from sparkle_lite import reasons
 from sparkle_lite.accounts.actors import Actor
 from sparkle_lite.analyses.analysis import Need
 from sparkle_lite.config import Duration, Refused
 from sparkle_lite.db.decisions import Action, Change, Cursor, Decision, DecisionFilter, State
 from sparkle_lite.db.orders import Position
-from sparkle_lite.decisions import BY_HAND_MS, PARDON_MS, Decisions, Match, TargetKind, Why
 from sparkle_lite.errors import SparkleError
-from sparkle_lite.http.api import Answer, Sentence, allow_only, api_router, documented, invalid, ok, spoken
+from sparkle_lite.http.api.common import Answer, Sentence, allow_only, api_router, documented, invalid, ok, spoken
 from sparkle_lite.http.ready import REVALIDATE, ready, respond
 from sparkle_lite.http.session import AnyRequest, Injected, SignedIn, own_url, requires_admin, requires_sign_in
 from sparkle_lite.net import AddressError, Network, parse_network
-from sparkle_lite.runtime import Server
+from sparkle_lite.rules import reasons
+from sparkle_lite.rules.decisions import BY_HAND_MS, PARDON_MS, Decisions, Match, TargetKind, Why
+from sparkle_lite.server import Server
 from sparkle_lite.texts import Phrase, phrase
 from sparkle_lite.units import INT64_MAX
 
@@ -161,10 +161,10 @@ class OriginRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 Limit = Annotated[
     int, QueryParameter(description="Entries in a page.", schema_extra={"minimum": 1, "maximum": MAX_LIMIT})
 ]
+
 # The framework keeps the name `state` for itself.
 Standing = Annotated[State | None, QueryParameter(name="state", description="Only rules in this state.")]
 After = Annotated[int | None, QueryParameter(description="`next` of the page before.")]
-
 _NUMBERS: dict[str, int | float] = {"people": 4, "torrents": 3, "days": 2, "window_days": 14}
 _EXAMPLE = DecisionEntry(
     id=12,

@@ -20,6 +20,7 @@ from sparkle_lite.units import DAY_MS, HOUR_S
 ASKED_PER_HOUR = 3
 OPEN_PER_ADDRESS, OPEN = 5, 1000
 MESSAGE, CONTACT, NOTE = 500, 100, 255
+
 # What was closed is kept so long.
 _KEPT_MS = 180 * DAY_MS
 

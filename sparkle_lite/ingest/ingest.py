@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
-from sparkle_lite.cleaning import Cleaner, Reporter, repeats_our_rules
 from sparkle_lite.config import LimitsSection
 from sparkle_lite.db import bans, segments
 from sparkle_lite.db.connection import transaction
@@ -24,21 +23,23 @@ from sparkle_lite.db.database import Database
 from sparkle_lite.db.dictionaries import Dictionaries, NeededEntries, Resolved
 from sparkle_lite.db.segments import NO_ROWS, Kind, Rows, Stream, SubmissionRow
 from sparkle_lite.errors import SparkleError
+from sparkle_lite.ingest.cleaning import Cleaner, Reporter, repeats_our_rules
+from sparkle_lite.ingest.trouble import CLOCK_MS, Receipt
 from sparkle_lite.metrics import Metrics
-from sparkle_lite.trouble import CLOCK_MS, Receipt
 from sparkle_lite.units import DAY_MS, HOUR_MS, MIB
 from sparkle_lite.wire.bodies import Batch, PeerBan, PeerSnapshot, PeerSwarm, decode, inflate
 from sparkle_lite.wire.dialect import Dialect, Shape
 
 # Bodies whose digest is kept in memory: a day of 5,000 clients, about 40 MB.
 DIGESTS = 500_000
+
 # Bodies that wait behind a group are inflated ahead on a thread of their own, so many inflated bytes of them at a time;
 # below so many compressed bytes the hand-over costs more than it gains.
 AHEAD_BYTES = 8 * MIB
 WORTH_AHEAD = 8_192
+
 # Peers of whom it is known what was last said, about twice as many at the most: 130 bytes each.
 SIGHTINGS = 150_000
-
 logger = logging.getLogger("sparkle.ingest")
 
 # The streams that a body's rows go to: segments by kind, and bans.
@@ -269,6 +270,8 @@ class _Group:
 
 # Where a kind's stand-in ids may be, for each dictionary.
 _PLACES: dict[Kind, Resolved[tuple[int, ...]]] = {}
+
+
 for _kind in segments.KINDS:
     _names = segments.columns(_kind)
     _PLACES[_kind] = Resolved(
@@ -276,6 +279,8 @@ for _kind in segments.KINDS:
         (_names.index("client"),),
         tuple(_names.index(name) for name in ("flags", "downloader") if name in _names),
     )
+
+
 _WIDTH: dict[Kind, int] = {kind: len(segments.columns(kind)) for kind in segments.KINDS}
 _CLIENT: dict[Kind, int] = {kind: segments.columns(kind).index("client") for kind in segments.KINDS}
 

@@ -11,9 +11,9 @@ from types import MappingProxyType
 from typing import Literal, NamedTuple
 
 from sparkle_lite.db.decisions import Decision, EndReason, Key, New
-from sparkle_lite.findings import Finding, Target
 from sparkle_lite.net import Network
-from sparkle_lite.rulebook import Guard
+from sparkle_lite.rules.findings import Finding, Target
+from sparkle_lite.rules.rendering import Guard
 from sparkle_lite.units import DAY_MS
 from sparkle_lite.wire.matchers import MatcherError, parse
 
@@ -22,12 +22,16 @@ Brake = Literal["growth", "decisive"]
 
 # A run that adds more than this share of the list and more than this number waits for review.
 GROWTH_SHARE, GROWTH_FLOOR = 0.2, 200
+
 # So does one in which one person alone decides more than this share and more than this number of the entries.
 DECISIVE_SHARE, DECISIVE_FLOOR = 0.05, 20
+
 # A target that comes back is listed twice as long for each earlier listing of the last 90 days, up to 60 days.
 RECURRENCE_MS, LONGEST_MS = 90 * DAY_MS, 60 * DAY_MS
+
 # What an administrator refused is not proposed again for so long.
 REFUSAL_MS = 30 * DAY_MS
+
 # The longest matcher that an analysis may publish.
 _LONGEST_MATCHER = 512
 

@@ -29,20 +29,26 @@ from sparkle_lite.errors import SparkleError
 from sparkle_lite.units import DAY_MS, MIB, MINUTE_MS
 
 T = TypeVar("T")
-
 BUCKET_MS = 10 * MINUTE_MS
+
 # Swarm rows below it (bytes that a peer took more than it gave) are left out of over-downloads: they are most rows.
 TAKEN_FLOOR = 4 * MIB
+
 # A snapshot or swarm row of less is a handshake and some requests, not a download.
 DOWNLOAD_FLOOR = MIB
+
 # No counter is believed beyond it (16 TiB); sums of what is below don't overflow.
 MOST = 1 << 44
+
 # What somebody must have got from a peer to speak for it.
 GIVEN_FLOOR = MIB
+
 # Findings of one analysis: the strongest; more than this is an attack or a mistake.
 FINDINGS = 20_000
+
 # Beyond it a scan of a segment is cheaper than looking its addresses up one by one.
 _LOOKUPS = 3_000
+
 # Virtual machine steps between two looks at the clock: some milliseconds, each takes the interpreter lock once.
 _STEPS = 400_000
 _CACHE_KIB = 32_768
