@@ -22,8 +22,7 @@ from sparkle_lite.analyses.registry import SCHEMA
 from sparkle_lite.config import Config
 from sparkle_lite.config.notes import notes
 from sparkle_lite.errors import ConfigError, SparkleError
-from sparkle_lite.http import btn, web
-from sparkle_lite.http import lifecycle as server
+from sparkle_lite.http import btn, lifecycle, web
 from sparkle_lite.http.api import docs, openapi
 from sparkle_lite.http.head import Head
 from sparkle_lite.http.observe import Observe
@@ -31,7 +30,7 @@ from sparkle_lite.http.problems import internal, known, problem, with_head
 from sparkle_lite.http.requests import PlainRequest, Receive, Scope, Send
 from sparkle_lite.http.session import DEPENDENCIES, AnyRequest
 from sparkle_lite.http.web.render import is_for_person, refusal
-from sparkle_lite.rules import rendering as rulebook
+from sparkle_lite.rules import operator
 from sparkle_lite.server import Server, running
 
 logger = logging.getLogger("sparkle.app")
@@ -129,7 +128,7 @@ def serve(config: Config, *, config_path: Callable[[], Path | None], host: str |
     application = Application(partial(running, config, configuration.given(SCHEMA, config_path(), os.environ)))
     reread = partial(_reread, application, config_path)
     _log_notes(config, config_path())
-    server.run(
+    lifecycle.run(
         application,
         host=config.server.host if host is None else host,
         port=config.server.port if port is None else port,
@@ -155,7 +154,7 @@ def _announce(application: Application, reread: Callable[[], Awaitable[list[str]
 
 async def _reread(application: Application, config_path: Callable[[], Path | None]) -> list[str]:
     """Read the configuration's file again; the keys that need a restart. Raises ConfigError."""
-    fresh = configuration.load(SCHEMA, config_path(), os.environ, check=rulebook.check)
+    fresh = configuration.load(SCHEMA, config_path(), os.environ, check=operator.check)
     stay = await application.parts.reload(fresh, configuration.given(SCHEMA, config_path(), os.environ))
     for key in stay:
         logger.warning("%s has changed, which needs a restart", key)

@@ -28,7 +28,7 @@ from sparkle_lite.ingest.ingest import Ingest
 from sparkle_lite.ingest.trouble import Troubles
 from sparkle_lite.jobs import Housekeeping, Jobs
 from sparkle_lite.metrics import Metrics
-from sparkle_lite.rules import rendering as rulebook
+from sparkle_lite.rules import operator
 from sparkle_lite.rules.decisions import Decisions
 from sparkle_lite.rules.protected import Protected
 from sparkle_lite.rules.publisher import Publisher, Renderer
@@ -88,7 +88,7 @@ class Server:
 
     async def reload(self, config: Config, given: Mapping[str, str]) -> list[str]:
         """Take over a configuration as far as that goes without a restart; the keys that need one."""
-        rules = rulebook.compile_rules(config.rules, config.exceptions)
+        rules = operator.compile_rules(config.rules, config.exceptions)
         stay = configuration.restart_needed(self.settings.written, config)
         self.settings.rewrite(config, given)
         self.publisher.rewrite(rules)
@@ -133,7 +133,7 @@ async def running(config: Config, given: Mapping[str, str] | None = None) -> Asy
 async def _start(written: Config, given: Mapping[str, str], stack: AsyncExitStack) -> Server:
     """Make the parts one after the other; the stack closes them the other way round."""
     metrics = Metrics()
-    rules = rulebook.compile_rules(written.rules, written.exceptions)
+    rules = operator.compile_rules(written.rules, written.exceptions)
     database = Database(written.database.file, written.database.synchronous)
     await database.open(serve=True)
     stack.push_async_callback(database.close)

@@ -27,7 +27,7 @@ from typing import Any, Literal, NamedTuple, Self, cast, get_args
 from sparkle_lite import config
 from sparkle_lite.analyses.registry import SCHEMA
 from sparkle_lite.app import create_app
-from sparkle_lite.cli import main as cli
+from sparkle_lite.cli.main import main
 from sparkle_lite.server import Server, running
 
 Kind = Literal["snapshot", "swarm", "ban"]
@@ -184,7 +184,7 @@ class RunningServer:
         out = io.StringIO()
         # A test, or the browser that it drives, may have an event loop on this thread.
         with contextlib.redirect_stdout(out), ThreadPoolExecutor(1) as pool:
-            assert pool.submit(cli.main, [*arguments, "--config", str(self.config)]).result() == 0
+            assert pool.submit(main, [*arguments, "--config", str(self.config)]).result() == 0
         return out.getvalue()
 
     def token(self, user: str = "admin") -> str:

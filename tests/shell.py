@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from sparkle_lite.cli import main as cli
+from sparkle_lite.cli.main import main
 
 
 class Shell:
@@ -18,7 +18,7 @@ class Shell:
 
     def __call__(self, *arguments: str, status: int = 0) -> str:
         self._capsys.readouterr()
-        assert cli.main([*arguments, *self._more]) == status
+        assert main([*arguments, *self._more]) == status
         captured = self._capsys.readouterr()
         self.err = captured.err
         return captured.out

@@ -36,6 +36,8 @@ content = ["60.220.182.9"]
 """
 _NOTES = itertools.count(1)
 ATOM = {"a": "http://www.w3.org/2005/Atom"}
+# Every list is so long that it is rendered in a process of its own.
+LONG_LISTS = "import sparkle_lite.rules.publisher as r; r._LONG_LIST = 0"
 
 
 class Api:
@@ -349,11 +351,11 @@ def test_a_reload_of_the_configuration_is_in_the_log(start: Callable[..., Runnin
 
 def test_a_failed_publication_serves_the_last_good_list_and_says_so(tmp_path: Path) -> None:
     prelude = (
-        "from pathlib import Path; from sparkle_lite.rules import rendering as rulebook; real = rulebook.publish\n"
+        "from pathlib import Path; from sparkle_lite.rules import rendering; real = rendering.publish\n"
         "def publish(*a, **k):\n"
         "    if Path('broken').exists(): raise ValueError('no such luck')\n"
         "    return real(*a, **k)\n"
-        "rulebook.publish = publish\n"
+        "rendering.publish = publish\n"
         f"import os; os.chdir({str(tmp_path)!r})\n"
     ).rstrip()
     with start_server(tmp_path / "s", CONFIG, prelude=prelude) as server:
@@ -386,14 +388,12 @@ def test_a_long_list_is_rendered_by_another_process_just_as_well(tmp_path: Path)
             return [(answer.headers["x-btn-contentversion"], answer.body) for answer in answers]
 
     inside = documents("", tmp_path / "a")
-    assert inside == documents("import sparkle_lite.rules.publisher as r; r._LONG_LIST = 0", tmp_path / "b")
+    assert inside == documents(LONG_LISTS, tmp_path / "b")
     assert b"https://btn.example/ip/60.220.182.0" in inside[2][1]
 
 
 def test_another_process_that_dies_is_replaced_and_ends_with_the_server(tmp_path: Path) -> None:
-    with start_server(
-        tmp_path / "s", CONFIG, prelude="import sparkle_lite.rules.publisher as r; r._LONG_LIST = 0"
-    ) as server:
+    with start_server(tmp_path / "s", CONFIG, prelude=LONG_LISTS) as server:
         (first,) = children(server)
         os.kill(first, signal.SIGKILL)
         server.run("rules", "deny", "1.2.3.4")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from sparkle_lite.cli import main as cli
+from sparkle_lite.cli.main import main
 
 pytestmark = pytest.mark.usefixtures("folder")
 
@@ -23,9 +23,9 @@ def python(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 def add(name: str, capsys: pytest.CaptureFixture[str]) -> tuple[str, str]:
     """A user with an application: its id and secret."""
-    assert cli.main(["user", "add", name]) == 0
+    assert main(["user", "add", name]) == 0
     capsys.readouterr()
-    assert cli.main(["app", "add", "--user", name, "--json"]) == 0
+    assert main(["app", "add", "--user", name, "--json"]) == 0
     answer = json.loads(capsys.readouterr().out)
     return answer["app_id"], answer["app_secret"]
 
@@ -62,7 +62,7 @@ def test_a_failure_is_one_sentence_and_no_stack_trace() -> None:
 )
 def test_wrong_usage_exits_with_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
-        cli.main(arguments)
+        main(arguments)
     assert caught.value.code == 2
     assert "usage: sparkle-lite" in capsys.readouterr().err
 
@@ -73,7 +73,7 @@ def test_wrong_usage_exits_with_2(arguments: list[str], capsys: pytest.CaptureFi
 )
 def test_every_command_has_help(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
-        cli.main([*arguments, "--help"])
+        main([*arguments, "--help"])
     assert caught.value.code == 0
     assert "--config FILE" in capsys.readouterr().out
 
@@ -91,27 +91,27 @@ def test_the_config_file_may_be_named_anywhere(
     arguments: list[str], folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (folder / "my.toml").write_text("[server]\nport = 4711\n")
-    assert cli.main(arguments) == 0
+    assert main(arguments) == 0
     assert "port = 4711" in capsys.readouterr().out
 
 
 def test_config_toml_of_the_working_directory_is_the_default(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["config", "show"]) == 0
+    assert main(["config", "show"]) == 0
     assert "port = 7799" in capsys.readouterr().out
     (folder / "config.toml").write_text('[server]\nport = 4711\n[auth]\njwt_secret = "' + "s" * 40 + '"\n')
-    assert cli.main(["config", "show"]) == 0
+    assert main(["config", "show"]) == 0
     shown = capsys.readouterr().out
     assert "port = 4711" in shown
     assert "s" * 40 not in shown
 
 
 def test_config_check_says_ok_or_names_every_mistake(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["config", "check"]) == 0
+    assert main(["config", "check"]) == 0
     assert capsys.readouterr().out == "OK\n"
     (folder / "config.toml").write_text(
         '[server]\nprot = 1\n[[rules]]\ntype = "ip"\ncategory = "x"\ncontent = ["nonsense"]\n'
     )
-    assert cli.main(["config", "check"]) == 2
+    assert main(["config", "check"]) == 2
     out, err = capsys.readouterr()
     assert out == ""
     lines = err.splitlines()
@@ -125,7 +125,7 @@ def test_config_check_prints_notes_about_a_configuration_that_is_right(
 ) -> None:
     text = '[btn.proof_of_work]\nabilities = [\n  "submit_bans",\n  "heartbeat",\n]\n'
     (folder / "config.toml").write_text(text)
-    assert cli.main(["config", "check"]) == 0
+    assert main(["config", "check"]) == 0
     out, err = capsys.readouterr()
     note, ok = out.splitlines()
     assert note.startswith("note: config.toml:4: btn.proof_of_work.abilities[1]: each heartbeat costs")
@@ -133,7 +133,7 @@ def test_config_check_prints_notes_about_a_configuration_that_is_right(
     # Where no client is asked for it there is nothing to say.
     for quiet in ("[btn]\nprefer_legacy = true\n", "[btn.abilities.heartbeat]\nenabled = false\n"):
         (folder / "config.toml").write_text(quiet + text)
-        assert cli.main(["config", "check"]) == 0
+        assert main(["config", "check"]) == 0
         assert capsys.readouterr().out == "OK\n"
 
 
@@ -141,41 +141,41 @@ def test_a_note_names_the_variable_that_it_is_about(
     folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SPARKLE_BTN__PROOF_OF_WORK__ABILITIES", "heartbeat")
-    assert cli.main(["config", "check"]) == 0
+    assert main(["config", "check"]) == 0
     assert capsys.readouterr().out.startswith("note: SPARKLE_BTN__PROOF_OF_WORK__ABILITIES: btn.proof_of_work.")
 
 
 def test_serve_refuses_a_wrong_configuration_with_2(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (folder / "config.toml").write_text("[server]\nport = 70000\n")
-    assert cli.main([]) == 2
-    assert cli.main(["serve"]) == 2
-    assert cli.main(["user", "list", "--config", "missing.toml"]) == 2
+    assert main([]) == 2
+    assert main(["serve"]) == 2
+    assert main(["user", "list", "--config", "missing.toml"]) == 2
     assert "missing.toml: there is no such file" in capsys.readouterr().err
 
 
 def test_lists_without_a_database_are_empty_and_say_so(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for command, out in ((["user", "list"], ""), (["app", "list"], ""), (["user", "list", "--json"], "[]\n")):
-        assert cli.main(command) == 0
+        assert main(command) == 0
         captured = capsys.readouterr()
         assert captured.out == out
         assert "There is no database" in captured.err
-    assert cli.main(["user", "token", "bob"]) == 1
+    assert main(["user", "token", "bob"]) == 1
     assert not (folder / "data").exists()
 
 
 def test_lists_are_aligned_also_with_wide_characters(capsys: pytest.CaptureFixture[str]) -> None:
     app_id, _ = add("bob", capsys)
     add("王小明", capsys)
-    cli.main(["user", "ban", "bob", "--reason", "sends junk"])
+    main(["user", "ban", "bob", "--reason", "sends junk"])
     capsys.readouterr()
-    cli.main(["user", "list"])
+    main(["user", "list"])
     head, bob, wang = capsys.readouterr().out.splitlines()
     column = head.index("ROLE")
     assert bob[column:].startswith("user")
     assert wang[column - 3 :].startswith("user")
     assert bob.endswith(": sends junk")
     assert wang.endswith("active")
-    cli.main(["app", "list"])
+    main(["app", "list"])
     table = capsys.readouterr().out
     assert app_id in table
     assert re.search(r"\d{4}-\d\d-\d\d \d\d:\d\d", table)
@@ -183,34 +183,34 @@ def test_lists_are_aligned_also_with_wide_characters(capsys: pytest.CaptureFixtu
 
 def test_lists_as_json_hold_no_secret(capsys: pytest.CaptureFixture[str]) -> None:
     app_id, secret = add("bob", capsys)
-    cli.main(["app", "list", "--json"])
+    main(["app", "list", "--json"])
     out = capsys.readouterr().out
     [app] = json.loads(out)
     assert (app["app_id"], app["user"], app["banned_at"]) == (app_id, "bob", None)
     assert secret not in out
     assert "hash" not in out
-    cli.main(["user", "list", "--json"])
+    main(["user", "list", "--json"])
     [user] = json.loads(capsys.readouterr().out)
     assert (user["name"], user["role"]) == ("bob", "user")
 
 
 def test_an_application_can_be_banned_reset_and_deleted(capsys: pytest.CaptureFixture[str]) -> None:
     app_id, secret = add("bob", capsys)
-    assert cli.main(["app", "reset", app_id, "--json"]) == 0
+    assert main(["app", "reset", app_id, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["app_secret"] != secret
-    assert cli.main(["app", "ban", app_id, "--reason", "junk"]) == 0
-    cli.main(["app", "list", "--json"])
+    assert main(["app", "ban", app_id, "--reason", "junk"]) == 0
+    main(["app", "list", "--json"])
     assert json.loads(capsys.readouterr().out.splitlines()[-1])[0]["banned_reason"] == "junk"
-    assert cli.main(["app", "unban", app_id]) == 0
-    assert cli.main(["app", "delete", app_id]) == 0
-    assert cli.main(["app", "delete", app_id]) == 1
+    assert main(["app", "unban", app_id]) == 0
+    assert main(["app", "delete", app_id]) == 0
+    assert main(["app", "delete", app_id]) == 1
     assert "doesn't exist" in capsys.readouterr().err
 
 
 def test_a_secret_for_people_comes_as_lines_for_peerbanhelper(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (folder / "config.toml").write_text('[server]\npublic_url = "https://btn.example.org/btn/"\n')
     add("bob", capsys)
-    assert cli.main(["app", "add", "--user", "bob", "--comment", "home"]) == 0
+    assert main(["app", "add", "--user", "bob", "--comment", "home"]) == 0
     assert '  config-url: "https://btn.example.org/btn/ping/config"\n' in capsys.readouterr().out
 
 
@@ -229,31 +229,31 @@ def test_a_login_link_is_one_line_that_a_browser_here_can_open(
     server: str, url: str, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (folder / "config.toml").write_text(f"[server]\n{server}\n")
-    cli.main(["user", "add", "bob"])
+    main(["user", "add", "bob"])
     capsys.readouterr()
-    assert cli.main(["user", "login-link", "bob"]) == 0
+    assert main(["user", "login-link", "bob"]) == 0
     assert re.fullmatch(re.escape(url) + r"/login\?token=[A-Za-z0-9_-]{43}\n", capsys.readouterr().out)
 
 
 def test_a_token_is_one_line_and_not_for_the_banned(capsys: pytest.CaptureFixture[str]) -> None:
-    cli.main(["user", "add", "bob"])
+    main(["user", "add", "bob"])
     capsys.readouterr()
-    assert cli.main(["user", "token", "bob"]) == 0
+    assert main(["user", "token", "bob"]) == 0
     assert re.fullmatch(r"[\w-]+\.[\w-]+\.[\w-]+\n", capsys.readouterr().out)
-    cli.main(["user", "ban", "bob", "--reason", "sold"])
-    assert cli.main(["user", "token", "bob"]) == 1
-    assert cli.main(["user", "login-link", "bob"]) == 1
+    main(["user", "ban", "bob", "--reason", "sold"])
+    assert main(["user", "token", "bob"]) == 1
+    assert main(["user", "login-link", "bob"]) == 1
     assert "sold" in capsys.readouterr().err
-    assert cli.main(["user", "unban", "bob"]) == 0
-    assert cli.main(["user", "token", "bob"]) == 0
-    assert cli.main(["user", "token", "nobody"]) == 1
+    assert main(["user", "unban", "bob"]) == 0
+    assert main(["user", "token", "bob"]) == 0
+    assert main(["user", "token", "nobody"]) == 1
     assert "There is no user named 'nobody'" in capsys.readouterr().err
 
 
 def test_an_unreadable_database_is_one_sentence(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (folder / "data").mkdir()
     (folder / "data" / "sparkle.db").write_text("This is no database, but long enough to be looked at. " * 100)
-    assert cli.main(["user", "list"]) == 1
+    assert main(["user", "list"]) == 1
     err = capsys.readouterr().err
     assert err.startswith("sparkle-lite: ")
     assert len(err.splitlines()) == 1

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from shell import Shell
 
-from sparkle_lite.cli import main as cli
+from sparkle_lite.cli.main import main
 from sparkle_lite.net import parse_network
 from sparkle_lite.rules import imports as address_lists
 from sparkle_lite.rules.imports import BadLine
@@ -136,7 +136,7 @@ def test_a_refusal_is_one_sentence(shell: Shell, arguments: list[str], says: str
 )
 def test_wrong_usage_exits_with_2(arguments: list[str]) -> None:
     with pytest.raises(SystemExit) as caught:
-        cli.main(arguments)
+        main(arguments)
     assert caught.value.code == 2
 
 
@@ -144,7 +144,7 @@ def test_without_a_database_there_is_nothing_to_decide(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert cli.main(["rules", "list"]) == 1
+    assert main(["rules", "list"]) == 1
     assert "no database" in capsys.readouterr().err
     assert not Path("data").exists()
 

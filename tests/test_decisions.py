@@ -23,12 +23,14 @@ from sparkle_lite.db.decisions import Decision, DecisionFilter
 from sparkle_lite.db.orders import Position
 from sparkle_lite.errors import SparkleError
 from sparkle_lite.net import Network, address_bytes, collapse, network_of, parse_network
-from sparkle_lite.rules import rendering as rulebook
+from sparkle_lite.rules import rendering
+from sparkle_lite.rules.address_sets import single
 from sparkle_lite.rules.decisions import PARDON_MS, Decisions
 from sparkle_lite.rules.findings import Finding, Identity
+from sparkle_lite.rules.operator import Rules, compile_rules
 from sparkle_lite.rules.plan import GROWTH_FLOOR, Mode, Plan
 from sparkle_lite.rules.protected import Protected
-from sparkle_lite.rules.rendering import Published, Rules, compile_rules, single
+from sparkle_lite.rules.rendering import Published
 from sparkle_lite.wire.dialect import detect
 
 NOW = 1_800_000_000_000
@@ -57,7 +59,7 @@ class Place:
         async with self.database.reader() as reader:
             protected = await self.protected.addresses(reader, self.now)
         denied, allowed = await self.decisions.in_force()
-        return rulebook.publish(self.rules, [*map(single, protected)], self.now, denied=denied, allowed=allowed)
+        return rendering.publish(self.rules, [*map(single, protected)], self.now, denied=denied, allowed=allowed)
 
     async def configure(self, *rules: RuleEntry, exceptions: tuple[RuleEntry, ...] = ()) -> None:
         self.rules = compile_rules(rules, exceptions)

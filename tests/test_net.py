@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from server import PBH20, App, RunningServer
 
-from sparkle_lite.cli import main as cli
+from sparkle_lite.cli.main import main
 from sparkle_lite.net import NO_PORT, AddressError, address_and_port, address_bytes, address_text, parse_network
 from sparkle_lite.rules import imports as address_lists
 
@@ -263,7 +263,7 @@ def test_the_configurations_own_rules_have_no_port_and_say_so(
     config = tmp_path / "config.toml"
     for table in ("rules", "exceptions"):
         config.write_text(f'[[{table}]]\ntype = "ip"\ncategory = "c"\ncontent = ["60.7.0.1:6881"]\n')
-        assert cli.main(["config", "check", "--config", str(config)]) == 2
+        assert main(["config", "check", "--config", str(config)]) == 2
         error = capsys.readouterr().err
         assert "names a port, which has no meaning here; write 60.7.0.1" in error
 

@@ -12,9 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from server import RunningServer, wait_for
 
-from sparkle_lite.cli import main as cli
+from sparkle_lite.cli.main import main
 from sparkle_lite.config import RuleEntry
-from sparkle_lite.rules.rendering import Published, compile_rules, publish
+from sparkle_lite.rules.operator import compile_rules
+from sparkle_lite.rules.rendering import Published, publish
 from sparkle_lite.wire.dialect import READINGS, Exceptions, Reading
 
 # Every release before 7.0.0; between the last two stands a comma or an "and".
@@ -59,7 +60,7 @@ HAN = matcher("REGEX", r"\p{IsHan}+")
 def check(text: str, capsys: pytest.CaptureFixture[str]) -> list[str]:
     """The notes of `config check` about a configuration that is right."""
     Path("config.toml").write_text(text)
-    assert cli.main(["config", "check"]) == 0
+    assert main(["config", "check"]) == 0
     out, err = capsys.readouterr()
     *notes, last = out.splitlines()
     assert (last, err) == ("OK", "")
@@ -159,7 +160,7 @@ def test_who_prefers_the_old_shapes_gives_new_releases_no_list_of_exceptions(
 
 def test_a_configuration_with_mistakes_is_refused_without_notes(capsys: pytest.CaptureFixture[str]) -> None:
     Path("config.toml").write_text(table("rules", "port", 65000) + table("rules", "ip", "nonsense"))
-    assert cli.main(["config", "check"]) == 2
+    assert main(["config", "check"]) == 2
     out, err = capsys.readouterr()
     assert out == ""
     assert "not told" not in err

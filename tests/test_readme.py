@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 import pytest
 
 from sparkle_lite.config import RuleEntry
-from sparkle_lite.rules.rendering import compile_rules, publish
+from sparkle_lite.rules.operator import compile_rules
+from sparkle_lite.rules.rendering import publish
 from sparkle_lite.wire.dialect import FAMILIES, Dialect, detect, offered
 
 ENGLISH, CHINESE = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8").split('<a id="zh"></a>')

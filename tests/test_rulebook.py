@@ -14,7 +14,9 @@ from hypothesis import strategies as st
 from sparkle_lite.config import RuleEntry
 from sparkle_lite.errors import Problem
 from sparkle_lite.net import Network, address_bytes, network_of, parse_network
-from sparkle_lite.rules.rendering import BadRulesError, Guard, Listing, Published, Rules, compile_rules, publish
+from sparkle_lite.rules.guard import Guard
+from sparkle_lite.rules.operator import BadRulesError, Rules, compile_rules
+from sparkle_lite.rules.rendering import Listing, Published, publish
 from sparkle_lite.wire.dialect import Dialect, Family, detect
 from sparkle_lite.wire.documents import Listed, address_lines, deny_text
 from sparkle_lite.wire.matchers import Matcher, MatcherError, category_matches, parse

@@ -23,7 +23,9 @@ from hypothesis import strategies as st
 from server import Answer
 
 from sparkle_lite.errors import SparkleError
-from sparkle_lite.http.lifecycle import HttpServer, Protocol, bind
+from sparkle_lite.http.lifecycle import HttpServer
+from sparkle_lite.http.protocol import Protocol
+from sparkle_lite.http.sockets import bind
 
 # What java.net.http adds to every request over plain http.
 JDK = "Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAEAAEAAAAIAAAAAAAMAAAAAAAQBAAAA\r\n"

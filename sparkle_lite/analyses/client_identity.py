@@ -4,7 +4,8 @@ from typing import Literal, NamedTuple
 
 from sparkle_lite.analyses.analysis import Analysis, Examined, Need, lasts
 from sparkle_lite.analyses.numbers import Numbers, counts, modes, percents, spans
-from sparkle_lite.db.evidence.workspace import Bearers, Disguise, Evidence, find_bearers
+from sparkle_lite.db.evidence.client_identity import Bearers, Disguise, find_bearers
+from sparkle_lite.db.evidence.workspace import Evidence
 from sparkle_lite.rules.findings import Finding, Identity
 from sparkle_lite.units import DAY_MS
 from sparkle_lite.wire.matchers import Matcher, Method

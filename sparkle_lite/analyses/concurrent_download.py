@@ -2,7 +2,8 @@
 
 from sparkle_lite.analyses.analysis import Analysis, Examined, Need, lasts, network
 from sparkle_lite.analyses.numbers import Numbers, counts, modes, spans
-from sparkle_lite.db.evidence.workspace import Crowd, Evidence, find_crowds
+from sparkle_lite.db.evidence.concurrent_download import Crowd, find_crowds
+from sparkle_lite.db.evidence.workspace import Evidence
 from sparkle_lite.rules.findings import Finding
 from sparkle_lite.units import DAY_MS
 

@@ -13,7 +13,7 @@ are told apart; the others' are fixed words, and have to be equal.
 
 from typing import NamedTuple
 
-from sparkle_lite.db.evidence.workspace import Module
+from sparkle_lite.db.evidence.untrusted_vote import Module
 from sparkle_lite.wire.dialect import Family
 
 # The first group is what `min_people` counts: a peer that says less than it was given, by measurement.

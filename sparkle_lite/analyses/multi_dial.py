@@ -4,7 +4,9 @@ from sparkle_lite.analyses.analysis import Analysis, Examined, Need, network
 from sparkle_lite.analyses.modules import MODULES
 from sparkle_lite.analyses.numbers import Numbers, counts, modes, percents, spans
 from sparkle_lite.analyses.untrusted_vote import fades, fresh_need
-from sparkle_lite.db.evidence.workspace import Evidence, Votes, find_prefix_votes
+from sparkle_lite.db.evidence.multi_dial import find_prefix_votes
+from sparkle_lite.db.evidence.untrusted_vote import Votes
+from sparkle_lite.db.evidence.workspace import Evidence
 from sparkle_lite.rules.findings import Finding
 from sparkle_lite.units import DAY_MS
 

@@ -2,7 +2,8 @@
 
 from sparkle_lite.analyses.analysis import Analysis, Examined, Need, lasts, network
 from sparkle_lite.analyses.numbers import Numbers, counts, modes, percents, sizes, spans
-from sparkle_lite.db.evidence.workspace import Evidence, Flow, find_flows
+from sparkle_lite.db.evidence.over_download import Flow, find_flows
+from sparkle_lite.db.evidence.workspace import Evidence
 from sparkle_lite.rules.findings import Finding
 from sparkle_lite.units import DAY_MS
 

@@ -14,7 +14,18 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
-from sparkle_lite.cli import main as cli
+from sparkle_lite.cli.commands import (
+    add_command,
+    add_group,
+    add_json_option,
+    complain,
+    config_path,
+    load,
+    no_database,
+    print_json,
+    print_table,
+    when,
+)
 from sparkle_lite.errors import SparkleError
 from sparkle_lite.texts import ENGLISH
 
@@ -38,52 +49,50 @@ _NAMED_LINES = 20
 # --- Usage ------------------------------------------------------------------------------------------------------------
 
 
-def add_commands(commands: Any) -> None:
+def add_rule_commands(commands: Any) -> None:
     """Add `rules` and `analyse` to the program's commands."""
-    rules = cli.add_group(commands, "rules", "what is listed and why, and decisions by hand")
-    listing = cli.add_command(rules, "list", _list, "list what is in force, waits for review or is in shadow")
+    rules = add_group(commands, "rules", "what is listed and why, and decisions by hand")
+    listing = add_command(rules, "list", _list, "list what is in force, waits for review or is in shadow")
     listing.add_argument("--state", choices=("active", "held", "shadow"), help="only these")
     listing.add_argument("--origin", metavar="O", help="only of config, admin, an analysis or import:NAME")
-    cli.add_json_option(listing)
+    add_json_option(listing)
     _hand_commands(rules)
     _review_commands(rules)
-    export = cli.add_command(rules, "export", _export, "write the deny list as clients get it")
+    export = add_command(rules, "export", _export, "write the deny list as clients get it")
     export.add_argument("file", metavar="FILE", nargs="?", help="where to (default: standard output)")
     export.add_argument("--format", choices=("text", "jsonl"), default="text", help="jsonl: a decision a line")
-    imported = cli.add_command(rules, "import", _import, "list the addresses of a file, in place of its earlier ones")
+    imported = add_command(rules, "import", _import, "list the addresses of a file, in place of its earlier ones")
     imported.add_argument("file", metavar="FILE", help="an address, network or range a line; - is standard input")
     imported.add_argument("--name", required=True, metavar="NAME", help="what the list is called")
     _expiry_options(imported, "30d", forever=False)
     imported.add_argument("--dry-run", action="store_true", help="only tell what would change")
-    cli.add_json_option(imported)
-    analyse = cli.add_command(commands, "analyse", _analyse, "run one or all analyses now")
+    add_json_option(imported)
+    analyse = add_command(commands, "analyse", _analyse, "run one or all analyses now")
     analyse.add_argument("name", metavar="NAME", nargs="?", help="which one (default: all)")
     analyse.add_argument("--dry-run", action="store_true", help="only tell what would change")
     analyse.add_argument("--preset", choices=("solo", "friends", "tracker", "public"), help="for a dry run")
     analyse.add_argument(
         "--set", metavar="KEY=VALUE", action="append", default=[], help="a number of the analysis, for a dry run"
     )
-    cli.add_json_option(analyse)
+    add_json_option(analyse)
 
 
 def _hand_commands(rules: Any) -> None:
     for name, run, text in (("deny", _deny, "list a target"), ("allow", _allow, "except a target from every rule")):
-        parser = cli.add_command(rules, name, run, text, "address_or_network")
+        parser = add_command(rules, name, run, text, "address_or_network")
         parser.add_argument("--kind", choices=("ip", "peer_id", "client_name"), default="ip", help="what it is")
         _reason_option(parser)
         _expiry_options(parser, "30d", forever=True)
-        cli.add_json_option(parser)
-    pardon = cli.add_command(rules, "pardon", _pardon, "end a listing and except it for a while", "address_or_network")
+        add_json_option(parser)
+    pardon = add_command(rules, "pardon", _pardon, "end a listing and except it for a while", "address_or_network")
     _reason_option(pardon)
     _expiry_options(pardon, "7d", forever=False)
-    cli.add_json_option(pardon)
-    why = cli.add_command(
-        rules, "why", _why, "tell why an address, network or client name is listed, or how far from it"
-    )
+    add_json_option(pardon)
+    why = add_command(rules, "why", _why, "tell why an address, network or client name is listed, or how far from it")
     why.add_argument("address_or_network", metavar="ADDRESS_OR_NETWORK", nargs="?")
     why.add_argument("--client-name", metavar="T", help="a client name instead")
     why.add_argument("--peer-id", metavar="T", help="a peer id instead")
-    cli.add_json_option(why)
+    add_json_option(why)
 
 
 def _review_commands(rules: Any) -> None:
@@ -91,10 +100,10 @@ def _review_commands(rules: Any) -> None:
         ("approve", _approve, "put in force what waits for review"),
         ("refuse", _refuse, "refuse what waits for review"),
     ):
-        parser = cli.add_command(rules, name, run, text)
+        parser = add_command(rules, name, run, text)
         parser.add_argument("id", metavar="ID", type=int, nargs="?", help="one decision")
         parser.add_argument("--origin", metavar="O", help="everything of one analysis instead")
-    withdraw = cli.add_command(rules, "withdraw", _withdraw, "end one decision")
+    withdraw = add_command(rules, "withdraw", _withdraw, "end one decision")
     withdraw.add_argument("id", metavar="ID", type=int)
 
 
@@ -141,7 +150,7 @@ def _list(args: argparse.Namespace) -> None:
         args, lambda place: _all(place.decisions, DecisionFilter(state=args.state, origin=args.origin))
     )
     if args.json:
-        cli.print_json([_as_json(decision, decision.state, place) for decision in decisions])
+        print_json([_as_json(decision, decision.state, place) for decision in decisions])
         return
     rows = [
         (
@@ -150,12 +159,12 @@ def _list(args: argparse.Namespace) -> None:
             decision.action,
             _target(decision),
             decision.origin,
-            cli.when(decision.expires_at),
+            when(decision.expires_at),
             place.decisions.reason(decision).text(ENGLISH),
         )
         for decision in decisions
     ]
-    cli.print_table(("ID", "STATE", "ACTION", "TARGET", "ORIGIN", "UNTIL (UTC)", "WHY"), rows)
+    print_table(("ID", "STATE", "ACTION", "TARGET", "ORIGIN", "UNTIL (UTC)", "WHY"), rows)
 
 
 async def _all(decisions: "Decisions", wanted: Any) -> "list[Decision]":
@@ -176,7 +185,7 @@ def _why(args: argparse.Namespace) -> None:
 
     place, (why, distances) = _run(args, lambda place: _explain(place, args))
     if args.json:
-        cli.print_json(
+        print_json(
             {
                 "subject": why.subject,
                 "listed": why.listed,
@@ -221,11 +230,11 @@ def _match_line(match: "Match") -> str:
     decision, evidence = match.decision, match.decision.evidence
     seen = ""
     if evidence.get("people", 0):
-        seen = f"; seen {cli.when(evidence['first_seen'])} to {cli.when(evidence['last_seen'])}"
-    until = "" if decision.ends_at is None else f"; until {cli.when(decision.ends_at)}"
+        seen = f"; seen {when(evidence['first_seen'])} to {when(evidence['last_seen'])}"
+    until = "" if decision.ends_at is None else f"; until {when(decision.ends_at)}"
     return (
         f"{decision.id}  {match.state}  {decision.action} {_target(decision)} ({decision.origin}):"
-        f" {match.reason.text(ENGLISH)}; since {cli.when(decision.created_at)}{until}{seen}"
+        f" {match.reason.text(ENGLISH)}; since {when(decision.created_at)}{until}{seen}"
     )
 
 
@@ -242,7 +251,7 @@ def _deny(args: argparse.Namespace) -> None:
     said = (args.kind, args.address_or_network, args.reason, _chosen_lifetime(args))
     place, decision = _run(args, lambda place: place.decisions.deny(*said, COMMAND_LINE))
     if args.json:
-        cli.print_json(_as_json(decision, decision.state, place))
+        print_json(_as_json(decision, decision.state, place))
     elif decision.state == "held":
         print(f"{_target(decision)} is held for review: a client of this network came from there within 14 days.")
     else:
@@ -255,7 +264,7 @@ def _allow(args: argparse.Namespace) -> None:
     said = (args.kind, args.address_or_network, args.reason, _chosen_lifetime(args))
     place, decision = _run(args, lambda place: place.decisions.allow(*said, COMMAND_LINE))
     if args.json:
-        cli.print_json(_as_json(decision, decision.state, place))
+        print_json(_as_json(decision, decision.state, place))
     else:
         print(f"Allowed {_target(decision)} {_until(decision)}.")
 
@@ -266,7 +275,7 @@ def _pardon(args: argparse.Namespace) -> None:
     said, lifetime = (args.address_or_network, args.reason), _chosen_lifetime(args) or 0
     place, done = _run(args, lambda place: place.decisions.pardon(*said, COMMAND_LINE, lifetime))
     if args.json:
-        cli.print_json(
+        print_json(
             {
                 "exception": _as_json(done.exception, "active", place),
                 "ended": [_as_json(decision, "pardoned", place) for decision in done.ended],
@@ -364,9 +373,9 @@ def _import(args: argparse.Namespace) -> None:
         with Path(args.file).open("rb") as file:
             read = address_lists.read(_lines(file))
     for bad in read.bad[:_NAMED_LINES]:
-        cli.complain(f"{args.file}:{bad.number}: {_printable(bad.why)}")
+        complain(f"{args.file}:{bad.number}: {_printable(bad.why)}")
     if len(read.bad) > _NAMED_LINES:
-        cli.complain(f"{args.file}: {len(read.bad) - _NAMED_LINES:,} more lines can't be used")
+        complain(f"{args.file}: {len(read.bad) - _NAMED_LINES:,} more lines can't be used")
     if read.bad and not read.networks:
         raise _wrong("command.empty_list", file=args.file, name=args.name)
 
@@ -375,7 +384,7 @@ def _import(args: argparse.Namespace) -> None:
         args, lambda place: place.decisions.replace_list(*said, COMMAND_LINE, dry=args.dry_run), create=True
     )
     if args.json:
-        cli.print_json({"bad": len(read.bad), **_summary(plan, place)})
+        print_json({"bad": len(read.bad), **_summary(plan, place)})
     else:
         _print_plan(f"import:{args.name}", plan, dry=args.dry_run, details=False)
 
@@ -395,7 +404,7 @@ def _analyse(args: argparse.Namespace) -> None:
     overrides = dict(_pair(text) for text in args.set)
     place, plans = _run(args, lambda place: _run_analyses(place, args, overrides))
     if args.json:
-        cli.print_json({name: _summary(plan, place) for name, plan in plans.items()})
+        print_json({name: _summary(plan, place) for name, plan in plans.items()})
         return
     for name, plan in plans.items():
         _print_plan(name, plan, dry=args.dry_run, details=True, place=place)
@@ -481,15 +490,15 @@ class _Place(NamedTuple):
     async def deny_list(self) -> bytes:
         """The deny list as clients get it."""
         from sparkle_lite.clock import now_ms
-        from sparkle_lite.rules import rendering as rulebook
-        from sparkle_lite.rules.rendering import single
+        from sparkle_lite.rules import operator, rendering
+        from sparkle_lite.rules.address_sets import single
 
         async with self.database.reader() as reader:
             addresses = await self.protected.addresses(reader, now_ms())
         denied, allowed = await self.decisions.in_force()
-        rules = rulebook.compile_rules(self.config.rules, self.config.exceptions)
+        rules = operator.compile_rules(self.config.rules, self.config.exceptions)
         protected = {single(address) for address in addresses}
-        return rulebook.publish(rules, protected, now_ms(), denied=denied, allowed=allowed).ip_denylist.body
+        return rendering.publish(rules, protected, now_ms(), denied=denied, allowed=allowed).ip_denylist.body
 
 
 def _run(
@@ -509,11 +518,11 @@ def _run(
     from sparkle_lite.rules.protected import Protected
     from sparkle_lite.settings import Settings
 
-    written = cli.load(args, rules=rules)
-    given = configuration.given(SCHEMA, cli.config_path(args), os.environ)
+    written = load(args, rules=rules)
+    given = configuration.given(SCHEMA, config_path(args), os.environ)
     path = written.database.file
     if not create and not path.exists():
-        raise cli.no_database(path)
+        raise no_database(path)
 
     done: list[tuple[_Place, T]] = []
 
@@ -545,7 +554,7 @@ def _target(decision: "Decision | New") -> str:
 
 
 def _until(decision: "Decision") -> str:
-    return "for ever" if decision.expires_at is None else f"until {cli.when(decision.expires_at)} UTC"
+    return "for ever" if decision.expires_at is None else f"until {when(decision.expires_at)} UTC"
 
 
 def _as_json(decision: "Decision | New", state: str, place: "_Place") -> dict[str, object]:

@@ -137,7 +137,7 @@ class BtnSection(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RuleEntry(msgspec.Struct, frozen=True, kw_only=True):
-    """One [[rules]] or [[exceptions]] table; the meaning of `content` (as written) is the rulebook's business.
+    """One [[rules]] or [[exceptions]] table; what `content` (as written) means is read by rules/operator.py.
 
     `expires` is in UTC. A time without an offset is taken as UTC, a date alone as its first moment in UTC.
     """

@@ -1,315 +1,31 @@
-"""The HTTP server: uvicorn with a protocol that old PeerBanHelper, slow senders and floods can't upset.
+"""The HTTP server from binding its sockets to the last commit.
 
-`app` and `cli` call `run`, tests use `HttpServer`. Nothing here knows a route: whatever reaches the ASGI application is
-a plain HTTP/1.x request whose body is whole.
+`app` calls `run`, tests use `HttpServer`. Nothing here knows a route.
 """
 
 import asyncio
 import errno
 import inspect
-import json
 import logging
 import os
 import signal
 import socket
 import threading
-from asyncio import TimerHandle
 from collections.abc import Awaitable, Callable, Sequence
-from typing import TYPE_CHECKING, Any, NoReturn, cast
+from typing import TYPE_CHECKING, Any
 
-import httptools
 import uvicorn
 from uvicorn.lifespan.on import LifespanOn
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
-from sparkle_lite.errors import SparkleError
-from sparkle_lite.texts import phrase
-from sparkle_lite.units import KIB
+from sparkle_lite.http.protocol import Protocol
+from sparkle_lite.http.sockets import bind, bind_error, url_of
 
 if TYPE_CHECKING:
     from types import FrameType
 
-    from uvicorn._types import ASGIApplication, ASGIReceiveCallable, ASGISendCallable, Scope
+    from uvicorn._types import ASGIApplication
 
 logger = logging.getLogger("sparkle.server")
-_JSON = b"application/json; charset=utf-8"
-_UPGRADE_TOKENS = frozenset({b"upgrade", b"http2-settings"})
-_UPGRADE_HEADERS = frozenset({b"upgrade", b"http2-settings"})
-
-
-def _envelope(message: str) -> bytes:
-    return json.dumps({"success": False, "message": message, "data": None}, ensure_ascii=False).encode()
-
-
-_BUSY = _envelope(phrase("server.too_many_connections").raw())
-_UNREADABLE = phrase("server.unreadable").raw()
-_HEAD_TOO_LARGE = phrase("server.head_large").raw()
-_NO_TUNNEL = phrase("server.no_tunnel").raw()
-RETRY_AFTER_S = 10
-
-
-class _Refusal(Exception):
-    """Raised while parsing: go no further and answer with this status and sentence."""
-
-    def __init__(self, status: int, message: str) -> None:
-        super().__init__(message)
-        self.status = status
-        self.message = message
-
-
-class _NoTrailers(list[tuple[bytes, bytes]]):
-    """What a request's trailers go to: the application's header list must not change or grow once it has it."""
-
-    def append(self, item: tuple[bytes, bytes], /) -> None:
-        pass
-
-
-_NO_TRAILERS = _NoTrailers()
-
-
-async def _answer_busy(scope: "Scope", receive: "ASGIReceiveCallable", send: "ASGISendCallable") -> None:
-    headers = [
-        (b"content-type", _JSON),
-        (b"content-length", str(len(_BUSY)).encode()),
-        (b"retry-after", str(RETRY_AFTER_S).encode()),
-    ]
-    await send({"type": "http.response.start", "status": 503, "headers": headers})
-    await send({"type": "http.response.body", "body": _BUSY, "more_body": False})
-
-
-class Protocol(HttpToolsProtocol):
-    """uvicorn's httptools protocol, for clients that are old, slow or hostile.
-
-    - An `Upgrade` is read as the plain request that it is. PeerBanHelper before 8.0.5-beta2 (JDK client) offers h2c on
-      every plain-http request; uvicorn alone would hand over an empty body and take the real one for a bad request.
-    - A request head must be complete `head_timeout` s after it began (after connecting, for the first).
-    - Heads above `max_head` bytes are refused, and so is as much noise around a body (trailers, chunk extensions).
-    - A client that takes nothing of its answer for `write_timeout` s is cut off; a slow one isn't.
-    - Beyond `max_connections` a request is answered 503 with Retry-After; a quarter above that, connections are cut.
-    """
-
-    head_timeout: float = 15.0
-    write_timeout: float = 30.0
-    max_head: int = 64 * KIB
-    max_connections: int = 4096
-    max_pipelined: int = 128
-    # How long a refused client may go on sending: closing at once would reset the connection and lose our answer.
-    linger: float = 2.0
-
-    # Slots, because uvicorn's class has 28 attributes: from 30 on CPython gives up its fast attribute access.
-    __slots__ = ("_noise", "_received", "_refusal", "_refused", "_timer", "_write_timer")
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self._refused = False
-        self._refusal: _Refusal | None = None
-        self._received = 0  # bytes of the packet in work
-        self._noise = 0  # bytes in whole packets since the last head was complete or body bytes came
-        self._timer: TimerHandle | None = None  # closes the connection unless a head completes
-        self._write_timer: TimerHandle | None = None
-
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
-        """Register the connection, or turn it away when there are too many."""
-        super().connection_made(transport)
-        if self.client is not None and self.client[0].startswith("::ffff:"):
-            self.client = (self.client[0].removeprefix("::ffff:"), self.client[1])
-        if len(self.connections) > self.max_connections:
-            self._turn_away()
-        self._timer = self.loop.call_later(self.head_timeout, self._on_head_timeout)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """Forget the connection and its timers, whatever ended it."""
-        super().connection_lost(exc)
-        self._unset_keepalive_if_required()
-        self._stop_timer()
-        if self._write_timer is not None:
-            self._write_timer.cancel()
-
-    def data_received(self, data: bytes) -> None:
-        """Parse one packet; this runs for every one of them, so what isn't parsing is a few comparisons."""
-        if self._refused:
-            return
-        self._unset_keepalive_if_required()
-        self._received = len(data)
-        try:
-            try:
-                self.parser.feed_data(data)
-            except httptools.HttpParserUpgrade as pause:
-                self._parse_without_upgrade(memoryview(data)[pause.args[0] :])
-        except (httptools.HttpParserError, _Refusal):
-            self._refuse(self._refusal or _Refusal(400, _UNREADABLE))
-            return
-        self._noise += self._received
-        if self._noise > self.max_head:
-            self._refuse(_Refusal(431, _HEAD_TOO_LARGE))
-        elif self.headers is not _NO_TRAILERS or self.cycle.response_complete:
-            if self._timer is None:
-                self._timer = self.loop.call_later(self.head_timeout, self._on_head_timeout)
-        elif self._timer is not None:
-            self._stop_timer()
-
-    def on_headers_complete(self) -> None:
-        """A head is complete (parser callback): check it and start the request, unless it asks for an upgrade."""
-        # Counting costs, and few heads come in more than one packet.
-        if self._noise or self._received > self.max_head:
-            self._check_head_size()
-        super().on_headers_complete()
-        if self.parser.should_upgrade():
-            return
-        self._noise = -self._received
-        self.headers = _NO_TRAILERS
-        if self._timer is not None:
-            self._stop_timer()
-        if self.expect_100_continue:
-            self.cycle.on_response = self._on_answer_to_expecting
-        if self.pipeline and len(self.pipeline) > self.max_pipelined:
-            self._stop(400, _UNREADABLE)
-
-    def on_body(self, body: bytes) -> None:
-        """Body bytes (parser callback): the client waits for no `100 Continue`, or no longer."""
-        self._noise = -self._received
-        self.expect_100_continue = False
-        super().on_body(body)
-
-    def timeout_keep_alive_handler(self) -> None:
-        """Close an idle connection."""
-        super().timeout_keep_alive_handler()
-        self._watch_writing()
-
-    def pause_writing(self) -> None:
-        """The client takes its answer slower than it is made (transport callback)."""
-        super().pause_writing()
-        self._watch_writing()
-
-    def _should_upgrade(self) -> bool:
-        # uvicorn asks this of requests with the parser's upgrade flag only, and then leaves them alone.
-        return True
-
-    def _parse_without_upgrade(self, rest: memoryview) -> None:
-        """Go on behind a head that asked for an upgrade; more of the kind may follow in the same packet."""
-        while True:
-            self._restart_without_upgrade()
-            try:
-                self.parser.feed_data(rest)
-                return
-            except httptools.HttpParserUpgrade as pause:
-                rest = rest[pause.args[0] :]
-
-    def _restart_without_upgrade(self) -> None:
-        """Give the head in hand to a fresh parser, as its client would have written it without the upgrade.
-
-        The first parser has taken the head and none of the body, and the fresh one applies every check again (both
-        lengths, bad encodings), so each byte counts once and by the same rules as in any other request.
-        """
-        if self.parser.get_method() == b"CONNECT":
-            self._stop(405, _NO_TUNNEL)
-        version = self.parser.get_http_version().encode()
-        lines = [b"%b %b HTTP/%b" % (self.parser.get_method(), self.url, version)]
-        lines += [b"%b: %b" % header for header in _plain_headers(self.headers)]
-        self.parser = httptools.HttpRequestParser(self)
-        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn does
-        self.parser.feed_data(b"\r\n".join(lines) + b"\r\n\r\n")
-
-    def _check_head_size(self) -> None:
-        if len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers) > self.max_head:
-            self._stop(431, _HEAD_TOO_LARGE)
-
-    def _stop(self, status: int, message: str) -> NoReturn:
-        # Kept as well, because the parser raises an error of its own when a callback raises.
-        self._refusal = _Refusal(status, message)
-        raise self._refusal
-
-    def _turn_away(self) -> None:
-        if len(self.connections) > self.max_connections * 5 // 4:
-            self.transport.abort()
-        self.app = cast("Any", _answer_busy)
-        self.timeout_keep_alive = 1
-
-    def _refuse(self, refusal: _Refusal) -> None:
-        """Answer in place of the application and part; never into the middle of another answer."""
-        self._refused = True
-        logger.info("refused a request", extra={"status": refusal.status, "client": self.client and self.client[0]})
-        cycle = self.cycle
-        if cycle is None or cycle.response_complete:
-            self._write_refusal(refusal)
-        elif not cycle.more_body:
-            # What came behind a whole request is bad: that request still gets its answer, then the connection ends.
-            cycle.keep_alive = False
-        else:
-            cycle.disconnected = True
-            cycle.message_event.set()
-            if not cycle.response_started and not self.pipeline:
-                self._write_refusal(refusal)
-            else:
-                self.transport.close()
-
-    def _write_refusal(self, refusal: _Refusal) -> None:
-        body = _envelope(refusal.message)
-        headers = [
-            *self.server_state.default_headers,
-            (b"content-type", _JSON),
-            (b"content-length", str(len(body)).encode()),
-            (b"connection", b"close"),
-        ]
-        lines = b"".join(b"%b: %b\r\n" % header for header in headers)
-        self.transport.write(STATUS_LINE[refusal.status] + lines + b"\r\n" + body)
-        self._part()
-
-    def _part(self) -> None:
-        """Send what is written and our end of the stream, then ignore the client until it goes or `linger` is over."""
-        self._refused = True
-        self._unset_keepalive_if_required()
-        self._stop_timer()
-        self.flow.resume_reading()
-        self._timer = self.loop.call_later(self.linger, self.transport.abort)
-        if not self.transport.is_closing() and self.transport.can_write_eof():
-            self.transport.write_eof()
-
-    def _on_answer_to_expecting(self) -> None:
-        self.on_response_complete()
-        if self.expect_100_continue and self.cycle.response_complete and self.cycle.more_body:
-            # Whether this client will send its body after all is unknown: its next request couldn't be told from it.
-            self._part()
-
-    def _on_head_timeout(self) -> None:
-        self._timer = None
-        if self.cycle is not None and not self.cycle.response_complete:
-            # A request is being answered while the next head waits, perhaps because we don't read: look again later.
-            self._timer = self.loop.call_later(self.head_timeout, self._on_head_timeout)
-        elif not self.transport.is_closing():
-            self.transport.close()
-
-    def _watch_writing(self) -> None:
-        pending = self.transport.get_write_buffer_size()
-        if pending and self._write_timer is None:
-            self._write_timer = self.loop.call_later(self.write_timeout, self._cut_if_stuck, pending)
-
-    def _cut_if_stuck(self, pending: int) -> None:
-        self._write_timer = None
-        if self.transport.get_write_buffer_size() == pending:
-            self.transport.abort()
-        else:
-            self._watch_writing()
-
-    def _stop_timer(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-
-
-def _plain_headers(headers: Sequence[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
-    """The headers without an upgrade and the Connection tokens that announce it."""
-    plain = []
-    for name, value in headers:
-        if name in _UPGRADE_HEADERS:
-            continue
-        if name == b"connection":
-            tokens = [token.strip() for token in value.split(b",")]
-            value = b", ".join(token for token in tokens if token.lower() not in _UPGRADE_TOKENS)
-            if not value:
-                continue
-        plain.append((name, value))
-    return plain
 
 
 class _Lifespan(LifespanOn):
@@ -490,61 +206,6 @@ def run(
         on_ready=on_ready,
         on_hup=on_hup,
     ).run()
-
-
-def bind(host: str, port: int) -> list[socket.socket]:
-    """Sockets bound to `host`, not listening yet; "::" takes IPv4 too, a name with several addresses binds each.
-
-    Raises SparkleError("conflict") with a sentence that says what to do.
-    """
-    bound: list[socket.socket] = []
-    try:
-        for family, _, proto, _, address in _resolve(host, port):
-            taken = bound[0].getsockname()[1] if bound and not port else port
-            bound.append(_bind_one(family, proto, (address[0], taken, *address[2:])))
-    except OSError as exc:
-        # "localhost" may name an IPv6 address on a machine without IPv6: the other one is enough.
-        if bound and exc.errno != errno.EADDRINUSE:
-            return bound
-        for sock in bound:
-            sock.close()
-        raise bind_error(host, port, exc) from None
-    return bound
-
-
-def _resolve(host: str, port: int) -> list[Any]:
-    flags = socket.AI_PASSIVE
-    return sorted(set(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=flags)), key=lambda info: info[0])
-
-
-def _bind_one(family: int, proto: int, address: Any) -> socket.socket:
-    sock = socket.socket(family, socket.SOCK_STREAM, proto)
-    try:
-        if os.name == "posix":
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if family == socket.AF_INET6:
-            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0 if address[0] == "::" else 1)
-        sock.setblocking(False)
-        sock.bind(address)
-    except BaseException:
-        sock.close()
-        raise
-    return sock
-
-
-def bind_error(host: str, port: int, exc: OSError) -> SparkleError:
-    if exc.errno == errno.EADDRINUSE:
-        return SparkleError("conflict", "server.port_in_use", port=port, host=host)
-    if exc.errno in (errno.EACCES, errno.EPERM):
-        return SparkleError("conflict", "server.port_forbidden", port=port)
-    return SparkleError("conflict", "server.no_address", host=host)
-
-
-def url_of(host: str, sock: socket.socket) -> str:
-    """What to type on this machine: a wildcard address is reachable as the loopback address of its family."""
-    reachable = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 -- compared, not bound
-    name = f"[{reachable}]" if ":" in reachable else reachable
-    return f"http://{name}:{sock.getsockname()[1]}"
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:

@@ -10,7 +10,7 @@ import hashlib
 import logging
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -23,27 +23,19 @@ from sparkle_lite.db.database import Database
 from sparkle_lite.db.dictionaries import Dictionaries, NeededEntries, Resolved
 from sparkle_lite.db.segments import NO_ROWS, Kind, Rows, Stream, SubmissionRow
 from sparkle_lite.errors import SparkleError
+from sparkle_lite.ingest.budget import DIGESTS, STREAMS, LastSightings, MemoryBudget, RecentDigests
 from sparkle_lite.ingest.cleaning import Cleaner, Reporter, repeats_our_rules
 from sparkle_lite.ingest.trouble import CLOCK_MS, Receipt
 from sparkle_lite.metrics import Metrics
-from sparkle_lite.units import DAY_MS, HOUR_MS, MIB
+from sparkle_lite.units import DAY_MS, MIB
 from sparkle_lite.wire.bodies import Batch, PeerBan, PeerSnapshot, PeerSwarm, decode, inflate
 from sparkle_lite.wire.dialect import Dialect, Shape
-
-# Bodies whose digest is kept in memory: a day of 5,000 clients, about 40 MB.
-DIGESTS = 500_000
 
 # Bodies that wait behind a group are inflated ahead on a thread of their own, so many inflated bytes of them at a time;
 # below so many compressed bytes the hand-over costs more than it gains.
 AHEAD_BYTES = 8 * MIB
 WORTH_AHEAD = 8_192
-
-# Peers of whom it is known what was last said, about twice as many at the most: 130 bytes each.
-SIGHTINGS = 150_000
 logger = logging.getLogger("sparkle.ingest")
-
-# The streams that a body's rows go to: segments by kind, and bans.
-STREAMS = (*segments.KINDS, "ban")
 
 
 class Outcome(NamedTuple):
@@ -100,131 +92,6 @@ class _Decoded(NamedTuple):
             rows=kept,
             rejected=sent - kept,
         )
-
-
-class MemoryBudget:
-    """Bytes of bodies that may be held at once, being read or waiting; who finds none free waits for a while."""
-
-    def __init__(self, size: int, patience_s: float = 5.0) -> None:
-        self._free = size
-        self._size = size
-        self._patience_s = patience_s
-        self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
-
-    @property
-    def used(self) -> int:
-        """Bytes held now."""
-        return self._size - self._free
-
-    async def acquire(self, size: int) -> None:
-        """Wait for so many bytes. Raises SparkleError("overloaded") when they aren't free within the patience (s)."""
-        if not self._waiting and self._free >= size:
-            self._free -= size
-            return
-        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        entry = (size, future)
-        self._waiting.append(entry)
-        try:
-            await asyncio.wait_for(asyncio.shield(future), self._patience_s)
-        except BaseException as error:
-            if future.done():
-                self.release(size)
-            else:
-                future.cancel()
-                self._waiting.remove(entry)
-                self._admit()
-            if not isinstance(error, TimeoutError):
-                raise
-            raise SparkleError("overloaded", "server.busy", retry_after=5) from None
-
-    def release(self, size: int) -> None:
-        """Give so many bytes back."""
-        self._free += size
-        self._admit()
-
-    def _admit(self) -> None:
-        while self._waiting and self._waiting[0][0] <= self._free:
-            size, future = self._waiting.popleft()
-            self._free -= size
-            future.set_result(None)
-
-
-class RecentDigests:
-    """The bodies of the last 24 hours as 64-bit numbers in a set an hour; bounded, the oldest hour goes first."""
-
-    def __init__(self, limit: int = DIGESTS) -> None:
-        self._hours: dict[int, set[int]] = {}
-        self._limit = limit
-        self._count = 0
-
-    def has(self, digest: bytes, at_ms: int) -> bool:
-        """Whether this body was received within the 24 hours (by full hours) before that instant."""
-        number, since = int.from_bytes(digest[:8], "big"), at_ms // HOUR_MS - 24
-        return any(number in numbers for hour, numbers in self._hours.items() if hour >= since)
-
-    def add(self, digest: bytes, at_ms: int) -> None:
-        """Remember a body received at that instant."""
-        hour = at_ms // HOUR_MS
-        numbers = self._hours.get(hour)
-        if numbers is None:
-            numbers = self._hours[hour] = set()
-            for old in [known for known in self._hours if known < hour - 24]:
-                self._count -= len(self._hours.pop(old))
-        numbers.add(int.from_bytes(digest[:8], "big"))
-        self._count += 1
-        while self._count > self._limit and len(self._hours) > 1:
-            self._count -= len(self._hours.pop(min(self._hours)))
-
-
-class LastSightings:
-    """What was last said of each peer by clients whose list of peers is never emptied.
-
-    Theirs holds all peers since the client's start, those that have left with the counters that they left with: a row
-    that says the same as before is no sighting. A peer is an application's word for address, port, torrent and client
-    identity, what is said of it are its traffic and progress, both as 64-bit numbers. Of more peers than there is room
-    for, those that were not reported for longest are forgotten, and their next row is a sighting; so after a restart.
-    """
-
-    def __init__(self, limit: int = SIGHTINGS) -> None:
-        self._limit = limit
-        self._young: dict[int, int] = {}
-        self._old: dict[int, int] = {}
-
-    def __len__(self) -> int:
-        """How many peers are remembered."""
-        return len(self._young) + len(self._old)
-
-    def changed(
-        self,
-        userapp: int,
-        rows: Iterable[PeerSnapshot],
-        rejected: Counter[str],
-        uncommitted: Mapping[int, int],
-        said: dict[int, int],
-    ) -> Iterator[PeerSnapshot]:
-        """The rows that say something new; whoever takes them counts in `rejected` those that can't be kept.
-
-        `uncommitted` is what bodies of the same group said before; what this one says is put into `said`.
-        """
-        for row in rows:
-            peer = hash(
-                (userapp, row.peer_ip, row.peer_port, row.torrent_identifier, row.peer_id, row.peer_client_name)
-            )
-            now = hash((row.from_peer_traffic, row.to_peer_traffic, row.peer_progress))
-            before = said.get(peer) or uncommitted.get(peer) or self._young.get(peer) or self._old.get(peer)
-            if before != now:
-                dropped = rejected.total()
-                yield row
-                # By now the row has been taken or counted.
-                if rejected.total() != dropped:
-                    continue
-            said[peer] = now
-
-    def keep(self, said: Mapping[int, int]) -> None:
-        """Remember what was said in rows that are committed."""
-        self._young.update(said)
-        if len(self._young) > self._limit:
-            self._old, self._young = self._young, {}
 
 
 class _Part(NamedTuple):

@@ -1,17 +1,14 @@
 """Decisions: who is listed or allowed, by whom, why and until when; how one begins, ends and is rendered.
 
 Every origin comes through here: the configuration (`sync`), analyses (`apply`), imported lists (`replace_list`) and
-administrators. What is in force goes to the rulebook for publishing. A change is audited in its own transaction where a
+administrators. What is in force is published (rules/publisher.py). A change is audited in its own transaction where a
 person makes it.
 """
 
 import asyncio
 import re
 from collections.abc import Callable, Iterable, Sequence
-from functools import lru_cache
 from typing import Any, Literal, NamedTuple
-
-import msgspec
 
 from sparkle_lite.accounts.actors import Actor
 from sparkle_lite.accounts.audit import Audit
@@ -25,14 +22,19 @@ from sparkle_lite.db.decisions import Change, Cursor, Decision, DecisionFilter, 
 from sparkle_lite.db.orders import Position
 from sparkle_lite.errors import SparkleError
 from sparkle_lite.net import Network, network_of
+from sparkle_lite.rules import operator
 from sparkle_lite.rules import plan as planning
-from sparkle_lite.rules import rendering as rulebook
+from sparkle_lite.rules.address_sets import single
+from sparkle_lite.rules.configured import difference
 from sparkle_lite.rules.findings import Finding
+from sparkle_lite.rules.guard import SUBSCRIBER_V6, Guard, Obstacle
+from sparkle_lite.rules.in_force import InForce
+from sparkle_lite.rules.operator import Rules
 from sparkle_lite.rules.plan import Mode, Plan, Situation
 from sparkle_lite.rules.protected import Protected
 from sparkle_lite.rules.reasons import reason
-from sparkle_lite.rules.rendering import Guard, Listing, Obstacle, Rules, single
-from sparkle_lite.texts import ENGLISH, Phrase, phrase
+from sparkle_lite.rules.rendering import Listing
+from sparkle_lite.texts import Phrase, phrase
 from sparkle_lite.units import DAY_MS
 from sparkle_lite.wire.matchers import Matcher, category_matches, parse
 
@@ -258,7 +260,7 @@ class Decisions:
         Raises SparkleError: bad_request, conflict where it must never be listed, forbidden.
         """
         actor.require_admin()
-        target = rulebook.target(kind, text, is_exception=False)
+        target = operator.target(kind, text, is_exception=False)
         now = self._clock()
         new = _by_hand(target, kind, action="deny", code="admin", note=note, expires_at=_until(now, lifetime_ms))
         if isinstance(target, Network):
@@ -275,7 +277,7 @@ class Decisions:
     ) -> Decision:
         """Except a target from every rule for so long (None: for ever). Raises SparkleError: bad_request, forbidden."""
         actor.require_admin()
-        target = rulebook.target(kind, text, is_exception=True)
+        target = operator.target(kind, text, is_exception=True)
         now = self._clock()
         new = _by_hand(target, kind, action="allow", code="exception", note=note, expires_at=_until(now, lifetime_ms))
         return await self._supersede(connection, actor, "RULE_ALLOW", new, now)
@@ -291,7 +293,7 @@ class Decisions:
         Raises SparkleError: bad_request, forbidden.
         """
         actor.require_admin()
-        named = rulebook.target("ip", text, is_exception=True)
+        named = operator.target("ip", text, is_exception=True)
         assert isinstance(named, Network)
         now = self._clock()
         target = await _subscriber(connection, named, now)
@@ -500,97 +502,6 @@ class Decisions:
         return Verdict(listed, "excepted" in protection, self._matches(served, now) if listed else ())
 
 
-# --- Parts ------------------------------------------------------------------------------------------------------------
-
-
-class InForce:
-    """The decisions in force as the documents show them; what stands from one reading to the next is rendered once.
-
-    A decision is never rewritten, so what it was rendered as holds.
-    """
-
-    def __init__(self) -> None:
-        self._rendered: dict[int, tuple[bool, Listing]] = {}
-
-    async def read(self, connection: Connection, now_ms: int) -> tuple[list[Listing], list[Listing]]:
-        """The denied and the allowed, newest first."""
-        ids = await store.served_ids(connection, now_ms)
-        rows = await store.served(connection, [decision_id for decision_id in ids if decision_id not in self._rendered])
-        return await asyncio.to_thread(self._update, ids, rows)
-
-    def _update(self, ids: Sequence[int], rows: Iterable[tuple[Any, ...]]) -> tuple[list[Listing], list[Listing]]:
-        self._rendered |= self._render(rows)
-        self._rendered = {decision_id: self._rendered[decision_id] for decision_id in ids}
-        denied = [listing for is_allowed, listing in self._rendered.values() if not is_allowed]
-        allowed = [listing for is_allowed, listing in self._rendered.values() if is_allowed]
-        return denied, allowed
-
-    def _render(self, rows: Iterable[tuple[Any, ...]]) -> dict[int, tuple[bool, Listing]]:
-        matcher = lru_cache(4096)(parse)
-
-        @lru_cache(65_536)
-        def why(code: str, numbers: str) -> str:
-            return reason(code, msgspec.json.decode(numbers)).text(ENGLISH)
-
-        rendered = {}
-        for decision_id, kind, address, prefix, text, action, category, code, numbers, expires in rows:
-            target = matcher(text) if address is None else Network(address, prefix)
-            listing = Listing(kind, target, category, why(code, numbers) + _ending(expires), expires)
-            rendered[decision_id] = action == "allow", listing
-        return rendered
-
-
-def difference(rules: Rules, rows: Iterable[tuple[Any, ...]], now: int) -> tuple[list[New], list[int]]:
-    """What of the configuration must begin, and the ids of what is no longer in it."""
-    wanted = dict.fromkeys(_configured(rules, now))
-    end = []
-    for old in store.decisions(rows):
-        same = _Configured(
-            kind=old.kind,
-            network=old.network,
-            text=old.text,
-            action=old.action,
-            category=old.category,
-            expires_at=old.expires_at,
-        )
-        if same in wanted:
-            del wanted[same]
-        else:
-            end.append(old.id)
-    return [New(**new._asdict(), state="active", origin="config", code="config") for new in wanted], end
-
-
-class _Configured(NamedTuple):
-    """What the configuration says of one target."""
-
-    kind: store.Kind
-    network: Network | None
-    text: str | None
-    action: store.Action
-    category: str
-    expires_at: int | None
-
-
-def _configured(rules: Rules, now: int) -> Iterable[_Configured]:
-    actions: tuple[tuple[store.Action, tuple[rulebook.Rule, ...]], ...] = (
-        ("deny", rules.rules),
-        ("allow", rules.exceptions),
-    )
-    for action, entries in actions:
-        for rule in entries:
-            if not rule.is_active(now):
-                continue
-            kind: Any = rule.type
-            said = _Configured(
-                kind=kind, network=None, text=None, action=action, category=rule.category, expires_at=rule.expires
-            )
-            texts = (*map(str, rule.ports), *(matcher.pbh() for matcher in rule.matchers), *rule.scripts)
-            for network in rule.networks:
-                yield said._replace(network=network)
-            for text in texts:
-                yield said._replace(text=text)
-
-
 def _planned(proposal: _Proposal, situation: Situation, rows: Iterable[tuple[Any, ...]]) -> Plan:
     """The plan, off the event loop: `rows` are what stands."""
     return planning.make(
@@ -628,9 +539,9 @@ async def _decision(connection: Connection, decision_id: int) -> Decision:
 
 async def _subscriber(connection: Connection, named: Network, now: int) -> Network:
     """What a pardon is for: where somebody's whole network is listed, one of its addresses stands for all."""
-    if named.bits == 32 or named.prefix <= rulebook.SUBSCRIBER_V6:
+    if named.bits == 32 or named.prefix <= SUBSCRIBER_V6:
         return named
-    whole = network_of(named.address, rulebook.SUBSCRIBER_V6)
+    whole = network_of(named.address, SUBSCRIBER_V6)
     decisions = await store.around(connection, named, now, MOST_MATCHES)
     is_listed = any(
         decision.network == whole and decision.action == "deny" and decision.origin != "config"
@@ -671,10 +582,6 @@ def _again(decision: Decision) -> New:
 
 def _until(now: int, lifetime_ms: int | None) -> int | None:
     return None if lifetime_ms is None else now + lifetime_ms
-
-
-def _ending(expires: int | None) -> str:
-    return "" if expires is None else f"; until {date(expires)}"
 
 
 def _note(text: str) -> str:

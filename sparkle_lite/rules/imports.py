@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from sparkle_lite.net import AddressError, Network, address_bytes, parse_network
-from sparkle_lite.rules.rendering import MAX_BREADTH_V4, MAX_BREADTH_V6
+from sparkle_lite.rules.guard import MAX_BREADTH_V4, MAX_BREADTH_V6
 
 MAX_ENTRIES = 500_000
 _LONGEST_LINE = 1024

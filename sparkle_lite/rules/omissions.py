@@ -8,7 +8,8 @@ from typing import Literal, NamedTuple
 
 from sparkle_lite.config import Config, RuleEntry
 from sparkle_lite.errors import Problem
-from sparkle_lite.rules.rendering import Rule, compile_rules, omissions
+from sparkle_lite.rules.operator import Rule, compile_rules
+from sparkle_lite.rules.rendering import omissions
 from sparkle_lite.texts import ENGLISH, Phrase, joined, phrase
 from sparkle_lite.wire.dialect import FAMILIES, Exceptions, RuleTexts, Traits
 from sparkle_lite.wire.documents import Cause, Omission
@@ -19,7 +20,7 @@ Section = Literal["rules", "exceptions"]
 # So many values of an entry are noted one by one.
 _FEW = 3
 
-# By variant of a document, as rulebook.omissions and Published have them.
+# By variant of a document, as rendering.omissions and Published have them.
 Omissions = Mapping[str, Sequence[Omission]]
 
 # Beside what is left out: exceptions by address that are holes in the lists and nothing more.

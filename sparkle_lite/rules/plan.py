@@ -1,7 +1,7 @@
 """What a run changes: the findings of one origin against what it decided before, kept in bounds.
 
 `make` is a function of what it is given, so that a dry run and a run are the same thing up to the commit. The bounds:
-rulebook.Guard judges each target; a run that adds too much, or that hangs too much on one person, adds nothing until an
+guard.Guard judges each target; a run that adds too much, or that hangs too much on one person, adds nothing until an
 administrator has looked. What is no longer found is withdrawn in any case: taking somebody off the list harms nobody.
 """
 
@@ -13,7 +13,7 @@ from typing import Literal, NamedTuple
 from sparkle_lite.db.decisions import Decision, EndReason, Key, New
 from sparkle_lite.net import Network
 from sparkle_lite.rules.findings import Finding, Target
-from sparkle_lite.rules.rendering import Guard
+from sparkle_lite.rules.guard import Guard
 from sparkle_lite.units import DAY_MS
 from sparkle_lite.wire.matchers import MatcherError, parse
 

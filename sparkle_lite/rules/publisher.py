@@ -15,12 +15,12 @@ from typing import NamedTuple
 from sparkle_lite.accounts.registry import Registry
 from sparkle_lite.config import Config
 from sparkle_lite.db.database import Database
-from sparkle_lite.rules import omissions
-from sparkle_lite.rules import rendering as rulebook
+from sparkle_lite.rules import address_sets, omissions, rendering
 from sparkle_lite.rules.decisions import Decisions
+from sparkle_lite.rules.operator import Rules
 from sparkle_lite.rules.protected import Protected
 from sparkle_lite.rules.render_worker import RenderOrder, RenderWorker
-from sparkle_lite.rules.rendering import Published, Rules
+from sparkle_lite.rules.rendering import Published
 
 # Decisions beyond which rendering in this process would be felt; starting another takes a quarter of a second.
 _LONG_LIST = 5_000
@@ -102,9 +102,9 @@ class Renderer:
             )
             return await self._worker.render(order)
         denied, allowed = await self.decisions.in_force()
-        networks = [rulebook.single(address) for address in protected]
+        networks = [address_sets.single(address) for address in protected]
         return await asyncio.to_thread(
-            rulebook.publish, rules, networks, self.clock(), denied=denied, allowed=allowed, link=link
+            rendering.publish, rules, networks, self.clock(), denied=denied, allowed=allowed, link=link
         )
 
 

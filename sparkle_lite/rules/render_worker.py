@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from sparkle_lite.db.connection import connect_readonly
-from sparkle_lite.rules.decisions import InForce
-from sparkle_lite.rules.rendering import Listing, Published, publish, single
+from sparkle_lite.rules.address_sets import single
+from sparkle_lite.rules.in_force import InForce
+from sparkle_lite.rules.rendering import Listing, Published, publish
 from sparkle_lite.worker_process import WorkerProcess, serve
 
 # A hundred thousand networks take a second and a half the first time.
@@ -23,7 +24,7 @@ STAY_S = 4000.0
 
 
 class RenderOrder(NamedTuple):
-    """What to render: `rules` is a pickled rulebook.Rules, the rest is as rulebook.publish and Decisions take it.
+    """What to render: `rules` is a pickled operator.Rules, the rest is as rendering.publish and Decisions take it.
 
     All of it is quick to pickle, which nothing else in the server can run beside.
     """

@@ -39,7 +39,7 @@ from sparkle_lite.config import AuthSection
 from sparkle_lite.db import segments
 from sparkle_lite.db.connection import schema, statements
 from sparkle_lite.db.database import Database
-from sparkle_lite.http import lifecycle as http_server
+from sparkle_lite.http import lifecycle
 from sparkle_lite.wire.bodies import PeerSnapshot
 from tests.bench import load
 from tests.bench.load import Body, Load, in_child
@@ -193,7 +193,7 @@ async def _read_and_answer(scope: Any, receive: Any, send: Any) -> None:
 
 def serve_nothing(port: int) -> None:
     """The HTTP-only floor: the same HTTP server with an application that reads the body and answers 200."""
-    http_server.run(_read_and_answer, port=port)
+    lifecycle.run(_read_and_answer, port=port)
 
 
 def serve_minimal(port: int) -> None:
@@ -205,7 +205,7 @@ def serve_minimal(port: int) -> None:
         return {"status": "ok"}
 
     app: Any = Litestar([healthz], openapi_config=None, logging_config=None)
-    http_server.run(app, port=port)
+    lifecycle.run(app, port=port)
 
 
 def free_port() -> int:

@@ -20,10 +20,7 @@ from litestar.types import Empty
 
 import sparkle_lite
 from sparkle_lite.http import github, login_link, operation
-from sparkle_lite.http.api import apps as api_accounts
-from sparkle_lite.http.api import btn_openapi
-from sparkle_lite.http.api import observations as api_search
-from sparkle_lite.http.api import rules as api_rules
+from sparkle_lite.http.api import apps, audit, btn_openapi, observations, rules, torrents, users
 from sparkle_lite.http.ready import JSON, Ready, ready, respond
 from sparkle_lite.http.session import DEPENDENCIES, AnyRequest
 from sparkle_lite.units import INT64_MAX
@@ -33,9 +30,12 @@ Json = dict[str, Any]
 # Every handler that describes itself: the document's, and those that the served application has.
 OPERATIONS = (
     *operation.HANDLERS,
-    *api_accounts.ROUTERS,
-    *api_search.ROUTERS,
-    *api_rules.ROUTERS,
+    *apps.ROUTERS,
+    *users.ROUTERS,
+    *audit.ROUTERS,
+    *torrents.ROUTERS,
+    *observations.ROUTERS,
+    *rules.ROUTERS,
     *github.HANDLERS,
     *login_link.HANDLERS,
 )

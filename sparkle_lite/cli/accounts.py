@@ -1,0 +1,251 @@
+"""The commands `user` and `app`: people, and the credentials of their clients."""
+
+import argparse
+from collections.abc import Awaitable, Callable, Iterable
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
+
+from sparkle_lite.cli.commands import (
+    add_command,
+    add_json_option,
+    load,
+    print_json,
+    print_table,
+    run_on_accounts,
+    run_or_nothing,
+    when,
+    with_database,
+)
+
+if TYPE_CHECKING:
+    from sparkle_lite.accounts.actors import Actor
+    from sparkle_lite.accounts.apps import NewSecret
+    from sparkle_lite.accounts.parts import Accounts
+    from sparkle_lite.config import Config
+    from sparkle_lite.db.accounts import UserappRow, UserRow
+
+T = TypeVar("T")
+P = ParamSpec("P")
+_ANY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - compared with, not bound to
+
+
+def add_user_commands(user: Any) -> None:
+    add = add_command(user, "add", _user_add, "add a user", "name")
+    add.add_argument("--admin", action="store_true", help="may manage everything")
+    add_json_option(add_command(user, "list", _user_list, "list the users"))
+    ban = add_command(user, "ban", _user_ban, "lock a user out, with all applications and sessions", "name")
+    _reason_option(ban)
+    add_command(user, "unban", _user_unban, "let a user in again", "name")
+    add_command(user, "token", _user_token, "print a session token for the REST API", "name")
+    add_command(user, "login-link", _user_login_link, "print a one-time login URL, valid 30 minutes", "name")
+
+
+def add_app_commands(app: Any) -> None:
+    add = add_command(app, "add", _app_add, "add an application and print its secret, once")
+    add.add_argument("--user", metavar="NAME", required=True, help="the user who owns it")
+    add.add_argument("--comment", metavar="T", default="Added on the command line", help="what it is for")
+    add_json_option(add)
+    listing = add_command(app, "list", _app_list, "list the applications")
+    listing.add_argument("--anonymous", action="store_true", help="only those of clients without credentials")
+    add_json_option(listing)
+    add_json_option(add_command(app, "reset", _app_reset, "make a new secret and print it, once", "app_id"))
+    _reason_option(add_command(app, "ban", _app_ban, "refuse an application", "app_id"))
+    add_command(app, "unban", _app_unban, "let an application in again", "app_id")
+    add_command(app, "delete", _app_delete, "delete an application; what it reported stays", "app_id")
+    purge = add_command(
+        app, "purge-anonymous", _app_purge_anonymous, "delete unused applications of clients without credentials"
+    )
+    purge.add_argument(
+        "--older-than", metavar="DURATION", type=_duration, required=True, help='unused for so long, such as "30d"'
+    )
+    purge.add_argument("--yes", action="store_true", help="do it; without, only tell how many")
+
+
+def _reason_option(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--reason", metavar="T", required=True, help="shown to whoever is refused")
+
+
+def _duration(text: str) -> int:
+    """A duration as the configuration writes it, in ms."""
+    from sparkle_lite.config.values import Duration
+
+    try:
+        return int(Duration.parse(text))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+# --- user -------------------------------------------------------------------------------------------------------------
+
+
+def _user_add(args: argparse.Namespace) -> None:
+    role: Any = "admin" if args.admin else "user"
+    row = run_on_accounts(args, lambda accounts, actor: accounts.users.add(args.name, role, actor), create=True)
+    print(f"Added the {'administrator' if args.admin else 'user'} {row.name}.")
+
+
+def _user_list(args: argparse.Namespace) -> None:
+    users = run_or_nothing(args, lambda accounts, _: accounts.users.all())
+    if args.json:
+        print_json([_pick(row, _USER_KEYS) for row in users])
+        return
+    rows = [(row.name, row.role, when(row.registered_at), when(row.last_seen_at), _state(row)) for row in users]
+    print_table(("NAME", "ROLE", "REGISTERED (UTC)", "LAST SEEN (UTC)", "STATE"), rows)
+
+
+def _user_ban(args: argparse.Namespace) -> None:
+    user, _ = run_on_accounts(
+        args, lambda accounts, actor: _to_user(accounts, args.name, accounts.users.ban, args.reason, actor)
+    )
+    print(f"Banned {user.name}.")
+
+
+def _user_unban(args: argparse.Namespace) -> None:
+    user, _ = run_on_accounts(args, lambda accounts, actor: _to_user(accounts, args.name, accounts.users.unban, actor))
+    print(f"Lifted the ban of {user.name}.")
+
+
+def _user_login_link(args: argparse.Namespace) -> None:
+    _, token = run_on_accounts(args, lambda accounts, _: _to_user(accounts, args.name, accounts.sessions.login_link))
+    print(f"{_base_url(load(args))}/login?token={token}")
+
+
+async def _to_user(
+    accounts: "Accounts",
+    name: str,
+    act: Callable[Concatenate[int, P], Awaitable[T]],
+    *args: P.args,
+    **kwargs: P.kwargs,
+) -> "tuple[UserRow, T]":
+    """Do something to the user (row id) of this name; the user, and what came of it."""
+    user = await accounts.users.named(name)
+    return user, await act(user.id, *args, **kwargs)
+
+
+def _user_token(args: argparse.Namespace) -> None:
+    print(run_on_accounts(args, lambda accounts, actor: _token_of(accounts, args.name, actor)))
+
+
+async def _token_of(accounts: "Accounts", name: str, actor: "Actor") -> str:
+    return await accounts.sessions.sign_in(await accounts.users.named(name), "command line", actor)
+
+
+def _base_url(config: "Config") -> str:
+    """Where a browser on this machine reaches the server."""
+    server = config.server
+    if server.public_url:
+        return server.public_url
+    host = _ANY_ADDRESS.get(server.host, server.host)
+    return f"http://{f'[{host}]' if ':' in host else host}:{server.port}"
+
+
+# --- app --------------------------------------------------------------------------------------------------------------
+
+
+def _app_add(args: argparse.Namespace) -> None:
+    _, new = run_on_accounts(
+        args, lambda accounts, actor: _to_user(accounts, args.user, accounts.apps.add, args.comment, actor)
+    )
+    _print_secret(args, new)
+
+
+def _app_reset(args: argparse.Namespace) -> None:
+    _print_secret(args, run_on_accounts(args, lambda accounts, actor: accounts.apps.reset(args.app_id, actor)))
+
+
+def _print_secret(args: argparse.Namespace, new: "NewSecret") -> None:
+    from sparkle_lite.accounts.apps import peerbanhelper_lines
+
+    app_id = new.userapp.app_id
+    if args.json:
+        print_json({"app_id": app_id, "app_secret": new.secret})
+        return
+    print("For PeerBanHelper's config.yml (the secret is shown only now):\n")
+    print(peerbanhelper_lines(_base_url(load(args)), app_id, new.secret))
+
+
+def _app_list(args: argparse.Namespace) -> None:
+    apps = run_or_nothing(args, lambda accounts, _: _owned_apps(accounts, only_anonymous=args.anonymous))
+    troubles = _troubles(args) if apps else {}
+    if args.json:
+        print_json([{"user": name, **_pick(row, _APP_KEYS), "trouble": troubles.get(row.id)} for name, row in apps])
+        return
+    rows = [
+        (
+            row.app_id,
+            name,
+            when(row.created_at),
+            when(row.last_access_at),
+            row.user_agent or "-",
+            _state(row),
+            row.comment,
+        )
+        for name, row in apps
+    ]
+    print_table(
+        ("APP ID", "USER", "CREATED (UTC)", "LAST ACCESS (UTC)", "USER AGENT", "STATE", "COMMENT"),
+        rows,
+    )
+    for _, row in apps:
+        if row.id in troubles:
+            print(f"\nTrouble with {row.app_id} ({row.comment}): {troubles[row.id]}")
+
+
+def _troubles(args: argparse.Namespace) -> dict[int, str]:
+    """What is wrong with what applications (row ids) send, of each that is in trouble."""
+    from sparkle_lite.clock import now_ms
+    from sparkle_lite.ingest.trouble import sentences
+
+    found = with_database(args, lambda database, _: sentences(database, now_ms()))
+    return {userapp: sentence.text("en") for userapp, sentence in found.items()}
+
+
+async def _owned_apps(accounts: "Accounts", *, only_anonymous: bool) -> "list[tuple[str, UserappRow]]":
+    """The applications, newest first, with the names of their owners."""
+    from sparkle_lite.accounts.registry import ANONYMOUS
+
+    names = {user.id: user.name for user in await accounts.users.all()}
+    apps = [(names[row.user], row) for row in await accounts.apps.all()]
+    return [(owner, row) for owner, row in apps if owner == ANONYMOUS] if only_anonymous else apps
+
+
+def _app_ban(args: argparse.Namespace) -> None:
+    run_on_accounts(args, lambda accounts, actor: accounts.apps.ban(args.app_id, args.reason, actor))
+    print(f"Banned {args.app_id}.")
+
+
+def _app_unban(args: argparse.Namespace) -> None:
+    run_on_accounts(args, lambda accounts, actor: accounts.apps.unban(args.app_id, actor))
+    print(f"Lifted the ban of {args.app_id}.")
+
+
+def _app_delete(args: argparse.Namespace) -> None:
+    run_on_accounts(args, lambda accounts, actor: accounts.apps.delete(args.app_id, actor))
+    print(f"Deleted {args.app_id}.")
+
+
+def _app_purge_anonymous(args: argparse.Namespace) -> None:
+    if args.yes:
+        gone = run_on_accounts(args, lambda accounts, actor: accounts.apps.purge_anonymous(args.older_than, actor))
+        print(f"Deleted {_clients(len(gone))}; what they reported stays.")
+        return
+    idle = run_on_accounts(args, lambda accounts, _: accounts.apps.idle_anonymous(args.older_than))
+    print(f"{_clients(len(idle)).capitalize()} would be deleted; add --yes to do it.")
+
+
+def _clients(count: int) -> str:
+    return f"{count or 'no'} client{'' if count == 1 else 's'} without credentials"
+
+
+# --- Printing ---------------------------------------------------------------------------------------------------------
+
+_USER_KEYS = ("id", "name", "role", "registered_at", "last_seen_at", "banned_at", "banned_reason")
+_APP_KEYS = ("app_id", "comment", "created_at", "last_access_at", "user_agent", "banned_at", "banned_reason")
+
+
+def _pick(row: "UserRow | UserappRow", keys: Iterable[str]) -> dict[str, object]:
+    """What may be shown of a row."""
+    return {key: getattr(row, key) for key in keys}
+
+
+def _state(row: "UserRow | UserappRow") -> str:
+    return "active" if row.banned_at is None else f"banned {when(row.banned_at)}: {row.banned_reason}"

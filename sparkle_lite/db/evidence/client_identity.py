@@ -1,0 +1,120 @@
+"""Who was seen under a disguise, and who bears the name truly."""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from sparkle_lite.db.evidence.workspace import DAYS, TORRENTS, Evidence, network_of, subject_of, users_of
+from sparkle_lite.db.segments import KINDS, Kind
+from sparkle_lite.units import DAY_MS
+
+
+class Disguise(NamedTuple):
+    """A way to tell a disguised client: names that begin so, whose true bearers have a peer_id like one of these.
+
+    `peer_ids` are GLOB patterns of ours. `compared`: it matters how many bear the name truly.
+    """
+
+    name: str
+    peer_ids: tuple[str, ...]
+    compared: bool = True
+
+
+class Bearers(NamedTuple):
+    """Who was seen under a disguise: `percent` of the addresses with that name didn't have its peer_id."""
+
+    disguise: int
+    users: int
+    networks: int
+    addresses: int
+    percent: int
+    torrents: int
+    days: int
+    first: int
+    last: int
+    decisive: tuple[int, ...]
+
+    @property
+    def people(self) -> int:
+        """Votes: people collapsed by their networks."""
+        return min(self.users, self.networks)
+
+
+def find_bearers(evidence: Evidence, disguises: Sequence[Disguise], numbers: Mapping[str, int]) -> list[Bearers]:
+    """Who was seen downloading under each disguise, and how many bore the name truly.
+
+    numbers: window (ms), min_people, min_addresses, min_torrents.
+    """
+    since = evidence.now - numbers["window"]
+    evidence.do("CREATE TEMP TABLE suspect (client INTEGER, disguise INTEGER, hidden INTEGER)")
+    for number, disguise in enumerate(disguises):
+        true = " OR ".join(["peer_id GLOB ?"] * len(disguise.peer_ids)) or "FALSE"
+        evidence.do(
+            f"INSERT INTO suspect SELECT id, ?, NOT ({true}) AS hidden FROM m.client_identity"
+            " WHERE peer_id<>'' AND substr(client_name, 1, length(?))=? AND (hidden OR ?)",
+            (number, *disguise.peer_ids, disguise.name, disguise.name, disguise.compared),
+        )
+    evidence.do("CREATE INDEX temp.suspect_client ON suspect (client)")
+    _collect_disguised(evidence, since)
+    # True bearers are many, and matter only where enough others pass for them.
+    evidence.do(
+        "CREATE TEMP TABLE rival AS SELECT client, disguise FROM suspect WHERE NOT hidden AND disguise IN"
+        " (SELECT key FROM seen GROUP BY key HAVING count(DISTINCT address)>=? AND count(DISTINCT user)>=?)",
+        (numbers["min_addresses"], numbers["min_people"]),
+    )
+    _collect_true(evidence, since)
+    evidence.do("CREATE TEMP TABLE against (key INTEGER, user INTEGER, net BLOB)")
+    evidence.make_voters(numbers["min_people"], torrents=numbers["min_torrents"])
+    rows = evidence.do(
+        "SELECT s.*, s.addresses*100/(s.addresses+(SELECT count(DISTINCT o.address) FROM owner o"
+        " WHERE o.disguise=s.key AND o.address NOT IN (SELECT address FROM seen WHERE key=s.key))) AS percent,"
+        " d.users FROM (SELECT key, count(DISTINCT user), count(DISTINCT net),"
+        f" count(DISTINCT address) AS addresses, {TORRENTS}, {DAYS}, min(at),"
+        " max(at) FROM seen GROUP BY key) s LEFT JOIN decisive d ON d.key=s.key"
+    )
+    return [Bearers._make((*row[:4], row[8], *row[4:8], users_of(row[9]))) for row in rows]
+
+
+def _collect_disguised(evidence: Evidence, since: int) -> None:
+    """Make `seen`: who saw a suspect download what."""
+    evidence.do(
+        "CREATE TEMP TABLE bearer (disguise INTEGER, address BLOB, userapp INTEGER, net BLOB, torrent INTEGER,"
+        " at INTEGER)"
+    )
+    for kind, indexed in evidence.segments(KINDS, since):
+        evidence.do(
+            f"INSERT INTO bearer SELECT x.disguise, {subject_of('s.peer_ip')} AS peer, sub.userapp,"
+            f" {network_of('sub.address')} AS net, s.torrent, max(sub.received_at)"
+            f" FROM {_of_clients('suspect', kind, indexed)} CROSS JOIN seg.submission sub ON sub.id=s.submission"
+            " WHERE x.hidden AND sub.received_at BETWEEN ? AND ? AND sub.userapp IN (SELECT userapp FROM reporter)"
+            " AND s.to_peer_traffic>max(s.from_peer_traffic, 0)"
+            f" GROUP BY x.disguise, peer, sub.userapp, net, s.torrent, sub.received_at/{DAY_MS}",
+            (since, evidence.now),
+        )
+    evidence.make_titles("bearer")
+    evidence.do(
+        "CREATE TEMP TABLE seen AS SELECT b.disguise AS key, b.address, r.user, b.net, t.torrent, t.big_endian,"
+        " 0 AS grp, b.at, 0 AS value FROM bearer b JOIN title t ON t.id=b.torrent"
+        " JOIN reporter r ON r.userapp=b.userapp WHERE NOT t.private"
+    )
+
+
+def _collect_true(evidence: Evidence, since: int) -> None:
+    """Make `owner`: the addresses of those who bear a name truly, whoever tells of them."""
+    evidence.do("CREATE INDEX temp.rival_client ON rival (client)")
+    evidence.do(
+        "CREATE TEMP TABLE owner (disguise INTEGER, address BLOB, PRIMARY KEY (disguise, address)) WITHOUT ROWID"
+    )
+    if not evidence.do("SELECT 1 FROM rival LIMIT 1"):
+        return
+    for kind, indexed in evidence.segments(KINDS, since):
+        evidence.do(
+            f"INSERT OR IGNORE INTO owner SELECT x.disguise, {subject_of('s.peer_ip')}"
+            f" FROM {_of_clients('rival', kind, indexed)}"
+        )
+
+
+def _of_clients(table: str, kind: Kind, indexed: bool) -> str:
+    """The rows `s` of a segment with a client of a table `x`."""
+    if indexed:
+        return f"{table} x CROSS JOIN seg.{kind} s ON s.client=x.client"
+    return f"seg.{kind} s CROSS JOIN {table} x ON x.client=s.client"

@@ -1,0 +1,115 @@
+"""What an address downloaded at the same time."""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from sparkle_lite.db.evidence.workspace import (
+    FINDINGS,
+    TORRENTS,
+    Evidence,
+    about,
+    network_of,
+    subject_of,
+    users_of,
+)
+from sparkle_lite.db.segments import KINDS
+from sparkle_lite.units import MIB, MINUTE_MS
+
+BUCKET_MS = 10 * MINUTE_MS
+
+# A snapshot or swarm row of less is a handshake and some requests, not a download.
+DOWNLOAD_FLOOR = MIB
+
+
+class Crowd(NamedTuple):
+    """What an address took at the same time, in its busiest ten minutes; `buckets` counts those that qualify."""
+
+    key: bytes
+    users: int
+    networks: int
+    torrents: int
+    buckets: int
+    first: int
+    last: int
+    against: int
+    decisive: tuple[int, ...]
+
+    @property
+    def people(self) -> int:
+        """Votes: people collapsed by their networks."""
+        return min(self.users, self.networks)
+
+
+def find_crowds(evidence: Evidence, numbers: Mapping[str, int], only: bytes | None = None) -> list[Crowd]:
+    """Addresses by the torrents that they download at the same time; with `only` one, however few.
+
+    numbers: window (ms), min_people, min_torrents. Somebody to whom it gave anything at all speaks against it.
+    """
+    since = evidence.now - numbers["window"]
+    _collect_moments(evidence, since, only)
+    if not evidence.has("seen_moment"):
+        return []
+    values = {
+        "people": 0 if only else numbers["min_people"],
+        "torrents": 0 if only else numbers["min_torrents"],
+    }
+    evidence.do(
+        f"CREATE TEMP TABLE busy AS SELECT key, bucket, {TORRENTS}, count(DISTINCT user) AS users,"
+        " count(DISTINCT net) AS nets FROM seen_moment GROUP BY key, bucket"
+        " HAVING torrents>=:torrents AND min(users, nets)>=:people",
+        values,
+    )
+    evidence.do(
+        "CREATE TEMP TABLE busiest AS SELECT *, count(*) OVER (PARTITION BY key) AS buckets,"
+        " row_number() OVER (PARTITION BY key ORDER BY torrents DESC, bucket) AS place FROM busy"
+    )
+    evidence.make_candidates("SELECT DISTINCT key FROM busy", {}, only)
+    evidence.make_givers(since, 0)
+    evidence.do("CREATE TEMP VIEW against AS SELECT * FROM giver")
+    evidence.do(
+        "CREATE TEMP TABLE seen AS SELECT m.key, m.user, m.net, m.torrent, m.big_endian, 0 AS grp, m.at, 0 AS value"
+        " FROM seen_moment m JOIN busiest b ON b.key=m.key AND b.bucket=m.bucket AND b.place=1"
+    )
+    evidence.make_voters(numbers["min_people"], torrents=numbers["min_torrents"])
+    rows = evidence.do(
+        f"SELECT b.key, b.users, b.nets, b.torrents, b.buckets, s.first*{BUCKET_MS}, w.last, w.against, d.users"
+        " FROM busiest b JOIN whole w ON w.key=b.key LEFT JOIN decisive d ON d.key=b.key"
+        " JOIN (SELECT key, min(bucket) AS first FROM busy GROUP BY key) s ON s.key=b.key"
+        " WHERE b.place=1 ORDER BY b.torrents DESC, b.key LIMIT ?",
+        (FINDINGS,),
+    )
+    return [Crowd._make((*row[:8], users_of(row[8]))) for row in rows]
+
+
+def _collect_moments(evidence: Evidence, since: int, only: bytes | None) -> None:
+    """Make `seen_moment`: who saw an address download which torrent in which ten minutes."""
+    evidence.do(
+        "CREATE TEMP TABLE moment (key BLOB, bucket INTEGER, userapp INTEGER, net BLOB, torrent INTEGER,"
+        " at INTEGER, peer BLOB, port INTEGER, kind TEXT, taken INTEGER)"
+    )
+    evidence.do("CREATE TEMP TABLE turned AS SELECT id FROM m.torrent WHERE big_endian")
+    evidence.do("CREATE INDEX temp.turned_id ON turned (id)")
+    # What tells a row of the one before is only held for those that need it.
+    growing = ", ".join(f"iif(q.id, {value}, NULL)" for value in ("s.peer_ip", "s.peer_port", "'{kind}'"))
+    said = {"snapshot": "sub.populate_time", "swarm": "s.last_time_seen"}
+    near, bounds = about(only)
+    for kind, _ in evidence.segments(KINDS, since):
+        at = f"min(sub.received_at, coalesce({said[kind]}, sub.received_at))"
+        evidence.do(
+            f"INSERT INTO moment SELECT {subject_of('s.peer_ip')}, {at}/{BUCKET_MS}, sub.userapp,"
+            f" {network_of('sub.address')}, s.torrent, {at}, {growing.format(kind=kind)}, s.to_peer_traffic"
+            f" FROM seg.{kind} s {'CROSS' if only else ''} JOIN seg.submission sub ON sub.id=s.submission"
+            " LEFT JOIN turned q ON q.id=s.torrent WHERE s.to_peer_traffic>=:floor AND s.from_peer_traffic<=0"
+            " AND coalesce(s.peer_progress, 0)<1 AND sub.userapp IN (SELECT userapp FROM reporter)"
+            f" AND sub.received_at BETWEEN :since AND :now AND {at}>=:since{near}",
+            {"floor": DOWNLOAD_FLOOR, "since": since, "now": evidence.now, **bounds},
+        )
+    evidence.make_titles("moment")
+    evidence.do(
+        "CREATE TEMP TABLE seen_moment AS SELECT m.key, m.bucket, r.user, m.net, t.torrent, t.big_endian, m.at"
+        " FROM (SELECT *, TRUE AS has_grown FROM moment WHERE peer IS NULL UNION ALL"
+        " SELECT *, taken>lag(taken) OVER (PARTITION BY userapp, peer, port, kind, torrent ORDER BY at, taken)"
+        " FROM moment WHERE peer IS NOT NULL) m JOIN title t ON t.id=m.torrent"
+        " JOIN reporter r ON r.userapp=m.userapp WHERE m.has_grown AND NOT t.private"
+    )
+    evidence.do("DROP TABLE moment")

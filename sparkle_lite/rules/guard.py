@@ -1,0 +1,71 @@
+"""What must never be listed, whoever wants it: one judge for every origin."""
+
+from collections.abc import Collection, Iterable
+from typing import Literal
+
+from sparkle_lite.net import Network, parse_network
+from sparkle_lite.rules.address_sets import AddressSet, carve, single
+
+# Automatic and imported origins list no network wider than these prefix lengths.
+MAX_BREADTH_V4, MAX_BREADTH_V6 = 24, 56
+
+# One subscriber: an address, or the smallest network that a provider hands out.
+SUBSCRIBER_V4, SUBSCRIBER_V6 = 32, 64
+
+# Where no peer of the Internet lives (promised in the same words by net.is_public).
+_NOT_PUBLIC = (
+    "0.0.0.0/32", "10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "169.254.0.0/16", "172.16.0.0/12", "192.168.0.0/16",
+    "224.0.0.0/4", "255.255.255.255", "::", "::1", "fc00::/7", "fe80::/10", "ff00::/8",
+)  # fmt: skip
+Obstacle = Literal["special", "wide", "own", "excepted", "member"]
+
+
+class Guard:
+    """What must never be listed: one judge for every origin. `exempt` are matchers in their canonical text, by kind."""
+
+    def __init__(
+        self,
+        own: Iterable[bytes],
+        members: Iterable[bytes],
+        excepted: Iterable[Network],
+        exempt: Collection[tuple[str, str]] = (),
+    ) -> None:
+        self._special = AddressSet(map(parse_network, _NOT_PUBLIC))
+        self._own = AddressSet(single(address) for address in own)
+        self._members = AddressSet(single(address) for address in members)
+        self._excepted = AddressSet(excepted)
+        self._exempt = exempt
+
+    def obstacle(self, network: Network, *, capped: bool) -> Obstacle | None:
+        """Why a network can't be listed, None if it can; "member" is for review, the others are final.
+
+        `capped`: it comes from an analysis or an imported list. A wide network around a protected address can be
+        listed: publishing cuts the address out. One subscriber's can't, because its other addresses are theirs too.
+        """
+        is_v4 = network.bits == 32
+        if self._special.overlapping(network):
+            return "special"
+        if capped and network.prefix < (MAX_BREADTH_V4 if is_v4 else MAX_BREADTH_V6):
+            return "wide"
+        if not any(carve(network, self._excepted)):
+            return "excepted"
+        is_subscriber = network.prefix >= (SUBSCRIBER_V4 if is_v4 else SUBSCRIBER_V6)
+        for holes, name in ((self._own, "own"), (self._members, "member")):
+            if holes.overlapping(network) and (is_subscriber or not any(carve(network, holes))):
+                return "own" if name == "own" else "member"
+        return None
+
+    def is_exempt(self, kind: str, matcher: str) -> bool:
+        """Whether an identity rule is just what an exception names."""
+        return (kind, matcher) in self._exempt
+
+    def protection(self, network: Network) -> tuple[Obstacle, ...]:
+        """Everything that keeps an address, or the whole of a network, from being listed."""
+        holes: dict[Obstacle, AddressSet] = {
+            "special": self._special, "own": self._own, "excepted": self._excepted, "member": self._members,
+        }  # fmt: skip
+        return tuple(name for name, networks in holes.items() if not any(carve(network, networks)))
+
+    def members_in(self, network: Network) -> int:
+        """How many members' addresses lie in a network."""
+        return len(self._members.overlapping(network))
