@@ -32,7 +32,7 @@ from sparkle_lite.config import (
 from sparkle_lite.errors import ConfigError, Problem
 from sparkle_lite.net import parse_network
 
-EXAMPLE = Path(__file__).parent.parent / "config.example.toml"
+EXAMPLE = Path(__file__).parents[2] / "config.example.toml"
 HIDDEN = "correct-horse-battery-staple-correct-horse"
 
 

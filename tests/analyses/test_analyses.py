@@ -545,7 +545,7 @@ def test_what_an_analysis_declares_is_what_the_configuration_has_for_it(tmp_path
 
 @pytest.mark.parametrize("name", ANALYSES)
 def test_the_example_tells_the_presets(name: str) -> None:
-    text = (Path(__file__).parent.parent / "config.example.toml").read_text("utf-8")
+    text = (Path(__file__).parents[2] / "config.example.toml").read_text("utf-8")
     section = re.split(r"^\[", text.split(f"[analysis.{name}]")[1], flags=re.MULTILINE)[0]
     for key, number in ANALYSES[name].keys.items():
         columns = tuple(number.by_preset.values())

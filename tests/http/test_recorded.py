@@ -14,7 +14,7 @@ import pytest
 from canonical import expected
 from server import Answer, App, Kind, RunningServer, chunked, read_answer
 
-RECORDED = Path(__file__).parent / "wire" / "recorded"
+RECORDED = Path(__file__).parents[1] / "wire" / "recorded"
 SUBMISSIONS = sorted(path.stem for path in RECORDED.glob("*.json") if "ubmit" in path.name or "sync" in path.name)
 PROTOCOLS = {"pbh-7.4.15": 10, "pbh-9.5.0": 20}
 Recorded = dict[str, Any]
