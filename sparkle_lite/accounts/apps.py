@@ -14,7 +14,8 @@ from sparkle_lite.accounts.users import find_user
 from sparkle_lite.config import AuthSection
 from sparkle_lite.db import accounts as store
 from sparkle_lite.db import troubles
-from sparkle_lite.db.accounts import UserappRow, UserRow
+from sparkle_lite.db.accounts import UserappRow as UserappRow
+from sparkle_lite.db.accounts import UserRow
 from sparkle_lite.db.connection import Connection
 from sparkle_lite.db.database import AnnouncingDatabase, transacted
 from sparkle_lite.errors import SparkleError

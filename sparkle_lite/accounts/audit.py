@@ -7,10 +7,11 @@ from contextlib import asynccontextmanager
 from sparkle_lite.accounts.actors import Actor
 from sparkle_lite.accounts.texts import clean_line, clean_user_agent
 from sparkle_lite.db import accounts as store
-from sparkle_lite.db.accounts import AuditFilter, AuditRow
+from sparkle_lite.db.accounts import AuditFilter as AuditFilter
+from sparkle_lite.db.accounts import AuditRow as AuditRow
 from sparkle_lite.db.connection import Connection
 from sparkle_lite.db.database import Database, transacted
-from sparkle_lite.db.orders import Position
+from sparkle_lite.db.orders import Position as Position
 from sparkle_lite.errors import SparkleError
 from sparkle_lite.rate_limits import Buckets, client_key
 

@@ -8,7 +8,7 @@ from sparkle_lite.accounts.audit import Audit
 from sparkle_lite.accounts.registry import ANONYMOUS, user_banned
 from sparkle_lite.accounts.texts import check_name, checked_line, storable
 from sparkle_lite.db import accounts as store
-from sparkle_lite.db.accounts import UserRow
+from sparkle_lite.db.accounts import UserRow as UserRow
 from sparkle_lite.db.connection import Connection
 from sparkle_lite.db.database import AnnouncingDatabase, transacted
 from sparkle_lite.errors import SparkleError

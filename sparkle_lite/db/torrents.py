@@ -62,7 +62,7 @@ class TorrentRow(NamedTuple):
     private: int
 
 
-async def page(
+async def find_torrents(
     database: Database, wanted: TorrentFilter, position: Position[int], limit: int, query_ms: int
 ) -> list[TorrentRow]:
     """Torrents at a position (of ids), the newest first. Raises SparkleError when it takes long."""
@@ -74,7 +74,7 @@ async def page(
     return in_order([TorrentRow(*row) for row in rows], position)
 
 
-async def count(database: Database, wanted: TorrentFilter, count_ms: int) -> tuple[int, bool]:
+async def count_torrents(database: Database, wanted: TorrentFilter, count_ms: int) -> tuple[int, bool]:
     """How many there are; a lower bound (and False) where there are more than are counted in the time."""
     where, values = _condition(wanted)
     sql = f"SELECT count(*) FROM (SELECT 1 FROM torrent d WHERE {where} LIMIT ?)"

@@ -14,7 +14,7 @@ from litestar.handlers import BaseRouteHandler
 from litestar.params import SkipValidation
 
 from sparkle_lite.accounts.actors import Actor
-from sparkle_lite.db.accounts import UserRow
+from sparkle_lite.accounts.users import UserRow
 from sparkle_lite.errors import SparkleError
 from sparkle_lite.http.head import is_head
 from sparkle_lite.http.requests import base_url, client_address

@@ -18,8 +18,15 @@ from sparkle_lite.config import MEMBER_MS
 from sparkle_lite.db import decisions as store
 from sparkle_lite.db.connection import Connection
 from sparkle_lite.db.database import AnnouncingDatabase, Database, transacted
-from sparkle_lite.db.decisions import Change, Cursor, Decision, DecisionFilter, EndReason, New
-from sparkle_lite.db.orders import Position
+from sparkle_lite.db.decisions import Action as Action
+from sparkle_lite.db.decisions import Change as Change
+from sparkle_lite.db.decisions import Cursor as Cursor
+from sparkle_lite.db.decisions import Decision as Decision
+from sparkle_lite.db.decisions import DecisionFilter as DecisionFilter
+from sparkle_lite.db.decisions import EndReason
+from sparkle_lite.db.decisions import New as New
+from sparkle_lite.db.decisions import State as State
+from sparkle_lite.db.orders import Position as Position
 from sparkle_lite.errors import SparkleError
 from sparkle_lite.net import Network, network_of
 from sparkle_lite.rules import operator

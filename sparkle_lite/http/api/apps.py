@@ -9,8 +9,8 @@ from typing import Annotated
 import msgspec
 from litestar import delete, get, patch, post, put
 
-from sparkle_lite.accounts.apps import NewSecret
-from sparkle_lite.db.accounts import UserappRow, UserRow
+from sparkle_lite.accounts.apps import NewSecret, UserappRow
+from sparkle_lite.accounts.users import UserRow
 from sparkle_lite.http.api.common import Answer, Sentence, allow_only, api_router, documented, ok, spoken
 from sparkle_lite.http.api.pages import (
     EXAMPLE_APP_ID,

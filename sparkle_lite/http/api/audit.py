@@ -6,8 +6,7 @@ import msgspec
 from litestar import get
 from litestar.params import QueryParameter
 
-from sparkle_lite.db.accounts import AuditFilter, AuditRow
-from sparkle_lite.db.orders import Position
+from sparkle_lite.accounts.audit import AuditFilter, AuditRow, Position
 from sparkle_lite.http.api.common import Answer, allow_only, api_router, documented, invalid, ok
 from sparkle_lite.http.api.pages import EXAMPLE_APP_ID, PageSize, check_page
 from sparkle_lite.http.session import AnyRequest, Injected, requires_admin

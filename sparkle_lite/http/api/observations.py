@@ -17,8 +17,6 @@ from litestar.openapi.spec import Example
 from litestar.params import Body, QueryParameter
 from litestar.response import Stream
 
-from sparkle_lite.db.conditions import Table
-from sparkle_lite.db.search import Discoveries, Page
 from sparkle_lite.http.api.common import Answer, allow_only, api_router, documented, invalid, ok, refused
 from sparkle_lite.http.session import AnyRequest, Injected, SignedIn, requires_sign_in
 from sparkle_lite.observations.presentation import (
@@ -42,6 +40,7 @@ from sparkle_lite.observations.query import (
     SwarmQuery,
     build_query,
 )
+from sparkle_lite.observations.stored import Discoveries, Page, Table
 from sparkle_lite.server import Server
 
 # Rows whose making and encoding may hold up the event loop, about a millisecond.

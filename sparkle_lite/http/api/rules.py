@@ -17,15 +17,27 @@ from litestar.params import QueryParameter
 from sparkle_lite.accounts.actors import Actor
 from sparkle_lite.analyses.analysis import Need
 from sparkle_lite.config import Duration, Refused
-from sparkle_lite.db.decisions import Action, Change, Cursor, Decision, DecisionFilter, State
-from sparkle_lite.db.orders import Position
 from sparkle_lite.errors import SparkleError
 from sparkle_lite.http.api.common import Answer, Sentence, allow_only, api_router, documented, invalid, ok, spoken
 from sparkle_lite.http.ready import REVALIDATE, ready, respond
 from sparkle_lite.http.session import AnyRequest, Injected, SignedIn, own_url, requires_admin, requires_sign_in
 from sparkle_lite.net import AddressError, Network, parse_network
 from sparkle_lite.rules import reasons
-from sparkle_lite.rules.decisions import BY_HAND_MS, PARDON_MS, Decisions, Match, TargetKind, Why
+from sparkle_lite.rules.decisions import (
+    BY_HAND_MS,
+    PARDON_MS,
+    Action,
+    Change,
+    Cursor,
+    Decision,
+    DecisionFilter,
+    Decisions,
+    Match,
+    Position,
+    State,
+    TargetKind,
+    Why,
+)
 from sparkle_lite.server import Server
 from sparkle_lite.texts import Phrase, phrase
 from sparkle_lite.units import INT64_MAX

@@ -8,8 +8,8 @@ from litestar.enums import HttpMethod
 from litestar.openapi import ResponseSpec
 
 from sparkle_lite.accounts.sessions import LOGIN_LINK_MS
+from sparkle_lite.accounts.users import UserRow
 from sparkle_lite.clock import now_ms
-from sparkle_lite.db.accounts import UserRow
 from sparkle_lite.http.api.common import Answer, allow_only, api_router, documented, ok
 from sparkle_lite.http.api.pages import BanRequest, NumberedPage, PageNumber, PageSize, check_page
 from sparkle_lite.http.head import is_head

@@ -10,11 +10,11 @@ from typing import Any
 from litestar import get, post
 
 from sparkle_lite import config as configuration
+from sparkle_lite.accounts.audit import AuditFilter, AuditRow
 from sparkle_lite.accounts.sessions import LOGIN_LINK_MS
-from sparkle_lite.accounts.users import Role
+from sparkle_lite.accounts.users import Role, UserRow
 from sparkle_lite.analyses.numbers import PRESETS
 from sparkle_lite.clock import now_ms
-from sparkle_lite.db.accounts import AuditFilter, AuditRow, UserRow
 from sparkle_lite.errors import ConfigError, SparkleError
 from sparkle_lite.http.session import AnyRequest, Injected, SignedIn, own_url
 from sparkle_lite.http.web.access import ADMINS

@@ -5,8 +5,7 @@ from typing import Any
 
 from litestar import get, post
 
-from sparkle_lite.accounts.apps import NewSecret, peerbanhelper_lines
-from sparkle_lite.db.accounts import UserappRow
+from sparkle_lite.accounts.apps import NewSecret, UserappRow, peerbanhelper_lines
 from sparkle_lite.errors import SparkleError
 from sparkle_lite.http.session import AnyRequest, Injected, SignedIn, own_url
 from sparkle_lite.http.web.access import ADMINS, MEMBERS

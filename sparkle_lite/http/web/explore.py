@@ -11,9 +11,6 @@ import msgspec
 from litestar import Response, get
 from litestar.response import Stream
 
-from sparkle_lite.db import torrents
-from sparkle_lite.db.conditions import Filter, Query
-from sparkle_lite.db.torrents import TorrentFilter, TorrentRow
 from sparkle_lite.errors import SparkleError
 from sparkle_lite.http.session import AnyRequest, Injected, SignedIn
 from sparkle_lite.http.web import filters, links, paging
@@ -22,6 +19,7 @@ from sparkle_lite.http.web.filters import VIEWS, TorrentQuery, View
 from sparkle_lite.http.web.render import HEADERS, Page, page, see_other
 from sparkle_lite.observations.presentation import Torrent, Viewer, csv_cells, csv_columns, present
 from sparkle_lite.observations.query import DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE, PageRequest, build_query
+from sparkle_lite.observations.stored import Filter, Query, TorrentFilter, TorrentRow, count_torrents, find_torrents
 from sparkle_lite.server import Server
 from sparkle_lite.units import INT64_MAX, INT64_MIN
 from sparkle_lite.wire.torrents import parse_info_hash, torrent_identifier
@@ -90,11 +88,11 @@ async def _find_torrents(server: Server, page_request: TorrentQuery, query_ms: i
     at = paging.position({"after": page_request.after or "", "before": page_request.before or ""}, paging.row_id)
     if at.key is None and (page_request.after or page_request.before):
         raise SparkleError("bad_request", "query.foreign_after")
-    rows = await torrents.page(server.database, wanted, at, size + 1, query_ms)
+    rows = await find_torrents(server.database, wanted, at, size + 1, query_ms)
     part = paging.cut(rows, at, size, lambda row: str(row.id))
     total, exact = len(rows), True
     if at.key is not None or len(rows) > size:
-        total, exact = await torrents.count(server.database, wanted, count_ms)
+        total, exact = await count_torrents(server.database, wanted, count_ms)
     return Found(
         rows=[_torrent(row) for row in part.rows],
         total=max(total, len(rows)),

@@ -13,8 +13,6 @@ from urllib.parse import urlencode
 import msgspec
 
 from sparkle_lite.config import Refused, Size
-from sparkle_lite.db.conditions import Table
-from sparkle_lite.db.torrents import TorrentMethod
 from sparkle_lite.errors import SparkleError
 from sparkle_lite.observations.presentation import BanHistory, ClientDiscovery, Snapshot, Swarm, Torrent, Viewer
 from sparkle_lite.observations.query import (
@@ -29,6 +27,7 @@ from sparkle_lite.observations.query import (
     Text,
     build_query,
 )
+from sparkle_lite.observations.stored import Table, TorrentMethod
 
 InputKind = Literal["text", "number", "size", "fraction", "time", "flag", "choice"]
 

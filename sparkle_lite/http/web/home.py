@@ -4,11 +4,11 @@ from typing import NamedTuple
 
 from litestar import MediaType, Response, get
 
-from sparkle_lite.db.overview import BANS, SPANS, Series
 from sparkle_lite.http.session import AnyRequest, Injected, SignedIn
 from sparkle_lite.http.web.access import MEMBERS
 from sparkle_lite.http.web.render import Page, page, see_other
 from sparkle_lite.http.web.sign_in import wanted_page
+from sparkle_lite.observations.stored import BANS, SPANS, Series
 from sparkle_lite.server import Server
 from sparkle_lite.units import DAY_S
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Generic, NamedTuple, TypeVar
 
-from sparkle_lite.db.orders import Position
+from sparkle_lite.observations.stored import Position
 
 T = TypeVar("T")
 K = TypeVar("K")

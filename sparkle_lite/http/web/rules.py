@@ -6,14 +6,24 @@ from typing import Any, NamedTuple, cast, get_args
 from litestar import get, post
 
 from sparkle_lite.config import Duration, Refused
-from sparkle_lite.db.decisions import Action, Change, Cursor, Decision, DecisionFilter, New, State
 from sparkle_lite.errors import SparkleError
 from sparkle_lite.http.session import AnyRequest, Injected, SignedIn
 from sparkle_lite.http.web import paging
 from sparkle_lite.http.web.access import ADMINS, MEMBERS
 from sparkle_lite.http.web.render import Page, PostedForm, local, page, see_other, texts_of
 from sparkle_lite.net import AddressError, address_text, parse_network
-from sparkle_lite.rules.decisions import BY_HAND_MS, PARDON_MS, TargetKind
+from sparkle_lite.rules.decisions import (
+    BY_HAND_MS,
+    PARDON_MS,
+    Action,
+    Change,
+    Cursor,
+    Decision,
+    DecisionFilter,
+    New,
+    State,
+    TargetKind,
+)
 from sparkle_lite.server import Server
 from sparkle_lite.texts import Phrase
 from sparkle_lite.units import INT64_MAX

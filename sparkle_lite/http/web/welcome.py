@@ -8,14 +8,13 @@ from litestar import get, post
 from sparkle_lite.accounts.actors import Actor
 from sparkle_lite.analyses.numbers import PRESETS
 from sparkle_lite.clock import now_ms
-from sparkle_lite.db.decisions import DecisionFilter
-from sparkle_lite.db.orders import Position
 from sparkle_lite.errors import SparkleError
 from sparkle_lite.http.session import AnyRequest, Injected, SignedIn
 from sparkle_lite.http.web.access import ADMINS
 from sparkle_lite.http.web.apps import connection_values, secret_values
 from sparkle_lite.http.web.render import Page, PostedForm, keep_language, language_of, page, see_other, texts_of
 from sparkle_lite.net import AddressError, address_bytes, is_public
+from sparkle_lite.rules.decisions import DecisionFilter, Position
 from sparkle_lite.server import Server
 from sparkle_lite.settings import read
 

@@ -11,8 +11,6 @@ from typing import NamedTuple
 from litestar import get, post
 
 from sparkle_lite.clock import date, now_ms
-from sparkle_lite.db import timeline
-from sparkle_lite.db.timeline import BanDay
 from sparkle_lite.errors import SparkleError
 from sparkle_lite.http.session import AnyRequest, Injected, SignedIn, require_same_origin, visitor
 from sparkle_lite.http.web import links, shapes
@@ -20,6 +18,7 @@ from sparkle_lite.http.web.access import ANYBODY
 from sparkle_lite.http.web.explore import RECENT, Section, section
 from sparkle_lite.http.web.render import Page, PostedForm, is_partial, page, see_other, texts_of
 from sparkle_lite.net import AddressError, Network, parse_network
+from sparkle_lite.observations.stored import BanDay, ban_days
 from sparkle_lite.rate_limits import Buckets, client_key
 from sparkle_lite.rules.decisions import Match, Verdict, Why
 from sparkle_lite.rules.reviews import Request
@@ -120,7 +119,9 @@ async def _member_page(request: AnyRequest, server: Server, network: Network, me
     subject = str(network)
     now = now_ms()
     why, bans, recent = await asyncio.gather(
-        server.decisions.why(network), _ban_days(server, network, now), _recent(server, me, subject)
+        server.decisions.why(network),
+        ban_days(server.database, network.address, now - DAYS * DAY_MS),
+        _recent(server, me, subject),
     )
     days = _days(bans, recent[1:], now)
     # Begun last: measuring them may take long, and what the page can't do without would wait.
@@ -139,11 +140,6 @@ async def _member_page(request: AnyRequest, server: Server, network: Network, me
         distances=distances,
         distance=_amount,
     )
-
-
-async def _ban_days(server: Server, network: Network, now: int) -> Sequence[BanDay]:
-    async with server.database.reader() as reader:
-        return await timeline.ban_days(reader, network.address, now - DAYS * DAY_MS)
 
 
 async def _recent(server: Server, me: SignedIn, subject: str) -> list[Section]:

@@ -350,7 +350,9 @@ def test_a_refusal_is_a_page_for_a_browser_and_an_envelope_for_a_program(busy: R
 
 
 def test_a_fault_of_the_server_is_a_page_that_says_so_and_no_more(tmp_path: Path) -> None:
-    with start_server(tmp_path / "server", prelude="import sparkle_lite.db.torrents as t; t.page = None") as server:
+    with start_server(
+        tmp_path / "server", prelude="import sparkle_lite.http.web.explore as e; e.find_torrents = None"
+    ) as server:
         answer = asked(server, "/explore/torrents", server.token())
         assert answer.status == 500
         page = answer.body.decode()
