@@ -6,6 +6,7 @@ what stands on it. What a floor is for is said in the manual ("Work on the code"
 """
 
 import ast
+import re
 from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
@@ -103,6 +104,17 @@ def is_module(name: str) -> bool:
 def test_everything_has_its_floor() -> None:
     rooms = {room_of(name_of(path)) for path in MODULES}
     assert rooms == set().union(*FLOORS)
+
+
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_the_map_in_the_manual_names_every_room_on_its_floor(language: str) -> None:
+    text = (PACKAGE / "manual" / language / "code.md").read_text("utf-8")
+    rows = re.findall(r"^\| (\d) \| ([^|]*) \|", text, re.MULTILINE)
+    floors = [
+        {room for number, rooms in rows if int(number) == floor for room in re.findall("`([^`]+)`", rooms)}
+        for floor in range(1, len(FLOORS) + 1)
+    ]
+    assert floors == [rooms - {""} for rooms in FLOORS]
 
 
 @pytest.mark.parametrize("path", MODULES, ids=name_of)

@@ -5,7 +5,20 @@ from litestar.di import Provide
 
 from sparkle_lite.http.ready import FOR_EVER, respond
 from sparkle_lite.http.session import AnyRequest, Injected
-from sparkle_lite.http.web import access, admin, analyses, apps, explore, home, render, rules, sign_in, welcome, why
+from sparkle_lite.http.web import (
+    access,
+    admin,
+    analyses,
+    apps,
+    explore,
+    home,
+    manual,
+    render,
+    rules,
+    sign_in,
+    welcome,
+    why,
+)
 from sparkle_lite.http.web.render import Page
 from sparkle_lite.http.web.sign_in import sign_in_page
 from sparkle_lite.server import Server
@@ -46,6 +59,7 @@ HANDLERS = (
     *why.HANDLERS,
     *rules.HANDLERS,
     *analyses.HANDLERS,
+    *manual.HANDLERS,
 )
 
 

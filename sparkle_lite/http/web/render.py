@@ -166,20 +166,28 @@ def _preferred(header: str) -> str:
 
 
 def page(
-    request: AnyRequest, template: str, *, status: int | None = None, refused: SparkleError | None = None, **values: Any
+    request: AnyRequest,
+    template: str,
+    *,
+    status: int | None = None,
+    refused: SparkleError | None = None,
+    language: str | None = None,
+    **values: Any,
 ) -> Page:
     """A page, or a part of one where the template is that; whoever is signed in is `me` there.
 
+    It is in the reader's language unless another is given; then `translations` has its URLs by language.
     `refused` is why something that was asked for can't be: its sentence is `refusal` there, and its status that of the
     page where no other is given.
     """
-    language = language_of(request)
+    language = language or language_of(request)
     context = {
         "me": getattr(request.state, "me", None),
         # Where a page is refused before anybody asked who is there.
         "may_be_in": not hasattr(request.state, "me") and bool(request.cookies.get(COOKIE)),
         "path": request.url.path,
         "here": here(request),
+        "translations": {},
         "now": now_ms(),
         "done": request.query_params.get("done", ""),
         "refusal": "" if refused is None else refused.text(language),

@@ -476,7 +476,7 @@ def test_distances_are_shown_without_a_script_and_as_a_part_of_the_page(member: 
 def test_in_a_browser_distances_that_take_long_come_later(tmp_path: Path, chromium: Any) -> None:
     slow = """
 import time
-from sparkle_lite.db.evidence import Evidence
+from sparkle_lite.db.evidence.workspace import Evidence
 class Slow(Evidence):
     def __init__(self, *arguments):
         time.sleep(0.4)
