@@ -205,9 +205,14 @@ def test_every_piece_of_a_configuration_can_be_read(path: Path, tmp_path: Path) 
 # --- Paths ------------------------------------------------------------------------------------------------------------
 
 
+@cache
+def routes() -> list[re.Pattern[str]]:
+    return [re.compile(re.sub(r"\{[^}]*\}", "[^/]+", each).rstrip("/") or "/") for each in served_paths()]
+
+
 @ANY
 def test_every_path_is_served(path: Path) -> None:
-    served = [re.compile(re.sub(r"\{[^}]*\}", "[^/]+", each).rstrip("/") or "/") for each in served_paths()]
+    served = routes()
     for code in codes_of(path):
         if not re.fullmatch(r"/[\w/.{}?=&%|-]*", code) or re.match(r"/(?:\d|etc|opt|var|dev|tmp)", code):
             continue
