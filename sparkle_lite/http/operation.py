@@ -6,7 +6,7 @@ from litestar import Response, get
 from litestar.openapi import ResponseSpec
 from prometheus_client import CONTENT_TYPE_LATEST
 
-from sparkle_lite import net
+from sparkle_lite import __version__, net
 from sparkle_lite.errors import SparkleError
 from sparkle_lite.http.api.common import described
 from sparkle_lite.http.problems import Envelope
@@ -26,7 +26,7 @@ NO_STORE = {"cache-control": "no-store"}
     operation_id="health",
     tags=["operation"],
     responses={
-        200: described(dict[str, str], "They do.", {"status": "ok"}),
+        200: described(dict[str, str], "They do.", {"status": "ok", "version": __version__}),
         503: described(dict[str, str], "They don't.", {"status": "failing", "reason": "timeout"}),
     },
 )
@@ -35,7 +35,7 @@ async def healthz(server: Injected[Server]) -> Response[dict[str, str]]:
         await server.health()
     except (SparkleError, TimeoutError) as error:
         return Response({"status": "failing", "reason": str(error) or "timeout"}, status_code=503, headers=NO_STORE)
-    return Response({"status": "ok"}, headers=NO_STORE)
+    return Response({"status": "ok", "version": __version__}, headers=NO_STORE)
 
 
 @get(

@@ -18,6 +18,7 @@ import pytest
 from server import App, RunningServer, catalogue, count, embedded, opened, rows, wait_for
 
 import sparkle_lite.server
+from sparkle_lite import __version__
 from sparkle_lite.db import segments
 from sparkle_lite.server import Server
 from sparkle_lite.wire.dialect import detect
@@ -38,7 +39,7 @@ def peers(at: int, *addresses: str, torrent: str = TORRENT, **more: Any) -> dict
 
 def test_the_probes_say_that_all_is_well(shared: RunningServer) -> None:
     health, ready = shared.request("GET", "/healthz"), shared.request("GET", "/readyz")
-    assert (health.status, health.json()) == (200, {"status": "ok"})
+    assert (health.status, health.json()) == (200, {"status": "ok", "version": __version__})
     assert ready.status == 200
     assert ready.json()["ready"] is ready.json()["writer"] is ready.json()["rules_published"] is True
     assert (ready.json()["rules_held"], ready.json()["failing_jobs"]) == (0, {})
