@@ -17,7 +17,7 @@ from sparkle_lite.accounts.registry import Registry
 from sparkle_lite.accounts.sessions import Sessions
 from sparkle_lite.accounts.users import Users
 from sparkle_lite.analyses.distances import Distances
-from sparkle_lite.analyses.modules import is_evidence
+from sparkle_lite.analyses.evidence_table import is_evidence
 from sparkle_lite.analyses.runs import Runs
 from sparkle_lite.clock import now_ms
 from sparkle_lite.config import Config

@@ -16,7 +16,7 @@ from server import PBH20, App, RunningServer
 
 from sparkle_lite.cli.main import main
 from sparkle_lite.net import NO_PORT, AddressError, address_and_port, address_bytes, address_text, parse_network
-from sparkle_lite.rules import imports as address_lists
+from sparkle_lite.rules import imported_lists as address_lists
 
 # As written, the address that is meant, the port that is written.
 FORMS = [

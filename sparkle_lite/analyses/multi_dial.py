@@ -1,7 +1,7 @@
 """Prefixes that one cheater dials many addresses of: /24 and /56 with enough members that qualify each by itself."""
 
 from sparkle_lite.analyses.analysis import Analysis, Examined, Need, network
-from sparkle_lite.analyses.modules import MODULES
+from sparkle_lite.analyses.evidence_table import MODULES
 from sparkle_lite.analyses.numbers import Numbers, counts, modes, percents, spans
 from sparkle_lite.analyses.untrusted_vote import fades, fresh_need
 from sparkle_lite.db.evidence.multi_dial import find_prefix_votes

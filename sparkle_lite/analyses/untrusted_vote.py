@@ -3,7 +3,7 @@
 import math
 
 from sparkle_lite.analyses.analysis import HARD_EXPIRY_MS, Analysis, Examined, Need, network
-from sparkle_lite.analyses.modules import MODULES
+from sparkle_lite.analyses.evidence_table import MODULES
 from sparkle_lite.analyses.numbers import Numbers, counts, modes, percents, spans
 from sparkle_lite.db.evidence.untrusted_vote import Votes, find_votes
 from sparkle_lite.db.evidence.workspace import LONGEST_RECURRENCE, Evidence

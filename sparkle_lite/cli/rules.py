@@ -365,7 +365,7 @@ def _replace(path: Path, body: bytes) -> None:
 def _import(args: argparse.Namespace) -> None:
     from sparkle_lite.accounts.actors import COMMAND_LINE
     from sparkle_lite.clock import now_ms
-    from sparkle_lite.rules import imports as address_lists
+    from sparkle_lite.rules import imported_lists as address_lists
 
     if args.file == "-":
         read = address_lists.read(_lines(sys.stdin.buffer))

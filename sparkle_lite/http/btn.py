@@ -39,8 +39,9 @@ from sparkle_lite.server import Server
 from sparkle_lite.units import KIB
 from sparkle_lite.wire import answers
 from sparkle_lite.wire.bodies import empty_body
-from sparkle_lite.wire.dialect import AbilityOffer, ConfigDocument, Dialect, config_document
-from sparkle_lite.wire.documents import Document
+from sparkle_lite.wire.config_document import AbilityOffer, ConfigDocument, config_document
+from sparkle_lite.wire.dialect import Dialect
+from sparkle_lite.wire.rule_documents import Document
 
 # Documents kept ready: one for each dialect and each URL under which the server is reached.
 _CONFIG_DOCUMENTS = 512

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import uvicorn
 from uvicorn.lifespan.on import LifespanOn
 
-from sparkle_lite.http.protocol import Protocol
+from sparkle_lite.http.connection import Protocol
 from sparkle_lite.http.sockets import bind, bind_error, url_of
 
 if TYPE_CHECKING:

@@ -19,7 +19,7 @@ from sparkle_lite.units import MIB
 from sparkle_lite.wire.bodies import inflate, utf8
 
 if TYPE_CHECKING:
-    from sparkle_lite.ingest.budget import MemoryBudget
+    from sparkle_lite.ingest.memory import MemoryBudget
 
 Headers = Sequence[tuple[bytes, bytes]]
 # Each framework has ASGI types of its own; only the plain ones fit uvicorn's and Litestar's.

@@ -23,8 +23,9 @@ from sparkle_lite.db.database import Database
 from sparkle_lite.db.dictionaries import Dictionaries, NeededEntries, Resolved
 from sparkle_lite.db.segments import NO_ROWS, Kind, Rows, Stream, SubmissionRow
 from sparkle_lite.errors import SparkleError
-from sparkle_lite.ingest.budget import DIGESTS, STREAMS, LastSightings, MemoryBudget, RecentDigests
 from sparkle_lite.ingest.cleaning import Cleaner, Reporter, repeats_our_rules
+from sparkle_lite.ingest.memory import MemoryBudget
+from sparkle_lite.ingest.repeats import DIGESTS, STREAMS, LastSightings, RecentDigests
 from sparkle_lite.ingest.trouble import CLOCK_MS, Receipt
 from sparkle_lite.metrics import Metrics
 from sparkle_lite.units import DAY_MS, MIB

@@ -1,6 +1,6 @@
 """What client programs are not told of the rules and exceptions, and why: in sentences for pages, notes and the log.
 
-What is left out is found where documents are rendered (wire/documents.py); here it is put together by program.
+What is left out is found where documents are rendered (wire/rule_documents.py); here it is put together by program.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -12,8 +12,8 @@ from sparkle_lite.rules.operator import Rule, compile_rules
 from sparkle_lite.rules.rendering import omissions
 from sparkle_lite.texts import ENGLISH, Phrase, joined, phrase
 from sparkle_lite.wire.dialect import FAMILIES, Exceptions, RuleTexts, Traits
-from sparkle_lite.wire.documents import Cause, Omission
 from sparkle_lite.wire.matchers import Matcher
+from sparkle_lite.wire.rule_documents import Cause, Omission
 
 Section = Literal["rules", "exceptions"]
 

@@ -12,10 +12,19 @@ from sparkle_lite.net import Network, collapse
 from sparkle_lite.rules.address_sets import AddressSet, PackedAddresses, carve
 from sparkle_lite.rules.operator import Rule, Rules
 from sparkle_lite.texts import ENGLISH, phrase
-from sparkle_lite.wire import documents
+from sparkle_lite.wire import rule_documents as documents
 from sparkle_lite.wire.dialect import READINGS, Dialect
-from sparkle_lite.wire.documents import AddressLine, Content, Document, Exempt, Kind, Listed, Omission, address_lines
 from sparkle_lite.wire.matchers import Matcher
+from sparkle_lite.wire.rule_documents import (
+    AddressLine,
+    Content,
+    Document,
+    Exempt,
+    Kind,
+    Listed,
+    Omission,
+    address_lines,
+)
 
 
 class Held(NamedTuple):

@@ -7,18 +7,13 @@ over one value that is no uint32), so every ability carries interval, endpoint a
 plain positive integers, and nothing is ever null.
 """
 
-import hashlib
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from functools import lru_cache
 from types import MappingProxyType
-from typing import Any, NamedTuple
-
-import msgspec
-
-from sparkle_lite.units import DAY_MS, MINUTE_MS
+from typing import NamedTuple
 
 
 class Family(StrEnum):
@@ -105,6 +100,7 @@ _LEGACY = frozenset({"submit_peers", "submit_bans", "submit_histories", "rules",
 _LISTS = frozenset({"submit_bans", "submit_swarm", "rule_peer_identity", "ip_denylist", "ip_allowlist"})
 _QUERIES = frozenset({"heartbeat", "ip_query"})
 _READS_PBH = Reading("pbh", scripts=True)
+
 # PeerBanHelper before 7.0.0 hands the peer's id to the matcher of ports, which throws, and then no rule applies at all;
 # its rules by peer id look at the client's name.
 _READS_PBH_OLD = _READS_PBH._replace(variant="pbh-before-7", peer_ids=False, ports=Ports.UNREAD, scripts=False)
@@ -163,8 +159,10 @@ _PBH_7 = Traits(
 _PBH_6 = replace(
     _PBH_7, name="PeerBanHelper 6.0.0 to 6.4.8", abilities=_LEGACY - {"submit_histories"}, reads=_READS_PBH_OLD
 )
+
 # Up to 5.1.0 the maximum is checked the wrong way round: it may be no larger than the client's own number.
 _PBH_4 = replace(_PBH_6, name="PeerBanHelper 4.0.6 to 4.4.2", limits=(3, 3))
+
 # Each change of the version makes these start all their tasks once more and stop none.
 _PBH_5 = replace(_PBH_4, name="PeerBanHelper 5.0.0 to 5.1.0", abilities=_PBH_4.abilities - {"reconfigure"})
 _PBH_4_0_3 = replace(_PBH_4, name="PeerBanHelper 4.0.3 to 4.0.5", knows_its_progress=False)
@@ -245,6 +243,7 @@ _BITCOMET = Traits(
     # It reads these without looking whether they are there.
     needs=frozenset({"submit_peers", "rules", "reconfigure"}),
 )
+
 # A program that nobody knows gets texts that can't be misread into banning whom an exclusion protects.
 _UNKNOWN = Traits(
     family=Family.UNKNOWN,
@@ -255,13 +254,11 @@ _UNKNOWN = Traits(
     reads=_CAUTIOUS,
 )
 _UNKNOWN_20 = replace(_UNKNOWN, shape=Shape.MODERN, limits=(20, 20), abilities=_LISTS | _QUERIES | {"reconfigure"})
-
 FAMILIES = (
     *(_PBH_9_2, _PBH_7, _PBH_6, _PBH_5, _PBH_4, _PBH_4_0_3, _PBH_4_0_2, _PBH_3),
     *(_QBCB, _RUST, _RS, _LIBRETORRENT, _BITCOMET, _UNKNOWN_20, _UNKNOWN),
 )
 """Every row of clients that are served, newest PeerBanHelper first."""
-
 READINGS = tuple(dict.fromkeys(row.reads for row in FAMILIES))
 """Every way in which rule documents are read."""
 
@@ -290,6 +287,7 @@ class Dialect(NamedTuple):
 _PROTOCOL = re.compile(r"BTN-Protocol-Version/(\d{1,6})(?!\d)")
 _RELEASE = re.compile(r"PeerBanHelper/(\d{1,6})\.(\d{1,6})(?:\.(\d{1,6}))?")
 _PBH_AGENT = re.compile(r"PeerBanHelper/")
+
 # In this order; the number is what a program speaks that says none.
 _NAMED = (
     (re.compile(r"PeerBanHelper-Rust/"), _RUST, 20),
@@ -298,6 +296,7 @@ _NAMED = (
     (re.compile(r"qBittorrent-ClientBlocker/"), _QBCB, 3),
 )
 _LIBRETORRENT_AGENT = re.compile(r"LibreTorrent/")
+
 # PeerBanHelper's first release with each protocol number or trait. Releases from 7.2 on say the number themselves;
 # their rows serve user agents that a proxy cut short.
 _RELEASES = (
@@ -316,8 +315,10 @@ _RELEASES = (
     ((3, 2, 0), 3, _PBH_3),
     ((0, 0, 1), 0, _PBH_2),
 )
+
 # Those that say their number, by the smallest of each row.
 _NUMBERS = ((20, _PBH_9_2), (8, _PBH_7), (7, _PBH_6), (6, _PBH_5), (4, _PBH_4), (3, _PBH_3), (0, _PBH_2))
+
 # The protocol number stands at the end of PeerBanHelper's user agent, behind the name of the operating system.
 _LONGEST_AGENT = 512
 
@@ -355,143 +356,3 @@ def _peerbanhelper(agent: str, named: int | None) -> Dialect:
             if version >= since:
                 return Dialect(traits, protocol)
     return Dialect(_UNKNOWN, 3)
-
-
-# --- What it is offered -----------------------------------------------------------------------------------------------
-
-
-class AbilityOffer(NamedTuple):
-    """How often a client shall use an ability: both values in milliseconds."""
-
-    interval_ms: int
-    random_initial_delay_ms: int
-
-
-class ConfigDocument(NamedTuple):
-    """The bytes of a configuration document and its `reconfigure.version`, a hash of everything else in it."""
-
-    body: bytes
-    version: str
-
-
-class _Ability(NamedTuple):
-    """One ability: its path in either shape, and more sub-fields; text among them is a path below the base URL."""
-
-    name: str
-    legacy: str
-    modern: str = ""
-    extra: tuple[tuple[str, bool | str], ...] = ()
-
-
-# Without multi_if PeerBanHelper sends no credentials and then fails on the answer.
-_MULTI_IF = (("multi_if", True),)
-_WIDGET = (("iframe_endpoint", "/ping/queryIp/widget"),)
-
-# In the order of the document. Left out on purpose: submit_hitrate (nobody needs it), heartbeat for PeerBanHelper
-# before protocol 20 (it sends no credentials there), submit_histories in the modern shape (the same transfers come as
-# submit_swarm), rules for the Rust client beside rule_peer_identity (both share one `rev`).
-_ABILITIES = (
-    _Ability("submit_peers", "/ping/peers/submit"),
-    _Ability("submit_bans", "/ping/bans/submit", "/ping/syncBanHistory"),
-    _Ability("submit_histories", "/ping/histories/submit"),
-    _Ability("submit_swarm", "/ping/syncSwarm"),
-    _Ability("rules", "/ping/rules/retrieve"),
-    _Ability("exception", "/ping/exception"),
-    _Ability("rule_peer_identity", "/ping/rulePeerIdentity"),
-    _Ability("ip_denylist", "/ping/ruleIpDenylist"),
-    _Ability("ip_allowlist", "/ping/ruleIpAllowlist"),
-    _Ability("heartbeat", "/ping/heartbeat", extra=_MULTI_IF),
-    _Ability("ip_query", "/ping/queryIp", extra=_WIDGET),
-    _Ability("reconfigure", "/ping/reconfigure"),
-)
-
-# What a client needs although the operator switched it off comes once a day.
-_ONCE_A_DAY = AbilityOffer(DAY_MS, 5 * MINUTE_MS)
-_SHORTEST_SHARE_MS = MINUTE_MS
-# 24 days: the largest int that every client's number type holds.
-_LONGEST_WAIT = (1 << 31) - 1
-
-
-def offered(dialect: Dialect, enabled: Collection[str], prefer_legacy: bool = False) -> tuple[str, ...]:
-    """The abilities that this client gets, in the order of the document.
-
-    `enabled` are the abilities that the operator switched on, `prefer_legacy` says that PeerBanHelper 9.2+ shall use
-    the old shapes.
-    """
-    spoken = dialect.spoken(prefer_legacy)
-    wanted = {*enabled, *spoken.needs, *(name for name, other in spoken.beside.items() if other in enabled)}
-    return tuple(ability.name for ability in _ABILITIES if ability.name in spoken.abilities & wanted)
-
-
-def versions(dialect: Dialect, prefer_legacy: bool = False) -> tuple[int, int]:
-    """min_protocol_version and max_protocol_version for this client.
-
-    PeerBanHelper 3.2 to 5.1 checks the maximum the wrong way round and needs it no larger than its own number; newer
-    releases need it no smaller. From protocol 11 on the minimum also chooses the shapes: up to 10 means legacy.
-    """
-    least, most = dialect.spoken(prefer_legacy).limits
-    return least, max(most, dialect.protocol) if dialect.protocol > 20 else most
-
-
-def config_document(
-    dialect: Dialect,
-    abilities: Mapping[str, AbilityOffer],
-    base_url: str,
-    *,
-    prefer_legacy: bool = False,
-    proof_of_work: Collection[str] = (),
-) -> ConfigDocument:
-    """The configuration document for this client.
-
-    `abilities` are the ones that the operator switched on, `base_url` is the address of this server as the client sees
-    it (scheme, host, base path; no query, because some clients append "?rev=" blindly). `proof_of_work` are the
-    abilities that want it; only a client that can solve a challenge is told. The version is the same on every machine
-    and after every restart, and changes when anything in the document does.
-    """
-    base = base_url.rstrip("/")
-    spoken = dialect.spoken(prefer_legacy)
-    names = offered(dialect, abilities, prefer_legacy)
-    offers = {
-        ability.name: _render(ability, _offer(ability.name, spoken, abilities), spoken.shape, base)
-        for ability in _ABILITIES
-        if ability.name in names
-    }
-    minimum, maximum = versions(dialect, prefer_legacy)
-    document: dict[str, Any] = {"min_protocol_version": minimum, "max_protocol_version": maximum, "ability": offers}
-    asked = [name for name in offers if name in proof_of_work and spoken.solves]
-    for name in asked:
-        offers[name]["pow_captcha"] = True
-    if asked:
-        # Left out otherwise: a null here costs PeerBanHelper the whole document.
-        document["proof_of_work_captcha"] = {"endpoint": f"{base}/ping/captcha/createSession"}
-    version = hashlib.sha256(msgspec.json.encode(document)).hexdigest()[:16]
-    if "reconfigure" in offers:
-        offers["reconfigure"]["version"] = version
-    return ConfigDocument(msgspec.json.encode(document), version)
-
-
-def _offer(name: str, spoken: Traits, abilities: Mapping[str, AbilityOffer]) -> AbilityOffer:
-    """How often this client shall use an ability, of what the operator wrote."""
-    offer = abilities.get(name, _ONCE_A_DAY)
-    if name in spoken.at_once:
-        together = [abilities[other].interval_ms for other in spoken.at_once if other in abilities]
-        return AbilityOffer(min(together, default=offer.interval_ms), 1)
-    if share := spoken.intervals.get(name):
-        return offer._replace(interval_ms=min(offer.interval_ms, max(offer.interval_ms // share, _SHORTEST_SHARE_MS)))
-    return offer
-
-
-def _render(ability: _Ability, offer: AbilityOffer, shape: Shape, base: str) -> dict[str, int | str | bool]:
-    extra = {name: base + value if isinstance(value, str) else value for name, value in ability.extra}
-    path = (shape is Shape.MODERN and ability.modern) or ability.legacy
-    return {
-        "interval": _wait(offer.interval_ms),
-        "endpoint": base + path,
-        # 0 makes PeerBanHelper's random number generator throw: the ability would silently never run.
-        "random_initial_delay": _wait(offer.random_initial_delay_ms),
-        **extra,
-    }
-
-
-def _wait(milliseconds: int) -> int:
-    return min(max(1, int(milliseconds)), _LONGEST_WAIT)

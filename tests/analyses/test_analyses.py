@@ -15,8 +15,8 @@ from reports import CHEAT, DAY, DIALING, GIB, HOUR, MINUTE, NOW, Reporter, World
 
 from sparkle_lite import config
 from sparkle_lite.analyses import worker
-from sparkle_lite.analyses.modules import CHEAT as CHEATING
-from sparkle_lite.analyses.modules import EVIDENCE, Line
+from sparkle_lite.analyses.evidence_table import CHEAT as CHEATING
+from sparkle_lite.analyses.evidence_table import EVIDENCE, Line
 from sparkle_lite.analyses.numbers import counts, spans
 from sparkle_lite.analyses.parameters import parameters
 from sparkle_lite.analyses.registry import ANALYSES, schema_of

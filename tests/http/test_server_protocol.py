@@ -23,8 +23,8 @@ from hypothesis import strategies as st
 from server import Answer
 
 from sparkle_lite.errors import SparkleError
+from sparkle_lite.http.connection import Protocol
 from sparkle_lite.http.lifecycle import HttpServer
-from sparkle_lite.http.protocol import Protocol
 from sparkle_lite.http.sockets import bind
 
 # What java.net.http adds to every request over plain http.

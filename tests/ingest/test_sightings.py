@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from server import PBH20, App, RunningServer, embedded, rows
 
-from sparkle_lite.ingest.budget import LastSightings
+from sparkle_lite.ingest.repeats import LastSightings
 from sparkle_lite.wire.bodies import PeerSnapshot
 from sparkle_lite.wire.dialect import detect
 

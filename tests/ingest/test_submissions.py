@@ -658,7 +658,7 @@ def test_when_there_is_no_room_a_submission_waits_and_is_then_told_when_to_come_
 ) -> None:
     limits = '[limits]\nmax_body_size = "256KiB"\nqueue_size = "256KiB"\nmax_inflated_size = "1MiB"\nbody_timeout="9s"'
     server = start(
-        limits, prelude="import sparkle_lite.ingest.budget as i; i.MemoryBudget.__init__.__defaults__ = (1.0,)"
+        limits, prelude="import sparkle_lite.ingest.memory as m; m.MemoryBudget.__init__.__defaults__ = (1.0,)"
     )
     head = head_of(PEERS, "Host: a", *(f"{k}: {v}" for k, v in server.app.headers.items()), "Content-Length: 262144")
     with server.connect() as sock:

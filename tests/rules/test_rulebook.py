@@ -18,8 +18,8 @@ from sparkle_lite.rules.guard import Guard
 from sparkle_lite.rules.operator import BadRulesError, Rules, compile_rules
 from sparkle_lite.rules.rendering import Listing, Published, publish
 from sparkle_lite.wire.dialect import Dialect, Family, detect
-from sparkle_lite.wire.documents import Listed, address_lines, deny_text
 from sparkle_lite.wire.matchers import Matcher, MatcherError, category_matches, parse
+from sparkle_lite.wire.rule_documents import Listed, address_lines, deny_text
 
 PBH = detect("PeerBanHelper/9.1.5")
 PBH_3 = detect("PeerBanHelper/3.2.0")

@@ -10,7 +10,8 @@ import sparkle_lite
 from sparkle_lite.config import RuleEntry
 from sparkle_lite.rules.operator import compile_rules
 from sparkle_lite.rules.rendering import publish
-from sparkle_lite.wire.dialect import FAMILIES, Dialect, detect, offered
+from sparkle_lite.wire.config_document import offered
+from sparkle_lite.wire.dialect import FAMILIES, Dialect, detect
 
 MANUAL = Path(sparkle_lite.__file__).parent / "manual"
 

@@ -6,7 +6,8 @@ from typing import NamedTuple
 import client_parsers as clients
 import pytest
 
-from sparkle_lite.wire.dialect import AbilityOffer, Dialect, Family, config_document, detect, offered, versions
+from sparkle_lite.wire.config_document import AbilityOffer, config_document, offered, versions
+from sparkle_lite.wire.dialect import Dialect, Family, detect
 
 NAMES = (
     *("submit_peers", "submit_bans", "submit_histories", "submit_swarm", "rules", "exception", "reconfigure"),

@@ -1,11 +1,9 @@
-"""What ingestion may hold in memory: bytes of bodies, digests of bodies, and what was last said of a peer."""
+"""What was told before: a body is stored once, and an unchanged row of a list that is never emptied is no sighting."""
 
-import asyncio
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 
 from sparkle_lite.db import segments
-from sparkle_lite.errors import SparkleError
 from sparkle_lite.units import HOUR_MS
 from sparkle_lite.wire.bodies import PeerSnapshot
 
@@ -17,53 +15,6 @@ SIGHTINGS = 150_000
 
 # The streams that a body's rows go to: segments by kind, and bans.
 STREAMS = (*segments.KINDS, "ban")
-
-
-class MemoryBudget:
-    """Bytes of bodies that may be held at once, being read or waiting; who finds none free waits for a while."""
-
-    def __init__(self, size: int, patience_s: float = 5.0) -> None:
-        self._free = size
-        self._size = size
-        self._patience_s = patience_s
-        self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
-
-    @property
-    def used(self) -> int:
-        """Bytes held now."""
-        return self._size - self._free
-
-    async def acquire(self, size: int) -> None:
-        """Wait for so many bytes. Raises SparkleError("overloaded") when they aren't free within the patience (s)."""
-        if not self._waiting and self._free >= size:
-            self._free -= size
-            return
-        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        entry = (size, future)
-        self._waiting.append(entry)
-        try:
-            await asyncio.wait_for(asyncio.shield(future), self._patience_s)
-        except BaseException as error:
-            if future.done():
-                self.release(size)
-            else:
-                future.cancel()
-                self._waiting.remove(entry)
-                self._admit()
-            if not isinstance(error, TimeoutError):
-                raise
-            raise SparkleError("overloaded", "server.busy", retry_after=5) from None
-
-    def release(self, size: int) -> None:
-        """Give so many bytes back."""
-        self._free += size
-        self._admit()
-
-    def _admit(self) -> None:
-        while self._waiting and self._waiting[0][0] <= self._free:
-            size, future = self._waiting.popleft()
-            self._free -= size
-            future.set_result(None)
 
 
 class RecentDigests:

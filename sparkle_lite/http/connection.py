@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from uvicorn._types import ASGIReceiveCallable, ASGISendCallable, Scope
 
 logger = logging.getLogger("sparkle.server")
-
 _JSON = b"application/json; charset=utf-8"
 _UPGRADE_TOKENS = frozenset({b"upgrade", b"http2-settings"})
 _UPGRADE_HEADERS = frozenset({b"upgrade", b"http2-settings"})

@@ -18,7 +18,6 @@ from sparkle_lite.wire.dialect import Family
 
 # The first group is what `min_people` counts: a peer that says less than it was given, by measurement.
 CHEAT, DIALING = 0, 1
-
 _PBH = "com.ghostchu.peerbanhelper.module.impl.rule."
 _QBCB = "com.SimpleTracker.qBCB."
 
@@ -50,10 +49,8 @@ EVIDENCE = (
     Line(Family.PEERBANHELPER, f"{_PBH}MultiDialingBlocker", None, DIALING),
     Line(Family.RUST, "MultiDialingBlocker", "mdb:multi-dialing", DIALING),
 )
-
 MODULES = tuple(Module(line.module, line.group, line.rule) for line in EVIDENCE)
 """The table as the analyses ask for it."""
-
 _BY_NAME = {line.module: tuple(other for other in EVIDENCE if other.module == line.module) for line in EVIDENCE}
 
 
