@@ -1,4 +1,4 @@
-"""Sessions: how users prove who they are (login links, GitHub), and the tokens that remember it."""
+"""Sessions: how they begin (login links, GitHub) and end (signing out, in time; a ban: users.py), and their tokens."""
 
 import base64
 import hmac

@@ -1,4 +1,7 @@
-"""What an analysis is made of, and what it makes: subjects that were examined, with findings and needs."""
+"""What an analysis is made of, and what it makes: subjects that were examined, with findings and needs.
+
+What a new one touches is said in the manual ("Work on the code", where new things go).
+"""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass

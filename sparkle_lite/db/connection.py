@@ -1,4 +1,4 @@
-"""Opening SQLite files: the only place that knows the driver, its pragmas and its errors."""
+"""Opening and migrating SQLite files: the only place that knows the driver, its pragmas and its errors."""
 
 import asyncio
 import os

@@ -1,4 +1,4 @@
-"""Pages of what was stored, by any filter and in any order.
+"""Pages of what was stored, by any filter and in any order. What can be asked stands in conditions.py.
 
 Bans and client identities are tables of the main database. Snapshots and cumulative rows are a chain of segments, read
 on threads of our own: one function walks many files, where one await for each statement would cost ten times as much.

@@ -1,4 +1,4 @@
-"""Who is signed in: the session of a request, from its header or its cookie; and the cookie itself.
+"""Who is signed in, of a request: the session in its header or its cookie; and the cookie itself.
 
 A handler names what it needs as parameters, `server: Injected[Server]` and `me: Injected[SignedIn]`. Who may ask at all
 is for guards to say, which run before anything of the request is read: `guards=[requires_sign_in]`, `[requires_admin]`.

@@ -2,7 +2,8 @@
 
 A request queues its still compressed body. What has arrived together is one group: it is inflated, decoded, cleaned and
 inserted in one visit to a segment's own thread, and committed together. Where the dictionaries lack something, or there
-are bans, the main database is written in between and committed first. Only then does each request get its answer.
+are bans, the main database is written in between and committed first. Only then does each request get its answer. A
+body that came before (repeats.py) is answered, and not stored again.
 """
 
 import asyncio

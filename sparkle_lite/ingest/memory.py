@@ -1,4 +1,4 @@
-"""What ingestion may hold in memory: bytes of bodies, digests of bodies, and what was last said of a peer."""
+"""What bodies may take of memory while they are received and wait."""
 
 import asyncio
 from collections import deque

@@ -1,4 +1,7 @@
-"""What must never be listed, whoever wants it: one judge for every origin."""
+"""Whether a target may be listed: one judge for every origin.
+
+What is private, too wide, ours or excepted may not; what is a member's is held for review.
+"""
 
 from collections.abc import Collection, Iterable
 from typing import Literal

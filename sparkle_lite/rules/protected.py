@@ -1,4 +1,7 @@
-"""Addresses that no rule may list: those of this machine, and those that members' clients came from lately."""
+"""Which addresses are this machine's, and which members' clients came from lately: collected here.
+
+guard.py judges by them what may be listed, rendering.py cuts them out of what is published.
+"""
 
 import asyncio
 import socket

@@ -1,7 +1,7 @@
 """What the program says to people, by key: each folder beside this file is a language, its TOML files hold the texts.
 
 A key is dotted (`body.empty` is `empty` in the table `[body]`), a text has {names} for values, which are filled in as
-str.format does. Another language is another folder with the same keys, and nothing else. English is what logs, the
+str.format does. Another language is another folder with the same keys, and one of the manual. English is what logs, the
 audit log and commands speak; what clients show raw is said in `SHOWN_RAW`.
 """
 

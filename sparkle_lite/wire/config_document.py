@@ -1,4 +1,9 @@
-"""The configuration document: which abilities a client is offered, at which paths, and how often."""
+"""The configuration document: which abilities a client is offered, at which paths, and how often.
+
+A client's parser fails on anything unexpected (PeerBanHelper drops the whole configuration over one missing or null
+sub-field, qBittorrent-ClientBlocker over one value that is no uint32), so every ability carries interval, endpoint and
+random_initial_delay, numbers are plain positive integers, and nothing is ever null.
+"""
 
 import hashlib
 from collections.abc import Collection, Mapping
@@ -8,8 +13,6 @@ import msgspec
 
 from sparkle_lite.units import DAY_MS, MINUTE_MS
 from sparkle_lite.wire.dialect import Dialect, Shape, Traits
-
-# --- What it is offered -----------------------------------------------------------------------------------------------
 
 
 class AbilityOffer(NamedTuple):

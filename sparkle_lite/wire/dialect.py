@@ -1,10 +1,7 @@
-"""Who asks, told from the User-Agent, and the configuration document that this client understands.
+"""The table of client programs: who asks, told from the User-Agent, and all that differs between them.
 
-One table says all that differs between the client programs: a row for each (`_FAMILIES` and the constants before it),
-from which offers, rule documents and the meaning of what is submitted are derived. A client's parser fails on anything
-unexpected (PeerBanHelper drops the whole configuration over one missing or null sub-field, qBittorrent-ClientBlocker
-over one value that is no uint32), so every ability carries interval, endpoint and random_initial_delay, numbers are
-plain positive integers, and nothing is ever null.
+From the row of each (`FAMILIES` and the constants before it) the configuration document, rule documents and the
+meaning of what is submitted are derived.
 """
 
 import re

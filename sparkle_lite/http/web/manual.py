@@ -34,6 +34,8 @@ TOPICS = (
 )  # fmt: skip
 _EXAMPLE = "config.example.toml"
 _NO_SLUG = re.compile(r"[^\w -]")
+# Up to a full stop, Western or Chinese.
+_SENTENCE = re.compile(r".*?(?:\.(?=\s|$)|\u3002)")
 
 
 class Heading(NamedTuple):
@@ -132,7 +134,7 @@ def _url(language: str, name: str, link: str) -> str:
 def _plain(markdown: str) -> str:
     """The first sentence of a paragraph, without its marks."""
     text = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", markdown).replace("**", "").replace("`", "")
-    return re.split(r"(?<=[.。])(?:\s|(?<=。))", text, maxsplit=1)[0]
+    return sentence[0] if (sentence := _SENTENCE.match(text)) else text
 
 
 def _blocks(markdown: MarkdownIt, tokens: Sequence[Token], language: str) -> Iterator[str]:
