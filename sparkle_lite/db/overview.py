@@ -152,10 +152,10 @@ class Overview:
             return await segments.catalogue(connection, "state='hot' OR last_received_at>=?", (since,))
 
     def _rows(self, chain: Iterable[SegmentRow]) -> dict[str, int]:
-        found: dict[str, int] = defaultdict(int)
+        counts: dict[str, int] = defaultdict(int)
         for segment in chain:
-            found[segment.kind] += segment.rows if segment.state != "hot" else self._streams[segment.kind].rows
-        return found
+            counts[segment.kind] += segment.rows if segment.state != "hot" else self._streams[segment.kind].rows
+        return counts
 
     # --- Activity -----------------------------------------------------------------------------------------------------
 
@@ -167,14 +167,14 @@ class Overview:
         async with self._database.reader() as connection:
             sql = "SELECT hour, kind, submissions, rows FROM activity WHERE hour>=?"
             stored = await fetch_all(connection, sql, (first * hours,))
-        found: _Hours = {(hour, kind): (submissions, rows) for hour, kind, submissions, rows in stored}
-        found |= await self._unrecorded()
+        by_hour: _Hours = {(hour, kind): (submissions, rows) for hour, kind, submissions, rows in stored}
+        by_hour |= await self._unrecorded()
         series = Series(
             [step * hours * HOUR_S for step in range(first, last + 1)],
             {"snapshot": [0] * steps, "swarm": [0] * steps, "ban": [0] * steps},
             [0] * steps,
         )
-        for (hour, kind), (submissions, rows) in found.items():
+        for (hour, kind), (submissions, rows) in by_hour.items():
             step = hour // hours - first
             if 0 <= step < steps:
                 series.rows[kind][step] += rows

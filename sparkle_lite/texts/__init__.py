@@ -24,21 +24,21 @@ _LANGUAGE = re.compile(r"[a-z]{2,3}")
 @cache
 def languages() -> tuple[str, ...]:
     """The languages that there are, by their codes (ISO 639); English first."""
-    found = {each.name for each in resources.files(__package__).iterdir() if _LANGUAGE.fullmatch(each.name)}
-    return (ENGLISH, *sorted(found - {ENGLISH}))
+    codes = {each.name for each in resources.files(__package__).iterdir() if _LANGUAGE.fullmatch(each.name)}
+    return (ENGLISH, *sorted(codes - {ENGLISH}))
 
 
 @cache
 def catalogue(language: str) -> Mapping[str, str]:
     """All texts of a language: dotted key -> text with {names}. Raises ValueError for a key that stands twice."""
-    found: dict[str, str] = {}
+    texts: dict[str, str] = {}
     for file in sorted((resources.files(__package__) / language).iterdir(), key=lambda each: each.name):
         if file.name.endswith(".toml"):
             for key, text in _flat(tomllib.loads(file.read_text("utf-8"))):
-                if key in found:
+                if key in texts:
                     raise ValueError(f"{language}/{file.name}: {key} stands in another file too")
-                found[key] = text
-    return found
+                texts[key] = text
+    return texts
 
 
 def _flat(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:

@@ -93,8 +93,8 @@ def _text(value: bytes) -> str:
 
 def _parameters(query: bytes) -> dict[bytes, bytes]:
     """The query's parameters, first of a name. A plus stays a plus: PeerBanHelper doesn't encode what it puts there."""
-    found: dict[bytes, bytes] = {}
+    parameters: dict[bytes, bytes] = {}
     for part in query.split(b"&"):
         name, _, value = part.partition(b"=")
-        found.setdefault(name, unquote_to_bytes(value))
-    return found
+        parameters.setdefault(name, unquote_to_bytes(value))
+    return parameters

@@ -137,22 +137,22 @@ def omissions(reads: Reading, rules: Content, exceptions: Content) -> tuple[Omis
     Addresses are never left out: exceptions are holes in them. Nor are exceptions of ports, which are taken out of the
     rules for everybody.
     """
-    found: list[Omission] = []
+    left_out: list[Omission] = []
     for category, ports in rules.port.items() if reads.ports is Ports.UNREAD else ():
-        found += [Omission("rules", "port", category, port, Cause.UNREAD) for port in ports]
+        left_out += [Omission("rules", "port", category, port, Cause.UNREAD) for port in ports]
     if not reads.scripts:
-        found += [Omission("rules", "script", name, source, Cause.UNREAD) for name, source in rules.script.items()]
+        left_out += [Omission("rules", "script", name, source, Cause.UNREAD) for name, source in rules.script.items()]
     exempt = Exempt.of(exceptions)
     kinds: tuple[Identity, ...] = ("peer_id", "client_name")
     for kind in kinds:
         for category, matcher, spelled in _spell_all(reads, kind, getattr(rules, kind), getattr(exempt, kind)):
             if isinstance(spelled, Cause):
-                found.append(Omission("rules", kind, category, matcher, spelled))
+                left_out.append(Omission("rules", kind, category, matcher, spelled))
         for category, matchers in getattr(exceptions, kind).items():
             for matcher in matchers:
                 if (cause := _untold(reads, kind, matcher)) is not None:
-                    found.append(Omission("exceptions", kind, category, matcher, cause))
-    return tuple(found)
+                    left_out.append(Omission("exceptions", kind, category, matcher, cause))
+    return tuple(left_out)
 
 
 def _texts(

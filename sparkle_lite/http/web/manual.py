@@ -84,7 +84,7 @@ def _headings_in(language: str, name: str) -> list[tuple[int, str]]:
 def headings(language: str, name: str) -> tuple[Heading, ...]:
     """The headings of a topic, with the anchors of the English ones at the same places."""
     own, english = _headings_in(language, name), _headings_in(ENGLISH, name)
-    return tuple(Heading(level, text, _slug(name)) for (level, text), (_, name) in zip(own, english, strict=True))
+    return tuple(Heading(level, text, _slug(title)) for (level, text), (_, title) in zip(own, english, strict=True))
 
 
 @cache
