@@ -195,8 +195,8 @@ def _troubles(args: argparse.Namespace) -> dict[int, str]:
     from sparkle_lite.clock import now_ms
     from sparkle_lite.ingest.trouble import sentences
 
-    found = with_database(args, lambda database, _: sentences(database, now_ms()))
-    return {userapp: sentence.text("en") for userapp, sentence in found.items()}
+    phrases = with_database(args, lambda database, _: sentences(database, now_ms()))
+    return {userapp: phrase.text("en") for userapp, phrase in phrases.items()}
 
 
 async def _owned_apps(accounts: "Accounts", *, only_anonymous: bool) -> "list[tuple[str, UserappRow]]":

@@ -93,8 +93,8 @@ def _config_check(args: argparse.Namespace) -> None:
     from sparkle_lite.config.notes import notes
     from sparkle_lite.rules import omissions
 
-    found = (*notes(loaded), *omissions.notes(loaded, now_ms()))
-    for line in config.explain(found, config.source(SCHEMA, config_path(args), os.environ)):
+    every_note = (*notes(loaded), *omissions.notes(loaded, now_ms()))
+    for line in config.explain(every_note, config.source(SCHEMA, config_path(args), os.environ)):
         print(f"note: {line}")
     print("OK")
 

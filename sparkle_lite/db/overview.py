@@ -279,17 +279,17 @@ def _hours(reader: Reader, chain: Sequence[SegmentRow], since: int, until: int) 
 
 def _sent(reader: Reader, chain: Sequence[SegmentRow], since: int) -> dict[int, dict[Activity, Sent]]:
     sql = "SELECT userapp, sum(rows), count(*), max(received_at) FROM submission WHERE received_at>=? GROUP BY 1"
-    found: dict[int, dict[Activity, Sent]] = defaultdict(dict)
+    by_userapp: dict[int, dict[Activity, Sent]] = defaultdict(dict)
     reader.until(_PATIENCE_MS)
     with refused("read"), reader.snapshot():
         for segment in (None, *chain):
             kind: Activity = segment.kind if segment else "ban"
             for userapp, rows, submissions, last_at in reader.fetch(segment, sql, (since,)):
-                before = found[userapp].get(kind, Sent(0, 0, 0))
-                found[userapp][kind] = Sent(
+                before = by_userapp[userapp].get(kind, Sent(0, 0, 0))
+                by_userapp[userapp][kind] = Sent(
                     before.rows + rows, before.submissions + submissions, max(before.last_at, last_at)
                 )
-    return dict(found)
+    return dict(by_userapp)
 
 
 def _figures(reader: Reader, now: int, rows: Mapping[str, int], chain: int) -> Figures:
