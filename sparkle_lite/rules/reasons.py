@@ -27,8 +27,11 @@ def reason(code: str, numbers: Numbers) -> Phrase:
     return phrase("reason_without_sentence.numbers", code=code, numbers=bare)
 
 
-def _shown(name: str, numbers: Numbers) -> str:
-    return f"{numbers[name]:g}" if name in numbers else size(numbers[f"{name}_bytes"])
+def _shown(name: str, numbers: Numbers) -> int | float | str:
+    if name not in numbers:
+        return size(numbers[f"{name}_bytes"])
+    value = numbers[name]
+    return int(value) if float(value).is_integer() else round(value, 2)
 
 
 def size(value: float) -> str:

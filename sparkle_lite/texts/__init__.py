@@ -1,8 +1,9 @@
 """What the program says to people, by key: each folder beside this file is a language, its TOML files hold the texts.
 
 A key is dotted (`body.empty` is `empty` in the table `[body]`), a text has {names} for values, which are filled in as
-str.format does. Another language is another folder with the same keys, and one of the manual. English is what logs, the
-audit log and commands speak; what clients show raw is said in `SHOWN_RAW`.
+str.format does; {days:day|days} is a number with the word that goes with it. Another language is another folder with
+the same keys, and one of the manual. English is what logs, the audit log and commands speak; what clients show raw is
+said in `SHOWN_RAW`.
 """
 
 import re
@@ -66,13 +67,28 @@ class Phrase(NamedTuple):
         text = catalogue(language)[self.key]
         if not self.values:
             return text
-        return text.format_map(
-            {name: value.text(language) if isinstance(value, Phrase) else value for name, value in self.values.items()}
-        )
+        return text.format_map({name: _told(value, language) for name, value in self.values.items()})
 
     def raw(self, between: str = " ") -> str:
         """What it is where clients show it raw, which is each of those languages."""
         return between.join(self.text(language) for language in SHOWN_RAW)
+
+
+class _Number:
+    """A number that {days:day|days} puts beside the word that goes with it."""
+
+    def __init__(self, value: float) -> None:
+        self._value = value
+
+    def __format__(self, spec: str) -> str:
+        one, bar, other = spec.partition("|")
+        return f"{self._value} {one if self._value == 1 else other}" if bar else format(self._value, spec)
+
+
+def _told(value: Any, language: str) -> Any:
+    if isinstance(value, Phrase):
+        return value.text(language)
+    return _Number(value) if type(value) in (int, float) else value
 
 
 def phrase(key: str, /, **values: Any) -> Phrase:

@@ -545,7 +545,7 @@ def test_a_second_signal_does_not_wait() -> None:
 
 
 def test_a_port_in_use_is_a_sentence_that_says_what_to_do(running: Running) -> None:
-    with pytest.raises(SparkleError, match=r"in use.*--port") as refused:
+    with pytest.raises(SparkleError, match=r"in use.*server\.port") as refused:
         bind("127.0.0.1", running.address[1])
     assert refused.value.code == "conflict"
     assert refused.value.text("zh")
