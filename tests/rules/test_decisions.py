@@ -431,7 +431,7 @@ async def test_an_administrator_lists_and_excepts_and_the_exception_wins(place: 
     assert not rules.bans_name("Evil 2")
     assert [str(network) for network, _ in clients.address_list(published.ip_allowlist.body)] == ["1.2.3.2/31"]
     error = await refusal(place.decisions.deny("ip", "1.2.3.3", "", None, COMMAND_LINE))
-    assert (error.code, "allow list" in error.message) == ("conflict", True)
+    assert (error.code, "exceptions always win" in error.message) == ("conflict", True)
     place.now += DAY
     assert list(await place.listed()) == ["1.2.3.0/30"]
 
@@ -594,7 +594,7 @@ async def test_why_tells_every_decision_with_its_evidence_and_what_protects(plac
         ("over_download", "1.2.3.4", "shadow", "seen：people 4"),
         (VOTE, "1.2.3.0/24", "active", "seen：people 4"),
         (VOTE, "1.2.3.4", "withdrawn", "seen：people 4"),
-        ("config", "1.2.0.0/16", "active", "由本服务器的运营者列入"),
+        ("config", "1.2.0.0/16", "active", "由本服务器的管理员列入"),
     ]
     assert why.matches[0].decision.evidence == {
         "people": 4,
