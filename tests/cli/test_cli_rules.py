@@ -45,7 +45,7 @@ def test_an_address_is_listed_explained_pardoned_and_explained_again(shell: Shel
     assert why.startswith("1.2.3.4 is not listed.\n")
     assert "  An exception protects it.\n" in why
     assert listed(shell) == {}
-    assert "allow list" in (shell("rules", "deny", "1.2.3.4", status=1) or shell.err)
+    assert "exceptions always win" in (shell("rules", "deny", "1.2.3.4", status=1) or shell.err)
 
 
 def test_decisions_are_listed_as_a_table_and_as_json(shell: Shell) -> None:

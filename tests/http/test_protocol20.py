@@ -477,7 +477,7 @@ def test_every_address_of_a_heartbeat_is_kept_and_no_rule_lists_it_from_then_on(
 # --- The panel of an address ------------------------------------------------------------------------------------------
 
 
-LISTED = "Listed: PCDN, listed by the operator of this server / 已列入：PCDN，由本服务器的运营者列入"
+LISTED = "Listed: PCDN, listed by the operator of this server / 已列入：PCDN，由本服务器的管理员列入"
 OUR_RULES = "com.ghostchu.peerbanhelper.module.impl.rule.BtnNetworkOnline"
 
 
