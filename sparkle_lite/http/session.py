@@ -174,15 +174,15 @@ async def enter(request: AnyRequest, server: Server, actor: Actor, token: str) -
     before = request.cookies.get(COOKIE, "")
     if before and not is_head(request.scope):
         await server.sessions.log_out(before, actor)
-    response = redirect("/")
+    response = redirect("/", status=303 if request.method == "POST" else 302)
     set_session_cookie(response, token, request, server)
     return response
 
 
-def redirect(url: str) -> Response[str]:
+def redirect(url: str, status: int = 302) -> Response[str]:
     """Lead a browser elsewhere; nobody keeps the way or is told where it came from."""
     headers = {"location": url, **TOKEN_HEADERS}
-    return Response("", status_code=302, headers=headers, media_type=MediaType.TEXT)
+    return Response("", status_code=status, headers=headers, media_type=MediaType.TEXT)
 
 
 def own_url(request: AnyRequest, server: Server) -> str:
