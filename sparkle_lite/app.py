@@ -186,7 +186,8 @@ def _tune() -> None:
 def _welcome(url: str, first: FirstStart) -> str:
     return (
         f"\nSparkle Lite is running at {url}\n\n"
-        f"Sign in as 'admin' with this link (valid once, for 30 minutes):\n  {url}/login?token={first.login_token}\n\n"
+        f"Sign in as 'admin' with this link and its button (valid once, for 30 minutes):\n"
+        f"  {url}/login?token={first.login_token}\n\n"
         "Paste these lines into PeerBanHelper's config.yml (they are shown only now):\n"
         f"{peerbanhelper_lines(url, first.app_id, first.secret)}\n"
     )

@@ -292,7 +292,9 @@ def _complete(path: str, operation: Json, schemas: Json) -> None:
         operation["security"] = [] if path in _PUBLIC else _SESSION
     operation.setdefault("security", [])
     if operation["operationId"] == "useLoginLink":
-        operation["requestBody"] = {"content": {form: {"schema": _LINK_USE, "example": {"token": "…"}} for form in _FORMS}}
+        operation["requestBody"] = {
+            "content": {form: {"schema": _LINK_USE, "example": {"token": "…"}} for form in _FORMS}
+        }
     if "requestBody" in operation:
         _complete_body(operation["requestBody"], schemas)
     _complete_answers(path, operation, schemas)
