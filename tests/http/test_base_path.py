@@ -7,15 +7,14 @@ import shutil
 import socket
 import subprocess
 import sys
-from collections import Counter, deque
 from collections.abc import Iterator
 from contextlib import contextmanager
-from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 from urllib.parse import parse_qsl, urlencode, urljoin, urlsplit
 
 import pytest
+from crawler import Links, crawl
 from feeder import feed
 from server import PBH20, Answer, App, RunningServer, start_server, wait_for
 
@@ -26,10 +25,6 @@ MANUAL = Path(sparkle_lite.__file__).parent / "manual"
 BASE = "/btn"
 HTML = {"Accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
 FORM = {"Content-Type": "application/x-www-form-urlencoded", "Sec-Fetch-Site": "same-origin"}
-# Attributes that a browser or a script of ours follows, in whatever tag.
-FOLLOWED = re.compile(r"href|src|srcset|poster|action|formaction|data-chart|spec-url|hx-(get|post|put|patch|delete)")
-# Pages of one path with other parameters show the same links: so many of them are enough.
-OF_ONE_PATH = 3
 
 
 # --- nginx ------------------------------------------------------------------------------------------------------------
@@ -120,40 +115,6 @@ def site(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 # --- A browser --------------------------------------------------------------------------------------------------------
 
 
-class Links(HTMLParser):
-    """What a page names: URLs to fetch, and its posted forms with their fields."""
-
-    def __init__(self, page: bytes) -> None:
-        super().__init__()
-        self.urls: list[str] = []
-        self.posts: list[tuple[str, dict[str, str]]] = []
-        self._form: dict[str, str] | None = None
-        self.feed(page.decode())
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        values: dict[str, Any] = dict(attrs)
-        if tag == "form":
-            self._form = None
-            if values.get("method") == "post":
-                self._form = {}
-                self.posts.append((values["action"], self._form))
-        elif tag == "input" and self._form is not None and values.get("type") == "hidden":
-            self._form[values["name"]] = values.get("value", "")
-        for name, value in attrs:
-            if value is None:
-                continue
-            if FOLLOWED.fullmatch(name):
-                if not (tag == "form" and values.get("method") == "post"):
-                    self.urls.append(value)
-            else:
-                # A new attribute that is followed has to be known to whoever puts the path before URLs.
-                assert not value.startswith("/") or name in ("value", "content", "placeholder"), (tag, name, value)
-
-    def handle_endtag(self, tag: str) -> None:
-        if tag == "form":
-            self._form = None
-
-
 class Browser:
     """Keeps cookies as RFC 6265 says, and follows nothing that leads out of the path."""
 
@@ -213,32 +174,18 @@ def browser(site: Site) -> Browser:
     return browser
 
 
-def walk(browser: Browser, start: str) -> tuple[dict[str, str], dict[str, dict[str, str]]]:
-    """Everything that can be reached from a page: the kind of each URL, and the fields of each posted form."""
+def walk(browser: Browser, start: str) -> tuple[dict[str, str], set[str]]:
+    """Everything that can be reached from a page: the kind of each URL, and where forms are posted to."""
     seen: dict[str, str] = {}
-    posts: dict[str, dict[str, str]] = {}
-    often: Counter[str] = Counter()
-    queue = deque([start])
-    while queue:
-        url = queue.popleft()
-        parts = urlsplit(url)
-        if url in seen or often[parts.path] >= OF_ONE_PATH or parts.path.endswith(("/language", "/csv")):
-            continue
-        often[parts.path] += 1
-        answer = browser.go(url)
+    posts: set[str] = set()
+    for url, answer, page in crawl(browser.go, start):
         assert answer.status == 200, (url, answer)
-        kind = seen[url] = answer.headers.get("content-type", "").partition(";")[0]
-        if kind != "text/html":
-            continue
-        page = Links(answer.body)
-        for each in page.urls:
-            if each.startswith(("#", "data:")) or urlsplit(each).netloc:
-                continue
-            assert each.startswith(("?", f"{BASE}/")), (url, each)
-            queue.append(urljoin(url, each).partition("#")[0])
-        for action, fields in page.posts:
+        seen[url] = answer.headers.get("content-type", "").partition(";")[0]
+        for each in page.urls if page else ():
+            assert each.startswith(("?", "#", "data:", "https://", f"{BASE}/")), (url, each)
+        for action, _ in page.posts if page else ():
             assert action.startswith(f"{BASE}/"), (url, action)
-            posts[action.partition("#")[0]] = fields
+            posts.add(action.partition("#")[0])
     return seen, posts
 
 

@@ -4,11 +4,11 @@ import json
 import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from html.parser import HTMLParser
 from typing import Any
 from urllib.parse import urlencode
 
 import pytest
+from crawler import Links
 from server import Answer, Headers, RunningServer, opened, start_server
 
 HTML = {"Accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
@@ -34,29 +34,9 @@ def link_of(server: RunningServer, name: str) -> str:
     return server.run("user", "login-link", name).strip().removeprefix(server.url)
 
 
-class Forms(HTMLParser):
-    """The posted forms of a page: where each goes, and its hidden fields."""
-
-    def __init__(self, page: bytes) -> None:
-        super().__init__()
-        self.found: list[tuple[str, dict[str, str]]] = []
-        self._posts = False
-        self.feed(page.decode())
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        values: dict[str, Any] = dict(attrs)
-        if tag == "form":
-            self._posts = values.get("method") == "post"
-            if self._posts:
-                self.found.append((values["action"], {}))
-        elif self._posts and tag == "input":
-            assert values["type"] == "hidden"
-            self.found[-1][1][values["name"]] = values["value"]
-
-
 def press(server: RunningServer, page: Answer, token: str = "", **headers: str) -> Answer:
     """What pressing the one button of a page answers."""
-    [(action, fields)] = Forms(page.body).found
+    [(action, fields)] = Links(page.body).posts
     more = {"Content-Type": "application/x-www-form-urlencoded", "Cookie": f"X-BTN-Token={token}", **HTML}
     more |= {name.replace("_", "-"): value for name, value in headers.items()}
     return server.request("POST", action, urlencode(fields).encode(), more)
@@ -93,7 +73,7 @@ def test_a_link_survives_whoever_looks_at_it(server: RunningServer) -> None:
 def test_the_button_is_all_there_is_and_the_page_tells_nobody_its_url(server: RunningServer) -> None:
     link = link_of(server, "alice")
     page = server.request("GET", link, headers={**HTML, "Cookie": f"X-BTN-Token={server.token('bob')}"})
-    [(action, fields)] = Forms(page.body).found
+    [(action, fields)] = Links(page.body).posts
     assert action == "/login"
     assert fields.keys() == {"token", "replaces"}
     assert page.headers["referrer-policy"] == "strict-origin"
@@ -119,8 +99,8 @@ def test_nobody_loses_a_session_without_being_asked(server: RunningServer) -> No
     ).refusal(409)
     assert "bob" in refused
     # Who agreed to the end of somebody else's session did not agree to the end of bob's.
-    others = Forms(server.request("GET", link, headers={**HTML, "Cookie": f"X-BTN-Token={server.token()}"}).body)
-    body = urlencode(others.found[0][1]).encode()
+    others = Links(server.request("GET", link, headers={**HTML, "Cookie": f"X-BTN-Token={server.token()}"}).body)
+    body = urlencode(others.posts[0][1]).encode()
     form = {"Content-Type": "application/x-www-form-urlencoded", "Cookie": f"X-BTN-Token={bobs}", **HTML}
     assert server.request("POST", "/login", body, form).status == 409
     done = press(server, asked, bobs)
