@@ -51,10 +51,13 @@ class Links(HTMLParser):
             self._form = None
 
 
-def crawl(fetch: Callable[[str], Answer], start: str) -> Iterator[tuple[str, Answer, Links | None]]:
+def crawl(
+    fetch: Callable[[str], Answer], start: str, without: tuple[str, ...] = ()
+) -> Iterator[tuple[str, Answer, Links | None]]:
     """Everything of a site that can be reached from a URL: where, what came, and what it names if it is a page.
 
-    Left out: other sites, other languages, and the same page with more parameters than tell something new.
+    Left out: what begins as `without` says, other sites, other languages, and the same page with more parameters than
+    tell something new.
     """
     seen: set[str] = set()
     often: Counter[str] = Counter()
@@ -62,7 +65,7 @@ def crawl(fetch: Callable[[str], Answer], start: str) -> Iterator[tuple[str, Ans
     while queue:
         url = queue.popleft()
         path = urlsplit(url).path
-        if url in seen or often[path] >= OF_ONE_PATH or path.endswith("/language"):
+        if url in seen or often[path] >= OF_ONE_PATH or path.endswith("/language") or path.startswith(without):
             continue
         seen.add(url)
         often[path] += 1
