@@ -19,7 +19,7 @@ T = TypeVar("T")
 
 
 class Viewer(NamedTuple):
-    """Who looks: nothing but a user's own rows says from whom, and with which others, it came; administrators see all."""
+    """Who looks: only a user's own rows say from whom, and with which others, they came; administrators see all."""
 
     user: int
     is_admin: bool

@@ -109,7 +109,9 @@ class SwarmQuery(SnapshotQuery, frozen=True, kw_only=True, forbid_unknown_fields
 
     origin: Literal["HISTORY", "SWARM"] | None = None
     downloader: (
-        Annotated[Text, Meta(description="Finds the asker's own rows alone, whatever the method; an administrator's, all.")]
+        Annotated[
+            Text, Meta(description="Finds the asker's own rows alone, whatever the method; an administrator's, all.")
+        ]
         | None
     ) = None
     downloader_compare_method: TextMethod | None = None
