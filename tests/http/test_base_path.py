@@ -10,10 +10,11 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from urllib.parse import parse_qsl, urlencode, urljoin, urlsplit
 
 import pytest
+from browser import launch, visiting
 from crawler import Links, crawl
 from feeder import feed
 from server import PBH20, Answer, App, RunningServer, start_server, wait_for
@@ -38,9 +39,9 @@ def block_of(language: str, kind: str) -> str:
     return found[1]
 
 
-def nginx_config(folder: Path, language: str, port: int, upstream: int) -> str:
+def nginx_config(folder: Path, port: int, upstream: int) -> str:
     """The manual's server block on other ports and without TLS, and what nginx needs to run as anybody."""
-    block = block_of(language, "nginx")
+    block = block_of("en", "nginx")
     for pattern, other in (
         (r"listen 443 ssl;", f"listen 127.0.0.1:{port};"),
         (r" *ssl_certificate\S* .*\n", ""),
@@ -56,14 +57,14 @@ def nginx_config(folder: Path, language: str, port: int, upstream: int) -> str:
 
 
 @contextmanager
-def nginx(folder: Path, language: str, port: int, upstream: int) -> Iterator[None]:
+def nginx(folder: Path, port: int, upstream: int) -> Iterator[None]:
     """A running nginx."""
     program = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin:/usr/local/sbin")
     if program is None:
         pytest.skip("nginx is not installed")
     folder.mkdir()
     config = folder / "nginx.conf"
-    config.write_text(nginx_config(folder, language, port, upstream), "utf-8")
+    config.write_text(nginx_config(folder, port, upstream), "utf-8")
     process = subprocess.Popen([program, "-p", str(folder), "-c", str(config), "-e", f"{folder}/error.log"])
     try:
         wait_for(lambda: _is_open(port) or process.poll() is not None, 10)
@@ -97,14 +98,14 @@ class Site(NamedTuple):
         return self.proxy.request(method, path, body, {name.replace("_", "-"): v for name, v in headers.items()})
 
 
-@pytest.fixture(scope="module", params=["en", "zh"])
-def site(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    """A server with data behind nginx, both as the manual in a language says."""
-    folder, language, port = tmp_path_factory.mktemp("site"), request.param, _free_port()
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    """A server with data behind nginx, both as the manual says."""
+    folder, port = tmp_path_factory.mktemp("site"), _free_port()
     url = f"http://127.0.0.1:{port}{BASE}"
-    text = block_of(language, "toml").replace("https://example.org/btn", url)
+    text = block_of("en", "toml").replace("https://example.org/btn", url)
     assert url in text
-    with start_server(folder / "server", text) as server, nginx(folder / "nginx", language, port, server.port):
+    with start_server(folder / "server", text) as server, nginx(folder / "nginx", port, server.port):
         feed(server, server.app)
         server.run("rules", "deny", "203.0.113.77", "--reason", "seen by hand")
         proxy = RunningServer(folder, "", {})
@@ -165,6 +166,15 @@ class Browser:
         return self.go(action, fields)
 
 
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Any]:
+    """A real browser."""
+    driver, browser = launch()
+    yield browser
+    browser.close()
+    driver.stop()
+
+
 @pytest.fixture
 def browser(site: Site) -> Browser:
     """Somebody signed in by a link."""
@@ -206,6 +216,12 @@ def test_every_page_form_script_and_file_is_below_the_path(site: Site, browser: 
     for action in posts:
         allowed = site.request("OPTIONS", action)
         assert (allowed.status, "POST" in allowed.headers["allow"]) == (204, True), action
+
+
+@pytest.mark.parametrize("kind", ["toml", "nginx", "caddyfile"])
+def test_both_manuals_configure_the_same(kind: str) -> None:
+    english, chinese = (re.sub(r"#.*", "", block_of(language, kind)).split() for language in ("en", "zh"))
+    assert english == chinese
 
 
 def test_the_path_without_its_slash_leads_to_the_first_page(browser: Browser) -> None:
@@ -304,6 +320,29 @@ def test_a_browser_needs_the_query_of_a_next_page_only_once(browser: Browser) ->
     answer = browser._ask(f"{BASE}/explore/bans?peerIp=203.0.113.0%2F24&sortOrder=DESC", None)
     location = urlsplit(answer.headers["location"])
     assert (location.path, dict(parse_qsl(location.query))) == (f"{BASE}/explore/bans", {"peerIp": "203.0.113.0/24"})
+
+
+def test_in_a_browser_scripts_and_forms_stay_below_the_path(site: Site, chromium: Any) -> None:
+    token = urlsplit(site.server.run("user", "login-link", "admin").strip()).query
+    with visiting(chromium, site.proxy) as visit:
+        page = visit.page
+        asked: list[str] = []
+        page.on("response", lambda answer: asked.append(f"{answer.status} {urlsplit(answer.url).path}"))
+        visit.go(f"{BASE}/login?{token}")
+        page.click("main form button")
+        visit.go(f"{BASE}/welcome")
+        page.click("form:has(button.quiet.tiny) button.quiet.tiny")
+        assert page.url == f"{site.url}/"
+        page.wait_for_selector("[data-chart] canvas")
+        visit.go(f"{BASE}/apps/{site.server.app.app_id}")
+        page.click("details.menu summary")
+        page.click("text=Sign out")
+        assert page.url == f"{site.url}/login?done=signed_out"
+        visit.go(f"{BASE}/docs")
+        page.get_by_text("Search bans").first.wait_for()
+        assert len(asked) > 20
+        wrong = [one for one in asked if not re.match(rf"[23]\d\d {BASE}/", one)]
+        assert wrong == []
 
 
 # --- Without a path ---------------------------------------------------------------------------------------------------
