@@ -21,9 +21,9 @@ from sparkle_lite.http.session import (
     TOKEN_HEADERS,
     AnyRequest,
     Injected,
+    change_session,
     enter,
     require_same_origin,
-    set_session_cookie,
     user_of,
     visitor,
 )
@@ -43,7 +43,7 @@ class LinkUse(msgspec.Struct, frozen=True):
     """What the button sends: the link's token, and the id of the user whose session in this browser may end."""
 
     token: str = ""
-    replaces: str = ""
+    replaces: str | int = ""
 
 
 @get(
@@ -116,10 +116,10 @@ async def use_login_link(request: AnyRequest, server: Injected[Server], link: Li
     try:
         server.sessions.limit_login(actor.address or "")
         owner, here = await server.sessions.login_link_user(token), await _who_is_here(request, server)
-        if here is not None and here.id != owner.id and sent.replaces != str(here.id):
+        if here is not None and here.id != owner.id and str(sent.replaces) != str(here.id):
             if in_browser:
                 return _button_page(request, token, owner, here, status=409)
-            raise SparkleError("conflict", "session.somebody_else", name=here.name)
+            raise SparkleError("conflict", "session.somebody_else", name=here.name, user=str(here.id))
         user = await server.sessions.use_login_link(token)
         actor = actor._replace(user=user.id)
         session = await server.sessions.sign_in(user, "login link", actor)
@@ -131,7 +131,7 @@ async def use_login_link(request: AnyRequest, server: Injected[Server], link: Li
     response: Response[Any] = Response(
         Envelope(success=True, data=data), media_type=MediaType.JSON, headers=TOKEN_HEADERS
     )
-    set_session_cookie(response, session, request, server)
+    await change_session(response, request, server, actor, session)
     return response
 
 

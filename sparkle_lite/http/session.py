@@ -171,12 +171,19 @@ def set_session_cookie(response: Response[Any], token: str, request: AnyRequest,
 
 async def enter(request: AnyRequest, server: Server, actor: Actor, token: str) -> Response[str]:
     """Lead the browser to the first page with a session of its own; the one that it had ends."""
+    response = redirect("/", status=303 if request.method == "POST" else 302)
+    await change_session(response, request, server, actor, token)
+    return response
+
+
+async def change_session(
+    response: Response[Any], request: AnyRequest, server: Server, actor: Actor, token: str
+) -> None:
+    """Give the browser another session's token; the session that it had ends."""
     before = request.cookies.get(COOKIE, "")
     if before and not is_head(request.scope):
         await server.sessions.log_out(before, actor)
-    response = redirect("/", status=303 if request.method == "POST" else 302)
     set_session_cookie(response, token, request, server)
-    return response
 
 
 def redirect(url: str, status: int = 302) -> Response[str]:

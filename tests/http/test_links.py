@@ -98,6 +98,12 @@ def test_nobody_loses_a_session_without_being_asked(server: RunningServer) -> No
         "POST", link, headers={"Accept": "application/json", "Cookie": f"X-BTN-Token={bobs}"}
     ).refusal(409)
     assert "bob" in refused
+    number = re.search(r'"(\d+)"', refused)
+    assert number
+    body = json.dumps({"token": link_of(server, "alice").partition("=")[2], "replaces": int(number[1])}).encode()
+    again = server.token("bob")
+    assert server.request("POST", "/login", body, {"Cookie": f"X-BTN-Token={again}"}).status == 200
+    assert (who(server, again), who(server, bobs)) == (None, "bob")
     # Who agreed to the end of somebody else's session did not agree to the end of bob's.
     others = Links(server.request("GET", link, headers={**HTML, "Cookie": f"X-BTN-Token={server.token()}"}).body)
     body = urlencode(others.posts[0][1]).encode()
