@@ -24,6 +24,7 @@ from sparkle_lite.config.notes import notes
 from sparkle_lite.errors import ConfigError, SparkleError
 from sparkle_lite.http import btn, lifecycle, web
 from sparkle_lite.http.api import docs, openapi
+from sparkle_lite.http.base_path import BasePath
 from sparkle_lite.http.head import Head
 from sparkle_lite.http.observe import Observe
 from sparkle_lite.http.problems import internal, known, problem, with_head
@@ -85,7 +86,8 @@ class Application:
     async def _live(self, receive: Receive, send: Send) -> None:
         await receive()
         async with self._start() as parts:
-            self._parts, self._answer = parts, Observe(Head(create_app(parts)), parts)
+            answers = BasePath(create_app(parts), parts)
+            self._parts, self._answer = parts, Observe(Head(answers), parts)
             await send({"type": "lifespan.startup.complete"})
             await receive()
         await send({"type": "lifespan.shutdown.complete"})
@@ -184,7 +186,8 @@ def _tune() -> None:
 def _welcome(url: str, first: FirstStart) -> str:
     return (
         f"\nSparkle Lite is running at {url}\n\n"
-        f"Sign in as 'admin' with this link (valid once, for 30 minutes):\n  {url}/login?token={first.login_token}\n\n"
+        f"Sign in as 'admin' with this link and its button (valid once, for 30 minutes):\n"
+        f"  {url}/login?token={first.login_token}\n\n"
         "Paste these lines into PeerBanHelper's config.yml (they are shown only now):\n"
         f"{peerbanhelper_lines(url, first.app_id, first.secret)}\n"
     )

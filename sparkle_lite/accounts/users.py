@@ -109,12 +109,18 @@ class Users:
 
     @transacted
     async def set_role(self, connection: Connection, user: int, role: Role, actor: Actor) -> None:
-        """Make a user an administrator, or no longer. Raises conflict for the last one, unless the operator asks."""
+        """Make a user an administrator, or no longer, and end their sessions: no id outlives the rights it had.
+
+        Raises conflict for the last administrator, unless the operator asks.
+        """
         actor.require_admin()
         row = await find_user(connection, user)
+        if row.role == role:
+            return
         if role != "admin":
             await _require_another_admin(connection, row, actor)
         await store.set_user_role(connection, user, role)
+        await store.delete_other_sessions(connection, user, b"")
         await self._audit.record(connection, actor, "USER_ROLE", user=user, name=row.name, role=role)
 
 

@@ -74,7 +74,8 @@ class Field(NamedTuple):
     `column` is its expression. Where the value stands in a dictionary, `via` is the row's column that refers to it,
     `dictionary` the table, and `column` is about the entry, whose alias is `d`. `exact` asks for equality in a way that
     the dictionary's index can answer. An index serves an order only by a column that is not `nullable`. Addresses are
-    ordered by their bytes, all of IPv4 before those of IPv6.
+    ordered by their bytes, all of IPv4 before those of IPv6. What `is_private` would tell which rows came from one
+    member: neither a filter nor an order nor a count says anything of it but to that member.
     """
 
     kind: Literal["text", "number", "address"]
@@ -83,16 +84,22 @@ class Field(NamedTuple):
     dictionary: str = ""
     exact: Callable[[str], Condition] | None = None
     nullable: bool = True
+    is_private: bool = False
 
     def orders(self, viewer: int | None) -> tuple[str, ...]:
         """The expressions that rows are ordered by as `viewer` (None: whoever may see all) sees them."""
         if self.kind == "address":
             return f"length({self.column})", self.column
         missing = "-9e999" if self.kind == "number" else "''"
-        column = self.column.replace("{mine}", "TRUE" if viewer is None else f"a.user={viewer:d}")
+        column = self.column
         if self.via:
-            return (f"ifnull((SELECT {column} FROM m.{self.dictionary} d WHERE d.id=s.{self.via}), {missing})",)
-        return (f"ifnull({column}, {missing})" if self.nullable else column,)
+            column = f"(SELECT {column} FROM m.{self.dictionary} d WHERE d.id=s.{self.via})"
+        if self.nullable or self.via:
+            column = f"ifnull({column}, {missing})"
+        if self.is_private and viewer is not None:
+            owner = "(SELECT a.user FROM m.userapp a WHERE a.id=sub.userapp)"
+            column = f"iif({owner}={viewer:d}, {column}, {missing})"
+        return (column,)
 
 
 class Filter(NamedTuple):
@@ -149,10 +156,10 @@ _PEER: dict[str, Field] = {
     "downloader_progress": _number("downloader_progress", nullable=True),
     "flags": Field("text", "d.text", "flags", "label"),
     "insert_time": Field("number", "sub.received_at", nullable=False),
-    "populate_time": Field("number", "sub.populate_time"),
-    "submit_id": Field("text", "hex(sub.digest)"),
-    # Sorting must not tell more than the column shows: others' applications are all alike.
-    "app_id": Field("text", "(SELECT iif({mine}, a.app_id, '') FROM m.userapp a WHERE a.id=sub.userapp)"),
+    # By how far a client's clock is off, its rows would be known again.
+    "populate_time": Field("number", "sub.populate_time", is_private=True),
+    "submit_id": Field("text", "hex(sub.digest)", is_private=True),
+    "app_id": Field("text", "(SELECT a.app_id FROM m.userapp a WHERE a.id=sub.userapp)", is_private=True),
 }
 
 # The fields of each table by name. "id" is no field: it is what every order ends with.
@@ -169,7 +176,7 @@ FIELDS: dict[Table, dict[str, Field]] = {
     },
     "swarm": {
         **_PEER,
-        "downloader": Field("text", "d.text", "downloader", "label"),
+        "downloader": Field("text", "d.text", "downloader", "label", is_private=True),
         "origin": _number("origin"),
         "from_peer_traffic_offset": _number("from_peer_traffic_offset"),
         "from_peer_traffic_speed_max": _number("from_peer_traffic_speed_max"),
@@ -194,7 +201,8 @@ class Query(NamedTuple):
     `any_of` joins the filters with OR instead of AND; `always` and the range of the time of receipt (ms, inclusive)
     hold in any case. `order` names fields or "id", nothing means the time of receipt; rows that tie follow by id, the
     highest first. `after` and `before` are cursors: of the page before, and of the page behind; they exclude each other
-    and `offset`. `viewer` is the user whose own applications may show in an order, None for all.
+    and `offset`. `viewer` is the user who asks: of others' rows private fields are as if they had no value. None is
+    somebody who may see all.
     """
 
     table: Table
@@ -220,8 +228,8 @@ class Query(NamedTuple):
 FindIds = Callable[[str, Sequence[Any]], list[int]]
 
 
-def condition(table: Table, wanted: Filter, find_ids: FindIds) -> Condition:
-    """One filter as a condition on a row."""
+def condition(table: Table, wanted: Filter, find_ids: FindIds, viewer: int | None) -> Condition:
+    """One filter as a condition on a row, as `viewer` (None: whoever may see all) may ask it."""
     field = FIELDS[table][wanted.field]
     positive = wanted.method.removeprefix("NOT_")
     if isinstance(wanted.value, Network):
@@ -232,7 +240,16 @@ def condition(table: Table, wanted: Filter, find_ids: FindIds) -> Condition:
         found = _compare(field, positive, wanted.value)
         if field.via:
             found = _by_entry(field, found, find_ids)
-    return found if positive == wanted.method else found.negated()
+    if positive != wanted.method:
+        found = found.negated()
+    return _of_own_rows(found, viewer, find_ids) if field.is_private and viewer is not None else found
+
+
+def _of_own_rows(wanted: Condition, viewer: int, find_ids: FindIds) -> Condition:
+    """A condition that no row of another user meets, whatever is in it."""
+    own = json.dumps(find_ids("SELECT a.id FROM m.userapp a WHERE a.user=?", (viewer,)))
+    sql = f"sub.userapp IN (SELECT value FROM json_each(?)) AND ({wanted.sql})"
+    return wanted._replace(sql=sql, values=(own, *wanted.values))
 
 
 def _within(network: Network) -> Condition:

@@ -232,8 +232,8 @@ class _Work:
         def find_ids(sql: str, values: Sequence[Any]) -> list[int]:
             return [row[0] for row in self._reader.main(sql, values)]
 
-        wanted = joined([condition(query.table, one, find_ids) for one in query.filters], query.any_of)
-        always = [condition(query.table, one, find_ids) for one in query.always]
+        wanted = joined([condition(query.table, one, find_ids, query.viewer) for one in query.filters], query.any_of)
+        always = [condition(query.table, one, find_ids, query.viewer) for one in query.always]
         parts = [part for part in (wanted, *always) if part.sql != "TRUE"]
         if not self._is_chain:
             parts += self._received(FIELDS[query.table][NEWEST[query.table]].column)

@@ -1,7 +1,7 @@
 """HEAD for every route that takes GET: the same status and headers, no body, and nothing is changed by it.
 
 What answers a GET answers the HEAD too: it finds an empty body, and the one that it sends is dropped. Where a GET
-changes something (it ends a session, uses up a link, registers a client), its handler asks `is_head` and leaves that
+changes something (it ends a session, begins a login, registers a client), its handler asks `is_head` and leaves that
 out; a refusal is in the audit all the same, because a HEAD can guess a secret too. Cookies are not sent: to a browser
 they would be a change.
 """

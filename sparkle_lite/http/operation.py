@@ -10,7 +10,7 @@ from sparkle_lite import __version__, net
 from sparkle_lite.errors import SparkleError
 from sparkle_lite.http.api.common import described
 from sparkle_lite.http.problems import Envelope
-from sparkle_lite.http.requests import client_address, is_from_proxy
+from sparkle_lite.http.requests import client_address, forwarded_addresses, is_from_proxy, is_proxy_header
 from sparkle_lite.http.session import AnyRequest, Injected
 from sparkle_lite.net import Network
 from sparkle_lite.server import Server
@@ -69,8 +69,12 @@ async def metrics(request: AnyRequest, server: Injected[Server]) -> Response[byt
     if not config.metrics.allow:
         raise SparkleError("not_found", "metrics.off")
     trusted = config.server.trusted_proxies
-    if request.headers.get("x-forwarded-for") and not is_from_proxy(request.scope, trusted):
-        raise SparkleError("forbidden", "metrics.unknown_proxy")
+    if not is_from_proxy(request.scope, trusted):
+        if any(is_proxy_header(name) for name in request.headers):
+            raise SparkleError("forbidden", "metrics.unknown_proxy")
+    elif not forwarded_addresses(request.scope):
+        # The address would be the proxy's own, for everybody who comes through it.
+        raise SparkleError("forbidden", "metrics.no_client")
     if not _is_within(client_address(request.scope, trusted), config.metrics.allow):
         raise SparkleError("forbidden", "metrics.not_allowed")
     return Response(server.metrics.render(), media_type=_TEXT, headers=NO_STORE)

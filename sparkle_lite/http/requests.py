@@ -30,6 +30,12 @@ Scope = Any
 _LINGER_S = 2
 _LINGER_BYTES = 64 * MIB
 _NO_WEIGHT = re.compile(r"q\s*=\s*0(\.0*)?")
+# Of proxies, load balancers and the networks that stand before servers, each with its way to say who asks.
+_PROXY_HEADER = re.compile(
+    r"forwarded|via|cdn-loop|cf-.*|x-(original-)?forwarded(-.*)?|x-real-(ip|port)|x-(cluster-)?client-ip|true-client-ip"
+    r"|client-ip|x-(original-)?(host|url)|x-proxyuser-ip|x-remote-(ip|addr)|x-(envoy|azure|arr|appengine|vercel|amz-cf)-.*"
+    r"|x-amzn-trace-id|x-cloud-trace-context|fastly-.*|fly-.*|akamai-.*|x-akamai-.*|x-nf-.*|x-sucuri-.*|x-scheme"
+)
 _HOST = re.compile(r"[A-Za-z0-9._~-]{1,253}(:\d{1,5})?|\[[0-9A-Fa-f:.]{2,45}\](:\d{1,5})?")
 
 
@@ -103,6 +109,25 @@ def is_from_proxy(scope: Scope, trusted: Sequence[Network]) -> bool:
     return bool(trusted) and client is not None and _is_trusted(client[0], trusted)
 
 
+def forwarded_addresses(scope: Scope) -> list[str]:
+    """The addresses of X-Forwarded-For from the right, up to what is none; whether to believe it is not looked at."""
+    forwarded = ",".join(v.decode("latin-1") for k, v in scope["headers"] if k == b"x-forwarded-for")
+    found: list[str] = []
+    for part in reversed([part.strip() for part in forwarded.split(",") if part.strip()]):
+        try:
+            # Some proxies write the port of the connection behind an address.
+            net.address_bytes(part)
+        except net.AddressError:
+            break
+        found.append(part)
+    return found
+
+
+def is_proxy_header(name: str) -> bool:
+    """Whether a header (any case) is one that nobody but a proxy sends."""
+    return bool(_PROXY_HEADER.fullmatch(name.lower()))
+
+
 def client_address(scope: Scope, trusted: Sequence[Network]) -> str:
     """The address a request came from, as canonical text ("" where the socket has none).
 
@@ -112,13 +137,7 @@ def client_address(scope: Scope, trusted: Sequence[Network]) -> str:
     client = scope.get("client")
     address = client[0] if client else ""
     if is_from_proxy(scope, trusted):
-        forwarded = ",".join(v.decode("latin-1") for k, v in scope["headers"] if k == b"x-forwarded-for")
-        for part in reversed([part.strip() for part in forwarded.split(",") if part.strip()]):
-            try:
-                # Some proxies write the port of the connection behind an address.
-                net.address_bytes(part)
-            except net.AddressError:
-                break
+        for part in forwarded_addresses(scope):
             address = part
             if not _is_trusted(part, trusted):
                 break

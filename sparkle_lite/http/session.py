@@ -171,18 +171,25 @@ def set_session_cookie(response: Response[Any], token: str, request: AnyRequest,
 
 async def enter(request: AnyRequest, server: Server, actor: Actor, token: str) -> Response[str]:
     """Lead the browser to the first page with a session of its own; the one that it had ends."""
-    before = request.cookies.get(COOKIE, "")
-    if before and not is_head(request.scope):
-        await server.sessions.log_out(before, actor)
-    response = redirect("/")
-    set_session_cookie(response, token, request, server)
+    response = redirect("/", status=303 if request.method == "POST" else 302)
+    await change_session(response, request, server, actor, token)
     return response
 
 
-def redirect(url: str) -> Response[str]:
+async def change_session(
+    response: Response[Any], request: AnyRequest, server: Server, actor: Actor, token: str
+) -> None:
+    """Give the browser another session's token; the session that it had ends."""
+    before = request.cookies.get(COOKIE, "")
+    if before and not is_head(request.scope):
+        await server.sessions.log_out(before, actor)
+    set_session_cookie(response, token, request, server)
+
+
+def redirect(url: str, status: int = 302) -> Response[str]:
     """Lead a browser elsewhere; nobody keeps the way or is told where it came from."""
     headers = {"location": url, **TOKEN_HEADERS}
-    return Response("", status_code=302, headers=headers, media_type=MediaType.TEXT)
+    return Response("", status_code=status, headers=headers, media_type=MediaType.TEXT)
 
 
 def own_url(request: AnyRequest, server: Server) -> str:

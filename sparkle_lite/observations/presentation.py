@@ -19,7 +19,7 @@ T = TypeVar("T")
 
 
 class Viewer(NamedTuple):
-    """Who looks: a user's own rows say which application they came from, an administrator sees that of all."""
+    """Who looks: only a user's own rows say from whom, and with which others, they came; administrators see all."""
 
     user: int
     is_admin: bool
@@ -41,7 +41,7 @@ class Torrent(msgspec.Struct, frozen=True, rename="camel"):
 class _Peer(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     id: int
     app_id: str | None
-    submit_id: UUID
+    submit_id: UUID | None
     peer_ip: str
     peer_port: int
     peer_id: str
@@ -57,14 +57,20 @@ class _Peer(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
 
 
 class Snapshot(_Peer, frozen=True, kw_only=True, rename="camel"):
-    """A peer as it was seen once. Traffic in bytes, speeds in bytes/s, times in ms; -1 is unknown."""
+    """A peer as it was seen once. Traffic in bytes, speeds in bytes/s, times in ms; -1 is unknown.
+
+    `appId`, `submitId` and `populateTime` are null where the row is somebody else's.
+    """
 
     insert_time: int
     populate_time: int | None
 
 
 class BanHistory(_Peer, frozen=True, kw_only=True, rename="camel"):
-    """A ban, with what was first said of it. `structuredData` is JSON as a string, `lastReportedAt` ms."""
+    """A ban, with what was first said of it. `structuredData` is JSON as a string, `lastReportedAt` ms.
+
+    `appId`, `submitId` and `populateTime` are null where the row is somebody else's.
+    """
 
     btn_ban: bool
     module: str
@@ -79,7 +85,10 @@ class BanHistory(_Peer, frozen=True, kw_only=True, rename="camel"):
 
 
 class Swarm(_Peer, frozen=True, kw_only=True, rename="camel"):
-    """The version of a cumulative row that counts: what one application counted of one peer in one torrent."""
+    """The version of a cumulative row that counts: what one application counted of one peer in one torrent.
+
+    `appId`, `submitId`, `populateTime` and `downloader` are null where the row is somebody else's.
+    """
 
     origin: Literal["HISTORY", "SWARM"]
     downloader: str | None
@@ -151,7 +160,7 @@ def present(row: Observed | Discovered, viewer: Viewer) -> Snapshot | BanHistory
         return Swarm(
             **peer,
             origin="SWARM" if row.origin else "HISTORY",
-            downloader=row.downloader,
+            downloader=row.downloader if viewer.sees(row.user) else None,
             from_peer_traffic_offset=row.from_peer_traffic_offset,
             from_peer_traffic_speed_max=row.from_peer_traffic_speed_max,
             to_peer_traffic_offset=row.to_peer_traffic_offset,
@@ -163,11 +172,11 @@ def present(row: Observed | Discovered, viewer: Viewer) -> Snapshot | BanHistory
 
 
 def _peer(row: Observed, viewer: Viewer) -> dict[str, Any]:
-    identifier = row.torrent_identifier
+    identifier, is_shown = row.torrent_identifier, viewer.sees(row.user)
     return {
         "id": row.id,
-        "app_id": row.app_id if viewer.sees(row.user) else None,
-        "submit_id": UUID(bytes=row.submission),
+        "app_id": row.app_id if is_shown else None,
+        "submit_id": UUID(bytes=row.submission) if is_shown else None,
         "peer_ip": net.address_text(row.peer_ip),
         "peer_port": row.peer_port,
         "peer_id": row.peer_id or NAMELESS,
@@ -186,7 +195,7 @@ def _peer(row: Observed, viewer: Viewer) -> dict[str, Any]:
         "downloader_progress": row.downloader_progress,
         "flags": row.flags,
         "insert_time": row.received_at,
-        "populate_time": row.populate_time,
+        "populate_time": row.populate_time if is_shown else None,
     }
 
 

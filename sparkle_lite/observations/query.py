@@ -108,7 +108,12 @@ class SwarmQuery(SnapshotQuery, frozen=True, kw_only=True, forbid_unknown_fields
     """Filters on the version of a cumulative row that counts, and on its own times."""
 
     origin: Literal["HISTORY", "SWARM"] | None = None
-    downloader: Text | None = None
+    downloader: (
+        Annotated[
+            Text, Meta(description="Finds the asker's own rows alone, whatever the method; an administrator's, all.")
+        ]
+        | None
+    ) = None
     downloader_compare_method: TextMethod | None = None
     from_peer_traffic_offset: Long | None = None
     from_peer_traffic_offset_compare_method: NumberMethod | None = None

@@ -181,7 +181,7 @@ def test_under_https_both_cookies_are_secure(place: Place, tmp_path_factory: pyt
         query = parse_qs(urlsplit(answer.headers["location"]).query)
         assert query["redirect_uri"] == [f"https://btn.example{CALLBACK}"]
         link = server.run("user", "login-link", "admin").strip().rpartition("/login")[2]
-        answer = browser.client.get(f"/login{link}", headers={"accept": "text/html"})
+        answer = browser.client.post(f"/login{link}", headers={"accept": "text/html"})
         assert "Secure" in answer.headers["set-cookie"]
 
 

@@ -120,7 +120,7 @@ def test_head_changes_nothing_on_any_route(server: RunningServer) -> None:
     headers = everything(server, token)
     for path in asked.values():
         assert head(server, path, headers).status < 500
-    assert head(server, link, headers).headers["location"] == "/"
+    assert head(server, link, headers).status == 200
     assert head(server, link, {**headers, "Accept": "application/json"}).status == 200
     # What a login with GitHub would be led on to, and back to.
     assert head(server, LOGIN).status == 302
@@ -168,7 +168,7 @@ def test_head_of_what_a_get_would_end_says_what_the_get_would(server: RunningSer
     link = server.run("user", "login-link", "admin").strip().removeprefix(server.url)
     for path, status in ((link, 200), (link + "x", 403), ("/login?token=", 403)):
         assert head(server, path, {"Accept": "application/json"}).status == status
-        assert head(server, path, BROWSER).status == {200: 302}.get(status, 200 if path.endswith("=") else status)
+        assert head(server, path, BROWSER).status == (200 if path.endswith("=") else status)
     began, begins = server.request("GET", LOGIN), head(server, LOGIN)
     assert began.headers.keys() - begins.headers.keys() == {"set-cookie"}
     assert len(began.headers["location"]) == len(begins.headers["location"])

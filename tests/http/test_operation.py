@@ -106,12 +106,31 @@ def test_metrics_are_for_the_allowed_networks(start: Callable[..., RunningServer
         ('["192.0.2.0/24"]', "[]", forwarded, 403),
         ('["192.0.2.0/24"]', '["127.0.0.1"]', forwarded, 200),
         ('["127.0.0.0/8"]', '["127.0.0.1"]', forwarded, 403),
+        # A proxy that doesn't say for whom it asks, asks for anybody.
+        ('["127.0.0.0/8"]', '["127.0.0.1"]', {}, 403),
+        ('["127.0.0.0/8"]', '["127.0.0.1"]', {"X-Forwarded-For": "unknown"}, 403),
+        ('["127.0.0.0/8"]', '["127.0.0.1"]', {"X-Real-IP": "127.0.0.9"}, 403),
+        ('["127.0.0.0/8"]', '["127.0.0.1"]', {"X-Forwarded-For": "127.0.0.1"}, 200),
         ("[]", "[]", {}, 404),
     ):
         server.reload(f"[metrics]\nallow = {allow}\n[server]\ntrusted_proxies = {proxies}\n")
         answer = server.request("GET", "/metrics", headers=headers)
         assert answer.status == status
         assert b"sparkle_" not in answer.body or status == 200
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        "X-Forwarded-For: 127.0.0.1", "X-Forwarded-For:", "X-Forwarded-Proto: https", "X-Forwarded-Host: example.org",
+        "X-Real-IP: 127.0.0.1", "Forwarded: for=127.0.0.1", "Via: 1.1 proxy", "CF-Connecting-IP: 127.0.0.1",
+        "CF-Ray: 1", "True-Client-IP: 127.0.0.1", "x-client-ip: 127.0.0.1", "X-Cluster-Client-IP: 127.0.0.1",
+        "Fly-Client-IP: 127.0.0.1", "Fastly-Client-IP: 127.0.0.1", "X-Amzn-Trace-Id: Root=1", "CDN-Loop: x",
+    ],
+)  # fmt: skip
+def test_metrics_are_refused_to_whoever_comes_through_an_unknown_proxy(shared: RunningServer, header: str) -> None:
+    answer = shared.send(f"GET /metrics HTTP/1.1\r\nHost: x\r\n{header}\r\n\r\n".encode())
+    assert "server.trusted_proxies" in answer.refusal(403)
 
 
 # --- Logs, secrets and files ------------------------------------------------------------------------------------------
@@ -180,7 +199,7 @@ def test_the_login_link_of_the_first_start_works_once(start: Callable[..., Runni
     server = start()
     link = re.search(r"(/login\?token=\S+)", server.stdout)
     assert link
-    first, second = server.request("GET", link[1]), server.request("GET", link[1])
+    first, second = server.request("POST", link[1]), server.request("POST", link[1])
     assert (first.status, second.status) == (200, 403)
     token = first.json()["data"]["token"]
     assert token.count(".") == 2

@@ -8,7 +8,7 @@ import asyncio
 import inspect
 import re
 from collections.abc import Iterator
-from functools import cache
+from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -21,11 +21,19 @@ from litestar.types import Empty
 import sparkle_lite
 from sparkle_lite.http import github, login_link, operation
 from sparkle_lite.http.api import apps, audit, btn_openapi, observations, rules, torrents, users
+from sparkle_lite.http.base_path import base_path
 from sparkle_lite.http.ready import JSON, Ready, ready, respond
-from sparkle_lite.http.session import DEPENDENCIES, AnyRequest
+from sparkle_lite.http.session import DEPENDENCIES, AnyRequest, Injected
+from sparkle_lite.server import Server
 from sparkle_lite.units import INT64_MAX
 
 Json = dict[str, Any]
+# What a login link is exchanged with: the framework reads one form of a body for each operation.
+_FORMS = ("application/x-www-form-urlencoded", "application/json")
+_LINK_USE: Json = {
+    "type": "object",
+    "properties": {"token": {"type": "string"}, "replaces": {"type": "string"}},
+}
 
 # Every handler that describes itself: the document's, and those that the served application has.
 OPERATIONS = (
@@ -160,17 +168,21 @@ _RETRY_AFTER = {"Retry-After": {"description": "Seconds.", "schema": {"type": "i
 
 
 @get("/openapi.json", include_in_schema=False)
-async def openapi(request: AnyRequest) -> Response[bytes]:
+async def openapi(request: AnyRequest, server: Injected[Server]) -> Response[bytes]:
     """The document, made when it is first asked for."""
-    return respond(request.scope, await asyncio.to_thread(document), {"cache-control": "no-cache"})
+    base = base_path(server.config.server.public_url)
+    return respond(request.scope, await asyncio.to_thread(document, base), {"cache-control": "no-cache"})
 
 
 HANDLERS = (openapi,)
 
 
-@cache
-def document() -> Ready:
-    """The document of the operations and the BTN routes. Raises ValueError if a name would stand for two schemas."""
+@lru_cache(4)
+def document(base: str = "") -> Ready:
+    """The document of the operations and the BTN routes, whose paths are below `base`.
+
+    Raises ValueError if a name would stand for two schemas.
+    """
     # An application of its own: the framework would publish pages and a raw copy along with the served one's schema.
     app = Litestar(OPERATIONS, dependencies=DEPENDENCIES, openapi_config=_framework_config(), logging_config=None)
     schema = app.openapi_schema.to_schema()
@@ -180,6 +192,7 @@ def document() -> Ready:
         for method in _METHODS:
             if method in item:
                 _complete(path, item[method], schemas)
+    schema["servers"] = [{"url": base or "/"}]
     schema["components"]["schemas"] = dict(sorted(schemas.items()))
     return ready(JSON, msgspec.json.encode({**schema, "paths": paths}))
 
@@ -278,6 +291,10 @@ def _complete(path: str, operation: Json, schemas: Json) -> None:
     if path.startswith("/api/"):
         operation["security"] = [] if path in _PUBLIC else _SESSION
     operation.setdefault("security", [])
+    if operation["operationId"] == "useLoginLink":
+        operation["requestBody"] = {
+            "content": {form: {"schema": _LINK_USE, "example": {"token": "…"}} for form in _FORMS}
+        }
     if "requestBody" in operation:
         _complete_body(operation["requestBody"], schemas)
     _complete_answers(path, operation, schemas)
@@ -360,7 +377,7 @@ def _add_formats(path: str, operation: Json) -> None:
     for name in chosen[0] if chosen else ():
         answers["200"]["content"].setdefault(_FORMATS[name], {"schema": {"type": "string"}})
     if path == "/login":
-        for status in ("200", "403", "429"):
+        for status in answers.keys() & {"200", "403", "409", "429"}:
             answers[status]["content"].setdefault("text/html", {"schema": {"type": "string"}})
 
 

@@ -251,6 +251,7 @@ async def unban_user(server: Injected[Server], me: Injected[SignedIn], user_id: 
     status_code=200,
     summary="Make a user an administrator, or not",
     operation_id="adminSetRole",
+    description="A change ends the user's sessions, which had other rights.",
     responses=documented(Answer[AdminUser], "The user.", _ADMIN_USER, {404: NO_USER, 409: _LAST_ADMIN}),
 )
 async def set_role(

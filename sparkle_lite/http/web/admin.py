@@ -16,7 +16,7 @@ from sparkle_lite.accounts.users import Role, UserRow
 from sparkle_lite.analyses.numbers import PRESETS
 from sparkle_lite.clock import now_ms
 from sparkle_lite.errors import ConfigError, SparkleError
-from sparkle_lite.http.session import AnyRequest, Injected, SignedIn, own_url
+from sparkle_lite.http.session import AnyRequest, Injected, SignedIn, own_url, set_session_cookie
 from sparkle_lite.http.web.access import ADMINS
 from sparkle_lite.http.web.paging import cut, page_number, position, row_id
 from sparkle_lite.http.web.render import Page, PageTexts, PostedForm, page, see_other, texts_of
@@ -97,10 +97,16 @@ async def _user_page(request: AnyRequest, server: Server, user: UserRow, link: s
 
 
 @post("/admin/users/{user_id:int}/role", status_code=303, guards=ADMINS)
-async def set_role(server: Injected[Server], me: Injected[SignedIn], form: Injected[PostedForm], user_id: int) -> Page:
-    """Make a user an administrator, or not."""
+async def set_role(
+    request: AnyRequest, server: Injected[Server], me: Injected[SignedIn], form: Injected[PostedForm], user_id: int
+) -> Page:
+    """Make a user an administrator, or not; whoever changes themselves stays signed in, by a session of its own."""
     await server.users.set_role(user_id, _role(form), me.actor)
-    return _changed(user_id, "saved")
+    if user_id != me.user.id:
+        return _changed(user_id, "role_changed")
+    response = see_other("/")
+    set_session_cookie(response, await server.sessions.sign_in(me.user, "rights", me.actor), request, server)
+    return response
 
 
 @post("/admin/users/{user_id:int}/ban", status_code=303, guards=ADMINS)

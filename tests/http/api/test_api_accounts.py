@@ -422,17 +422,20 @@ def test_a_login_link_signs_a_browser_in_and_a_script_too_once(alice: Person) ->
 
     browser = {"Accept": "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"}
     query = link()
-    answer = server.request("GET", f"/login{query}", headers=browser)
-    assert (answer.status, answer.headers["location"]) == (302, "/")
+    answer = server.request("POST", f"/login{query}", headers=browser)
+    assert (answer.status, answer.headers["location"]) == (303, "/")
     cookie = answer.headers["set-cookie"]
     assert all(part in cookie for part in ("HttpOnly", "Path=/", "SameSite=lax"))
     token = cookie.partition("=")[2].partition(";")[0]
     assert call(server, "GET", "/api/user/me", X_BTN_Token=token).json()["data"]["id"] == alice.id
     again = server.request("GET", f"/login{query}", headers=browser)
     assert (again.status, again.headers["content-type"].partition(";")[0]) == (403, "text/html")
-    assert says(server.request("GET", f"/login{query}"), 403, "used already")
+    script = {"Accept": "application/json"}
+    assert says(server.request("GET", f"/login{query}", headers=script), 403, "used already")
 
-    answer = server.request("GET", f"/login{link()}")
+    query = link()
+    assert server.request("GET", f"/login{query}", headers=script).json()["data"] == {"user": alice.name}
+    answer = server.request("POST", f"/login{query}", headers=script)
     assert answer.json()["data"]["user"] == alice.name
     assert call(server, "GET", "/api/user/me", X_BTN_Token=answer.json()["data"]["token"]).status == 200
 
@@ -577,8 +580,14 @@ def test_a_ban_ends_everything_at_once_and_an_unban_lets_in_again(alice: Person,
 def test_a_role_takes_effect_at_once(alice: Person, admin: Person) -> None:
     assert alice.call("GET", "/api/admin/users").status == 403
     assert admin.data("POST", f"/api/admin/users/{alice.id}/role", {"role": "admin"})["role"] == "admin"
-    assert alice.call("GET", "/api/admin/users").status == 200
+    # No session outlives the rights that it had; a link that was made before is good all the same.
+    assert says(alice.call("GET", "/api/admin/users"), 403, NOT_SIGNED_IN)
+    raised = alice._replace(token=alice.server.token(alice.name))
+    assert raised.call("GET", "/api/admin/users").status == 200
+    admin.data("POST", f"/api/admin/users/{alice.id}/role", {"role": "admin"})
+    assert raised.call("GET", "/api/admin/users").status == 200
     admin.data("POST", f"/api/admin/users/{alice.id}/role", {"role": "user"})
+    assert says(raised.call("GET", "/api/user/me"), 403, NOT_SIGNED_IN)
     assert alice.call("GET", "/api/admin/users").status == 403
 
 

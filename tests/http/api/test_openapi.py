@@ -258,7 +258,7 @@ def ask(server: RunningServer, head: bytes, token: str, body: bytes = b"") -> An
         (b"GET /api/rules?state=null", 400),
         (b"GET /api/rules?ip=%00", 400),
         (b"GET /api/why?client_name=%ed%a0%80%00", 200),
-        (b"GET /login?token=%00%ff", 403),
+        (b"POST /login?token=%00%ff", 403),
     ],
 )
 def test_no_path_or_query_is_too_bad(shared: RunningServer, token: str, head: bytes, status: int) -> None:
