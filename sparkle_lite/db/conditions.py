@@ -195,6 +195,7 @@ class Query(NamedTuple):
     hold in any case. `order` names fields or "id", nothing means the time of receipt; rows that tie follow by id, the
     highest first. `after` and `before` are cursors: of the page before, and of the page behind; they exclude each other
     and `offset`. `viewer` is the user whose own applications may show in an order, None for all.
+    `asker` is who asks, a person's row id, or with `is_client` an application's: each has a turn.
     """
 
     table: Table
@@ -210,6 +211,8 @@ class Query(NamedTuple):
     after: str | None = None
     before: str | None = None
     viewer: int | None = None
+    asker: int | None = None
+    is_client: bool = False
 
     def is_quick(self) -> bool:
         """Whether it touches little more than the rows that it shows."""

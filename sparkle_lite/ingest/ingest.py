@@ -216,7 +216,7 @@ class Ingest:
         self._last_receipt = 0
         self.dictionaries = Dictionaries()
         self.streams = database.streams()
-        self.memory = MemoryBudget(limits().queue_size)
+        self.memory = MemoryBudget(limits().queue_size, lambda: limits().max_body_size)
         self.on_closed: Callable[[], None] = lambda: None
 
     async def open(self) -> None:
