@@ -1,10 +1,14 @@
 """Whose turn it is: what waits is handed out in turns by its owner, and who has cost least goes first."""
 
-from collections import deque
+import time
+from collections import Counter, deque
 from collections.abc import Callable, Collection, Hashable, Iterator
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
+
+# Who did more than this share of all work within the last span (s) or two, while others came as well, takes too much.
+_SHARE, _SPAN_S = 0.6, 5.0
 
 
 class Costs:
@@ -17,6 +21,9 @@ class Costs:
     def __init__(self) -> None:
         self._of: dict[Hashable, float] = {}
         self._level = 0.0
+        self._now: Counter[Hashable] = Counter()
+        self._before: Counter[Hashable] = Counter()
+        self._since = 0.0
 
     def of(self, owner: Hashable) -> float:
         """How far somebody is."""
@@ -25,6 +32,19 @@ class Costs:
     def charge(self, owner: Hashable, seconds: float) -> None:
         """Count what somebody's thing has cost."""
         self._of[owner] = self.of(owner) + seconds
+        now = time.monotonic()
+        if now - self._since > _SPAN_S:
+            self._before = self._now if now - self._since <= 2 * _SPAN_S else Counter()
+            self._now, self._since = Counter(), now
+        # In µs: what is counted are whole numbers.
+        self._now[owner] += int(seconds * 1e6) + 1
+
+    def takes_too_much(self, owner: Hashable) -> bool:
+        """Whether most of the work lately was somebody's, and others were there as well."""
+        if time.monotonic() - self._since > 2 * _SPAN_S:
+            return False
+        mine, all_ = self._now[owner] + self._before[owner], self._now.total() + self._before.total()
+        return _SHARE * all_ < mine < all_
 
     def arrived(self, owner: Hashable) -> None:
         """Note that somebody waits who did not before."""
@@ -95,7 +115,8 @@ class Turns(Generic[T]):
         """What may be done together, one by one; what is not asked for goes on waiting.
 
         That is of everybody who has cost about as little as the one who has cost least (not over `apart` more), at most
-        `at_once` things each in turns; and where nobody else waits, all that the last one has.
+        `at_once` things each in turns; and where nobody else waits, all that the last one has. Who takes too much is
+        treated as if others waited, since they will soon, and has one thing at once.
         """
         order = sorted(self._waiting, key=self._costs.of)
         if not order:
@@ -103,11 +124,12 @@ class Turns(Generic[T]):
         self._costs.served(order[0])
         bar = self._costs.of(order[0]) + apart
         near = [owner for owner in order if self._costs.of(owner) <= bar]
-        for _ in range(at_once):
+        greedy = {owner for owner in near if self._costs.takes_too_much(owner)}
+        for turn in range(at_once):
             for owner in near:
-                if owner in self._waiting:
+                if owner in self._waiting and not (turn and owner in greedy):
                     yield self._pop(owner)
-        while len(self._waiting) == 1 and (last := next(iter(self._waiting))) in near:
+        while len(self._waiting) == 1 and (last := next(iter(self._waiting))) in near and last not in greedy:
             yield self._pop(last)
 
     def _pop(self, owner: Hashable) -> T:

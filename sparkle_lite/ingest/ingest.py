@@ -30,7 +30,15 @@ from sparkle_lite.db.segments import NO_ROWS, Kind, Rows, Stream, SubmissionRow
 from sparkle_lite.errors import SparkleError
 from sparkle_lite.ingest.cleaning import Cleaner, Reporter, repeats_our_rules
 from sparkle_lite.ingest.memory import MemoryBudget
-from sparkle_lite.ingest.reading import LIGHT_BYTES, PatientReader, ReadOrder, digest_of, looks_large
+from sparkle_lite.ingest.reading import (
+    LIGHT_BYTES,
+    LIGHT_BYTES_OF_GREEDY,
+    PatientReader,
+    ReadBody,
+    ReadOrder,
+    digest_of,
+    looks_large,
+)
 from sparkle_lite.ingest.repeats import DIGESTS, STREAMS, LastSightings, RecentDigests
 from sparkle_lite.ingest.trouble import CLOCK_MS, Receipt
 from sparkle_lite.metrics import Metrics
@@ -49,8 +57,9 @@ WORTH_AHEAD = 8_192
 # it: nobody waits long behind others.
 _GROUP_BYTES, _GROUP_ROWS, _GROUP_S = 4 * MIB, 20_000, 0.01
 
-# Rows of one portion of a large body, and what one weighs in a group, where a body weighs its compressed bytes.
-PORTION_ROWS = 5_000
+# Rows of one portion of a large body (a body that comes again is known by its portions, so they are always as large),
+# and what one weighs in a group, where a body weighs its compressed bytes.
+PORTION_ROWS = 1_000
 _ROW_WEIGHT = 40
 
 # What a body costs (s) beside the time that reading and cleaning it takes: for itself, for each byte inflated, each row
@@ -82,8 +91,9 @@ class Inflated(NamedTuple):
 class Submission:
     """A body that waits for its commit, as it came from the network, or a portion of one that was read elsewhere.
 
-    `ahead` may hold what it inflates to, `read` are the rows of a portion and their digest. It counts as received when
-    it is taken for a group: what stands later in a segment was received later.
+    `ahead` may hold what it inflates to, which may be as much as `light` before it is read elsewhere; `read` are the
+    rows and the digest of the body that a portion is of, and `number` the portion's, None for a whole one. It counts as
+    received when it is taken for a group: what stands later in a segment was received later.
     """
 
     userapp: int
@@ -94,12 +104,14 @@ class Submission:
     dialect: Dialect
     outcome: asyncio.Future[Outcome]
     ahead: Future[Inflated | None] | None = None
-    read: tuple[Batch, bytes] | None = None
+    light: int = LIGHT_BYTES
+    read: ReadBody | None = None
+    number: int | None = None
 
     @property
     def weight(self) -> int:
         """What it counts for in a group."""
-        return len(self.body) if self.read is None else _ROW_WEIGHT * self.read[0].rows
+        return len(self.body) if self.read is None else _ROW_WEIGHT * self.read.batch.rows
 
 
 class _Decoded(NamedTuple):
@@ -153,7 +165,7 @@ class _Group:
         self.bans: list[bans.Report] = []
         self.ban_submissions: list[SubmissionRow] = []
         self.reported_bans = self.new_bans = 0
-        self.duplicates = 0
+        self.duplicates = self.duplicate_bodies = 0
         self.said: dict[int, int] = {}
         self.unchanged = 0
         self.digests: set[tuple[str, bytes]] = set()
@@ -247,9 +259,12 @@ class Ingest:
 
         Raises SparkleError for a body that isn't readable, or when the database can't be written.
         """
-        if not looks_large(body):
+        light = LIGHT_BYTES_OF_GREEDY if self._costs.takes_too_much(userapp) else LIGHT_BYTES
+        if not looks_large(body, light):
             with suppress(Laborious):
-                return await self._store_whole(userapp, address, body, encoding, dialect)
+                return await self._store_whole(
+                    self._waiting(userapp, address, dialect, body=body, encoding=encoding, light=light)
+                )
         limits = self._limits()
         order = ReadOrder(
             userapp=userapp,
@@ -260,11 +275,14 @@ class Ingest:
             offsets_add=dialect.traits.offsets_add,
         )
         async with self._reading.read(order) as (batch, digest):
+            made = list(portions(batch, PORTION_ROWS))
             parts = [
-                self._waiting(userapp, address, dialect, read=(portion, _digest_of_portion(digest, number)))
-                for number, portion in enumerate(portions(batch, PORTION_ROWS))
+                self._waiting(userapp, address, dialect, read=ReadBody(portion, digest), number=number)
+                for number, portion in enumerate(made)
             ]
-            del batch
+            if len(parts) == 1:
+                parts[0].number = None
+            del batch, made
             for part in parts:
                 self._database.writer.submit(part)
             # None may be left behind whose failure nobody has heard of.
@@ -278,13 +296,10 @@ class Ingest:
         outcome: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
         return Submission(userapp=userapp, address=address, dialect=dialect, outcome=outcome, **what)
 
-    async def _store_whole(
-        self, userapp: int, address: bytes | None, body: bytes, encoding: str, dialect: Dialect
-    ) -> Outcome:
+    async def _store_whole(self, job: Submission) -> Outcome:
         """Store a body in one piece. Raises as `submit`, and Laborious for one that takes long to read."""
-        job = self._waiting(userapp, address, dialect, body=body, encoding=encoding)
         writer = self._database.writer
-        if writer.busy and len(body) >= WORTH_AHEAD:
+        if writer.busy and len(job.body) >= WORTH_AHEAD:
             job.ahead = self._inflater.submit(self._inflate_ahead, job)
         elif not writer.busy:
             # Nothing waits, so nothing is held, whatever became of what was.
@@ -307,8 +322,8 @@ class Ingest:
 
     def _inflate(self, job: Submission) -> Inflated:
         most = self._limits().max_inflated_size
-        data, cut_off = inflate(job.body, job.encoding, min(most, LIGHT_BYTES))
-        if cut_off and most > LIGHT_BYTES:
+        data, cut_off = inflate(job.body, job.encoding, min(most, job.light))
+        if cut_off and most > job.light:
             raise Laborious
         return Inflated(data, cut_off, digest_of(job.userapp, data))
 
@@ -338,6 +353,8 @@ class Ingest:
             group.jobs.append(job)
             try:
                 batch, digest = job.read or self._decoded(group, job, limits.max_rows_per_request)
+                if job.number is not None:
+                    digest = _digest_of_portion(digest, job.number)
                 if not job.dialect.traits.knows_its_progress:
                     for row in (*batch.snapshots, *batch.bans):
                         row.downloader_progress = None
@@ -366,6 +383,8 @@ class Ingest:
         group.inflated += len(data)
         group.costs[job.userapp] += _BYTE_S * len(data)
         batch = decode(data, max_rows, offsets_add=job.dialect.traits.offsets_add, cut_off=cut_off, patient=False)
+        if batch.rows > PORTION_ROWS and self._was_in_portions(digest, job.received_at):
+            raise Laborious
         return batch, digest
 
     def _clean(self, group: _Group, number: int, body: _Decoded) -> None:
@@ -434,12 +453,20 @@ class Ingest:
         return kept + unchanged
 
     def _is_duplicate(self, group: _Group, stream: str, body: _Decoded) -> bool:
-        digest = body.digest
-        if (stream, digest) in group.digests or self._seen[stream].has(digest, body.job.received_at):
-            group.duplicates += 1
-            return True
+        digest, whole = body.digest, body.job.read.digest if body.job.read else body.digest
+        for each in {digest, whole}:
+            if (stream, each) in group.digests or self._seen[stream].has(each, body.job.received_at):
+                group.duplicates += 1
+                # A body that comes in portions is one body.
+                group.duplicate_bodies += not body.job.number
+                return True
         group.digests.add((stream, digest))
         return False
+
+    def _was_in_portions(self, digest: bytes, at_ms: int) -> bool:
+        """Whether a body came before and was stored in portions, perhaps not all of them."""
+        first = _digest_of_portion(digest, 0)
+        return any(seen.has(first, at_ms) for seen in self._seen.values())
 
     # --- On the writer task: from values to files ---------------------------------------------------------------------
 
@@ -491,8 +518,8 @@ class Ingest:
             self._metrics.duplicates.labels("ban").inc(group.reported_bans - group.new_bans)
         if group.unchanged:
             self._metrics.duplicates.labels("row").inc(group.unchanged)
-        if group.duplicates:
-            self._metrics.duplicates.labels("body").inc(group.duplicates)
+        if group.duplicate_bodies:
+            self._metrics.duplicates.labels("body").inc(group.duplicate_bodies)
         for number, job in enumerate(group.jobs):
             if job.outcome.done():
                 continue
@@ -601,8 +628,8 @@ def _are_networks(batch: Batch) -> bool:
 
 
 def _digest_of_portion(digest: bytes, number: int) -> bytes:
-    """What tells a portion of a body again. The body's own digest does for the first: most have no other."""
-    return hashlib.sha256(b"%b:%d" % (digest, number)).digest()[:16] if number else digest
+    """What tells a portion of a body again."""
+    return hashlib.sha256(b"%b:%d" % (digest, number)).digest()[:16]
 
 
 def _joined(outcomes: Sequence[Outcome]) -> Outcome:

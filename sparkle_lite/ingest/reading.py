@@ -7,6 +7,7 @@ server where both want the processor.
 
 import asyncio
 import hashlib
+import logging
 import os
 import time
 from collections.abc import AsyncIterator
@@ -16,13 +17,13 @@ from typing import NamedTuple
 
 from sparkle_lite.errors import SparkleError
 from sparkle_lite.turns import Costs, Turns
-from sparkle_lite.units import MIB
+from sparkle_lite.units import KIB, MIB
 from sparkle_lite.wire.bodies import Batch, decode, inflate
 from sparkle_lite.wire.packed import Packed, pack, unpack
 from sparkle_lite.worker_process import WorkerProcess, serve
 
-# What is inflated to more than this is large; 5,000 peers are not.
-LIGHT_BYTES = 2 * MIB
+# What is inflated to more than this is large: not 5,000 peers, but 1,000 of somebody who takes too much already.
+LIGHT_BYTES, LIGHT_BYTES_OF_GREEDY = 2 * MIB, 256 * KIB
 
 # No body takes so long on the slowest machine that a server runs on; then the process is ended and the body refused.
 TIMEOUT_S = 60.0
@@ -32,8 +33,9 @@ STAY_S = 120.0
 
 # Bodies whose rows are in memory: one that is being stored, and the next one.
 _AT_ONCE = 2
-_NICE = 5
+_NICE = 10
 _GZIP_MAGIC = b"\x1f\x8b"
+logger = logging.getLogger("sparkle.reading")
 
 
 class ReadOrder(NamedTuple):
@@ -68,10 +70,10 @@ class _Waiting:
     answer: "asyncio.Future[_PackedBody]"
 
 
-def looks_large(body: bytes) -> bool:
-    """Whether a body says of itself that it is large, which costs nothing to ask; it may not be telling the truth."""
+def looks_large(body: bytes, light: int) -> bool:
+    """Whether a body says that it has more than `light` bytes, which is quickly asked; it may not tell the truth."""
     says = int.from_bytes(body[-4:], "little") if body.startswith(_GZIP_MAGIC) else 0
-    return max(len(body), says) > LIGHT_BYTES
+    return max(len(body), says) > light
 
 
 def digest_of(userapp: int, data: bytes) -> bytes:
@@ -133,11 +135,15 @@ class PatientReader:
                 self._refuse(waiting, _overloaded())
                 raise
             except TimeoutError:
+                logger.error("a body could not be read in %d s", TIMEOUT_S, extra=_about(waiting.order))
                 self._costs.charge(waiting.order.userapp, TIMEOUT_S)
                 self._refuse(waiting, _overloaded())
             except Exception as error:
                 self._costs.charge(waiting.order.userapp, 0.01)
-                self._refuse(waiting, error)
+                has_ended = isinstance(error, SparkleError) and error.code == "internal"
+                if has_ended:
+                    logger.error("the process that reads large bodies ended", extra=_about(waiting.order))
+                self._refuse(waiting, _overloaded() if has_ended else error)
             else:
                 self._costs.charge(waiting.order.userapp, found.seconds)
                 if waiting.answer.done():
@@ -161,6 +167,10 @@ class PatientReader:
             if not waiting.answer.done():
                 waiting.answer.set_exception(_overloaded())
         await self._process.close()
+
+
+def _about(order: ReadOrder) -> dict[str, int]:
+    return {"userapp": order.userapp, "bytes": len(order.body)}
 
 
 def _overloaded() -> SparkleError:

@@ -64,7 +64,7 @@ _MAX_LENIENT_ROW = 64 * KIB
 _MAX_UNREADABLE_ROWS = 2_000
 # What may be read row by row in some milliseconds: rows, or bytes and commas of a body that is damaged as a whole; and
 # how many objects a body may hold whose rows are decoded at once.
-_FEW_ROWS, _LITTLE_DAMAGE, _FEW_COMMAS, _FEW_OBJECTS = 500, 128 * KIB, 8_000, 20_000
+_FEW_ROWS, _LITTLE_DAMAGE, _FEW_COMMAS, _FEW_OBJECTS = 200, 64 * KIB, 4_000, 20_000
 # What structured data may hold: characters, and objects and lists.
 _MAX_STRUCTURED_DATA, _MAX_STRUCTURED_NESTING = 16 * KIB, 128
 
