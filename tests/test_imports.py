@@ -19,7 +19,7 @@ PACKAGE = Path(sparkle_lite.__file__).parent
 
 # From the ground up. Everything in the package has its place here.
 FLOORS = (
-    {"", "texts", "units", "clock", "errors", "net", "logs", "metrics", "rate_limits", "worker_process"},
+    {"", "texts", "units", "clock", "errors", "net", "logs", "metrics", "rate_limits", "turns", "worker_process"},
     {"config", "wire", "db"},
     {"accounts"},
     {"ingest", "rules"},

@@ -203,6 +203,7 @@ class Query(NamedTuple):
     highest first. `after` and `before` are cursors: of the page before, and of the page behind; they exclude each other
     and `offset`. `viewer` is the user who asks: of others' rows private fields are as if they had no value. None is
     somebody who may see all.
+    `asker` is who asks, a person's row id, or with `is_client` an application's: each has a turn.
     """
 
     table: Table
@@ -218,6 +219,8 @@ class Query(NamedTuple):
     after: str | None = None
     before: str | None = None
     viewer: int | None = None
+    asker: int | None = None
+    is_client: bool = False
 
     def is_quick(self) -> bool:
         """Whether it touches little more than the rows that it shows."""

@@ -24,6 +24,7 @@ from sparkle_lite.db.connection import (
     transaction,
 )
 from sparkle_lite.errors import SparkleError
+from sparkle_lite.turns import Turns
 
 T = TypeVar("T")
 S = TypeVar("S")
@@ -35,6 +36,9 @@ READERS = 3
 # Compressed bytes and bodies that share one transaction at the most.
 GROUP_BYTES = 400_000
 GROUP_BODIES = 128
+# Bodies of one application in a group while others wait, and how much more than the one who has cost least somebody may
+# have cost (s) to be in a group with them.
+_BODIES_EACH, _APART_S = 2, 0.05
 
 logger = logging.getLogger("sparkle.database")
 
@@ -112,9 +116,11 @@ class Database:
         async with self.reader() as connection:
             return await fetch_all(connection, sql, parameters)
 
-    def start_writing(self, store: Callable[[list[S]], Awaitable[list[S]]], weigh: Callable[[S], int]) -> None:
-        """Let one task do all writing from now on; see Writer for `store` and `weigh`."""
-        self._writer = Writer(self.main, store, weigh)
+    def start_writing(
+        self, store: Callable[[list[S]], Awaitable[list[S]]], weigh: Callable[[S], int], turns: Turns[S]
+    ) -> None:
+        """Let one task do all writing from now on; see Writer for the rest."""
+        self._writer = Writer(self.main, store, weigh, turns)
         self._writer.start()
 
     async def stop_writing(self) -> None:
@@ -220,18 +226,22 @@ def transacted(
 class Writer(Generic[S]):
     """The one task that writes: it takes what has arrived together and has it committed together.
 
-    `store` commits a group, settles each submission's own future, and returns those it had no room for. Commands run
-    between groups, one by one in transactions of their own. Nothing that a requester does (going away, timing out) can
-    interrupt a transaction.
+    `store` commits a group, settles each submission's own future, and returns those it had no room for; `weigh` tells a
+    submission's compressed bytes, and `turns` whose is the next one. Commands run between groups, one by one in
+    transactions of their own. Nothing that a requester does (going away, timing out) can interrupt a transaction.
     """
 
     def __init__(
-        self, main: Connection, store: Callable[[list[S]], Awaitable[list[S]]], weigh: Callable[[S], int]
+        self,
+        main: Connection,
+        store: Callable[[list[S]], Awaitable[list[S]]],
+        weigh: Callable[[S], int],
+        turns: Turns[S],
     ) -> None:
         self._main = main
         self._store = store
         self._weigh = weigh
-        self._submissions: deque[S] = deque()
+        self._submissions = turns
         self._commands: deque[tuple[Command[Any], bool, asyncio.Future[Any]]] = deque()
         self._wake = asyncio.Event()
         self._stopping = self._storing = False
@@ -265,7 +275,7 @@ class Writer(Generic[S]):
 
     def submit(self, submission: S) -> None:
         """Queue a submission; its own future tells when it is committed."""
-        self._submissions.append(submission)
+        self._submissions.put(submission)
         self._wake.set()
 
     async def write(self, command: Command[T], *, alone: bool = False) -> T:
@@ -285,7 +295,8 @@ class Writer(Generic[S]):
                 self._storing = True
                 rest = await self._store(self._group())
                 self._storing = False
-                self._submissions.extendleft(reversed(rest))
+                for submission in reversed(rest):
+                    self._submissions.put_back(submission)
             elif self._stopping:
                 return
             else:
@@ -296,9 +307,11 @@ class Writer(Generic[S]):
         # Enough to make the cost of a commit small, little enough that nobody waits long behind it.
         group: list[S] = []
         weight = 0
-        while self._submissions and weight < GROUP_BYTES and len(group) < GROUP_BODIES:
-            group.append(self._submissions.popleft())
-            weight += self._weigh(group[-1])
+        for submission in self._submissions.together(_BODIES_EACH, _APART_S):
+            group.append(submission)
+            weight += self._weigh(submission)
+            if weight >= GROUP_BYTES or len(group) == GROUP_BODIES:
+                break
         return group
 
     async def _command(self, command: Command[Any], alone: bool, future: asyncio.Future[Any]) -> None:

@@ -1,4 +1,4 @@
-"""Threads that read for people, each with SQLite connections of its own.
+"""Threads that read for people and clients, each with SQLite connections of its own.
 
 A connection is made, used and closed on its thread. Indexed segments stay open, because opening one costs more than
 most pages; everything else is open only while it is read. What another segment has of each key of cumulative rows is
@@ -9,23 +9,29 @@ import asyncio
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from sparkle_lite import net
 from sparkle_lite.db.conditions import identity_hash
 from sparkle_lite.db.connection import Row
 from sparkle_lite.db.segments import VERSIONS, SegmentRow, segment_path, take_up_versions
 from sparkle_lite.errors import SparkleError
+from sparkle_lite.turns import Costs, Turns
 
 T = TypeVar("T")
 
 # Who may wait for a thread, where each takes some seconds at the most.
 MAX_WAITING = 16
+# What somebody may have asked a pool at once; a further question waits a little, so many of them at the most, and one
+# of those two until it is answered, unless half the world asks.
+AT_ONCE, MAX_MORE = 2, 64
+PATIENCE_S, LONG_PATIENCE_S = 3.0, 20.0
 # Connections to indexed segments that a thread keeps open, one file descriptor each.
 _OPEN_SEGMENTS = 64
 # Small: there are many connections, and the system caches the files.
@@ -219,6 +225,89 @@ class Reader:
                     memory.execute(take_up_versions(known.table), (known.rows + 1, until))
                     known.rows = until
         return known.table
+
+
+class _Turn(NamedTuple):
+    who: Hashable
+    reader: asyncio.Future[Reader]
+
+
+class ReaderPool:
+    """Some readers for many who ask: each has one of them at a time, in turns by what they have cost."""
+
+    def __init__(self, name: str, size: int, path: Path, folder: Path) -> None:
+        self._readers = [Reader(f"{name}-{number}", path, folder) for number in range(1, size + 1)]
+        self._idle = list(self._readers)
+        self._costs = Costs()
+        self._turns: Turns[_Turn] = Turns(self._costs, lambda turn: turn.who)
+        self._served: set[Hashable] = set()
+        self._asked: Counter[Hashable] = Counter()
+
+    async def run(self, who: Hashable, function: Callable[[Reader], T]) -> T:
+        """Run a function on a thread when it is somebody's turn.
+
+        Raises SparkleError: too_many when they have two under way already that don't end soon, overloaded when too many
+        others ask.
+        """
+        before = self._asked[who]
+        if before >= AT_ONCE + MAX_MORE:
+            raise _two_at_once()
+        self._asked[who] += 1
+        try:
+            reader = await self._reader(who, is_further=before >= AT_ONCE)
+            started = time.monotonic()
+            try:
+                return await reader.run(function)
+            finally:
+                self._costs.charge(who, time.monotonic() - started)
+                self._give_back(who, reader)
+        finally:
+            self._asked[who] -= 1
+            if not self._asked[who]:
+                del self._asked[who]
+
+    async def _reader(self, who: Hashable, *, is_further: bool) -> Reader:
+        turn = _Turn(who, asyncio.get_running_loop().create_future())
+        self._turns.put(turn)
+        self._hand_out()
+        try:
+            async with asyncio.timeout(PATIENCE_S if is_further else LONG_PATIENCE_S):
+                return await asyncio.shield(turn.reader)
+        except BaseException as error:
+            if turn.reader.done():
+                self._give_back(who, turn.reader.result())
+            else:
+                turn.reader.cancel()
+                self._turns.remove(turn)
+            if not isinstance(error, TimeoutError):
+                raise
+            if is_further:
+                raise _two_at_once() from None
+            raise SparkleError("overloaded", "query.too_many", retry_after=5) from None
+
+    def _hand_out(self) -> None:
+        while self._idle and (turn := self._turns.take(lambda who: who not in self._served)) is not None:
+            self._served.add(turn.who)
+            turn.reader.set_result(self._idle.pop())
+
+    def _give_back(self, who: Hashable, reader: Reader) -> None:
+        self._served.discard(who)
+        self._idle.append(reader)
+        self._hand_out()
+
+    async def tidy(self) -> None:
+        """Have every reader let go of what it needs no more."""
+        for reader in self._readers:
+            await reader.run(Reader.tidy)
+
+    def close(self) -> None:
+        """Stop what runs, and end the threads; safe to call twice."""
+        for reader in self._readers:
+            reader.close()
+
+
+def _two_at_once() -> SparkleError:
+    return SparkleError("too_many", "query.two_at_once", retry_after=5)
 
 
 @dataclass

@@ -22,7 +22,7 @@ from sparkle_lite.db.connection import Row, refused
 from sparkle_lite.db.database import Database
 from sparkle_lite.db.observed import Discovered, Observed, ObservedSwarm, discovered, observed
 from sparkle_lite.db.orders import MAIN_TABLES, NEWEST, Key, Mark, behind, cursor, marks, order_fields, read_cursor
-from sparkle_lite.db.readers import Gone, Reader, is_interrupted
+from sparkle_lite.db.readers import Gone, Reader, ReaderPool, is_interrupted
 from sparkle_lite.db.segments import Kind, SegmentRow, Stream
 from sparkle_lite.errors import SparkleError
 from sparkle_lite.units import INT64_MAX
@@ -97,30 +97,36 @@ class _Version(NamedTuple):
 
 
 class Search:
-    """Reads for people: one thread for pages that cost next to nothing, one for queries that may scan."""
+    """Reads for people: one thread for pages that cost next to nothing, two for queries that may scan.
+
+    What clients ask has a thread of its own, so that no person's search holds it up.
+    """
 
     def __init__(self, database: Database, streams: Mapping[Kind, Stream]) -> None:
         self._database = database
         self._streams = streams
-        self._quick = Reader("search-quick", database.path, database.segment_folder)
-        self._scan = Reader("search-scan", database.path, database.segment_folder)
+        path, folder = database.path, database.segment_folder
+        self._quick = ReaderPool("search-quick", 1, path, folder)
+        self._scan = ReaderPool("search-scan", 2, path, folder)
+        self._clients = ReaderPool("search-clients", 1, path, folder)
+        self._pools = (self._quick, self._scan, self._clients)
 
     async def close(self) -> None:
         """Stop what runs, and close every connection."""
-        await asyncio.to_thread(self._quick.close)
-        await asyncio.to_thread(self._scan.close)
+        for pool in self._pools:
+            await asyncio.to_thread(pool.close)
 
     async def tidy(self) -> None:
         """Let go of the files of segments that are no more."""
-        await self._quick.run(Reader.tidy)
-        await self._scan.run(Reader.tidy)
+        for pool in self._pools:
+            await pool.tidy()
 
     async def page(self, query: Query, query_ms: int, count_ms: int, *, hurry: bool = False) -> Page:
         """One page of observations, found within `query_ms` and counted within `count_ms` more.
 
         With `hurry` it is counted within what finding it has left of `count_ms`, or some milliseconds.
-        Raises SparkleError: bad_request when it takes longer or for a cursor that is none, overloaded when too many
-        queries wait.
+        Raises SparkleError: bad_request when it takes longer or for a cursor that is none, too_many when whoever asks
+        has two searches under way already, overloaded when too many queries wait.
         """
         return Page(*await self._find(query, query_ms, count_ms, hurry))
 
@@ -128,14 +134,26 @@ class Search:
         """One page of client identities, in the same way."""
         return Discoveries(*await self._find(query, query_ms, count_ms, hurry))
 
+    async def rows(self, asker: int, sql: str, values: Sequence[Any], limit_ms: int) -> list[Row]:
+        """Rows of the main database for a person (row id). Raises as `page` does."""
+
+        def work(reader: Reader) -> list[Row]:
+            reader.until(limit_ms)
+            with refused("read"), _in_time(), reader.snapshot():
+                return reader.main(sql, values)
+
+        return await self._scan.run(asker, work)
+
     async def _find(self, query: Query, query_ms: int, count_ms: int, hurry: bool) -> _Found:
-        reader = self._quick if query.is_quick() else self._scan
+        pool = self._quick if query.is_quick() else self._scan
+        if query.is_client:
+            pool = self._clients
         for _ in range(_ATTEMPTS):
             chain = await self._chain(query.table)
             work = partial(_page, query=query, chain=chain, query_ms=query_ms, count_ms=count_ms, hurry=hurry)
             # Retention may unlink a segment between the look into the catalogue and its opening.
             with suppress(Gone):
-                return await reader.run(work)
+                return await pool.run(query.asker, work)
         raise SparkleError("overloaded", "query.changing", retry_after=1)
 
     async def _chain(self, table: Table) -> list[SegmentRow]:

@@ -1,15 +1,15 @@
 """SQL of torrents: which ones are known, and how many different ones there are."""
 
-import asyncio
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any, Literal, NamedTuple
 
 from sparkle_lite.db.conditions import FIELDS
-from sparkle_lite.db.connection import Connection, fetch_all
-from sparkle_lite.db.database import Database
+from sparkle_lite.db.connection import Row
 from sparkle_lite.db.orders import Position, by_id, in_order
 from sparkle_lite.errors import SparkleError
 
+# Asks the main database within so many ms, like search.Search.rows.
+Ask = Callable[[str, Sequence[Any], int], Awaitable[list[Row]]]
 TorrentMethod = Literal["EQUALS", "CONTAINS", "STARTS_WITH"]
 
 # Torrents are counted so far.
@@ -63,26 +63,24 @@ class TorrentRow(NamedTuple):
 
 
 async def find_torrents(
-    database: Database, wanted: TorrentFilter, position: Position[int], limit: int, query_ms: int
+    ask: Ask, wanted: TorrentFilter, position: Position[int], limit: int, query_ms: int
 ) -> list[TorrentRow]:
-    """Torrents at a position (of ids), the newest first. Raises SparkleError when it takes long."""
+    """Torrents at a position (of ids), the newest first. Raises SparkleError as `ask` does."""
     where, values = _condition(wanted)
     standing, key = by_id("d.id", position)
     sql = f"SELECT d.id, d.identifier, d.size, d.private FROM torrent d WHERE {where} AND {standing} LIMIT ?"
-    async with database.reader() as reader:
-        rows = await _in_time(reader, sql, (*values, key, limit), query_ms)
+    rows = await ask(sql, (*values, key, limit), query_ms)
     return in_order([TorrentRow(*row) for row in rows], position)
 
 
-async def count_torrents(database: Database, wanted: TorrentFilter, count_ms: int) -> tuple[int, bool]:
+async def count_torrents(ask: Ask, wanted: TorrentFilter, count_ms: int) -> tuple[int, bool]:
     """How many there are; a lower bound (and False) where there are more than are counted in the time."""
     where, values = _condition(wanted)
     sql = f"SELECT count(*) FROM (SELECT 1 FROM torrent d WHERE {where} LIMIT ?)"
-    async with database.reader() as reader:
-        try:
-            [(number,)] = await _in_time(reader, sql, (*values, COUNTED), count_ms)
-        except SparkleError:
-            return 0, False
+    try:
+        [(number,)] = await ask(sql, (*values, COUNTED), count_ms)
+    except SparkleError:
+        return 0, False
     return number, number < COUNTED
 
 
@@ -112,14 +110,3 @@ def _condition(wanted: TorrentFilter) -> tuple[str, list[Any]]:
             parts.append(f"d.{column}{sign}?")
             values.append(int(value))
     return " AND ".join(parts), values
-
-
-async def _in_time(reader: Connection, sql: str, values: Any, limit_ms: int) -> list[Any]:
-    running = asyncio.ensure_future(fetch_all(reader, sql, values))
-    done, _ = await asyncio.wait((running,), timeout=limit_ms / 1000)
-    if not done:
-        await reader.interrupt()
-        await asyncio.wait((running,))
-        if running.exception() is not None:
-            raise SparkleError("bad_request", "query.torrents_too_slow")
-    return running.result()

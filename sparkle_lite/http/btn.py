@@ -33,6 +33,7 @@ from sparkle_lite.http.requests import (
     refuse,
 )
 from sparkle_lite.ingest.ingest import Outcome
+from sparkle_lite.ingest.memory import Share
 from sparkle_lite.ingest.trouble import ListName
 from sparkle_lite.observations import ip_report
 from sparkle_lite.server import Server
@@ -108,6 +109,11 @@ class Call(NamedTuple):
         """The server that is asked."""
         return self.btn.server
 
+    @property
+    def memory(self) -> Share:
+        """What the bodies of the application may take."""
+        return self.server.ingest.memory.of(self.caller.userapp.id)
+
 
 class Reply(NamedTuple):
     """What goes out: status, body and headers but the length."""
@@ -148,12 +154,12 @@ async def _store(call: Call) -> Outcome:
     except Exception as error:
         raise internal() from error
     finally:
-        ingest.memory.release(len(body))
+        call.memory.release(len(body))
 
 
 async def _read_body(call: Call, limit: int, timeout_s: float) -> bytes:
     """The whole body; the caller releases its memory. Raises as `read_body`, and for a proof used elsewhere."""
-    memory = call.server.ingest.memory
+    memory = call.memory
     body = await read_body(call.scope, call.receive, memory, limit, timeout_s)
     try:
         await spend_proof(call.scope, call.caller, body)
@@ -228,7 +234,7 @@ def _unless_known(call: Call, document: Document, media_type: str = JSON) -> Rep
 async def heartbeat(call: Call) -> Reply:
     """The address that this request came from; what the client believes of itself (`ifaddr`) doesn't count."""
     body = await _read_body(call, _SMALL_BODY, _SMALL_BODY_S)
-    call.server.ingest.memory.release(len(body))
+    call.memory.release(len(body))
     address = call.caller.address
     return _json(answers.Heartbeat("" if address is None else net.address_text(address)))
 
@@ -260,7 +266,8 @@ async def _report(call: Call) -> answers.IpQuery:
     except net.AddressError as error:
         raise SparkleError("bad_request", "address.not_single", why=error.said) from None
     server = call.server
-    return await ip_report.look_up(address, server.decisions, server.search, server.config.limits, now_ms())
+    asked = ip_report.AddressQuestion(address, call.caller.userapp.id, now_ms())
+    return await ip_report.look_up(asked, server.decisions, server.search, server.config.limits)
 
 
 def _json(body: object) -> Reply:

@@ -4,15 +4,19 @@ A request queues its still compressed body. What has arrived together is one gro
 inserted in one visit to a segment's own thread, and committed together. Where the dictionaries lack something, or there
 are bans, the main database is written in between and committed first. Only then does each request get its answer. A
 body that came before (repeats.py) is answered, and not stored again.
+
+Applications take turns, and who has cost least goes first. A body that takes long to read is read elsewhere
+(reading.py) and stored in portions, between which others have their turn.
 """
 
 import asyncio
 import hashlib
 import logging
 import time
-from collections import Counter, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
@@ -26,17 +30,41 @@ from sparkle_lite.db.segments import NO_ROWS, Kind, Rows, Stream, SubmissionRow
 from sparkle_lite.errors import SparkleError
 from sparkle_lite.ingest.cleaning import Cleaner, Reporter, repeats_our_rules
 from sparkle_lite.ingest.memory import MemoryBudget
+from sparkle_lite.ingest.reading import (
+    LIGHT_BYTES,
+    LIGHT_BYTES_OF_GREEDY,
+    PatientReader,
+    ReadBody,
+    ReadOrder,
+    digest_of,
+    looks_large,
+)
 from sparkle_lite.ingest.repeats import DIGESTS, STREAMS, LastSightings, RecentDigests
 from sparkle_lite.ingest.trouble import CLOCK_MS, Receipt
 from sparkle_lite.metrics import Metrics
+from sparkle_lite.turns import Costs, Turns
 from sparkle_lite.units import DAY_MS, MIB
-from sparkle_lite.wire.bodies import Batch, PeerBan, PeerSnapshot, PeerSwarm, decode, inflate
+from sparkle_lite.wire.bodies import Batch, Laborious, PeerBan, PeerSnapshot, PeerSwarm, decode, inflate
 from sparkle_lite.wire.dialect import Dialect, Shape
+from sparkle_lite.wire.packed import portions
 
 # Bodies that wait behind a group are inflated ahead on a thread of their own, so many inflated bytes of them at a time;
 # below so many compressed bytes the hand-over costs more than it gains.
 AHEAD_BYTES = 8 * MIB
 WORTH_AHEAD = 8_192
+
+# A group ends with so many inflated bytes or rows, or after so many s of work where somebody waits who has no part in
+# it: nobody waits long behind others.
+_GROUP_BYTES, _GROUP_ROWS, _GROUP_S = 4 * MIB, 20_000, 0.01
+
+# Rows of one portion of a large body (a body that comes again is known by its portions, so they are always as large),
+# and what one weighs in a group, where a body weighs its compressed bytes.
+PORTION_ROWS = 1_000
+_ROW_WEIGHT = 40
+
+# What a body costs (s) beside the time that reading and cleaning it takes: for itself, for each byte inflated, each row
+# stored, each row rejected.
+_BODY_S, _BYTE_S, _ROW_S, _REJECTED_S = 1e-4, 5e-9, 2e-6, 1e-5
 logger = logging.getLogger("sparkle.ingest")
 
 
@@ -61,16 +89,29 @@ class Inflated(NamedTuple):
 
 @dataclass(kw_only=True, slots=True, eq=False)
 class Submission:
-    """A body that waits for its commit, as it came from the network; `ahead` may hold what it inflates to."""
+    """A body that waits for its commit, as it came from the network, or a portion of one that was read elsewhere.
+
+    `ahead` may hold what it inflates to, which may be as much as `light` before it is read elsewhere; `read` are the
+    rows and the digest of the body that a portion is of, and `number` the portion's, None for a whole one. It counts as
+    received when it is taken for a group: what stands later in a segment was received later.
+    """
 
     userapp: int
     address: bytes | None
-    received_at: int
-    body: bytes
-    encoding: str
+    received_at: int = 0
+    body: bytes = b""
+    encoding: str = ""
     dialect: Dialect
     outcome: asyncio.Future[Outcome]
     ahead: Future[Inflated | None] | None = None
+    light: int = LIGHT_BYTES
+    read: ReadBody | None = None
+    number: int | None = None
+
+    @property
+    def weight(self) -> int:
+        """What it counts for in a group."""
+        return len(self.body) if self.read is None else _ROW_WEIGHT * self.read.batch.rows
 
 
 class _Decoded(NamedTuple):
@@ -109,6 +150,8 @@ class _Group:
 
     def __init__(self, waiting: Sequence[Submission], clean: Cleaner, wanted: NeededEntries) -> None:
         self.waiting = deque(waiting)
+        self.costs: dict[int, float] = defaultdict(float)
+        self.inflated = self.rows_read = 0
         self.clean = clean
         self.wanted = wanted
         self.prepared_at = time.perf_counter()
@@ -122,7 +165,7 @@ class _Group:
         self.bans: list[bans.Report] = []
         self.ban_submissions: list[SubmissionRow] = []
         self.reported_bans = self.new_bans = 0
-        self.duplicates = 0
+        self.duplicates = self.duplicate_bodies = 0
         self.said: dict[int, int] = {}
         self.unchanged = 0
         self.digests: set[tuple[str, bytes]] = set()
@@ -173,6 +216,10 @@ class Ingest:
         self._clock = clock
         self._is_evidence = is_evidence
         self._inflater = ThreadPoolExecutor(1, thread_name_prefix="inflate")
+        costs = Costs()
+        self._turns: Turns[Submission] = Turns(costs, lambda job: job.userapp)
+        self._costs = costs
+        self._reading = PatientReader(costs)
         # Inflated bytes so far: found ahead, and taken from there. Each is counted by one thread alone.
         self._found_ahead = self._taken_ahead = 0
         self._seen: dict[str, RecentDigests] = {stream: RecentDigests() for stream in STREAMS}
@@ -181,7 +228,7 @@ class Ingest:
         self._last_receipt = 0
         self.dictionaries = Dictionaries()
         self.streams = database.streams()
-        self.memory = MemoryBudget(limits().queue_size)
+        self.memory = MemoryBudget(limits().queue_size, lambda: limits().max_body_size)
         self.on_closed: Callable[[], None] = lambda: None
 
     async def open(self) -> None:
@@ -195,10 +242,11 @@ class Ingest:
         for at, digest in await bans.recent_digests(database.main, now - DAY_MS, DIGESTS):
             self._seen["ban"].add(digest, at)
         self._last_ban_submission = await bans.last_submission(database.main)
-        database.start_writing(self._store, lambda job: len(job.body))
+        database.start_writing(self._store, lambda job: job.weight, self._turns)
 
     async def close(self) -> None:
         """Commit what is queued, then close the streams."""
+        await self._reading.close()
         await self._database.stop_writing()
         for stream in self.streams.values():
             await stream.close()
@@ -211,26 +259,53 @@ class Ingest:
 
         Raises SparkleError for a body that isn't readable, or when the database can't be written.
         """
-        outcome: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
-        # Never backwards, whatever the clock does: what stands later in a segment was received later.
-        self._last_receipt = max(self._last_receipt, self._clock())
-        job = Submission(
+        light = LIGHT_BYTES_OF_GREEDY if self._costs.takes_too_much(userapp) else LIGHT_BYTES
+        if not looks_large(body, light):
+            with suppress(Laborious):
+                return await self._store_whole(
+                    self._waiting(userapp, address, dialect, body=body, encoding=encoding, light=light)
+                )
+        limits = self._limits()
+        order = ReadOrder(
             userapp=userapp,
-            address=address,
-            received_at=self._last_receipt,
             body=body,
             encoding=encoding,
-            dialect=dialect,
-            outcome=outcome,
+            max_inflated=limits.max_inflated_size,
+            max_rows=limits.max_rows_per_request,
+            offsets_add=dialect.traits.offsets_add,
         )
+        async with self._reading.read(order) as (batch, digest):
+            made = list(portions(batch, PORTION_ROWS))
+            parts = [
+                self._waiting(userapp, address, dialect, read=ReadBody(portion, digest), number=number)
+                for number, portion in enumerate(made)
+            ]
+            if len(parts) == 1:
+                parts[0].number = None
+            del batch, made
+            for part in parts:
+                self._database.writer.submit(part)
+            # None may be left behind whose failure nobody has heard of.
+            outcomes = await asyncio.gather(*(part.outcome for part in parts), return_exceptions=True)
+        for outcome in outcomes:
+            if isinstance(outcome, BaseException):
+                raise outcome
+        return _joined([outcome for outcome in outcomes if not isinstance(outcome, BaseException)])
+
+    def _waiting(self, userapp: int, address: bytes | None, dialect: Dialect, **what: Any) -> Submission:
+        outcome: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+        return Submission(userapp=userapp, address=address, dialect=dialect, outcome=outcome, **what)
+
+    async def _store_whole(self, job: Submission) -> Outcome:
+        """Store a body in one piece. Raises as `submit`, and Laborious for one that takes long to read."""
         writer = self._database.writer
-        if writer.busy and len(body) >= WORTH_AHEAD:
+        if writer.busy and len(job.body) >= WORTH_AHEAD:
             job.ahead = self._inflater.submit(self._inflate_ahead, job)
         elif not writer.busy:
             # Nothing waits, so nothing is held, whatever became of what was.
             self._taken_ahead = self._found_ahead
         writer.submit(job)
-        return await outcome
+        return await job.outcome
 
     # --- Beside the group before: inflating ahead ---------------------------------------------------------------------
 
@@ -246,8 +321,11 @@ class Ingest:
         return inflated
 
     def _inflate(self, job: Submission) -> Inflated:
-        data, cut_off = inflate(job.body, job.encoding, self._limits().max_inflated_size)
-        return Inflated(data, cut_off, _digest(job.userapp, data))
+        most = self._limits().max_inflated_size
+        data, cut_off = inflate(job.body, job.encoding, min(most, job.light))
+        if cut_off and most > job.light:
+            raise Laborious
+        return Inflated(data, cut_off, digest_of(job.userapp, data))
 
     def _inflated(self, job: Submission) -> Inflated:
         """What a body inflates to: as it was found ahead, or found now. Raises SparkleError as `inflate` does."""
@@ -268,32 +346,46 @@ class Ingest:
 
     def _prepare(self, group: _Group) -> None:
         limits = self._limits()
-        inflated = 0
-        while group.waiting and inflated < limits.max_inflated_size:
+        started = time.thread_time()
+        while group.waiting and not self._is_enough(group, time.thread_time() - started):
             job = group.waiting.popleft()
-            number = len(group.jobs)
+            number, began = len(group.jobs), time.thread_time()
             group.jobs.append(job)
             try:
-                data, cut_off, digest = self._inflated(job)
-                inflated += len(data)
-                batch = decode(
-                    data,
-                    limits.max_rows_per_request,
-                    offsets_add=job.dialect.traits.offsets_add,
-                    cut_off=cut_off,
-                )
-                del data
+                batch, digest = job.read or self._decoded(group, job, limits.max_rows_per_request)
+                if job.number is not None:
+                    digest = _digest_of_portion(digest, job.number)
                 if not job.dialect.traits.knows_its_progress:
                     for row in (*batch.snapshots, *batch.bans):
                         row.downloader_progress = None
                 who = Reporter(job.userapp, job.received_at, job.dialect.traits)
-                self._clean(group, number, _Decoded(job, who, batch, digest, Counter(batch.rejected)))
+                body = _Decoded(job, who, batch, digest, Counter(batch.rejected))
+                self._clean(group, number, body)
+                group.rows_read += batch.rows
+                group.costs[job.userapp] += _ROW_S * batch.rows + _REJECTED_S * body.rejected.total()
             except Exception as error:
-                if not isinstance(error, SparkleError):
+                if not isinstance(error, SparkleError | Laborious):
                     logger.exception("a body could not be decoded")
                 # A traceback would keep the inflated body alive until the collector comes by.
                 group.failed[number] = error.with_traceback(None)
+            group.costs[job.userapp] += _BODY_S + time.thread_time() - began
         group.bans = bans.joined(group.bans)
+
+    def _is_enough(self, group: _Group, seconds: float) -> bool:
+        """Whether what of a group isn't prepared after so many s of work has to wait for the next one."""
+        if group.inflated >= _GROUP_BYTES or group.rows_read >= _GROUP_ROWS:
+            return True
+        return seconds >= _GROUP_S and self._turns.beside({job.userapp for job in group.jobs})
+
+    def _decoded(self, group: _Group, job: Submission, max_rows: int) -> tuple[Batch, bytes]:
+        """A body's rows and digest. Raises SparkleError or Laborious."""
+        data, cut_off, digest = self._inflated(job)
+        group.inflated += len(data)
+        group.costs[job.userapp] += _BYTE_S * len(data)
+        batch = decode(data, max_rows, offsets_add=job.dialect.traits.offsets_add, cut_off=cut_off, patient=False)
+        if batch.rows > PORTION_ROWS and self._was_in_portions(digest, job.received_at):
+            raise Laborious
+        return batch, digest
 
     def _clean(self, group: _Group, number: int, body: _Decoded) -> None:
         batch, duplicates = body.batch, group.duplicates
@@ -361,12 +453,20 @@ class Ingest:
         return kept + unchanged
 
     def _is_duplicate(self, group: _Group, stream: str, body: _Decoded) -> bool:
-        digest = body.digest
-        if (stream, digest) in group.digests or self._seen[stream].has(digest, body.job.received_at):
-            group.duplicates += 1
-            return True
+        digest, whole = body.digest, body.job.read.digest if body.job.read else body.digest
+        for each in {digest, whole}:
+            if (stream, each) in group.digests or self._seen[stream].has(each, body.job.received_at):
+                group.duplicates += 1
+                # A body that comes in portions is one body.
+                group.duplicate_bodies += not body.job.number
+                return True
         group.digests.add((stream, digest))
         return False
+
+    def _was_in_portions(self, digest: bytes, at_ms: int) -> bool:
+        """Whether a body came before and was stored in portions, perhaps not all of them."""
+        first = _digest_of_portion(digest, 0)
+        return any(seen.has(first, at_ms) for seen in self._seen.values())
 
     # --- On the writer task: from values to files ---------------------------------------------------------------------
 
@@ -374,6 +474,10 @@ class Ingest:
         """Commit what has arrived together; returns what was too much for one group."""
         wanted = NeededEntries()
         group = _Group(jobs, Cleaner(self.dictionaries, wanted), wanted)
+        # Never backwards, whatever the clock does.
+        self._last_receipt = max(self._last_receipt, self._clock())
+        for job in jobs:
+            job.received_at = self._last_receipt
         try:
             await self._write(group)
         except SparkleError as error:
@@ -383,6 +487,8 @@ class Ingest:
         else:
             self._answer(group)
             self._metrics.commit_seconds.observe(time.perf_counter() - group.prepared_at)
+        for userapp, seconds in group.costs.items():
+            self._costs.charge(userapp, seconds)
         return list(group.waiting)
 
     async def _one_by_one(self, group: _Group, error: Exception) -> None:
@@ -412,8 +518,8 @@ class Ingest:
             self._metrics.duplicates.labels("ban").inc(group.reported_bans - group.new_bans)
         if group.unchanged:
             self._metrics.duplicates.labels("row").inc(group.unchanged)
-        if group.duplicates:
-            self._metrics.duplicates.labels("body").inc(group.duplicates)
+        if group.duplicate_bodies:
+            self._metrics.duplicates.labels("body").inc(group.duplicate_bodies)
         for number, job in enumerate(group.jobs):
             if job.outcome.done():
                 continue
@@ -521,7 +627,24 @@ def _are_networks(batch: Batch) -> bool:
     return sum("/" in row.peer_ip for row in rows) * 2 > len(rows)
 
 
-def _digest(userapp: int, data: bytes) -> bytes:
-    digest = hashlib.sha256(b"%d:" % userapp)
-    digest.update(data)
-    return digest.digest()[:16]
+def _digest_of_portion(digest: bytes, number: int) -> bytes:
+    """What tells a portion of a body again."""
+    return hashlib.sha256(b"%b:%d" % (digest, number)).digest()[:16]
+
+
+def _joined(outcomes: Sequence[Outcome]) -> Outcome:
+    """What became of a body that was stored in portions."""
+    receipts = [outcome.receipt for outcome in outcomes if outcome.receipt is not None]
+    clocks = [receipt.clock_off for receipt in receipts if receipt.clock_off is not None]
+    evidence = [receipt.has_evidence for receipt in receipts if receipt.has_evidence is not None]
+    receipt = Receipt(
+        kept=sum(receipt.kept for receipt in receipts),
+        rejected=sum((Counter(receipt.rejected) for receipt in receipts), Counter[str]()),
+        are_networks=any(receipt.are_networks for receipt in receipts),
+        is_cut_off=any(receipt.is_cut_off for receipt in receipts),
+        clock_off=max(clocks, default=None),
+        by_rows=any(receipt.by_rows for receipt in receipts),
+        has_evidence=any(evidence) if evidence else None,
+    )
+    accepted, rejected = (sum(counts) for counts in zip(*(outcome[:2] for outcome in outcomes), strict=True))
+    return Outcome(accepted, rejected, receipt if receipts else None)

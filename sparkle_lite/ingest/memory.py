@@ -1,53 +1,106 @@
 """What bodies may take of memory while they are received and wait."""
 
 import asyncio
-from collections import deque
+from collections import Counter
+from collections.abc import Callable, Hashable
+from typing import NamedTuple
 
 from sparkle_lite.errors import SparkleError
 
 
-class MemoryBudget:
-    """Bytes of bodies that may be held at once, being read or waiting; who finds none free waits for a while."""
+class _Wait(NamedTuple):
+    owner: Hashable
+    size: int
+    admitted: asyncio.Future[None]
 
-    def __init__(self, size: int, patience_s: float = 5.0) -> None:
+
+class MemoryBudget:
+    """Bytes of bodies that may be held at once, being read or waiting; who finds none free waits for a while.
+
+    One owner's bodies may take a quarter of it, but always as much as one body may have.
+    """
+
+    def __init__(self, size: int, largest: Callable[[], int], patience_s: float = 5.0) -> None:
+        """`largest` tells how many bytes one body may have now."""
         self._free = size
         self._size = size
+        self._largest = largest
         self._patience_s = patience_s
-        self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
+        self._held: Counter[Hashable] = Counter()
+        self._waiting: list[_Wait] = []
 
     @property
     def used(self) -> int:
         """Bytes held now."""
         return self._size - self._free
 
-    async def acquire(self, size: int) -> None:
+    def of(self, owner: Hashable) -> "Share":
+        """What one owner's bodies may take."""
+        return Share(self, owner)
+
+    async def acquire(self, owner: Hashable, size: int) -> None:
         """Wait for so many bytes. Raises SparkleError("overloaded") when they aren't free within the patience (s)."""
-        if not self._waiting and self._free >= size:
-            self._free -= size
+        if not self._waiting and size <= self._free and self._held[owner] + size <= self._most():
+            self._take(owner, size)
             return
-        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        entry = (size, future)
-        self._waiting.append(entry)
+        wait = _Wait(owner, size, asyncio.get_running_loop().create_future())
+        self._waiting.append(wait)
+        self._admit()
+        if wait.admitted.done():
+            return
         try:
-            await asyncio.wait_for(asyncio.shield(future), self._patience_s)
+            await asyncio.wait_for(asyncio.shield(wait.admitted), self._patience_s)
         except BaseException as error:
-            if future.done():
-                self.release(size)
+            if wait.admitted.done():
+                self.release(owner, size)
             else:
-                future.cancel()
-                self._waiting.remove(entry)
+                wait.admitted.cancel()
+                self._waiting.remove(wait)
                 self._admit()
             if not isinstance(error, TimeoutError):
                 raise
             raise SparkleError("overloaded", "server.busy", retry_after=5) from None
 
-    def release(self, size: int) -> None:
+    def release(self, owner: Hashable, size: int) -> None:
         """Give so many bytes back."""
         self._free += size
+        self._held[owner] -= size
+        if not self._held[owner]:
+            del self._held[owner]
         self._admit()
 
     def _admit(self) -> None:
-        while self._waiting and self._waiting[0][0] <= self._free:
-            size, future = self._waiting.popleft()
-            self._free -= size
-            future.set_result(None)
+        """Let in who has waited longest; who has taken its share holds up nobody but itself."""
+        most = self._most()
+        full: set[Hashable] = set()
+        for wait in list(self._waiting):
+            if wait.owner in full or self._held[wait.owner] + wait.size > most:
+                full.add(wait.owner)
+            elif wait.size > self._free:
+                return
+            else:
+                self._waiting.remove(wait)
+                self._take(wait.owner, wait.size)
+                wait.admitted.set_result(None)
+
+    def _most(self) -> int:
+        return max(self._size // 4, self._largest())
+
+    def _take(self, owner: Hashable, size: int) -> None:
+        self._free -= size
+        self._held[owner] += size
+
+
+class Share(NamedTuple):
+    """A memory budget as one owner's bodies see it."""
+
+    budget: MemoryBudget
+    owner: Hashable
+
+    async def acquire(self, size: int) -> None:
+        """Wait for so many bytes. Raises as `MemoryBudget.acquire`."""
+        await self.budget.acquire(self.owner, size)
+
+    def release(self, size: int) -> None:
+        """Give so many bytes back."""
+        self.budget.release(self.owner, size)

@@ -6,7 +6,7 @@ torrents are good only within one report.
 
 from collections import defaultdict
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -28,13 +28,23 @@ WINDOW_MS = 7 * DAY_MS
 _CONCURRENT_MS = HOUR_MS
 
 
+class AddressQuestion(NamedTuple):
+    """Which address is asked about, by which application (row id), and when (ms)."""
+
+    address: bytes
+    userapp: int
+    now_ms: int
+
+
 async def look_up(
-    address: bytes, decisions: Decisions, search: Search, limits: LimitsSection, now_ms: int
+    asked: AddressQuestion, decisions: Decisions, search: Search, limits: LimitsSection
 ) -> answers.IpQuery:
     """What this network knows of one address. Raises SparkleError when the look-up takes too long."""
+    address, userapp, now_ms = asked
     verdict = await decisions.verdict(address)
     bans, swarms = [
-        await search.page(query, int(limits.query_time), int(limits.count_time)) for query in queries(address, now_ms)
+        await search.page(query._replace(asker=userapp, is_client=True), int(limits.query_time), int(limits.count_time))
+        for query in queries(address, now_ms)
     ]
     listed = [(match.decision.category, match.reason) for match in verdict.matches]
     return report(listed, verdict.excepted, bans, swarms, now_ms)

@@ -220,6 +220,7 @@ def build_query(table: Table, request: PageRequest, viewer: Viewer) -> Query:
         after=request.after or None,
         before=request.before or None,
         viewer=None if viewer.is_admin else viewer.user,
+        asker=viewer.user,
     )
 
 

@@ -12,6 +12,7 @@ from sparkle_lite.db.overview import Series as Series
 from sparkle_lite.db.search import Discoveries as Discoveries
 from sparkle_lite.db.search import Page as Page
 from sparkle_lite.db.timeline import BanDay as BanDay
+from sparkle_lite.db.torrents import Ask as Ask
 from sparkle_lite.db.torrents import TorrentFilter as TorrentFilter
 from sparkle_lite.db.torrents import TorrentMethod as TorrentMethod
 from sparkle_lite.db.torrents import TorrentRow as TorrentRow

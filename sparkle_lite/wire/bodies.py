@@ -60,6 +60,11 @@ _MIN_ROW_BYTES = 41
 _MAX_VALUES = 4_000_000
 # Bytes of one row read on its own.
 _MAX_LENIENT_ROW = 64 * KIB
+# Rows of one body that may turn out to say nothing when they are read on their own: reading one takes up to 40 µs.
+_MAX_UNREADABLE_ROWS = 2_000
+# What may be read row by row in some milliseconds: rows, or bytes and commas of a body that is damaged as a whole; and
+# how many objects a body may hold whose rows are decoded at once.
+_FEW_ROWS, _LITTLE_DAMAGE, _FEW_COMMAS, _FEW_OBJECTS = 200, 64 * KIB, 4_000, 20_000
 # What structured data may hold: characters, and objects and lists.
 _MAX_STRUCTURED_DATA, _MAX_STRUCTURED_NESTING = 16 * KIB, 128
 
@@ -280,6 +285,10 @@ class _Envelope(Struct, kw_only=True):
     swarms: Raw = Raw()
 
 
+class Laborious(Exception):
+    """Reading the body takes longer than others should have to wait; nothing is wrong with it otherwise."""
+
+
 class _Damaged(Exception):
     """The body is no JSON as a whole, or too much of it to hold all of its rows at once."""
 
@@ -379,29 +388,38 @@ def utf8(data: bytes) -> bytes:
         raise SparkleError("bad_request", "body.not_utf") from None
 
 
-def decode(data: bytes, max_rows: int, *, offsets_add: bool = False, cut_off: bool = False) -> Batch:
+def decode(
+    data: bytes, max_rows: int, *, offsets_add: bool = False, cut_off: bool = False, patient: bool = True
+) -> Batch:
     """The rows of an inflated body, from any client since PeerBanHelper 3.2.
 
     `data` is JSON in UTF-8 or UTF-16, with or without a byte order mark (BTNScriptBC sends UTF-16): an object with one
     or more of the lists `peers`, `bans`, `swarms`. The first `max_rows` rows are taken, the rest counted as rejected;
     the same when `cut_off` says that there was more than `data` (the rest then counts as one row at least). What is
     wrong with a row, whatever it is, costs that row. `offsets_add` says that a swarm's total is traffic plus offset
-    (peerbanhelper-rust); with everybody else the traffic already is the total.
-    Raises SparkleError: bad_request (unreadable as a whole, or without its end, so that it is sent again).
+    (peerbanhelper-rust); with everybody else the traffic already is the total. A row that can't be understood as it is
+    costs much to look at closely, so of many such rows only the first are, and the rest are taken for no better.
+    Raises SparkleError: bad_request (unreadable as a whole, or without its end, so that it is sent again); where it
+    isn't `patient`, Laborious for what would take longer than some milliseconds.
     """
+    if not patient and data.count(b"{") > _FEW_OBJECTS:
+        raise Laborious
+    rows = _RowReader(Batch(cut_off=cut_off), offsets_add=offsets_add)
     if not cut_off:
         try:
-            return _sound(_as_utf8(data), max_rows, offsets_add=offsets_add)
+            return _sound(_as_utf8(data), max_rows, rows, patient=patient)
         except _Damaged:
-            pass
-    return _salvaged(data, max_rows, offsets_add=offsets_add, cut_off=cut_off)
+            rows = _RowReader(Batch(), offsets_add=offsets_add)
+    if not patient and (len(data) > _LITTLE_DAMAGE or data.count(b",") > _FEW_COMMAS):
+        raise Laborious
+    return _salvaged(data, max_rows, rows, cut_off=cut_off)
 
 
-def _sound(data: bytes, max_rows: int, *, offsets_add: bool) -> Batch:
-    """The rows of a body that is JSON as a whole, perhaps after a mend. Raises _Damaged where it isn't."""
+def _sound(data: bytes, max_rows: int, reader: "_RowReader", *, patient: bool) -> Batch:
+    """The rows of a body that is JSON as a whole, perhaps after a mend. Raises _Damaged where it isn't; Laborious."""
     if _repeats_list(data):
         raise _Damaged
-    batch = Batch()
+    batch = reader.batch
     # Decoded rows are large: a body of far more rows than are kept is not decoded at once. Braces bound their number.
     at_once = 4 * max_rows + 1024
     small = len(data) // _MIN_ROW_BYTES <= at_once or data.count(b"{") <= at_once
@@ -413,11 +431,14 @@ def _sound(data: bytes, max_rows: int, *, offsets_add: bool) -> Batch:
             if decoded is None:
                 if bytes(rows).count(b",") > _MAX_VALUES:
                     raise _Damaged
-                for piece in _cut(batch, _RAW_ROWS.decode(rows), room):
-                    _take(batch, kind, piece, offsets_add=offsets_add)
+                pieces = _cut(batch, _RAW_ROWS.decode(rows), room)
+                if len(pieces) > _FEW_ROWS and not patient:
+                    raise Laborious
+                for piece in pieces:
+                    reader.take(kind, piece)
                 continue
             rows = decoded
-        _add(batch, _cut(batch, rows, room), offsets_add=offsets_add)
+        _add(batch, _cut(batch, rows, room), offsets_add=reader.offsets_add)
     return batch
 
 
@@ -439,13 +460,13 @@ def _repeats_list(data: bytes) -> bool:
     return False
 
 
-def _salvaged(data: bytes, max_rows: int, *, offsets_add: bool, cut_off: bool) -> Batch:
+def _salvaged(data: bytes, max_rows: int, reader: "_RowReader", *, cut_off: bool) -> Batch:
     """The rows of a body that can only be read row by row."""
     encoding = _utf16(data)
     body = DamagedBody(_mend(_utf16_by_rows(data, encoding) if encoding else _as_utf8(data)), _FIRST_KEYS)
     if not body.has_lists:
         raise _unreadable()
-    batch = Batch(cut_off=cut_off)
+    batch = reader.batch
     left = max_rows
     for kind, piece in body.rows():
         if not left:
@@ -455,7 +476,7 @@ def _salvaged(data: bytes, max_rows: int, *, offsets_add: bool, cut_off: bool) -
         if piece is None:
             batch.reject("bad_json")
         else:
-            _take(batch, kind, piece, offsets_add=offsets_add)
+            reader.take(kind, piece)
     else:
         if cut_off:
             batch.reject("too_many_rows")
@@ -573,14 +594,35 @@ def _mend(data: bytes) -> bytes:
     return data
 
 
-def _take(batch: Batch, kind: Kind, piece: bytes | Raw, *, offsets_add: bool) -> None:
-    """Take a row if it is sound or can be understood, else count it."""
-    try:
-        row = _first(_ROWS[kind], piece) or _lenient(kind, bytes(piece))
-    except _Rejected as rejected:
-        batch.reject(str(rejected))
-    else:
-        _add(batch, [row], offsets_add=offsets_add)
+class _RowReader:
+    """Reads rows on their own into a batch."""
+
+    def __init__(self, batch: Batch, *, offsets_add: bool) -> None:
+        self.batch = batch
+        self.offsets_add = offsets_add
+        self._spare = _MAX_UNREADABLE_ROWS
+        self._last_reason = ""
+
+    def take(self, kind: Kind, piece: bytes | Raw) -> None:
+        """Take a row if it is sound or can be understood, else count it."""
+        try:
+            row = self._read(kind, piece)
+        except _Rejected as rejected:
+            self._spare -= 1
+            self._last_reason = str(rejected)
+            self.batch.reject(self._last_reason)
+        else:
+            _add(self.batch, [row], offsets_add=self.offsets_add)
+
+    def _read(self, kind: Kind, piece: bytes | Raw) -> Any:
+        if memoryview(piece)[:1].tobytes() != b"{":
+            raise _Rejected("not_an_object")
+        row = _first(_ROWS[kind], piece)
+        if row is None:
+            if self._spare <= 0:
+                raise _Rejected(self._last_reason)
+            row = _lenient(kind, bytes(piece))
+        return row
 
 
 def _add(batch: Batch, rows: list[Any], *, offsets_add: bool) -> None:

@@ -225,6 +225,7 @@ _EXPORTING = (
 _REFUSALS = {
     400: "Something in the request is not valid, or the query takes too long; the sentence says what.",
     403: "Not signed in, or banned; the sentence says which.",
+    429: "You have two searches under way already; try again after Retry-After seconds.",
     503: "Too many queries are waiting; try again after Retry-After seconds.",
 }
 

@@ -5,6 +5,7 @@ import csv
 import io
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Any, NamedTuple
 
 import msgspec
@@ -19,7 +20,15 @@ from sparkle_lite.http.web.filters import VIEWS, TorrentQuery, View
 from sparkle_lite.http.web.render import HEADERS, Page, page, see_other
 from sparkle_lite.observations.presentation import Torrent, Viewer, csv_cells, csv_columns, present
 from sparkle_lite.observations.query import DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE, PageRequest, build_query
-from sparkle_lite.observations.stored import Filter, Query, TorrentFilter, TorrentRow, count_torrents, find_torrents
+from sparkle_lite.observations.stored import (
+    Ask,
+    Filter,
+    Query,
+    TorrentFilter,
+    TorrentRow,
+    count_torrents,
+    find_torrents,
+)
 from sparkle_lite.server import Server
 from sparkle_lite.units import INT64_MAX, INT64_MIN
 from sparkle_lite.wire.torrents import parse_info_hash, torrent_identifier
@@ -62,7 +71,8 @@ async def find(server: Server, view: View, page_request: PageRequest, viewer: Vi
     limits = server.config.limits
     count_ms = min(count_ms, int(limits.count_time))
     if isinstance(page_request, TorrentQuery):
-        return await _find_torrents(server, page_request, int(limits.query_time), count_ms)
+        ask = partial(server.search.rows, viewer.user)
+        return await _find_torrents(ask, page_request, int(limits.query_time), count_ms)
     assert view.table is not None
     query = build_query(view.table, page_request, viewer)
     look = server.search.discoveries if view.table == "discovery" else server.search.page
@@ -76,7 +86,7 @@ async def find(server: Server, view: View, page_request: PageRequest, viewer: Vi
     )
 
 
-async def _find_torrents(server: Server, page_request: TorrentQuery, query_ms: int, count_ms: int) -> Found:
+async def _find_torrents(ask: Ask, page_request: TorrentQuery, query_ms: int, count_ms: int) -> Found:
     wanted = TorrentFilter(
         identifier=page_request.identifier,
         method=page_request.identifier_compare_method or "EQUALS",
@@ -88,11 +98,11 @@ async def _find_torrents(server: Server, page_request: TorrentQuery, query_ms: i
     at = paging.position({"after": page_request.after or "", "before": page_request.before or ""}, paging.row_id)
     if at.key is None and (page_request.after or page_request.before):
         raise SparkleError("bad_request", "query.foreign_after")
-    rows = await find_torrents(server.database, wanted, at, size + 1, query_ms)
+    rows = await find_torrents(ask, wanted, at, size + 1, query_ms)
     part = paging.cut(rows, at, size, lambda row: str(row.id))
     total, exact = len(rows), True
     if at.key is not None or len(rows) > size:
-        total, exact = await count_torrents(server.database, wanted, count_ms)
+        total, exact = await count_torrents(ask, wanted, count_ms)
     return Found(
         rows=[_torrent(row) for row in part.rows],
         total=max(total, len(rows)),
@@ -236,7 +246,7 @@ async def client(request: AnyRequest, server: Injected[Server], me: Injected[Sig
 
 async def _client_page(request: AnyRequest, server: Server, me: SignedIn, name: str) -> Page:
     peer_id = request.query_params.get("peerId", "")
-    if _is_number(name) and (url := await _client_by_number(server, int(name))):
+    if _is_number(name) and (url := await _client_by_number(server, me, int(name))):
         return see_other(url)
     both = {"peerClientName": name, "peerClientNameCompareMethod": "EQUALS"}
     if peer_id:
@@ -254,10 +264,10 @@ async def _recent(server: Server, me: SignedIn, parameters: Mapping[str, str]) -
     return [await section(server, me, view, parameters) for view in ("bans", "swarms", "snapshots")]
 
 
-async def _client_by_number(server: Server, number: int) -> str | None:
+async def _client_by_number(server: Server, me: SignedIn, number: int) -> str | None:
     """The page of the client identity with a public number, if there is one."""
     limits = server.config.limits
-    query = Query("discovery", (Filter("hash", "EQUAL", number),), limit=1)
+    query = Query("discovery", (Filter("hash", "EQUAL", number),), limit=1, asker=me.user.id)
     with suppress(SparkleError):
         for row in (await server.search.discoveries(query, int(limits.query_time), 0)).rows:
             return links.client(row.client_name or "N/A", row.peer_id or "N/A")

@@ -1,0 +1,250 @@
+"""What one application or person does costs itself and nobody else: turns, room, searches, and bodies made to hurt."""
+
+import contextlib
+import gzip
+import json
+import random
+import socket
+import time
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple
+
+import pytest
+from samples import PEERS, head_of
+from server import App, RunningServer, wait_for
+
+from sparkle_lite.errors import SparkleError
+from sparkle_lite.turns import Costs, Turns
+from sparkle_lite.wire.bodies import decode
+from tests.bench import fairness, load
+
+MIB = 1 << 20
+# Makes bodies of over 100 kB take the way of the large ones.
+SMALL_IS_LARGE = "import sparkle_lite.ingest.ingest as i; i.LIGHT_BYTES = i.LIGHT_BYTES_OF_GREEDY = 100_000"
+QUERY = {"peerClientName": "e", "peerClientNameCompareMethod": "CONTAINS", "sortBy": ["toPeerTraffic"]}
+
+
+def report(count: int, seed: int = 1, at: int = 1_784_000_000_000) -> bytes:
+    """A body of so many different peers, as JSON."""
+    rows = ",".join(load.rows(random.Random(seed), count, {}))
+    return b'{"populate_time":%d,"peers":[%b]}' % (at, rows.encode())
+
+
+# --- Turns ------------------------------------------------------------------------------------------------------------
+
+
+class Thing(NamedTuple):
+    owner: str
+    number: int
+
+
+def queue(*owners: str) -> tuple[Costs, Turns[Thing]]:
+    costs = Costs()
+    turns: Turns[Thing] = Turns(costs, lambda thing: thing.owner)
+    for number, owner in enumerate(owners):
+        turns.put(Thing(owner, number))
+    return costs, turns
+
+
+def test_while_others_wait_each_has_two_and_alone_one_has_everything() -> None:
+    _, turns = queue(*"aaaabb")
+    assert "".join(thing.owner for thing in turns.together(2, 0.05)) == "abab" + "aa"
+    _, turns = queue(*"aaaabbb")
+    assert "".join(thing.owner for thing in turns.together(2, 0.05)) == "abab"
+    assert len(turns) == 3
+    _, turns = queue(*"aaaaaa")
+    assert len(list(turns.together(2, 0.05))) == 6
+
+
+def test_whoever_has_cost_much_waits_behind_those_who_have_not_and_then_has_its_turn() -> None:
+    costs, turns = queue(*"abb")
+    costs.charge("a", 1.0)
+    assert [thing.owner for thing in turns.together(2, 0.05)] == ["b", "b"]
+    costs.charge("b", 0.5)
+    turns.put(Thing("b", 9))
+    assert turns.take() == Thing("b", 9)
+    costs.charge("b", 0.6)
+    turns.put(Thing("b", 10))
+    assert turns.take() == Thing("a", 0)
+
+
+def test_nobody_saves_turns_up_while_away() -> None:
+    costs, turns = queue(*"a")
+    for number in range(100):
+        assert turns.take() is not None
+        costs.charge("a", 1.0)
+        turns.put(Thing("a", number))
+    turns.put(Thing("b", 0))
+    # One turn ahead, and no hundred.
+    assert turns.take() == Thing("b", 0)
+    costs.charge("b", 2.0)
+    turns.put(Thing("b", 1))
+    taken = turns.take()
+    assert taken is not None
+    assert taken.owner == "a"
+
+
+# --- Large bodies -----------------------------------------------------------------------------------------------------
+
+
+def test_a_large_body_is_stored_whole_and_once(shared: RunningServer, app: App) -> None:
+    plain = report(12_000)
+    assert len(plain) > 2 * MIB
+    body = gzip.compress(plain, 1)
+    for _ in range(2):
+        answer = shared.post(body, app, Content_Encoding="gzip")
+        assert (answer.status, answer.rejected) == (200, 0)
+    rows = shared.rows("snapshot", app)
+    sent = json.loads(plain)["peers"]
+    assert len(rows) == len(sent) == 12_000
+    assert [row["peer_ip"] for row in rows] == [row["ip_address"] for row in sent]
+    assert [row["received_at"] for row in rows] == sorted(row["received_at"] for row in rows)
+
+
+@pytest.mark.parametrize("large_first", [True, False])
+def test_a_body_is_known_again_whichever_way_it_came_before(
+    start: Callable[..., RunningServer], tmp_path_factory: pytest.TempPathFactory, large_first: bool
+) -> None:
+    server = start(prelude=SMALL_IS_LARGE if large_first else "pass")
+    body = gzip.compress(report(2_500), 1)
+    assert server.post(body, Content_Encoding="gzip").status == 200
+    server.kill()
+    again = start(prelude="pass" if large_first else SMALL_IS_LARGE)
+    again.app = server.app
+    for _ in range(2):
+        assert again.post(body, Content_Encoding="gzip").status == 200
+    assert len(again.rows("snapshot")) == 2_500
+
+
+@pytest.mark.parametrize("prelude", [SMALL_IS_LARGE, "pass"], ids=["as a large one", "as a whole"])
+def test_a_body_of_which_a_crash_left_the_first_rows_is_completed(
+    start: Callable[..., RunningServer], prelude: str
+) -> None:
+    dies = (
+        "import os, sparkle_lite.db.segments as s; commit = s.Stream.commit; s.Stream.done = 0\n"
+        "async def once(self, *given):\n"
+        "    await commit(self, *given); os._exit(9)\n"
+        "s.Stream.commit = once"
+    )
+    # One portion a group: another one waits.
+    one = "import sparkle_lite.db.database as d; d.GROUP_BYTES = 1"
+    server = start(prelude=f"{SMALL_IS_LARGE}; {one}; exec({dies!r})")
+    body = gzip.compress(report(2_500), 1)
+    with pytest.raises(OSError):
+        server.post(body, Content_Encoding="gzip")
+    left = len(server.rows("snapshot"))
+    assert 0 < left < 2_500
+    server.kill()
+    again = start(prelude=prelude)
+    again.app = server.app
+    assert again.post(body, Content_Encoding="gzip").status == 200
+    assert len(again.rows("snapshot")) == 2_500
+
+
+def test_what_is_wrong_with_a_large_body_is_told_as_with_any_other(shared: RunningServer, app: App) -> None:
+    plain = report(9_000).replace(b'"ip_address":"', b'"ip_address":"127.0.0.1","was":"', 30)
+    answer = shared.post(gzip.compress(plain, 1), app, Content_Encoding="gzip")
+    assert (answer.status, answer.rejected) == (200, 30)
+    assert shared.post(gzip.compress(plain[:-1000], 1), app, Content_Encoding="gzip").refusal(400)
+    bomb = gzip.compress(b'{"peers":["' + b"a" * 60_000_000 + b'"]}')
+    assert shared.post(bomb, app, Content_Encoding="gzip").refusal(413)
+
+
+# --- Rows that can't be read ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("item", [b"NaN", b"{}", b'""', b"1", b"[]", b'{"ip_address":1}'])
+def test_a_megabyte_of_unreadable_rows_costs_no_second(item: bytes) -> None:
+    body = b'{"peers":[' + item + (b"," + item) * (MIB // (len(item) + 1)) + b"]}"
+    started = time.thread_time()
+    with contextlib.suppress(SparkleError):
+        batch = decode(body, 50_000)
+        assert batch.rows == 0
+        assert sum(batch.rejected.values()) > 50_000
+    assert time.thread_time() - started < 0.6
+
+
+def test_sound_rows_behind_many_bad_ones_are_kept() -> None:
+    bad = {"ip_address": "1.2.3.4", "torrent_identifier": "a", "uploaded": "x"}
+    good = {"ip_address": "1.2.3.4", "torrent_identifier": "a", "uploaded": 7}
+    batch = decode(json.dumps({"peers": [*[bad] * 9_000, *[good] * 5]}).encode(), 50_000)
+    assert [row.to_peer_traffic for row in batch.snapshots] == [7] * 5
+    assert batch.rejected == {"bad_number": 9_000}
+
+
+# --- Room -------------------------------------------------------------------------------------------------------------
+
+
+def test_one_applications_silent_connections_leave_room_for_others(start: Callable[..., RunningServer]) -> None:
+    server = start('[limits]\nmax_body_size = "1MiB"\nqueue_size = "4MiB"\nmax_inflated_size = "4MiB"')
+    other = server.add_app()
+    lines = [f"{name}: {value}" for name, value in server.app.headers.items()]
+    with contextlib.ExitStack() as stack, ThreadPoolExecutor(8) as pool:
+        for _ in range(8):
+            sock = stack.enter_context(server.connect())
+            stack.callback(sock.shutdown, socket.SHUT_RDWR)
+            pool.submit(sock.sendall, head_of(PEERS, "Host: a", *lines, f"Content-Length: {MIB}") + b" " * (MIB - 1))
+        wait_for(lambda: server.metric("sparkle_queue_bytes") > MIB * 0.9, 5)
+        started = time.monotonic()
+        # The largest body that there may be.
+        body = report(1_000)
+        assert server.post(body + b" " * (MIB - len(body)), other).status == 200
+        assert time.monotonic() - started < 2
+        assert server.metric("sparkle_queue_bytes") <= MIB
+        # Ends what still wants to be sent.
+        stack.close()
+
+
+# --- Searches ---------------------------------------------------------------------------------------------------------
+
+
+def ask(server: RunningServer, token: str) -> int:
+    """The status of a search that goes through everything."""
+    headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
+    return server.request("POST", "/api/snapshot/query", json.dumps(QUERY).encode(), headers).status
+
+
+def test_one_persons_searches_hold_up_nobody_else(start: Callable[..., RunningServer]) -> None:
+    slow = (
+        "import time, sparkle_lite.db.search as s, sparkle_lite.db.readers as r; r.PATIENCE_S = 0.2; page = s._page\n"
+        "def slowly(reader, **given):\n"
+        "    time.sleep(0.3 * (given['query'].order == ('to_peer_traffic',)))\n"
+        "    return page(reader, **given)\n"
+        "s._page = slowly"
+    )
+    server = start(prelude=f"exec({slow!r})")
+    for name in ("alice", "mallory"):
+        server.run("user", "add", name)
+    app, alice, mallory = server.add_app("alice"), server.token("alice"), server.token("mallory")
+    with ThreadPoolExecutor(40) as pool:
+        asked = [pool.submit(ask, server, mallory) for _ in range(40)]
+        time.sleep(0.1)
+        started = time.monotonic()
+        assert ask(server, alice) == 200
+        assert server.get("/ping/queryIp?ip=203.0.113.9", app).status == 200
+        cookie = {"Cookie": f"X-BTN-Token={alice}"}
+        assert server.request("GET", "/explore/snapshots?peerClientName=x", headers=cookie).status in (200, 302, 303)
+        assert time.monotonic() - started < 1.5
+        seen = Counter(each.result() for each in asked)
+    assert set(seen) == {200, 429}
+    assert seen[200] >= 2
+    assert seen[429] >= 20
+
+
+# --- The measure ------------------------------------------------------------------------------------------------------
+
+
+def test_an_application_at_its_worst_does_not_hold_up_another(start: Callable[..., RunningServer]) -> None:
+    """The short form of `python -m tests.bench.fairness`: the machine has other things to do, so it allows for more."""
+    server = start(fairness.CONFIG)
+    every: list[Any] = [kind for kind in (*fairness.BODIES, *fairness.OTHERS) if kind not in ("large", "medium")]
+    report = fairness.measure(server, 1.5, every, rows=5_000)
+    assert {status.rpartition(" ")[2] for status in report.attacked.statuses} == {"200"}
+    assert any(answer.startswith("string: 413") for answer in report.attacker)
+    [alone] = load.percentiles(report.alone.posts, 99)
+    [attacked] = load.percentiles(report.attacked.posts, 90)
+    # Ms; without turns it was seconds.
+    assert attacked < max(fairness.RATIO * alone, 250)
+    assert max(report.attacked.others) < 2
