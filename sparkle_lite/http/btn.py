@@ -12,7 +12,6 @@ import msgspec
 from litestar.handlers import ASGIRouteHandler, asgi
 
 from sparkle_lite import net
-from sparkle_lite.clock import now_ms
 from sparkle_lite.config import Abilities
 from sparkle_lite.errors import SparkleError
 from sparkle_lite.http import widget
@@ -139,6 +138,7 @@ async def submit(call: Call) -> Reply:
 
 async def _store(call: Call) -> Outcome:
     limits, ingest, caller = call.server.config.limits, call.server.ingest, call.caller
+    ingest.quotas.require(caller.userapp.id)
     body = await _read_body(call, limits.max_body_size, limits.body_timeout / 1000)
     try:
         encoding = header(call.scope, b"content-encoding")
@@ -260,7 +260,8 @@ async def _report(call: Call) -> answers.IpQuery:
     except net.AddressError as error:
         raise SparkleError("bad_request", "address.not_single", why=error.said) from None
     server = call.server
-    return await ip_report.look_up(address, server.decisions, server.search, server.config.limits, now_ms())
+    now = server.timekeeping.clock.settled()
+    return await ip_report.look_up(address, server.decisions, server.search, server.config.limits, now)
 
 
 def _json(body: object) -> Reply:

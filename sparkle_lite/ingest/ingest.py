@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
+from sparkle_lite.clock import JUMP_MS
 from sparkle_lite.config import LimitsSection
 from sparkle_lite.db import bans, segments
 from sparkle_lite.db.connection import transaction
@@ -26,6 +27,7 @@ from sparkle_lite.db.segments import NO_ROWS, Kind, Rows, Stream, SubmissionRow
 from sparkle_lite.errors import SparkleError
 from sparkle_lite.ingest.cleaning import Cleaner, Reporter, repeats_our_rules
 from sparkle_lite.ingest.memory import MemoryBudget
+from sparkle_lite.ingest.quotas import DailyQuotas, Stored
 from sparkle_lite.ingest.repeats import DIGESTS, STREAMS, LastSightings, RecentDigests
 from sparkle_lite.ingest.trouble import CLOCK_MS, Receipt
 from sparkle_lite.metrics import Metrics
@@ -61,11 +63,15 @@ class Inflated(NamedTuple):
 
 @dataclass(kw_only=True, slots=True, eq=False)
 class Submission:
-    """A body that waits for its commit, as it came from the network; `ahead` may hold what it inflates to."""
+    """A body that waits for its commit, as it came from the network; `ahead` may hold what it inflates to.
+
+    It is stamped with `received_at`; `settled_at` is the same where the clock is believed (clock.py).
+    """
 
     userapp: int
     address: bytes | None
     received_at: int
+    settled_at: int
     body: bytes
     encoding: str
     dialect: Dialect
@@ -125,6 +131,9 @@ class _Group:
         self.duplicates = 0
         self.said: dict[int, int] = {}
         self.unchanged = 0
+        # By application: rows that are to be stored, and bytes of text that were.
+        self.rows_of: Counter[int] = Counter()
+        self.text_of: Counter[int] = Counter()
         self.digests: set[tuple[str, bytes]] = set()
 
     @property
@@ -164,13 +173,18 @@ class Ingest:
         metrics: Metrics,
         clock: Callable[[], int],
         *,
+        settled: Callable[[], int] | None = None,
         is_evidence: Callable[[str, str | None], bool] = lambda module, rule: True,
     ) -> None:
-        """`is_evidence` says of a ban's module and rule whether it counts for an analysis."""
+        """`clock` stamps what is received; `settled` is the time that is believed, where that is another.
+
+        `is_evidence` says of a ban's module and rule whether it counts for an analysis.
+        """
         self._database = database
         self._limits = limits
         self._metrics = metrics
         self._clock = clock
+        self._settled = settled or clock
         self._is_evidence = is_evidence
         self._inflater = ThreadPoolExecutor(1, thread_name_prefix="inflate")
         # Inflated bytes so far: found ahead, and taken from there. Each is counted by one thread alone.
@@ -181,19 +195,22 @@ class Ingest:
         self._last_receipt = 0
         self.dictionaries = Dictionaries()
         self.streams = database.streams()
+        self.quotas = DailyQuotas(limits, self._settled)
         self.memory = MemoryBudget(limits().queue_size)
         self.on_closed: Callable[[], None] = lambda: None
 
     async def open(self) -> None:
         """Take up the hot segments and the digests of the last 24 hours, and begin to write."""
-        database, now = self._database, self._clock()
+        database, now = self._database, self._settled()
+        await segments.finish_rewriting(database.main, database.segment_folder)
         await segments.reconcile(database.main, database.segment_folder)
         for kind, stream in self.streams.items():
             await stream.open(database.main, now)
             for at, digest in await stream.recent_digests(database.main, now - DAY_MS, DIGESTS):
-                self._seen[kind].add(digest, at)
+                # What was stamped ahead came by now; an hour to come would push the others out.
+                self._seen[kind].add(digest, min(at, now))
         for at, digest in await bans.recent_digests(database.main, now - DAY_MS, DIGESTS):
-            self._seen["ban"].add(digest, at)
+            self._seen["ban"].add(digest, min(at, now))
         self._last_ban_submission = await bans.last_submission(database.main)
         database.start_writing(self._store, lambda job: len(job.body))
 
@@ -209,15 +226,20 @@ class Ingest:
     ) -> Outcome:
         """Store a body; returns when it is committed.
 
-        Raises SparkleError for a body that isn't readable, or when the database can't be written.
+        Raises SparkleError for a body that isn't readable, beyond the sender's daily share, or when the database can't
+        be written.
         """
         outcome: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
-        # Never backwards, whatever the clock does: what stands later in a segment was received later.
-        self._last_receipt = max(self._last_receipt, self._clock())
+        now = self._clock()
+        if now > self._last_receipt or self._last_receipt - now > JUMP_MS:
+            # Not backwards by the little that a clock is corrected: what stands later in a segment was received later.
+            # A clock that was ahead and is so no more is followed, or all would be stamped ahead for ever.
+            self._last_receipt = now
         job = Submission(
             userapp=userapp,
             address=address,
             received_at=self._last_receipt,
+            settled_at=self._settled(),
             body=body,
             encoding=encoding,
             dialect=dialect,
@@ -274,6 +296,7 @@ class Ingest:
             number = len(group.jobs)
             group.jobs.append(job)
             try:
+                self.quotas.require(job.userapp, group.rows_of[job.userapp])
                 data, cut_off, digest = self._inflated(job)
                 inflated += len(data)
                 batch = decode(
@@ -333,6 +356,7 @@ class Ingest:
         number, batch = self._last_ban_submission, body.batch
         made = group.clean.bans(body.who, batch.bans, number, batch.populate_time, body.rejected)
         group.bans += made
+        group.rows_of[body.job.userapp] += len(made)
         group.reported_bans += len(made)
         group.ban_submissions.append(body.submission(number, kept=len(made), sent=len(batch.bans)))
         return len(made)
@@ -352,6 +376,7 @@ class Ingest:
             sent, made = len(batch.snapshots), group.clean.snapshots(who, changed, number, rejected)
             group.said |= said
         kept = len(made) // _WIDTH[kind]
+        group.rows_of[who.userapp] += kept
         unchanged = sent - kept - (rejected.total() - dropped)
         group.unchanged += unchanged
         submission = body.submission(number, kept=kept, sent=sent - unchanged)
@@ -362,7 +387,7 @@ class Ingest:
 
     def _is_duplicate(self, group: _Group, stream: str, body: _Decoded) -> bool:
         digest = body.digest
-        if (stream, digest) in group.digests or self._seen[stream].has(digest, body.job.received_at):
+        if (stream, digest) in group.digests or self._seen[stream].has(digest, body.job.settled_at):
             group.duplicates += 1
             return True
         group.digests.add((stream, digest))
@@ -455,25 +480,32 @@ class Ingest:
         values, submissions = group.rows(kind)
         await stream.commit(len(values) // _WIDTH[kind], submissions)
         for submission, start, end in group.parts[kind]:
-            self._seen[kind].add(submission.digest, submission.received_at)
+            self.quotas.spend(submission.userapp, Stored(rows=submission.rows))
+            self._seen[kind].add(submission.digest, min(submission.received_at, self._settled()))
             clients = set(values[start + _CLIENT[kind] : end : _WIDTH[kind]])
             self.dictionaries.note_seen(clients, submission.userapp, submission.received_at)
         if kind == "snapshot":
             self._last_sightings.keep(group.said)
-        if stream.is_full(self._clock()):
-            await stream.roll(self._database.main, self._clock())
+        if stream.is_full(self._settled()):
+            await stream.roll(self._database.main, self._settled())
             self.on_closed()
 
     async def _write_main(self, group: _Group) -> None:
         """Commit dictionary entries and bans; afterwards the group's values hold real ids."""
         async with transaction(self._database.main) as main:
-            resolved = await self.dictionaries.resolve(main, group.wanted)
+            before = await bans.last_ban(main)
+            resolved = await self.dictionaries.resolve(main, group.wanted, group.text_of)
             _put_ids(group, resolved)
             if group.ban_submissions:
                 group.new_bans = await bans.add_bans(main, group.bans, group.ban_submissions)
+            added = await bans.added_since(main, before) if group.new_bans else {}
+        for userapp, size in group.text_of.items():
+            self.quotas.spend(userapp, Stored(text=size))
+        for userapp, (rows, size) in added.items():
+            self.quotas.spend(userapp, Stored(rows, size))
         self.dictionaries.keep(group.wanted, resolved)
         for submission in group.ban_submissions:
-            self._seen["ban"].add(submission.digest, submission.received_at)
+            self._seen["ban"].add(submission.digest, min(submission.received_at, self._settled()))
         for report in group.bans:
             self.dictionaries.note_seen((report["client"],), report["userapp"], report["received_at"])
 

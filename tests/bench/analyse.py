@@ -23,6 +23,7 @@ from typing import NamedTuple
 
 from sparkle_lite.analyses import worker
 from sparkle_lite.analyses.registry import ANALYSES, SCHEMA
+from sparkle_lite.clock import Clock
 from sparkle_lite.config import LimitsSection
 from sparkle_lite.db import segments
 from sparkle_lite.db.connection import schema, statements
@@ -30,6 +31,7 @@ from sparkle_lite.db.database import Database
 from sparkle_lite.ingest.ingest import Ingest
 from sparkle_lite.jobs import Housekeeping, Jobs
 from sparkle_lite.metrics import Metrics
+from sparkle_lite.timekeeping import Timekeeping
 from sparkle_lite.wire.dialect import detect
 from tests.bench import load
 
@@ -274,7 +276,7 @@ async def measure(site: Site, now: int, rounds: int, idle_s: float) -> None:
     # Segments fill and are indexed meanwhile, as in a server.
     jobs, closed = Jobs(metrics), asyncio.Event()
     ingest.on_closed = closed.set
-    house = Housekeeping(site.database, ingest, SCHEMA, lambda: time.time_ns() // 1_000_000)
+    house = Housekeeping(site.database, ingest, SCHEMA, Timekeeping(site.database, Clock()))
     jobs.schedule("index", 300, house.index, first=0, wake=closed)
     phases: list[Phase] = []
     try:
