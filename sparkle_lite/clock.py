@@ -69,10 +69,14 @@ class Doubt(NamedTuple):
 
 
 class Clock:
-    """The clock of one server, made of the machine's time and the elapsed time (functions that give ms)."""
+    """The clock of one server, made of the machine's time and the elapsed time (functions that give ms).
+
+    `doubts` counts how often it came to be doubted.
+    """
 
     def __init__(self, wall: Callable[[], int] = now_ms, elapsed: Callable[[], int] = elapsed_ms) -> None:
         self._wall, self._elapsed = wall, elapsed
+        self.doubts = 0
         self._ahead = wall() - elapsed()
         self._doubt: Doubt | None = None
 
@@ -98,6 +102,7 @@ class Clock:
             self._ahead = believed - elapsed
             kind: Literal["late", "early"] = "late" if wall - believed > high else "early"
             self._doubt = Doubt(kind, wall - believed, low, high, elapsed)
+            self.doubts += 1
 
     @property
     def doubt(self) -> Doubt | None:
@@ -115,6 +120,7 @@ class Clock:
                 self._ahead += off
             else:
                 self._doubt = Doubt("jump", off, -JUMP_MS, JUMP_MS, elapsed)
+                self.doubts += 1
         elif doubt.low <= off <= doubt.high or elapsed - doubt.began >= REST_MS:
             self._doubt = None
             self._ahead += off

@@ -33,7 +33,7 @@ class Timekeeping:
         self.settled = asyncio.Event()
         self.needs_mending = False
         self._accepted: int | None = None
-        self._noted_at = 0
+        self._noted_at = self._doubts = 0
         self._doubt: Doubt | None = None
 
     async def open(self) -> None:
@@ -45,7 +45,11 @@ class Timekeeping:
                 (await stamps.newest(connection), await segments.newest_hot(connection, database.segment_folder))
             )
         self._accepted, self.needs_mending = accepted, bool(mend)
+        if mend and known is not None:
+            # That something is stamped ahead is known already, and says nothing of the clock as it is now.
+            newest = None
         self.clock.start(known=known, newest=newest, accepted=accepted)
+        await self._tell()
 
     async def watch(self) -> None:
         """Notice a jump, the end of a doubt, and an operator's word that came by another process."""
@@ -63,6 +67,10 @@ class Timekeeping:
 
     async def _tell(self) -> None:
         before, self._doubt = self._doubt, self.clock.doubt
+        if self.clock.doubts != self._doubts:
+            # Noted while it lasts: a process that is killed in between leaves what it stamped.
+            self._doubts, self.needs_mending = self.clock.doubts, True
+            await self._keep(_MEND, 1)
         if self._doubt is None and before is not None:
             logger.warning("the clock is believed again; retention and expiry go on", extra={"now": self._shown()})
             # Kept as right, so that the next start doesn't ask again; what it was before may be long ago.
@@ -72,8 +80,6 @@ class Timekeeping:
             self.settled.set()
         elif self._doubt is not None and self._doubt != before:
             logger.error("%s", self.said.text(ENGLISH), extra={"now": self._shown()})
-            self.needs_mending = True
-            await self._keep(_MEND, 1)
 
     def _shown(self) -> str:
         return _moment(self.clock.machine())
