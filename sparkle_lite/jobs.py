@@ -16,7 +16,7 @@ from sparkle_lite.clock import JUMP_MS
 from sparkle_lite.config import Config, RetentionSection
 from sparkle_lite.db import accounts as account_rows
 from sparkle_lite.db import bans, retention, segments, stamps
-from sparkle_lite.db.connection import Connection
+from sparkle_lite.db.connection import Connection, empty_log
 from sparkle_lite.db.database import Database
 from sparkle_lite.db.segments import SegmentRow
 from sparkle_lite.errors import SparkleError
@@ -30,6 +30,10 @@ CHUNK = 1000
 PAUSE_S = 0.02
 # What is freed at once at the least while several store about as much, and what it is worth closing a hot segment for.
 _STEP, _WORTH_CLOSING = MIB, 64 * KIB
+# How often unused names are looked for while the size is brought below its limit: it reads everything.
+_COLLECTIONS = 3
+# What part of the limit is freed beyond it.
+_SLACK = 50
 
 logger = logging.getLogger("sparkle.jobs")
 
@@ -107,6 +111,15 @@ class _Place(NamedTuple):
 
     segment: SegmentRow
     shares: dict[int, int]
+
+
+class _Weighed(NamedTuple):
+    """About how many bytes each application (row id) stores: as bans, as rows of segments, and together."""
+
+    of_bans: Counter[int]
+    of_rows: Counter[int]
+    total: Counter[int]
+    places: list[_Place]
 
 
 class Housekeeping:
@@ -240,36 +253,51 @@ class Housekeeping:
 
         What is weighed is what is in use, so that space that is being given back costs nobody anything.
         """
-        before = excess = await self._used() - limit
-        while excess > 0:
-            if not await self._free(excess):
+        if await self.size() <= limit:
+            return
+        await self._empty_logs()
+        if await self.size() <= limit:
+            return
+        touched: set[int] = set()
+        # Some more than needed, or what comes in meanwhile would have to be met a few rows at a time.
+        limit -= limit // _SLACK
+        while (excess := await self._used() - limit) > 0:
+            weighed = await self._weigh()
+            userapp = next((each for each, _ in weighed.total.most_common()), None)
+            if userapp not in touched and 0 < len(touched) <= _COLLECTIONS:
+                # Before another one loses anything: torrents and names that only those had.
+                await self.collect()
+                excess = await self._used() - limit
+            if excess > 0 and not await self._free(excess, weighed, touched):
                 logger.warning("the database is larger than retention.max_database_size, and nothing more can go")
                 break
-            excess = await self._used() - limit
-        if before > 0:
-            # Torrents and names that only those had.
-            await self.collect()
-            await self._give_back_space()
-            await self._database.write(bans.give_back_log, alone=True)
+        await self.collect()
+        await self._give_back_space()
+        await self._empty_logs()
+
+    async def _empty_logs(self) -> None:
+        async def command(main: Connection) -> None:
+            for connection in (main, *(stream.connection for stream in self._ingest.streams.values())):
+                await empty_log(connection)
+
+        await self._database.write(command, alone=True)
 
     async def _used(self) -> int:
         """Bytes in use: of the main database, and of all segments."""
         async with self._database.reader() as reader:
             used = await retention.stored_bytes(reader) + await bans.used_bytes(reader)
-        hot = [stream.path(stream.hot.id) for stream in self._ingest.streams.values() if stream.hot]
-        return used + await asyncio.to_thread(lambda: sum(segments.file_size(path) for path in hot))
+        hot = [stream.hot for stream in self._ingest.streams.values() if stream.hot]
+        return used + sum([await segments.used_bytes(self._database.segment_folder, each) for each in hot])
 
-    async def _free(self, excess: int) -> bool:
+    async def _free(self, excess: int, weighed: _Weighed, touched: set[int]) -> bool:
         """Let go of some of what the application has that stores most; whether there was anything."""
-        async with self._database.reader() as reader:
-            of_bans = await bans.weights(reader)
-        of_rows, places = await self._weigh_rows()
-        total = Counter(of_bans) + Counter(of_rows)
+        of_bans, of_rows, total, places = weighed
         for place, (userapp, weight) in enumerate(ranked := total.most_common()):
+            touched.add(userapp)
             following = ranked[place + 1][1] if place + 1 < len(ranked) else 0
             # No more than until another one stores most.
             step = min(excess, max(weight - following, _STEP))
-            if of_bans.get(userapp, 0) >= of_rows.get(userapp, 0):
+            if of_bans[userapp] >= of_rows[userapp]:
                 freed = await self._free_bans(userapp, step) or await self._free_rows(userapp, places)
             else:
                 freed = await self._free_rows(userapp, places) or await self._free_bans(userapp, step)
@@ -277,10 +305,15 @@ class Housekeeping:
                 return True
         return False
 
-    async def _weigh_rows(self) -> tuple[Counter[int], list[_Place]]:
-        """About how many bytes the rows of each application take, and where they are, oldest segment first."""
+    async def _weigh(self) -> _Weighed:
         async with self._database.reader() as reader:
+            of_bans = Counter(await bans.weights(reader))
             chain = await segments.catalogue(reader)
+        of_rows, places = await self._weigh_rows(chain)
+        return _Weighed(of_bans, of_rows, of_bans + of_rows, places)
+
+    async def _weigh_rows(self, chain: Iterable[SegmentRow]) -> tuple[Counter[int], list[_Place]]:
+        """About how many bytes the rows of each application take, and where they are, oldest segment first."""
         weights: Counter[int] = Counter()
         places = []
         for segment in chain:
@@ -293,7 +326,7 @@ class Housekeeping:
                     continue
             size = segment.bytes
             if segment.state == "hot":
-                size = segments.file_size(self._ingest.streams[segment.kind].path(segment.id))
+                size = await segments.used_bytes(self._database.segment_folder, segment)
             else:
                 self._shares[segment.id, segment.rows] = known
             each = size / max(1, sum(known.values()))

@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Literal, TypedDict
 
-from sparkle_lite.db.connection import BUSY_TIMEOUT_MS, Connection, fetch_all
+from sparkle_lite.db.connection import Connection, fetch_all
 from sparkle_lite.db.segments import SubmissionRow
 from sparkle_lite.units import DAY_MS, MINUTE_MS
 
@@ -287,15 +287,6 @@ async def used_bytes(connection: Connection) -> int:
         " (SELECT page_size FROM pragma_page_size())",
     )
     return int(rows[0][0]) * int(rows[0][1])
-
-
-async def give_back_log(connection: Connection) -> None:
-    """Have the file as short as what it holds, and its log empty; who reads just now puts that off. No transaction."""
-    await fetch_all(connection, "PRAGMA busy_timeout=50")
-    try:
-        await fetch_all(connection, "PRAGMA wal_checkpoint(TRUNCATE)")
-    finally:
-        await fetch_all(connection, f"PRAGMA busy_timeout={BUSY_TIMEOUT_MS}")
 
 
 async def give_back_space(connection: Connection, pages: int) -> bool:

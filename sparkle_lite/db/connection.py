@@ -158,6 +158,15 @@ async def fetch_one(connection: Connection, sql: str, parameters: Sequence[Any] 
     return rows[0] if rows else None
 
 
+async def empty_log(connection: Connection) -> None:
+    """Have a file as short as what it holds, and its log empty; who reads just now puts that off. No transaction."""
+    await fetch_all(connection, "PRAGMA busy_timeout=50")
+    try:
+        await fetch_all(connection, "PRAGMA wal_checkpoint(TRUNCATE)")
+    finally:
+        await fetch_all(connection, f"PRAGMA busy_timeout={BUSY_TIMEOUT_MS}")
+
+
 def schema(name: str) -> str:
     """The text of one file of the schema folder."""
     return (resources.files("sparkle_lite.db") / "schema" / name).read_text("utf-8")

@@ -563,6 +563,19 @@ async def rows_by_userapp(folder: Path, segment: SegmentRow) -> dict[int, int]:
         await connection.close()
 
 
+async def used_bytes(folder: Path, segment: SegmentRow) -> int:
+    """Bytes that a segment takes, whatever its log has beside them; 0 where its file is gone."""
+    path = segment_path(folder, segment.kind, segment.id)
+    if not await asyncio.to_thread(path.exists):
+        return 0
+    connection = await connect_readonly(path)
+    try:
+        row = await fetch_one(connection, "SELECT page_count*page_size FROM pragma_page_count, pragma_page_size")
+    finally:
+        await connection.close()
+    return int(row[0]) if row else 0
+
+
 async def newest_hot(main: Connection, folder: Path) -> int | None:
     """When the newest row in a hot segment was received (ms); None where there is none that can be read."""
     newest = []
