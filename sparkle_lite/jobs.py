@@ -370,7 +370,11 @@ class Housekeeping:
                 if len(shares) == 1:
                     await self._unlink([segment])
                     return True
-                gone = await self._rewrite(segment, without=userapp)
+                try:
+                    gone = await self._rewrite(segment, without=userapp)
+                except SparkleError as error:
+                    logger.error("nothing can be taken out of segment %d: %s", segment.id, error)
+                    continue
             logger.info("took %d rows of one application out of a segment", gone, extra={"segment": segment.id})
             return gone > 0
         return False

@@ -14,6 +14,7 @@ from sparkle_lite.db import accounts as store
 from sparkle_lite.db import segments, stamps
 from sparkle_lite.db.connection import Connection
 from sparkle_lite.db.database import Database, transacted
+from sparkle_lite.errors import SparkleError
 from sparkle_lite.texts import ENGLISH, Phrase, phrase
 from sparkle_lite.units import HOUR_MS, MINUTE_MS
 
@@ -86,9 +87,8 @@ class Timekeeping:
 
     async def note(self) -> None:
         """Write down the time that is believed, for the next start."""
-        at = self.clock.settled()
-        await self._keep(_KNOWN, at)
-        self._noted_at = at
+        self._noted_at = self.clock.settled()
+        await self._keep(_KNOWN, self._noted_at)
 
     async def accept(self, actor: Actor) -> None:
         """Take the machine's time as right at once. Raises SparkleError: forbidden."""
@@ -101,8 +101,15 @@ class Timekeeping:
         self.needs_mending = False
         await self._keep(_MEND, 0)
 
+    async def _keep(self, name: str, value: int) -> None:
+        try:
+            await self._store(name, value)
+        except SparkleError as error:
+            # A full disk stops neither a server nor its clock; the next start knows a little less.
+            logger.warning("what is known of the time could not be noted: %s", error)
+
     @transacted
-    async def _keep(self, connection: Connection, name: str, value: int) -> None:
+    async def _store(self, connection: Connection, name: str, value: int) -> None:
         await store.set_setting(connection, name, value)
 
     @property

@@ -420,6 +420,22 @@ def test_a_command_gives_links_that_a_server_takes_which_goes_by_a_later_time(
     assert server.request("GET", "/api/user/me", headers=bearer).status == 200
 
 
+async def test_the_next_start_takes_a_time_that_was_accepted_before_it(
+    serve: Serve, clock: SetClock, tmp_path: Path
+) -> None:
+    server = await serve()
+    await fill(server, clock)
+    await serve()
+    clock.turn(400 * DAY)
+    command = ["doctor", "accept-clock", "--config", str(tmp_path / "config.toml")]
+    assert await asyncio.to_thread(main, command) == 0
+    server = await serve()
+    assert said(server) == "ok"
+    await server.housekeeping.roll()
+    await server.housekeeping.apply_retention()
+    assert stored(server)[:3] == (0, 0, 0)
+
+
 def settings_of(server: RunningServer) -> set[str]:
     with opened(server.database) as connection:
         return {row[0] for row in connection.execute("SELECT name FROM setting")}

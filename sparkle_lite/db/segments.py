@@ -483,8 +483,11 @@ async def rewrite(
             ) or (0, 0, None, None)
         await _index(connection, segment.kind, rows)
         await _leave_log(connection)
-    finally:
+    except BaseException:
         await connection.close()
+        await asyncio.to_thread(remove_file, fresh)
+        raise
+    await connection.close()
     return segment._replace(
         state="indexed",
         rows=rows,
