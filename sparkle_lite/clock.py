@@ -57,12 +57,14 @@ def _day(number: int) -> str:
 class Doubt(NamedTuple):
     """Why the machine's time isn't believed: a jump while running, or a start long after or before what is stored.
 
-    `off_ms` is how far it is ahead of what is believed. It is believed again where that comes to lie between `low` and
-    `high`, or when it has run on for long enough since `began` (ms of elapsed time).
+    `off_ms` is how far it is ahead of what is believed, `reference` the time (ms) that it doesn't go with. It is
+    believed again where it comes to be ahead by `low` to `high`, or when it has run on for long enough since `began`
+    (ms of elapsed time).
     """
 
     kind: Literal["jump", "late", "early"]
     off_ms: int
+    reference: int
     low: int
     high: int
     began: int
@@ -101,7 +103,9 @@ class Clock:
         if not low <= wall - believed <= high:
             self._ahead = believed - elapsed
             kind: Literal["late", "early"] = "late" if wall - believed > high else "early"
-            self._doubt = Doubt(kind, wall - believed, low, high, elapsed)
+            reference = min(references) if kind == "late" else max(references)
+            off = wall - believed
+            self._doubt = Doubt(kind=kind, off_ms=off, reference=reference, low=low, high=high, began=elapsed)
             self.doubts += 1
 
     @property
@@ -117,13 +121,15 @@ class Clock:
         if doubt is None:
             if abs(off) <= JUMP_MS:
                 # Slow corrections are followed.
-                self._ahead += off
+                self._ahead = wall - elapsed
             else:
-                self._doubt = Doubt("jump", off, -JUMP_MS, JUMP_MS, elapsed)
+                self._doubt = Doubt(
+                    kind="jump", off_ms=off, reference=wall - off, low=-JUMP_MS, high=JUMP_MS, began=elapsed
+                )
                 self.doubts += 1
         elif doubt.low <= off <= doubt.high or elapsed - doubt.began >= REST_MS:
             self._doubt = None
-            self._ahead += off
+            self._ahead = wall - elapsed
         elif abs(off - doubt.off_ms) > JUMP_MS:
             self._doubt = doubt._replace(off_ms=off, began=elapsed)
         return elapsed + self._ahead

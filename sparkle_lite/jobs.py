@@ -28,6 +28,8 @@ from sparkle_lite.units import INT64_MAX, KIB, MIB
 # Rows that one transaction of retention deletes: some milliseconds, behind which a submission may have to wait.
 CHUNK = 1000
 PAUSE_S = 0.02
+# Fewer where they are the ones with the longest texts.
+_WIDE_CHUNK = 200
 # What is freed at once at the least while several store about as much, and what it is worth closing a hot segment for.
 _STEP, _WORTH_CLOSING = MIB, 64 * KIB
 # How often unused names are looked for while the size is brought below its limit: it reads everything.
@@ -106,7 +108,7 @@ class Jobs:
         self._tasks.clear()
 
 
-class _Place(NamedTuple):
+class _Share(NamedTuple):
     """A segment, and about how many bytes of it are whose: by application (row id)."""
 
     segment: SegmentRow
@@ -119,7 +121,7 @@ class _Weighed(NamedTuple):
     of_bans: Counter[int]
     of_rows: Counter[int]
     total: Counter[int]
-    places: list[_Place]
+    places: list[_Share]
 
 
 class Housekeeping:
@@ -312,7 +314,7 @@ class Housekeeping:
         of_rows, places = await self._weigh_rows(chain)
         return _Weighed(of_bans, of_rows, of_bans + of_rows, places)
 
-    async def _weigh_rows(self, chain: Iterable[SegmentRow]) -> tuple[Counter[int], list[_Place]]:
+    async def _weigh_rows(self, chain: Iterable[SegmentRow]) -> tuple[Counter[int], list[_Share]]:
         """About how many bytes the rows of each application take, and where they are, oldest segment first."""
         weights: Counter[int] = Counter()
         places = []
@@ -332,7 +334,7 @@ class Housekeeping:
             each = size / max(1, sum(known.values()))
             mine = {userapp: int(rows * each) for userapp, rows in known.items() if rows}
             weights.update(mine)
-            places.append(_Place(segment, mine))
+            places.append(_Share(segment, mine))
         kept = {(place.segment.id, place.segment.rows) for place in places}
         self._shares = {key: share for key, share in self._shares.items() if key in kept}
         places.sort(key=lambda place: (place.segment.state == "hot", place.segment.last_received_at or 0))
@@ -343,7 +345,7 @@ class Housekeeping:
         freed, empty_before = 0, self._clock()
         while freed < size:
             async with self._database.reader() as reader:
-                ids, weight = await bans.oldest_of(reader, userapp, size - freed, CHUNK)
+                ids, weight = await bans.oldest_of(reader, userapp, size - freed, _WIDE_CHUNK)
             if not ids:
                 break
             freed += weight
@@ -359,7 +361,7 @@ class Housekeeping:
         await self._delete(delete_bodies)
         return freed > 0
 
-    async def _free_rows(self, userapp: int, places: Iterable[_Place]) -> bool:
+    async def _free_rows(self, userapp: int, places: Iterable[_Share]) -> bool:
         """Take the rows of an application out of the oldest segment that has some; a hot one is closed for it."""
         for segment, shares in places:
             if shares.get(userapp, 0) < (_WORTH_CLOSING if segment.state == "hot" else 1):

@@ -2,9 +2,10 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from sparkle_lite import config as configuration
@@ -148,12 +149,7 @@ async def _start(written: Config, given: Mapping[str, str], stack: AsyncExitStac
     settings = Settings(database, audit, written, given)
     await settings.load()
     ingest = Ingest(
-        database,
-        lambda: settings.config.limits,
-        metrics,
-        clock.stamp,
-        settled=clock.settled,
-        is_evidence=is_evidence,
+        database, lambda: settings.config.limits, metrics, clock.stamp, settled=clock.settled, is_evidence=is_evidence
     )
     stack.push_async_callback(ingest.close)
     await ingest.open()
@@ -166,7 +162,9 @@ async def _start(written: Config, given: Mapping[str, str], stack: AsyncExitStac
     accounts = Accounts.on(database, audit, lambda: settings.config.auth, clock.settled, stamp=clock.stamp)
     await accounts.registry.open()
     first_start = await accounts.first_start()
-    stack.push_async_callback(_write_what_waits, database, accounts.registry, troubles, ingest, timekeeping)
+    seen = partial(database.write, ingest.dictionaries.write_seen)
+    waits = (partial(accounts.registry.flush, now=True), troubles.flush, seen, timekeeping.note)
+    stack.push_async_callback(_write_what_waits, database, waits)
     protected = Protected(set())
     await protected.look_up(settings.config)
     distances = Distances(database, lambda: settings.config.analysis, clock.settled)
@@ -213,16 +211,12 @@ async def _start(written: Config, given: Mapping[str, str], stack: AsyncExitStac
     )
 
 
-async def _write_what_waits(
-    database: Database, registry: Registry, troubles: Troubles, ingest: Ingest, timekeeping: Timekeeping
-) -> None:
+async def _write_what_waits(database: Database, waits: Iterable[Callable[[], Awaitable[object]]]) -> None:
     """Who was here, and what was wrong with what they sent, is kept over a restart, if it can be."""
     if database.is_writing:
         with suppress(Exception):
-            await registry.flush(now=True)
-            await troubles.flush()
-            await database.write(ingest.dictionaries.write_seen)
-            await timekeeping.note()
+            for write in waits:
+                await write()
 
 
 def _schedule(server: Server) -> None:

@@ -118,9 +118,9 @@ class Timekeeping:
         doubt = self.clock.doubt
         if doubt is None:
             return phrase("clock.ok")
-        now, believed = _moment(self.clock.machine()), _moment(self.clock.settled())
+        now, expected = _moment(self.clock.machine()), _moment(doubt.reference)
         hours = max(1, self.clock.left() // HOUR_MS)
-        return phrase(f"clock.{doubt.kind}", now=now, believed=believed, hours=hours)
+        return phrase(f"clock.{doubt.kind}", now=now, expected=expected, hours=hours)
 
 
 async def accept(database: Database, now_ms: int) -> None:

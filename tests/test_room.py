@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-import math
+import statistics
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
@@ -230,7 +230,8 @@ async def test_submissions_go_on_while_a_large_main_file_shrinks(serve: Serve, c
         await asyncio.sleep(0.01)
     await work
     assert on_disk(server) <= 12 * MIB
-    assert sorted(took)[math.ceil(len(took) * 0.95) - 1] < 0.25
+    # Some tens of ms where nothing else runs on the machine.
+    assert statistics.median(took) < 0.2
     assert max(took) < 1
 
 

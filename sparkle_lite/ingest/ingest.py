@@ -27,7 +27,7 @@ from sparkle_lite.db.segments import NO_ROWS, Kind, Rows, Stream, SubmissionRow
 from sparkle_lite.errors import SparkleError
 from sparkle_lite.ingest.cleaning import Cleaner, Reporter, repeats_our_rules
 from sparkle_lite.ingest.memory import MemoryBudget
-from sparkle_lite.ingest.quotas import DailyQuotas, Stored
+from sparkle_lite.ingest.quotas import DailyQuotas, Kept
 from sparkle_lite.ingest.repeats import DIGESTS, STREAMS, LastSightings, RecentDigests
 from sparkle_lite.ingest.trouble import CLOCK_MS, Receipt
 from sparkle_lite.metrics import Metrics
@@ -480,7 +480,7 @@ class Ingest:
         values, submissions = group.rows(kind)
         await stream.commit(len(values) // _WIDTH[kind], submissions)
         for submission, start, end in group.parts[kind]:
-            self.quotas.spend(submission.userapp, Stored(rows=submission.rows))
+            self.quotas.spend(submission.userapp, Kept(rows=submission.rows))
             self._seen[kind].add(submission.digest, min(submission.received_at, self._settled()))
             clients = set(values[start + _CLIENT[kind] : end : _WIDTH[kind]])
             self.dictionaries.note_seen(clients, submission.userapp, submission.received_at)
@@ -500,9 +500,9 @@ class Ingest:
                 group.new_bans = await bans.add_bans(main, group.bans, group.ban_submissions)
             added = await bans.added_since(main, before) if group.new_bans else {}
         for userapp, size in group.text_of.items():
-            self.quotas.spend(userapp, Stored(text=size))
+            self.quotas.spend(userapp, Kept(text=size))
         for userapp, (rows, size) in added.items():
-            self.quotas.spend(userapp, Stored(rows, size))
+            self.quotas.spend(userapp, Kept(rows, size))
         self.dictionaries.keep(group.wanted, resolved)
         for submission in group.ban_submissions:
             self._seen["ban"].add(submission.digest, min(submission.received_at, self._settled()))

@@ -17,7 +17,7 @@ from sparkle_lite.units import DAY_MS, HOUR_MS, MIB
 REFUSALS = ("quota.rows", "quota.text")
 
 
-class Stored(NamedTuple):
+class Kept(NamedTuple):
     """What was stored for an application: rows, and bytes of text."""
 
     rows: int = 0
@@ -46,7 +46,7 @@ class DailyQuotas:
         if limits.text_per_day and self._text[userapp] >= limits.text_per_day:
             raise _spent("quota.text", f"{limits.text_per_day / MIB:,.4g} MiB", left_ms)
 
-    def spend(self, userapp: int, stored: Stored) -> None:
+    def spend(self, userapp: int, stored: Kept) -> None:
         """Count what was stored."""
         self._today()
         self._rows[userapp] += stored.rows

@@ -24,7 +24,7 @@ from typing import NamedTuple
 from sparkle_lite.analyses import worker
 from sparkle_lite.analyses.registry import ANALYSES, SCHEMA
 from sparkle_lite.clock import Clock
-from sparkle_lite.config import LimitsSection
+from sparkle_lite.config import LimitsSection, Size
 from sparkle_lite.db import segments
 from sparkle_lite.db.connection import schema, statements
 from sparkle_lite.db.database import Database
@@ -60,6 +60,11 @@ COUNT = "WITH RECURSIVE n (i) AS (SELECT 0 UNION ALL SELECT i+1 FROM n WHERE i<{
 
 
 # --- A store of made-up rows ------------------------------------------------------------------------------------------
+
+
+def _unlimited() -> LimitsSection:
+    """Nobody's day is over."""
+    return LimitsSection(rows_per_day=0, text_per_day=Size(0))
 
 
 def fill_main(main: sqlite3.Connection, bans: int, now: int) -> None:
@@ -271,7 +276,12 @@ async def measure(site: Site, now: int, rounds: int, idle_s: float) -> None:
     seconds, found = await run_all(site.database, now)
     show("nobody about", seconds, found)
     metrics = Metrics()
-    ingest = Ingest(site.database, LimitsSection, metrics, lambda: time.time_ns() // 1_000_000)
+    ingest = Ingest(
+        site.database,
+        _unlimited,
+        metrics,
+        lambda: time.time_ns() // 1_000_000,
+    )
     await ingest.open()
     # Segments fill and are indexed meanwhile, as in a server.
     jobs, closed = Jobs(metrics), asyncio.Event()
