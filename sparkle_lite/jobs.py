@@ -190,7 +190,7 @@ class Housekeeping:
 
     async def _mend(self) -> None:
         """Bring what was stamped by a clock that was ahead to now, so that it is kept and deleted like all else."""
-        now = self._clock()
+        now, doubts = self._clock(), self._time.clock.doubts
         ahead = now + JUMP_MS
 
         async def mend_hot(_: Connection) -> None:
@@ -209,7 +209,7 @@ class Housekeeping:
                     logger.error("segment %d keeps times that are yet to come: %s", segment.id, error)
         await self._delete(lambda main: stamps.mend_bans(main, now, ahead, CHUNK))
         await self._database.write(lambda main: stamps.mend(main, now, ahead))
-        await self._time.mended()
+        await self._time.mended(doubts)
         logger.info("brought back what was stamped ahead", extra={"segments": len(late)})
 
     async def _rewrite(self, segment: SegmentRow, *, without: int | None = None, until: int = INT64_MAX) -> int:

@@ -96,10 +96,11 @@ class Timekeeping:
         self.clock.accept()
         await self._tell()
 
-    async def mended(self) -> None:
-        """What was stamped ahead has been brought back."""
-        self.needs_mending = False
-        await self._keep(_MEND, 0)
+    async def mended(self, doubts: int) -> None:
+        """What was stamped ahead has been brought back, up to when the clock was doubted for the last time then."""
+        if self.clock.doubts == doubts:
+            self.needs_mending = False
+            await self._keep(_MEND, 0)
 
     async def _keep(self, name: str, value: int) -> None:
         try:

@@ -262,7 +262,7 @@ async def test_searches_go_on_while_segments_are_rewritten(
     await server.search.tidy()
 
 
-@pytest.mark.parametrize("step", ["announce", "replace", "enter"])
+@pytest.mark.parametrize("step", ["announce", "replace", "sync_folder", "enter"])
 async def test_a_crash_while_a_segment_is_replaced_costs_nothing(
     serve: Serve, clock: SetClock, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:

@@ -509,13 +509,14 @@ def discard_rewritten(folder: Path, segment: SegmentRow) -> None:
 
 
 async def announce(main: Connection, rewritten: SegmentRow) -> None:
-    """Note what a segment will hold when `replace` has been called, so that a crash in between does no harm."""
+    """Note that what `rewrite` made is whole: from here on it takes the segment's place, whatever crashes."""
     await main.execute("INSERT OR REPLACE INTO setting VALUES (?,?)", (_REWRITTEN, json.dumps(rewritten)))
 
 
 def replace(folder: Path, rewritten: SegmentRow) -> None:
     """Put a segment that was written anew in its place; who has the old file open reads on in that."""
     path, fresh = segment_path(folder, rewritten.kind, rewritten.id), _rewritten(folder, rewritten)
+    # A log of the old file would be taken for one of the new.
     for suffix in ("-wal", "-shm", "-journal"):
         path.with_name(path.name + suffix).unlink(missing_ok=True)
     fresh.replace(path)
@@ -541,15 +542,14 @@ async def enter(main: Connection, rewritten: SegmentRow) -> None:
 
 
 async def finish_rewriting(main: Connection, folder: Path) -> None:
-    """After a crash: enter the segment that was replaced already, and remove what was not to be any more."""
+    """After a crash: have a segment that was written anew take its place, and remove what was begun only."""
     row = await fetch_one(main, "SELECT value FROM setting WHERE name=?", (_REWRITTEN,))
     if row is not None:
         rewritten = SegmentRow(*json.loads(row[0]))
-        was_replaced = not await asyncio.to_thread(_rewritten(folder, rewritten).exists)
+        if await asyncio.to_thread(_rewritten(folder, rewritten).exists):
+            await asyncio.to_thread(replace, folder, rewritten)
         async with transaction(main):
-            if was_replaced:
-                await enter(main, rewritten)
-            await main.execute("DELETE FROM setting WHERE name=?", (_REWRITTEN,))
+            await enter(main, rewritten)
     for left in await asyncio.to_thread(lambda: list(folder.glob("*-????????.db.rewritten"))):
         await asyncio.to_thread(remove_file, left)
 
