@@ -120,7 +120,7 @@ class Timekeeping:
         if doubt is None:
             return phrase("clock.ok")
         now, expected = _moment(self.clock.machine()), _moment(doubt.reference)
-        hours = max(1, self.clock.left() // HOUR_MS)
+        hours = max(1, -(-self.clock.left() // HOUR_MS))
         return phrase(f"clock.{doubt.kind}", now=now, expected=expected, hours=hours)
 
 
