@@ -6,22 +6,36 @@ Every job is a named loop of its own that never overlaps with itself, is counted
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
 from functools import partial
 from typing import NamedTuple
 
-from sparkle_lite.config import Config
+from sparkle_lite.clock import JUMP_MS
+from sparkle_lite.config import Config, RetentionSection
 from sparkle_lite.db import accounts as account_rows
-from sparkle_lite.db import bans, retention, segments
-from sparkle_lite.db.connection import Connection
+from sparkle_lite.db import bans, retention, segments, stamps
+from sparkle_lite.db.connection import Connection, empty_log
 from sparkle_lite.db.database import Database
+from sparkle_lite.db.segments import SegmentRow
+from sparkle_lite.errors import SparkleError
 from sparkle_lite.ingest.ingest import Ingest
 from sparkle_lite.metrics import Metrics
+from sparkle_lite.timekeeping import Timekeeping
+from sparkle_lite.units import INT64_MAX, KIB, MIB
 
 # Rows that one transaction of retention deletes: some milliseconds, behind which a submission may have to wait.
 CHUNK = 1000
 PAUSE_S = 0.02
+# Fewer where they are the ones with the longest texts.
+_WIDE_CHUNK = 200
+# What is freed at once at the least while several store about as much, and what it is worth closing a hot segment for.
+_STEP, _WORTH_CLOSING = MIB, 64 * KIB
+# How often unused names are looked for while the size is brought below its limit: it reads everything.
+_COLLECTIONS = 3
+# What part of the limit is freed beyond it.
+_SLACK = 50
 
 logger = logging.getLogger("sparkle.jobs")
 
@@ -94,16 +108,37 @@ class Jobs:
         self._tasks.clear()
 
 
+class _Share(NamedTuple):
+    """A segment, and about how many bytes of it are whose: by application (row id)."""
+
+    segment: SegmentRow
+    shares: dict[int, int]
+
+
+class _Weighed(NamedTuple):
+    """About how many bytes each application (row id) stores: as bans, as rows of segments, and together."""
+
+    of_bans: Counter[int]
+    of_rows: Counter[int]
+    total: Counter[int]
+    places: list[_Share]
+
+
 class Housekeeping:
     """The jobs of the store; `measured` are the bytes stored, a minute ago at the latest."""
 
     def __init__(
-        self, database: Database, ingest: Ingest, config: Callable[[], Config], clock: Callable[[], int]
+        self, database: Database, ingest: Ingest, config: Callable[[], Config], timekeeping: Timekeeping
     ) -> None:
         self._database = database
         self._ingest = ingest
         self._config = config
-        self._clock = clock
+        self._time = timekeeping
+        self._clock = timekeeping.clock.settled
+        # Closed segments are changed by one job at a time.
+        self._changing = asyncio.Lock()
+        # How many rows of which application a closed segment has, by its id and rows.
+        self._shares: dict[tuple[int, int], dict[int, int]] = {}
         self.measured = 0
 
     async def roll(self) -> None:
@@ -120,16 +155,30 @@ class Housekeeping:
 
     async def index(self) -> None:
         """Index the closed segments, oldest first."""
-        async with self._database.reader() as reader:
-            closed = await segments.catalogue(reader, "state='closed'")
-        for segment in closed:
-            size = await segments.build_indexes(self._database.segment_folder, segment, self._database.synchronous)
-            if size is not None:
-                await self._database.write(partial(segments.mark_indexed, segment=segment.id, size=size))
+        async with self._changing:
+            async with self._database.reader() as reader:
+                closed = await segments.catalogue(reader, "state='closed'")
+            for segment in closed:
+                size = await segments.build_indexes(self._database.segment_folder, segment, self._database.synchronous)
+                if size is not None:
+                    await self._database.write(partial(segments.mark_indexed, segment=segment.id, size=size))
 
     async def apply_retention(self) -> None:
-        """Retention: what is older than configured, then what is more than the configured size."""
-        keep, now = self._config().retention, self._clock()
+        """Retention: what is older than configured, then what is more than the configured size.
+
+        While the clock isn't believed nothing is deleted for its age; afterwards what was stamped ahead is brought back
+        first.
+        """
+        keep = self._config().retention
+        if self._time.clock.doubt is None:
+            if self._time.needs_mending:
+                await self._mend()
+            await self._let_go_of_old(keep, self._clock())
+        await self._give_back_space()
+        if keep.max_database_size:
+            await self._shrink(keep.max_database_size)
+
+    async def _let_go_of_old(self, keep: RetentionSection, now: int) -> None:
         ages: dict[segments.Kind, int] = {"snapshot": keep.snapshots, "swarm": keep.swarms}
         for kind, age in ages.items():
             async with self._database.reader() as reader:
@@ -138,10 +187,49 @@ class Housekeeping:
         await self._delete(lambda main: bans.delete_old(main, now - keep.bans, CHUNK))
         await self._delete(lambda main: account_rows.delete_expired(main, now, now - keep.audit, CHUNK))
         await self._delete(lambda main: retention.delete_old_addresses(main, now - keep.addresses, CHUNK))
-        await self._give_back_space()
-        await self._shrink(keep.max_database_size)
 
-    async def _unlink(self, old: list[segments.SegmentRow]) -> None:
+    async def _mend(self) -> None:
+        """Bring what was stamped by a clock that was ahead to now, so that it is kept and deleted like all else."""
+        now, doubts = self._clock(), self._time.clock.doubts
+        ahead = now + JUMP_MS
+
+        async def mend_hot(_: Connection) -> None:
+            for stream in self._ingest.streams.values():
+                await stream.mend(now, ahead)
+
+        await self._database.write(mend_hot, alone=True)
+        async with self._changing:
+            async with self._database.reader() as reader:
+                late = await segments.catalogue(reader, "state<>'hot' AND last_received_at>?", (ahead,))
+            for segment in late:
+                try:
+                    await self._rewrite(segment, until=now)
+                except SparkleError as error:
+                    # It costs its own rows alone, and goes with those that follow it.
+                    logger.error("segment %d keeps times that are yet to come: %s", segment.id, error)
+        await self._delete(lambda main: stamps.mend_bans(main, now, ahead, CHUNK))
+        await self._database.write(lambda main: stamps.mend(main, now, ahead))
+        await self._time.mended(doubts)
+        logger.info("brought back what was stamped ahead", extra={"segments": len(late)})
+
+    async def _rewrite(self, segment: SegmentRow, *, without: int | None = None, until: int = INT64_MAX) -> int:
+        """Put a closed segment's rewritten form (segments.rewrite) in its place; how many rows are gone.
+
+        Where nothing is left, the segment goes. The lock of changes is held.
+        """
+        folder, database = self._database.segment_folder, self._database
+        fresh = await segments.rewrite(folder, segment, database.synchronous, without=without, until=until)
+        if not fresh.rows:
+            await self._unlink([segment])
+            await asyncio.to_thread(segments.discard_rewritten, folder, segment)
+            return segment.rows
+        await database.write(lambda main: segments.announce(main, fresh))
+        await asyncio.to_thread(segments.replace, folder, fresh)
+        await database.write(lambda main: segments.enter(main, fresh))
+        return segment.rows - fresh.rows
+
+    async def _unlink(self, old: list[SegmentRow]) -> None:
+        """Let whole segments go."""
         if old:
             await self._database.write(lambda main: segments.forget(main, old))
             await asyncio.to_thread(segments.unlink, self._database.segment_folder, old)
@@ -160,14 +248,150 @@ class Housekeeping:
         while await self._database.write(partial(bans.give_back_space, pages=CHUNK), alone=True):
             await asyncio.sleep(PAUSE_S)
 
+    # --- The limit of the size ----------------------------------------------------------------------------------------
+
     async def _shrink(self, limit: int) -> None:
-        while limit and await self.size() > limit:
+        """Let go of the oldest of whoever stores most until the whole is within the limit.
+
+        What is weighed is what is in use, so that space that is being given back costs nobody anything.
+        """
+        if await self.size() <= limit:
+            return
+        await self._empty_logs()
+        if await self.size() <= limit:
+            return
+        touched: set[int] = set()
+        # Some more than needed, or what comes in meanwhile would have to be met a few rows at a time.
+        limit -= limit // _SLACK
+        while (excess := await self._used() - limit) > 0:
+            weighed = await self._weigh()
+            userapp = next((each for each, _ in weighed.total.most_common()), None)
+            if userapp not in touched and 0 < len(touched) <= _COLLECTIONS:
+                # Before another one loses anything: torrents and names that only those had.
+                await self.collect()
+                excess = await self._used() - limit
+            if excess > 0 and not await self._free(excess, weighed, touched):
+                logger.warning("the database is larger than retention.max_database_size, and nothing more can go")
+                break
+        await self.collect()
+        await self._give_back_space()
+        await self._empty_logs()
+
+    async def _empty_logs(self) -> None:
+        async def command(main: Connection) -> None:
+            for connection in (main, *(stream.connection for stream in self._ingest.streams.values())):
+                await empty_log(connection)
+
+        await self._database.write(command, alone=True)
+
+    async def _used(self) -> int:
+        """Bytes in use: of the main database, and of all segments."""
+        async with self._database.reader() as reader:
+            used = await retention.stored_bytes(reader) + await bans.used_bytes(reader)
+        hot = [stream.hot for stream in self._ingest.streams.values() if stream.hot]
+        return used + sum([await segments.used_bytes(self._database.segment_folder, each) for each in hot])
+
+    async def _free(self, excess: int, weighed: _Weighed, touched: set[int]) -> bool:
+        """Let go of some of what the application has that stores most; whether there was anything."""
+        of_bans, of_rows, total, places = weighed
+        for place, (userapp, weight) in enumerate(ranked := total.most_common()):
+            touched.add(userapp)
+            following = ranked[place + 1][1] if place + 1 < len(ranked) else 0
+            # No more than until another one stores most.
+            step = min(excess, max(weight - following, _STEP))
+            if of_bans[userapp] >= of_rows[userapp]:
+                freed = await self._free_bans(userapp, step) or await self._free_rows(userapp, places)
+            else:
+                freed = await self._free_rows(userapp, places) or await self._free_bans(userapp, step)
+            if freed:
+                return True
+        return False
+
+    async def _weigh(self) -> _Weighed:
+        async with self._database.reader() as reader:
+            of_bans = Counter(await bans.weights(reader))
+            chain = await segments.catalogue(reader)
+        of_rows, places = await self._weigh_rows(chain)
+        return _Weighed(of_bans, of_rows, of_bans + of_rows, places)
+
+    async def _weigh_rows(self, chain: Iterable[SegmentRow]) -> tuple[Counter[int], list[_Share]]:
+        """About how many bytes the rows of each application take, and where they are, oldest segment first."""
+        weights: Counter[int] = Counter()
+        places = []
+        for segment in chain:
+            known = self._shares.get((segment.id, segment.rows))
+            if known is None:
+                try:
+                    known = await segments.rows_by_userapp(self._database.segment_folder, segment)
+                except SparkleError as error:
+                    logger.error("segment %d can't be weighed: %s", segment.id, error)
+                    continue
+            size = segment.bytes
+            if segment.state == "hot":
+                size = await segments.used_bytes(self._database.segment_folder, segment)
+            else:
+                self._shares[segment.id, segment.rows] = known
+            each = size / max(1, sum(known.values()))
+            mine = {userapp: int(rows * each) for userapp, rows in known.items() if rows}
+            weights.update(mine)
+            places.append(_Share(segment, mine))
+        kept = {(place.segment.id, place.segment.rows) for place in places}
+        self._shares = {key: share for key, share in self._shares.items() if key in kept}
+        places.sort(key=lambda place: (place.segment.state == "hot", place.segment.last_received_at or 0))
+        return weights, places
+
+    async def _free_bans(self, userapp: int, size: int) -> bool:
+        """Delete the first bans of an application that take about so many bytes, and bodies that nothing is left of."""
+        freed, empty_before = 0, self._clock()
+        while freed < size:
             async with self._database.reader() as reader:
-                oldest = await retention.oldest(reader, 1)
-            if not oldest:
-                logger.warning("the database is larger than retention.max_database_size and has no segment to let go")
-                return
-            await self._unlink(oldest)
+                ids, weight = await bans.oldest_of(reader, userapp, size - freed, _WIDE_CHUNK)
+            if not ids:
+                break
+            freed += weight
+            await self._database.write(partial(bans.delete, ids=ids))
+            await asyncio.sleep(PAUSE_S)
+
+        async def delete_bodies(main: Connection) -> int:
+            nonlocal freed
+            gone = await bans.delete_empty_bodies_of(main, userapp, empty_before, CHUNK)
+            freed += gone
+            return gone
+
+        await self._delete(delete_bodies)
+        return freed > 0
+
+    async def _free_rows(self, userapp: int, places: Iterable[_Share]) -> bool:
+        """Take the rows of an application out of the oldest segment that has some; a hot one is closed for it."""
+        for segment, shares in places:
+            if shares.get(userapp, 0) < (_WORTH_CLOSING if segment.state == "hot" else 1):
+                continue
+            if segment.state == "hot":
+                return await self._close(self._ingest.streams[segment.kind])
+            async with self._changing:
+                if len(shares) == 1:
+                    await self._unlink([segment])
+                    return True
+                try:
+                    gone = await self._rewrite(segment, without=userapp)
+                except SparkleError as error:
+                    logger.error("nothing can be taken out of segment %d: %s", segment.id, error)
+                    continue
+            logger.info("took %d rows of one application out of a segment", gone, extra={"segment": segment.id})
+            return gone > 0
+        return False
+
+    async def _close(self, stream: segments.Stream) -> bool:
+        """Close a hot segment, so that rows can be taken out of it."""
+
+        async def command(main: Connection) -> None:
+            await stream.roll(main, self._clock())
+            self._ingest.on_closed()
+
+        await self._database.write(command, alone=True)
+        return True
+
+    # --- Sizes --------------------------------------------------------------------------------------------------------
 
     async def measure(self) -> None:
         """Note how much is stored."""

@@ -2,9 +2,10 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from sparkle_lite import config as configuration
@@ -19,7 +20,7 @@ from sparkle_lite.accounts.users import Users
 from sparkle_lite.analyses.distances import Distances
 from sparkle_lite.analyses.evidence_table import is_evidence
 from sparkle_lite.analyses.runs import Runs
-from sparkle_lite.clock import now_ms
+from sparkle_lite.clock import Clock, elapsed_ms, now_ms
 from sparkle_lite.config import Config
 from sparkle_lite.db.database import AnnouncingDatabase, Database
 from sparkle_lite.db.overview import Overview
@@ -34,6 +35,8 @@ from sparkle_lite.rules.protected import Protected
 from sparkle_lite.rules.publisher import Publisher, Renderer
 from sparkle_lite.rules.reviews import Reviews
 from sparkle_lite.settings import Settings
+from sparkle_lite.texts import ENGLISH
+from sparkle_lite.timekeeping import Timekeeping
 from sparkle_lite.units import DAY_S, HOUR_S
 
 # How often to look for changes of another process.
@@ -51,6 +54,7 @@ class Server:
     need a restart.
     """
 
+    timekeeping: Timekeeping
     settings: Settings
     database: Database
     metrics: Metrics
@@ -111,6 +115,7 @@ class Server:
             "rules_held": len(self.publisher.published.held),
             "rules_failure": self.publisher.failure,
             "rules_waiting_for_review": sum(n for (_, state), n in self.publisher.counts.items() if state == "held"),
+            "clock": self.timekeeping.said.text(ENGLISH),
             "failing_jobs": dict(self.jobs.failed),
         }
 
@@ -137,28 +142,35 @@ async def _start(written: Config, given: Mapping[str, str], stack: AsyncExitStac
     database = Database(written.database.file, written.database.synchronous)
     await database.open(serve=True)
     stack.push_async_callback(database.close)
-    audit = Audit(database, now_ms)
+    timekeeping = Timekeeping(database, Clock(now_ms, elapsed_ms))
+    await timekeeping.open()
+    clock = timekeeping.clock
+    audit = Audit(database, clock.settled)
     settings = Settings(database, audit, written, given)
     await settings.load()
-    ingest = Ingest(database, lambda: settings.config.limits, metrics, now_ms, is_evidence=is_evidence)
+    ingest = Ingest(
+        database, lambda: settings.config.limits, metrics, clock.stamp, settled=clock.settled, is_evidence=is_evidence
+    )
     stack.push_async_callback(ingest.close)
     await ingest.open()
-    troubles = Troubles(database, now_ms)
+    troubles = Troubles(database, clock.settled)
     await troubles.load()
     search = Search(database, ingest.streams)
     stack.push_async_callback(search.close)
-    overview = Overview(database, ingest.streams, now_ms)
+    overview = Overview(database, ingest.streams, clock.settled)
     stack.push_async_callback(overview.close)
-    accounts = Accounts.on(database, audit, lambda: settings.config.auth, now_ms)
+    accounts = Accounts.on(database, audit, lambda: settings.config.auth, clock.settled, stamp=clock.stamp)
     await accounts.registry.open()
     first_start = await accounts.first_start()
-    stack.push_async_callback(_write_what_waits, database, accounts.registry, troubles, ingest)
+    seen = partial(database.write, ingest.dictionaries.write_seen)
+    waits = (partial(accounts.registry.flush, now=True), troubles.flush, seen, timekeeping.note)
+    stack.push_async_callback(_write_what_waits, database, waits)
     protected = Protected(set())
     await protected.look_up(settings.config)
-    distances = Distances(database, lambda: settings.config.analysis, now_ms)
+    distances = Distances(database, lambda: settings.config.analysis, clock.settled)
     stack.push_async_callback(distances.close)
     announcing = AnnouncingDatabase(database)
-    decisions = Decisions(announcing, audit, now_ms, protected)
+    decisions = Decisions(announcing, audit, clock.settled, protected)
     await decisions.sync(rules)
     renderer = Renderer(
         database=database,
@@ -166,12 +178,13 @@ async def _start(written: Config, given: Mapping[str, str], stack: AsyncExitStac
         decisions=decisions,
         protected=protected,
         config=lambda: settings.config,
-        clock=now_ms,
+        clock=clock.settled,
     )
     stack.push_async_callback(renderer.close)
     publisher = Publisher(renderer, rules, await renderer.render(rules))
     announcing.on_commit = publisher.publish_changes
     return Server(
+        timekeeping=timekeeping,
         settings=settings,
         database=database,
         metrics=metrics,
@@ -185,26 +198,25 @@ async def _start(written: Config, given: Mapping[str, str], stack: AsyncExitStac
         users=accounts.users,
         apps=accounts.apps,
         sessions=accounts.sessions,
-        reviews=Reviews(database, audit, now_ms),
+        reviews=Reviews(database, audit, clock.settled),
         protected=protected,
         decisions=decisions,
         publisher=publisher,
         distances=distances,
-        analyses=Runs(database, decisions, lambda: settings.config.analysis),
-        housekeeping=Housekeeping(database, ingest, lambda: settings.config, now_ms),
-        proof_of_work=ProofOfWork(now_ms),
+        analyses=Runs(database, decisions, lambda: settings.config.analysis, clock.settled),
+        housekeeping=Housekeeping(database, ingest, lambda: settings.config, timekeeping),
+        proof_of_work=ProofOfWork(clock.settled),
         analyse_soon=asyncio.Event(),
         first_start=first_start,
     )
 
 
-async def _write_what_waits(database: Database, registry: Registry, troubles: Troubles, ingest: Ingest) -> None:
+async def _write_what_waits(database: Database, waits: Iterable[Callable[[], Awaitable[object]]]) -> None:
     """Who was here, and what was wrong with what they sent, is kept over a restart, if it can be."""
     if database.is_writing:
         with suppress(Exception):
-            await registry.flush(now=True)
-            await troubles.flush()
-            await database.write(ingest.dictionaries.write_seen)
+            for write in waits:
+                await write()
 
 
 def _schedule(server: Server) -> None:
@@ -218,12 +230,13 @@ def _schedule(server: Server) -> None:
         await server.overview.tidy()
 
     jobs.schedule("notice", _NOTICE_S, server.registry.poll)
+    jobs.schedule("clock", _NOTICE_S, server.timekeeping.watch)
     jobs.schedule("access", 60, server.registry.flush)
     jobs.schedule("trouble", 1, server.troubles.flush)
     jobs.schedule("seen", 300, lambda: database.write(server.ingest.dictionaries.write_seen))
     jobs.schedule("roll", 60, house.roll)
     jobs.schedule("index", 300, house.index, first=0, wake=closed_segment)
-    jobs.schedule("retention", 600, house.apply_retention, first=20)
+    jobs.schedule("retention", 600, house.apply_retention, first=20, wake=server.timekeeping.settled)
     jobs.schedule("tidy", 60, tidy)
     jobs.schedule("activity", 600, server.overview.record, first=5)
     jobs.schedule("collect", DAY_S, house.collect, first=HOUR_S)

@@ -23,7 +23,7 @@ FLOORS = (
     {"config", "wire", "db"},
     {"accounts"},
     {"ingest", "rules"},
-    {"observations", "analyses", "settings", "jobs"},
+    {"observations", "analyses", "settings", "jobs", "timekeeping"},
     {"server"},
     {"http"},
     {"app"},

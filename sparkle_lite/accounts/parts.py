@@ -40,10 +40,19 @@ class Accounts:
 
     @classmethod
     def on(
-        cls, database: Database, audit: Audit, auth: Callable[[], AuthSection], clock: Callable[[], int]
+        cls,
+        database: Database,
+        audit: Audit,
+        auth: Callable[[], AuthSection],
+        clock: Callable[[], int],
+        *,
+        stamp: Callable[[], int] | None = None,
     ) -> "Accounts":
-        """The accounts in a database; `auth` gives the section of the configuration that holds now."""
-        registry = Registry(database, audit, auth, clock)
+        """The accounts in a database; `auth` gives the section of the configuration that holds now.
+
+        `stamp` is what visits are stamped with, where that is not the clock that everything else goes by.
+        """
+        registry = Registry(database, audit, auth, clock, stamp=stamp or clock)
         announcing = AnnouncingDatabase(database, registry.refresh)
         return cls(
             database=announcing,

@@ -45,12 +45,18 @@ class Registry:
     """The credentials and the visits of one server; a command that lets nobody in never opens it."""
 
     def __init__(
-        self, database: Database, audit: Audit, auth: Callable[[], AuthSection], clock: Callable[[], int]
+        self,
+        database: Database,
+        audit: Audit,
+        auth: Callable[[], AuthSection],
+        clock: Callable[[], int],
+        *,
+        stamp: Callable[[], int],
     ) -> None:
         self.database = database
         self._audit = audit
         self._auth = auth
-        self._clock = clock
+        self._clock, self._stamp = clock, stamp
         self._entries: dict[str, _Entry] = {}
         self._generation = 0
         self._version: int | None = None
@@ -204,7 +210,7 @@ class Registry:
         visits = self._visits.setdefault(userapp.id, {})
         if address not in visits and len(visits) >= store.ADDRESSES_PER_USERAPP:
             return False
-        visits[address] = Visit(userapp.id, self._clock(), address, user_agent[:USER_AGENT_LENGTH])
+        visits[address] = Visit(userapp.id, self._stamp(), address, user_agent[:USER_AGENT_LENGTH])
         if address in self._members:
             return False
         self._members.add(address)
@@ -212,7 +218,7 @@ class Registry:
 
     def record_user_visit(self, user: int) -> None:
         """Note that a user (row id) was here with a browser or a script."""
-        self._user_visits[user] = self._clock()
+        self._user_visits[user] = self._stamp()
 
     async def flush(self, *, now: bool = False) -> None:
         """Write who was here, at most once a minute unless `now`; a failed write is tried again next time."""

@@ -18,10 +18,17 @@ logger = logging.getLogger("sparkle.analyses")
 class Runs:
     """The analyses of one server or command, with the settings that are in effect."""
 
-    def __init__(self, database: Database, decisions: Decisions, settings: Callable[[], AnalysisSection]) -> None:
+    def __init__(
+        self,
+        database: Database,
+        decisions: Decisions,
+        settings: Callable[[], AnalysisSection],
+        clock: Callable[[], int] = now_ms,
+    ) -> None:
         self._database = database
         self._decisions = decisions
         self._settings = settings
+        self._clock = clock
 
     async def run(self, name: str, overrides: Mapping[str, str | int] | None = None, *, dry: bool = False) -> Plan:
         """Run one analysis and make its findings decisions; `dry`: only tell what would change.
@@ -32,7 +39,7 @@ class Runs:
         settings = self._settings()
         mode = parameters(name, settings, overrides).mode
         findings = []
-        at = now_ms()
+        at = self._clock()
         if mode != "off":
             findings = await worker.run(worker.order_of(name, self._database, settings, at, overrides))
         act = self._decisions.plan if dry else self._decisions.apply

@@ -180,6 +180,8 @@ class LimitsSection(msgspec.Struct, frozen=True, kw_only=True):
     max_inflated_size: Bytes = Size.parse("64MiB")
     max_rows_per_request: Annotated[int, between(1, 10_000_000)] = 50_000
     requests_per_minute: Annotated[int, between(0, 1_000_000_000)] = 600
+    rows_per_day: Annotated[int, between(0, 1_000_000_000_000)] = 5_000_000
+    text_per_day: Annotated[Size, between(Size(MIB), or_zero=True)] = Size.parse("256MiB")
     query_time: Patience = Duration.parse("3s")
     count_time: Patience = Duration.parse("1s")
     body_timeout: Patience = Duration.parse("60s")

@@ -11,6 +11,7 @@ What this can't tell: that two bans of one peer are two, where the first came in
 other; and that two reports are of one ban, where a clock was set back between them or another port is said.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Literal, TypedDict
 
@@ -86,6 +87,11 @@ REACH_MS = DAY_MS
 LASTS_MS = 30 * DAY_MS
 # A report so soon after the last one that was written down is not: a gap is measured so much too long at the most.
 PAUSE_MS = 5 * MINUTE_MS
+# What a ban takes beside its texts, with its indexes; and a body.
+_ROW_BYTES, _BODY_BYTES = 420, 120
+_TEXT_BYTES = "+".join(
+    f"ifnull(length(CAST({name} AS BLOB)), 0)" for name in ("rule", "description", "ban_unique_id", "structured_data")
+)
 # Bans of one peer in one torrent by one application that are looked at: more is no honest client.
 _ALIKE = 32
 
@@ -191,6 +197,57 @@ async def add_bans(connection: Connection, reports: Sequence[Report], submission
     return new
 
 
+async def last_ban(connection: Connection) -> int:
+    """The highest id of a ban."""
+    rows = await fetch_all(connection, "SELECT coalesce(max(id), 0) FROM ban")
+    return int(rows[0][0])
+
+
+async def added_since(connection: Connection, last: int) -> dict[int, tuple[int, int]]:
+    """Of the bans with a higher id, by application (row id): how many, and bytes of their texts."""
+    sql = f"SELECT userapp, count(*), sum({_TEXT_BYTES}) FROM ban WHERE id>? GROUP BY 1"
+    return {userapp: (rows, size) for userapp, rows, size in await fetch_all(connection, sql, (last,))}
+
+
+async def weights(connection: Connection) -> dict[int, int]:
+    """About how many bytes of the database the bans of each application (row id) take, with their bodies."""
+    found: Counter[int] = Counter()
+    for sql in (
+        f"SELECT userapp, count(*)*{_ROW_BYTES}+sum({_TEXT_BYTES}) FROM ban GROUP BY 1",
+        f"SELECT userapp, count(*)*{_BODY_BYTES} FROM submission GROUP BY 1",
+    ):
+        found.update(dict(await fetch_all(connection, sql)))
+    return dict(found)
+
+
+async def oldest_of(connection: Connection, userapp: int, size: int, limit: int) -> tuple[list[int], int]:
+    """The ids of the first bans of an application that take about so many bytes, at most `limit`, and the bytes."""
+    sql = f"SELECT id, {_ROW_BYTES}+{_TEXT_BYTES} FROM ban WHERE userapp=? ORDER BY id LIMIT ?"
+    ids: list[int] = []
+    weight = 0
+    for number, each in await fetch_all(connection, sql, (userapp, limit)):
+        if weight >= size:
+            break
+        ids.append(number)
+        weight += each
+    return ids, weight
+
+
+async def delete(connection: Connection, ids: Sequence[int]) -> None:
+    """Delete bans by their ids."""
+    await connection.executemany("DELETE FROM ban WHERE id=?", [(number,) for number in ids])
+
+
+async def delete_empty_bodies_of(connection: Connection, userapp: int, before_ms: int, limit: int) -> int:
+    """Delete some bodies of an application that no ban came in and that were received before; how many."""
+    cursor = await connection.execute(
+        "DELETE FROM submission WHERE id IN (SELECT s.id FROM submission s WHERE s.userapp=? AND s.received_at<?"
+        " AND NOT EXISTS (SELECT 1 FROM ban b WHERE b.received_at=s.received_at AND b.submission=s.id) LIMIT ?)",
+        (userapp, before_ms, limit),
+    )
+    return cursor.rowcount
+
+
 async def _execute_all(connection: Connection, sql: str, reports: Iterable[Report]) -> int:
     """Run a statement for each report; how many rows it wrote."""
     cursor = await connection.executemany(sql, list(reports))
@@ -220,6 +277,16 @@ async def delete_old(connection: Connection, before_ms: int, limit: int) -> int:
         (before_ms, limit),
     )
     return cursor.rowcount
+
+
+async def used_bytes(connection: Connection) -> int:
+    """Bytes of the main database that hold something, whatever its file has beside them yet."""
+    rows = await fetch_all(
+        connection,
+        "SELECT (SELECT page_count FROM pragma_page_count())-(SELECT freelist_count FROM pragma_freelist_count()),"
+        " (SELECT page_size FROM pragma_page_size())",
+    )
+    return int(rows[0][0]) * int(rows[0][1])
 
 
 async def give_back_space(connection: Connection, pages: int) -> bool:

@@ -92,12 +92,16 @@ def _create_private(path: Path) -> None:
         os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
     except FileExistsError:
         return
-    folder = os.open(path.parent, os.O_RDONLY)
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Have the names in a folder on the disk: a new file's must survive a power failure as well as its content."""
+    opened = os.open(folder, os.O_RDONLY)
     try:
-        # A new file's name must survive a power failure as well as its content.
-        os.fsync(folder)
+        os.fsync(opened)
     finally:
-        os.close(folder)
+        os.close(opened)
 
 
 @contextmanager
@@ -152,6 +156,15 @@ async def fetch_one(connection: Connection, sql: str, parameters: Sequence[Any] 
     """The first row of a query."""
     rows = await fetch_all(connection, sql, parameters)
     return rows[0] if rows else None
+
+
+async def empty_log(connection: Connection) -> None:
+    """Have a file as short as what it holds, and its log empty; who reads just now puts that off. No transaction."""
+    await fetch_all(connection, "PRAGMA busy_timeout=50")
+    try:
+        await fetch_all(connection, "PRAGMA wal_checkpoint(TRUNCATE)")
+    finally:
+        await fetch_all(connection, f"PRAGMA busy_timeout={BUSY_TIMEOUT_MS}")
 
 
 def schema(name: str) -> str:

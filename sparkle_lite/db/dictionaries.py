@@ -4,6 +4,7 @@ The row path asks the caches by what a client literally sent; only what is not i
 is new, added, a group of submissions at a time. Nothing here knows about HTTP or JSON.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Generic, NamedTuple, TypeVar
 
@@ -113,13 +114,13 @@ class Dictionary(Generic[K]):
         self._insert = insert
         self._row = row
 
-    async def resolve(self, main: Connection, wants: Wants[K], spend: Callable[[int], None]) -> dict[int, int]:
-        """Find or add every missing entry; real ids by stand-in. `spend` is told who added one."""
+    async def resolve(self, main: Connection, wants: Wants[K], spend: Callable[[int, int], None]) -> dict[int, int]:
+        """Find or add every missing entry; real ids by stand-in. `spend` is told who added one, and its bytes."""
         ids = await self._look_up(main, list(wants.missing))
         new = [(entry, missing) for entry, (_, missing) in wants.missing.items() if entry not in ids]
         if new:
-            for _, missing in new:
-                spend(missing.userapp)
+            for entry, missing in new:
+                spend(missing.userapp, sum(len(_bytes(part)) for part in entry if isinstance(part, str | bytes)))
             await main.executemany(self._insert, [self._row(entry, missing) for entry, missing in new])
             ids |= await self._look_up(main, [entry for entry, _ in new])
         return {stand_in: ids[entry] for entry, (stand_in, _) in wants.missing.items()}
@@ -156,6 +157,10 @@ class Dictionary(Generic[K]):
             for raw in missing.raw:
                 cache[raw] = number
         self.cache.rotate()
+
+
+def _bytes(text: str | bytes) -> bytes:
+    return text if isinstance(text, bytes) else text.encode("utf-8", "replace")
 
 
 def _torrent_row(entry: TorrentKey, _: Missing) -> Row:
@@ -223,15 +228,17 @@ class Dictionaries:
             self._spent, self._spent_day = {}, day
         return self._spent.get(userapp, 0) < DAILY_QUOTA
 
-    def _spend(self, userapp: int) -> None:
-        self._spent[userapp] = self._spent.get(userapp, 0) + 1
+    async def resolve(self, main: Connection, wanted: NeededEntries, text: Counter[int]) -> Resolved[dict[int, int]]:
+        """Find or add all missing entries of a group in the open transaction; counts bytes added by application."""
 
-    async def resolve(self, main: Connection, wanted: NeededEntries) -> Resolved[dict[int, int]]:
-        """Find or add all missing entries of a group in the open transaction."""
+        def spend(userapp: int, size: int) -> None:
+            self._spent[userapp] = self._spent.get(userapp, 0) + 1
+            text[userapp] += size
+
         return Resolved(
-            await self.torrents.resolve(main, wanted.torrents, self._spend),
-            await self.clients.resolve(main, wanted.clients, self._spend),
-            await self.labels.resolve(main, wanted.labels, self._spend),
+            await self.torrents.resolve(main, wanted.torrents, spend),
+            await self.clients.resolve(main, wanted.clients, spend),
+            await self.labels.resolve(main, wanted.labels, spend),
         )
 
     def keep(self, wanted: NeededEntries, resolved: Resolved[dict[int, int]]) -> None:

@@ -57,7 +57,9 @@ class Reader:
         self._closing = threading.Event()
         self._waiting = 0
         self._main: sqlite3.Connection | None = None
-        self._kept: dict[Path, sqlite3.Connection] = {}
+        # With the inode of each: a file may be written anew, and what was found to be current stays for a snapshot.
+        self._kept: dict[Path, tuple[sqlite3.Connection, int]] = {}
+        self._current: set[Path] = set()
         self._brief: dict[Path, sqlite3.Connection] = {}
         self._memory: sqlite3.Connection | None = None
         self._versions: dict[int, _Versions] = {}
@@ -84,7 +86,7 @@ class Reader:
     # --- On the thread ------------------------------------------------------------------------------------------------
 
     def _close(self) -> None:
-        for connection in (self._main, self._memory, *self._kept.values()):
+        for connection in (self._main, self._memory, *(each for each, _ in self._kept.values())):
             if connection is not None:
                 connection.close()
         self._main = self._memory = None
@@ -96,8 +98,8 @@ class Reader:
         for number in [number for number, one in self._versions.items() if one.asked_at < late]:
             with self.scratch() as memory:
                 memory.execute(f"DROP TABLE {self._versions.pop(number).table}")
-        for path in [path for path in self._kept if not path.exists()]:
-            self._kept.pop(path).close()
+        for path in [path for path, (_, inode) in self._kept.items() if _inode(path) != inode]:
+            self._kept.pop(path)[0].close()
 
     def until(self, milliseconds: int) -> None:
         """Allow the statements from now on so much time together; past it they are interrupted."""
@@ -121,6 +123,7 @@ class Reader:
             for connection in self._brief.values():
                 connection.close()
             self._brief.clear()
+            self._current.clear()
 
     def main(self, sql: str, values: Sequence[Any] = ()) -> list[Row]:
         """Rows of the main database; within a snapshot only."""
@@ -152,14 +155,19 @@ class Reader:
             if path not in self._brief:
                 self._brief[path] = self._open(f"{path.as_uri()}?mode=ro", path)
             return self._brief[path]
-        connection = self._kept.pop(path, None)
+        connection, inode = self._kept.pop(path, (None, 0))
+        if connection is not None and path not in self._current and _inode(path) != inode:
+            connection.close()
+            connection = None
         if connection is None:
+            inode = _inode(path)
             # Without a log beside it nothing changes the file any more, so it needs no locks.
             still = "" if path.with_name(path.name + "-wal").exists() else "&immutable=1"
             connection = self._open(f"{path.as_uri()}?mode=ro{still}", path)
-        self._kept[path] = connection
+        self._current.add(path)
+        self._kept[path] = connection, inode
         while len(self._kept) > _OPEN_SEGMENTS:
-            self._kept.pop(next(iter(self._kept))).close()
+            self._kept.pop(next(iter(self._kept)))[0].close()
         return connection
 
     def _open(self, name: str, path: Path | None = None, *, cache_kib: int = _CACHE_KIB) -> sqlite3.Connection:
@@ -317,6 +325,14 @@ class _Versions:
     table: str
     rows: int = 0
     asked_at: float = 0.0
+
+
+def _inode(path: Path) -> int:
+    """Which file a path names; 0 where it names none."""
+    try:
+        return path.stat().st_ino
+    except FileNotFoundError:
+        return 0
 
 
 def is_interrupted(error: sqlite3.OperationalError) -> bool:

@@ -22,12 +22,6 @@ async def expired(main: Connection, kind: Kind, before_ms: int) -> list[SegmentR
     return await segments.catalogue(main, "kind=? AND state<>'hot' AND last_received_at<?", (kind, before_ms))
 
 
-async def oldest(main: Connection, count: int) -> list[SegmentRow]:
-    """The segments with the oldest rows, of any kind; never a hot one."""
-    found = await segments.catalogue(main, "state<>'hot'")
-    return sorted(found, key=lambda segment: segment.last_received_at or 0)[:count]
-
-
 async def stored_bytes(main: Connection) -> int:
     """Bytes of all segments that are not written to any more."""
     row = await fetch_one(main, "SELECT coalesce(sum(bytes), 0) FROM segment WHERE state<>'hot'")

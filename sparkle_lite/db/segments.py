@@ -5,15 +5,19 @@ When it is full or old it is closed; its indexes are built in the background, an
 """
 
 import asyncio
+import json
 import logging
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+from sparkle_lite.clock import newest_of
 from sparkle_lite.db.connection import (
     Connection,
     Row,
     Synchronous,
+    absolute,
     connect,
     connect_readonly,
     fetch_all,
@@ -23,10 +27,11 @@ from sparkle_lite.db.connection import (
     roll_back,
     schema,
     statements,
+    sync_folder,
     transaction,
 )
 from sparkle_lite.errors import SparkleError
-from sparkle_lite.units import DAY_MS
+from sparkle_lite.units import DAY_MS, INT64_MAX
 
 Kind = Literal["snapshot", "swarm"]
 KINDS: tuple[Kind, ...] = ("snapshot", "swarm")
@@ -38,6 +43,8 @@ SEGMENT_AGE_MS = DAY_MS
 CHUNK_ROWS = (500, 50, 1)
 
 _LEAVE_TRIES = 25
+# Among the settings: what the segment holds that is being replaced.
+_REWRITTEN = "segment_rewritten"
 
 logger = logging.getLogger("sparkle.segments")
 
@@ -237,10 +244,22 @@ class Stream:
         return connection
 
     def is_full(self, now_ms: int) -> bool:
-        """Whether the hot segment should be closed: 250 thousand rows, or 24 hours since it was begun."""
+        """Whether the hot segment should be closed: 250 thousand rows, or 24 hours since it was begun.
+
+        One that was begun at a time that is yet to come was begun by a clock that was ahead.
+        """
         if self.hot is None:
             return False
-        return self.rows >= SEGMENT_ROWS or (self.rows > 0 and now_ms - self.hot.created_at >= SEGMENT_AGE_MS)
+        is_young = -SEGMENT_AGE_MS < now_ms - self.hot.created_at < SEGMENT_AGE_MS
+        return self.rows >= SEGMENT_ROWS or (self.rows > 0 and not is_young)
+
+    async def mend(self, now_ms: int, ahead_ms: int) -> None:
+        """Bring what the hot segment holds of bodies received beyond `ahead_ms` to now."""
+        if (self.last_received_at or 0) <= ahead_ms:
+            return
+        async with transaction(self.connection):
+            await self.connection.execute("UPDATE submission SET received_at=? WHERE received_at>?", (now_ms, ahead_ms))
+        await self._count()
 
     async def roll(self, main: Connection, now_ms: int) -> int | None:
         """Close the hot segment and begin the next; returns the closed one's id.
@@ -398,16 +417,20 @@ async def build_indexes(folder: Path, segment: SegmentRow, synchronous: Synchron
         return None
     connection = await connect(path, synchronous=synchronous, cache_kib=32768, create=False)
     try:
-        with refused("write"):
-            for statement in statements(schema(f"{segment.kind}_index.sql")):
-                await connection.execute(statement)
-            if segment.kind == "swarm":
-                await connection.execute(take_up_versions("version"), (1, segment.rows))
-            await fetch_all(connection, "PRAGMA wal_checkpoint(TRUNCATE)")
+        await _index(connection, segment.kind, segment.rows)
         await _leave_log(connection)
     finally:
         await connection.close()
     return file_size(path)
+
+
+async def _index(connection: Connection, kind: Kind, rows: int) -> None:
+    with refused("write"):
+        for statement in statements(schema(f"{kind}_index.sql")):
+            await connection.execute(statement)
+        if kind == "swarm":
+            await connection.execute(take_up_versions("version"), (1, rows))
+        await fetch_all(connection, "PRAGMA wal_checkpoint(TRUNCATE)")
 
 
 async def _leave_log(connection: Connection) -> None:
@@ -422,6 +445,151 @@ async def _leave_log(connection: Connection) -> None:
             return
         except SparkleError:
             await asyncio.sleep(0.2)
+
+
+async def rewrite(
+    folder: Path, segment: SegmentRow, synchronous: Synchronous, *, without: int | None = None, until: int = INT64_MAX
+) -> SegmentRow:
+    """Write a closed segment anew beside itself, indexed, and say what it holds then; `replace` puts it in its place.
+
+    It leaves out the bodies and rows of one application (`without`), and nothing in it was received after `until`.
+    The rows that stay keep their order and stand without a gap, as searches rely on.
+    """
+    path, fresh = segment_path(folder, segment.kind, segment.id), _rewritten(folder, segment)
+    await asyncio.to_thread(remove_file, fresh)
+    connection = await connect(fresh, synchronous=synchronous, cache_kib=32768)
+    names = ", ".join(_COLUMNS[segment.kind])
+    try:
+        await migrate(connection, fresh, segment.kind)
+        with refused("write"):
+            await connection.execute("ATTACH ? AS old", (f"{absolute(path).as_uri()}?mode=ro",))
+            async with transaction(connection):
+                await connection.execute(
+                    "INSERT INTO submission SELECT id, min(received_at, ?), userapp, address, populate_time, digest,"
+                    " rows, rejected FROM old.submission WHERE userapp IS NOT ?",
+                    (until, without),
+                )
+                await connection.execute(
+                    f"INSERT INTO {segment.kind} ({names}) SELECT {names} FROM old.{segment.kind} s"
+                    " WHERE submission IN (SELECT id FROM main.submission) ORDER BY s.id"
+                )
+            await connection.execute("DETACH old")
+            rows, submissions, first, last = (
+                await fetch_one(
+                    connection,
+                    f"SELECT (SELECT count(*) FROM {segment.kind}), count(*), min(received_at), max(received_at)"
+                    " FROM submission",
+                )
+            ) or (0, 0, None, None)
+        await _index(connection, segment.kind, rows)
+        await _leave_log(connection)
+    except BaseException:
+        await connection.close()
+        await asyncio.to_thread(remove_file, fresh)
+        raise
+    await connection.close()
+    return segment._replace(
+        state="indexed",
+        rows=rows,
+        submissions=submissions,
+        first_received_at=first,
+        last_received_at=last,
+        bytes=file_size(fresh),
+    )
+
+
+def _rewritten(folder: Path, segment: SegmentRow) -> Path:
+    path = segment_path(folder, segment.kind, segment.id)
+    return path.with_name(f"{path.name}.rewritten")
+
+
+def discard_rewritten(folder: Path, segment: SegmentRow) -> None:
+    """Remove what `rewrite` made."""
+    remove_file(_rewritten(folder, segment))
+
+
+async def announce(main: Connection, rewritten: SegmentRow) -> None:
+    """Note that what `rewrite` made is whole: from here on it takes the segment's place, whatever crashes."""
+    await main.execute("INSERT OR REPLACE INTO setting VALUES (?,?)", (_REWRITTEN, json.dumps(rewritten)))
+
+
+def replace(folder: Path, rewritten: SegmentRow) -> None:
+    """Put a segment that was written anew in its place; who has the old file open reads on in that."""
+    path, fresh = segment_path(folder, rewritten.kind, rewritten.id), _rewritten(folder, rewritten)
+    # A log of the old file would be taken for one of the new.
+    for suffix in ("-wal", "-shm", "-journal"):
+        path.with_name(path.name + suffix).unlink(missing_ok=True)
+    fresh.replace(path)
+    sync_folder(folder)
+
+
+async def enter(main: Connection, rewritten: SegmentRow) -> None:
+    """Write into the catalogue what a segment holds that was replaced."""
+    await main.execute(
+        "UPDATE segment SET state=?, rows=?, submissions=?, first_received_at=?, last_received_at=?, bytes=?"
+        " WHERE id=?",
+        (
+            rewritten.state,
+            rewritten.rows,
+            rewritten.submissions,
+            rewritten.first_received_at,
+            rewritten.last_received_at,
+            rewritten.bytes,
+            rewritten.id,
+        ),
+    )
+    await main.execute("DELETE FROM setting WHERE name=?", (_REWRITTEN,))
+
+
+async def finish_rewriting(main: Connection, folder: Path) -> None:
+    """After a crash: have a segment that was written anew take its place, and remove what was begun only."""
+    row = await fetch_one(main, "SELECT value FROM setting WHERE name=?", (_REWRITTEN,))
+    if row is not None:
+        rewritten = SegmentRow(*json.loads(row[0]))
+        if await asyncio.to_thread(_rewritten(folder, rewritten).exists):
+            await asyncio.to_thread(replace, folder, rewritten)
+        async with transaction(main):
+            await enter(main, rewritten)
+    for left in await asyncio.to_thread(lambda: list(folder.glob("*-????????.db.rewritten"))):
+        await asyncio.to_thread(remove_file, left)
+
+
+async def rows_by_userapp(folder: Path, segment: SegmentRow) -> dict[int, int]:
+    """How many rows of a segment each application (row id) sent; nothing where its file is gone."""
+    path = segment_path(folder, segment.kind, segment.id)
+    if not await asyncio.to_thread(path.exists):
+        return {}
+    connection = await connect_readonly(path)
+    try:
+        return dict(await fetch_all(connection, "SELECT userapp, sum(rows) FROM submission GROUP BY 1"))
+    finally:
+        await connection.close()
+
+
+async def used_bytes(folder: Path, segment: SegmentRow) -> int:
+    """Bytes that a segment takes, whatever its log has beside them; 0 where its file is gone."""
+    path = segment_path(folder, segment.kind, segment.id)
+    if not await asyncio.to_thread(path.exists):
+        return 0
+    connection = await connect_readonly(path)
+    try:
+        row = await fetch_one(connection, "SELECT page_count*page_size FROM pragma_page_count, pragma_page_size")
+    finally:
+        await connection.close()
+    return int(row[0]) if row else 0
+
+
+async def newest_hot(main: Connection, folder: Path) -> int | None:
+    """When the newest row in a hot segment was received (ms); None where there is none that can be read."""
+    newest = []
+    for segment in await catalogue(main, "state='hot'"):
+        with suppress(SparkleError):
+            connection = await connect_readonly(segment_path(folder, segment.kind, segment.id))
+            try:
+                newest += await fetch_all(connection, "SELECT max(received_at) FROM submission")
+            finally:
+                await connection.close()
+    return newest_of(row[0] for row in newest)
 
 
 async def mark_indexed(main: Connection, segment: int, size: int) -> None:

@@ -12,7 +12,6 @@ import msgspec
 from litestar.handlers import ASGIRouteHandler, asgi
 
 from sparkle_lite import net
-from sparkle_lite.clock import now_ms
 from sparkle_lite.config import Abilities
 from sparkle_lite.errors import SparkleError
 from sparkle_lite.http import widget
@@ -145,6 +144,7 @@ async def submit(call: Call) -> Reply:
 
 async def _store(call: Call) -> Outcome:
     limits, ingest, caller = call.server.config.limits, call.server.ingest, call.caller
+    ingest.quotas.require(caller.userapp.id)
     body = await _read_body(call, limits.max_body_size, limits.body_timeout / 1000)
     try:
         encoding = header(call.scope, b"content-encoding")
@@ -266,7 +266,7 @@ async def _report(call: Call) -> answers.IpQuery:
     except net.AddressError as error:
         raise SparkleError("bad_request", "address.not_single", why=error.said) from None
     server = call.server
-    asked = ip_report.AddressQuestion(address, call.caller.userapp.id, now_ms())
+    asked = ip_report.AddressQuestion(address, call.caller.userapp.id, server.timekeeping.clock.settled())
     return await ip_report.look_up(asked, server.decisions, server.search, server.config.limits)
 
 

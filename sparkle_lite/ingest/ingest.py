@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
+from sparkle_lite.clock import JUMP_MS
 from sparkle_lite.config import LimitsSection
 from sparkle_lite.db import bans, segments
 from sparkle_lite.db.connection import transaction
@@ -30,6 +31,7 @@ from sparkle_lite.db.segments import NO_ROWS, Kind, Rows, Stream, SubmissionRow
 from sparkle_lite.errors import SparkleError
 from sparkle_lite.ingest.cleaning import Cleaner, Reporter, repeats_our_rules
 from sparkle_lite.ingest.memory import MemoryBudget
+from sparkle_lite.ingest.quotas import DailyQuotas, Kept
 from sparkle_lite.ingest.reading import (
     LIGHT_BYTES,
     LIGHT_BYTES_OF_GREEDY,
@@ -93,12 +95,13 @@ class Submission:
 
     `ahead` may hold what it inflates to, which may be as much as `light` before it is read elsewhere; `read` are the
     rows and the digest of the body that a portion is of, and `number` the portion's, None for a whole one. It counts as
-    received when it is taken for a group: what stands later in a segment was received later.
+    received when it is taken for a group, at `received_at`; `settled_at` is the same where the clock is believed.
     """
 
     userapp: int
     address: bytes | None
     received_at: int = 0
+    settled_at: int = 0
     body: bytes = b""
     encoding: str = ""
     dialect: Dialect
@@ -168,6 +171,9 @@ class _Group:
         self.duplicates = self.duplicate_bodies = 0
         self.said: dict[int, int] = {}
         self.unchanged = 0
+        # By application: rows that are to be stored, and bytes of text that were.
+        self.rows_of: Counter[int] = Counter()
+        self.text_of: Counter[int] = Counter()
         self.digests: set[tuple[str, bytes]] = set()
 
     @property
@@ -207,13 +213,18 @@ class Ingest:
         metrics: Metrics,
         clock: Callable[[], int],
         *,
+        settled: Callable[[], int] | None = None,
         is_evidence: Callable[[str, str | None], bool] = lambda module, rule: True,
     ) -> None:
-        """`is_evidence` says of a ban's module and rule whether it counts for an analysis."""
+        """`clock` stamps what is received; `settled` is the time that is believed, where that is another.
+
+        `is_evidence` says of a ban's module and rule whether it counts for an analysis.
+        """
         self._database = database
         self._limits = limits
         self._metrics = metrics
         self._clock = clock
+        self._settled = settled or clock
         self._is_evidence = is_evidence
         self._inflater = ThreadPoolExecutor(1, thread_name_prefix="inflate")
         costs = Costs()
@@ -228,19 +239,22 @@ class Ingest:
         self._last_receipt = 0
         self.dictionaries = Dictionaries()
         self.streams = database.streams()
+        self.quotas = DailyQuotas(limits, self._settled)
         self.memory = MemoryBudget(limits().queue_size, lambda: limits().max_body_size)
         self.on_closed: Callable[[], None] = lambda: None
 
     async def open(self) -> None:
         """Take up the hot segments and the digests of the last 24 hours, and begin to write."""
-        database, now = self._database, self._clock()
+        database, now = self._database, self._settled()
+        await segments.finish_rewriting(database.main, database.segment_folder)
         await segments.reconcile(database.main, database.segment_folder)
         for kind, stream in self.streams.items():
             await stream.open(database.main, now)
             for at, digest in await stream.recent_digests(database.main, now - DAY_MS, DIGESTS):
-                self._seen[kind].add(digest, at)
+                # What was stamped ahead came by now; an hour to come would push the others out.
+                self._seen[kind].add(digest, min(at, now))
         for at, digest in await bans.recent_digests(database.main, now - DAY_MS, DIGESTS):
-            self._seen["ban"].add(digest, at)
+            self._seen["ban"].add(digest, min(at, now))
         self._last_ban_submission = await bans.last_submission(database.main)
         database.start_writing(self._store, lambda job: job.weight, self._turns)
 
@@ -257,7 +271,8 @@ class Ingest:
     ) -> Outcome:
         """Store a body; returns when it is committed.
 
-        Raises SparkleError for a body that isn't readable, or when the database can't be written.
+        Raises SparkleError for a body that isn't readable, beyond the sender's daily share, or when the database can't
+        be written.
         """
         light = LIGHT_BYTES_OF_GREEDY if self._costs.takes_too_much(userapp) else LIGHT_BYTES
         if not looks_large(body, light):
@@ -352,6 +367,7 @@ class Ingest:
             number, began = len(group.jobs), time.thread_time()
             group.jobs.append(job)
             try:
+                self.quotas.require(job.userapp, group.rows_of[job.userapp])
                 batch, digest = job.read or self._decoded(group, job, limits.max_rows_per_request)
                 if job.number is not None:
                     digest = _digest_of_portion(digest, job.number)
@@ -383,7 +399,7 @@ class Ingest:
         group.inflated += len(data)
         group.costs[job.userapp] += _BYTE_S * len(data)
         batch = decode(data, max_rows, offsets_add=job.dialect.traits.offsets_add, cut_off=cut_off, patient=False)
-        if batch.rows > PORTION_ROWS and self._was_in_portions(digest, job.received_at):
+        if batch.rows > PORTION_ROWS and self._was_in_portions(digest, job.settled_at):
             raise Laborious
         return batch, digest
 
@@ -425,6 +441,7 @@ class Ingest:
         number, batch = self._last_ban_submission, body.batch
         made = group.clean.bans(body.who, batch.bans, number, batch.populate_time, body.rejected)
         group.bans += made
+        group.rows_of[body.job.userapp] += len(made)
         group.reported_bans += len(made)
         group.ban_submissions.append(body.submission(number, kept=len(made), sent=len(batch.bans)))
         return len(made)
@@ -444,6 +461,7 @@ class Ingest:
             sent, made = len(batch.snapshots), group.clean.snapshots(who, changed, number, rejected)
             group.said |= said
         kept = len(made) // _WIDTH[kind]
+        group.rows_of[who.userapp] += kept
         unchanged = sent - kept - (rejected.total() - dropped)
         group.unchanged += unchanged
         submission = body.submission(number, kept=kept, sent=sent - unchanged)
@@ -455,7 +473,7 @@ class Ingest:
     def _is_duplicate(self, group: _Group, stream: str, body: _Decoded) -> bool:
         digest, whole = body.digest, body.job.read.digest if body.job.read else body.digest
         for each in {digest, whole}:
-            if (stream, each) in group.digests or self._seen[stream].has(each, body.job.received_at):
+            if (stream, each) in group.digests or self._seen[stream].has(each, body.job.settled_at):
                 group.duplicates += 1
                 # A body that comes in portions is one body.
                 group.duplicate_bodies += not body.job.number
@@ -475,9 +493,13 @@ class Ingest:
         wanted = NeededEntries()
         group = _Group(jobs, Cleaner(self.dictionaries, wanted), wanted)
         # Never backwards, whatever the clock does.
-        self._last_receipt = max(self._last_receipt, self._clock())
+        now, settled = self._clock(), self._settled()
+        if now > self._last_receipt or self._last_receipt - now > JUMP_MS:
+            # Not backwards by the little that a clock is corrected: what stands later in a segment was received later.
+            # A clock that was ahead and is so no more is followed, or all would be stamped ahead for ever.
+            self._last_receipt = now
         for job in jobs:
-            job.received_at = self._last_receipt
+            job.received_at, job.settled_at = self._last_receipt, settled
         try:
             await self._write(group)
         except SparkleError as error:
@@ -561,25 +583,32 @@ class Ingest:
         values, submissions = group.rows(kind)
         await stream.commit(len(values) // _WIDTH[kind], submissions)
         for submission, start, end in group.parts[kind]:
-            self._seen[kind].add(submission.digest, submission.received_at)
+            self.quotas.spend(submission.userapp, Kept(rows=submission.rows))
+            self._seen[kind].add(submission.digest, min(submission.received_at, self._settled()))
             clients = set(values[start + _CLIENT[kind] : end : _WIDTH[kind]])
             self.dictionaries.note_seen(clients, submission.userapp, submission.received_at)
         if kind == "snapshot":
             self._last_sightings.keep(group.said)
-        if stream.is_full(self._clock()):
-            await stream.roll(self._database.main, self._clock())
+        if stream.is_full(self._settled()):
+            await stream.roll(self._database.main, self._settled())
             self.on_closed()
 
     async def _write_main(self, group: _Group) -> None:
         """Commit dictionary entries and bans; afterwards the group's values hold real ids."""
         async with transaction(self._database.main) as main:
-            resolved = await self.dictionaries.resolve(main, group.wanted)
+            before = await bans.last_ban(main)
+            resolved = await self.dictionaries.resolve(main, group.wanted, group.text_of)
             _put_ids(group, resolved)
             if group.ban_submissions:
                 group.new_bans = await bans.add_bans(main, group.bans, group.ban_submissions)
+            added = await bans.added_since(main, before) if group.new_bans else {}
+        for userapp, size in group.text_of.items():
+            self.quotas.spend(userapp, Kept(text=size))
+        for userapp, (rows, size) in added.items():
+            self.quotas.spend(userapp, Kept(rows, size))
         self.dictionaries.keep(group.wanted, resolved)
         for submission in group.ban_submissions:
-            self._seen["ban"].add(submission.digest, submission.received_at)
+            self._seen["ban"].add(submission.digest, min(submission.received_at, self._settled()))
         for report in group.bans:
             self.dictionaries.note_seen((report["client"],), report["userapp"], report["received_at"])
 

@@ -19,6 +19,7 @@ from sparkle_lite.db.database import Database, transacted
 from sparkle_lite.db.dictionaries import DAILY_QUOTA
 from sparkle_lite.db.troubles import TroubleRow
 from sparkle_lite.errors import Code, SparkleError
+from sparkle_lite.ingest import quotas
 from sparkle_lite.ingest.trouble_sentences import Details, join, sentence
 from sparkle_lite.texts import ENGLISH, Phrase
 from sparkle_lite.units import DAY_MS, HOUR_MS
@@ -161,8 +162,8 @@ class Troubles:
             self._log(userapp)
 
     def refused(self, userapp: Userapp, name: ListName, error: SparkleError) -> None:
-        """Note that a body could not be read."""
-        if error.code in _REFUSALS:
+        """Note that a body could not be read, or came beyond the day's share."""
+        if error.code in _REFUSALS or error.said.key in quotas.REFUSALS:
             said = {"key": error.said.key, "values": error.said.values}
             self._note(userapp.id, name, Diagnosis("refused", {"list": name, "reason": error.code, **said}))
             self._log(userapp)

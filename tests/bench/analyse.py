@@ -23,13 +23,15 @@ from typing import NamedTuple
 
 from sparkle_lite.analyses import worker
 from sparkle_lite.analyses.registry import ANALYSES, SCHEMA
-from sparkle_lite.config import LimitsSection
+from sparkle_lite.clock import Clock
+from sparkle_lite.config import LimitsSection, Size
 from sparkle_lite.db import segments
 from sparkle_lite.db.connection import schema, statements
 from sparkle_lite.db.database import Database
 from sparkle_lite.ingest.ingest import Ingest
 from sparkle_lite.jobs import Housekeeping, Jobs
 from sparkle_lite.metrics import Metrics
+from sparkle_lite.timekeeping import Timekeeping
 from sparkle_lite.wire.dialect import detect
 from tests.bench import load
 
@@ -58,6 +60,11 @@ COUNT = "WITH RECURSIVE n (i) AS (SELECT 0 UNION ALL SELECT i+1 FROM n WHERE i<{
 
 
 # --- A store of made-up rows ------------------------------------------------------------------------------------------
+
+
+def _unlimited() -> LimitsSection:
+    """Nobody's day is over."""
+    return LimitsSection(rows_per_day=0, text_per_day=Size(0))
 
 
 def fill_main(main: sqlite3.Connection, bans: int, now: int) -> None:
@@ -269,12 +276,17 @@ async def measure(site: Site, now: int, rounds: int, idle_s: float) -> None:
     seconds, found = await run_all(site.database, now)
     show("nobody about", seconds, found)
     metrics = Metrics()
-    ingest = Ingest(site.database, LimitsSection, metrics, lambda: time.time_ns() // 1_000_000)
+    ingest = Ingest(
+        site.database,
+        _unlimited,
+        metrics,
+        lambda: time.time_ns() // 1_000_000,
+    )
     await ingest.open()
     # Segments fill and are indexed meanwhile, as in a server.
     jobs, closed = Jobs(metrics), asyncio.Event()
     ingest.on_closed = closed.set
-    house = Housekeeping(site.database, ingest, SCHEMA, lambda: time.time_ns() // 1_000_000)
+    house = Housekeeping(site.database, ingest, SCHEMA, Timekeeping(site.database, Clock()))
     jobs.schedule("index", 300, house.index, first=0, wake=closed)
     phases: list[Phase] = []
     try:

@@ -297,7 +297,8 @@ class Site:
         self.log = folder / "log"
         self.config = folder / "config.toml"
         self.config.write_text(
-            '[database]\npath = "sparkle.db"\n[limits]\nrequests_per_minute = 0\n[retention]\nsnapshots = "30d"\n'
+            '[database]\npath = "sparkle.db"\n[limits]\nrequests_per_minute = 0\n'
+            'rows_per_day = 0\ntext_per_day = "0"\n[retention]\nsnapshots = "30d"\n'
         )
         self.credentials: list[tuple[str, str]] = []
 

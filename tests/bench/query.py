@@ -24,7 +24,7 @@ from typing import Any, NamedTuple, cast
 import msgspec
 
 from sparkle_lite import net
-from sparkle_lite.config import LimitsSection
+from sparkle_lite.config import LimitsSection, Size
 from sparkle_lite.db import bans, segments
 from sparkle_lite.db.database import Database
 from sparkle_lite.db.search import Search
@@ -50,6 +50,11 @@ MODULES = ("ProgressCheatBlocker", "PeerIdBlacklist", "ClientNameBlacklist", "Mu
 
 
 # --- Filling ----------------------------------------------------------------------------------------------------------
+
+
+def _unlimited() -> LimitsSection:
+    """Nobody's day is over."""
+    return LimitsSection(rows_per_day=0, text_per_day=Size(0))
 
 
 def fill_dictionaries(path: Path, now: int = NOW) -> None:
@@ -442,7 +447,12 @@ async def run(millions: float, folder: Path) -> None:
     rows = int(millions * 1_000_000)
     database = Database(folder / "sparkle.db", "normal")
     await database.open(serve=True)
-    ingest = Ingest(database, LimitsSection, Metrics(), lambda: NOW + time.monotonic_ns() // 1_000_000)
+    ingest = Ingest(
+        database,
+        _unlimited,
+        Metrics(),
+        lambda: NOW + time.monotonic_ns() // 1_000_000,
+    )
     search = Search(database, ingest.streams)
     head = f"{'p50':>9}{'p95':>9}{'p99':>9}{'rows':>8}"
     try:

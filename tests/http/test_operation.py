@@ -377,7 +377,9 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     made = Clock()
+    # What passes is what the clock says, so that it never jumps.
     monkeypatch.setattr(sparkle_lite.server, "now_ms", made)
+    monkeypatch.setattr(sparkle_lite.server, "elapsed_ms", made)
     return made
 
 

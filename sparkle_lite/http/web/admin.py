@@ -255,6 +255,8 @@ async def _settings_page(
         jobs=sorted(server.jobs.periods.items()),
         runs=server.jobs.runs,
         state=server.readiness(),
+        clock=server.timekeeping.said,
+        clock_is_doubted=server.timekeeping.clock.doubt is not None,
     )
 
 
@@ -270,6 +272,13 @@ async def reload(request: AnyRequest, server: Injected[Server]) -> Page:
     return await _settings_page(request, server, stay=stay) if stay else see_other("/admin/settings", done="reloaded")
 
 
+@post("/admin/settings/clock", status_code=303, guards=ADMINS)
+async def accept_clock(server: Injected[Server], me: Injected[SignedIn]) -> Page:
+    """Take the machine's time as right."""
+    await server.timekeeping.accept(me.actor)
+    return see_other("/admin/settings", done="clock_accepted")
+
+
 @post("/admin/settings/preset", status_code=303, guards=ADMINS)
 async def set_preset(server: Injected[Server], me: Injected[SignedIn], form: Injected[PostedForm]) -> Page:
     """Choose how large the circle is."""
@@ -280,5 +289,5 @@ async def set_preset(server: Injected[Server], me: Injected[SignedIn], form: Inj
 HANDLERS = (
     *(list_users, add_user, show_user, set_role, ban_user, unban_user, sign_out, login_link),
     audit,
-    *(settings, reload, set_preset),
+    *(settings, reload, accept_clock, set_preset),
 )

@@ -117,7 +117,7 @@ async def _stranger_page(request: AnyRequest, server: Server, network: Network, 
 
 async def _member_page(request: AnyRequest, server: Server, network: Network, me: SignedIn) -> Page:
     subject = str(network)
-    now = now_ms()
+    now = server.timekeeping.clock.settled()
     why, bans, recent = await asyncio.gather(
         server.decisions.why(network),
         ban_days(server.database, network.address, now - DAYS * DAY_MS),
