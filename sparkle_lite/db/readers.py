@@ -263,16 +263,28 @@ class ReaderPool:
         self._asked[who] += 1
         try:
             reader = await self._reader(who, is_further=before >= AT_ONCE)
-            started = time.monotonic()
-            try:
-                return await reader.run(function)
-            finally:
-                self._costs.charge(who, time.monotonic() - started)
-                self._give_back(who, reader)
-        finally:
-            self._asked[who] -= 1
-            if not self._asked[who]:
-                del self._asked[who]
+        except BaseException:
+            self._forget(who)
+            raise
+        started = time.monotonic()
+
+        def done(running: asyncio.Task[T]) -> None:
+            self._costs.charge(who, time.monotonic() - started)
+            self._forget(who)
+            self._give_back(who, reader)
+            if not running.cancelled():
+                # Whoever waited has it; where they went away, it is nobody's.
+                running.exception()
+
+        # A thread can't be stopped: whoever goes away has it until it is done.
+        running = asyncio.create_task(reader.run(function), name="search")
+        running.add_done_callback(done)
+        return await asyncio.shield(running)
+
+    def _forget(self, who: Hashable) -> None:
+        self._asked[who] -= 1
+        if not self._asked[who]:
+            del self._asked[who]
 
     async def _reader(self, who: Hashable, *, is_further: bool) -> Reader:
         turn = _Turn(who, asyncio.get_running_loop().create_future())

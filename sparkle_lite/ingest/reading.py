@@ -33,7 +33,7 @@ STAY_S = 120.0
 
 # Bodies whose rows are in memory: one that is being stored, and the next one.
 _AT_ONCE = 2
-_NICE = 10
+_NICE = 5
 _GZIP_MAGIC = b"\x1f\x8b"
 logger = logging.getLogger("sparkle.reading")
 

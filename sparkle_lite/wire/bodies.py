@@ -423,13 +423,16 @@ def _sound(data: bytes, max_rows: int, reader: "_RowReader", *, patient: bool) -
     # Decoded rows are large: a body of far more rows than are kept is not decoded at once. Braces bound their number.
     at_once = 4 * max_rows + 1024
     small = len(data) // _MIN_ROW_BYTES <= at_once or data.count(b"{") <= at_once
-    lists = (_whole(data, batch) if small else None) or _envelope(data, batch)
+    lists = (_whole(data, batch) if small else None) or _envelope(data, batch, patient=patient)
     for kind, rows in lists.items():
         room = max_rows - batch.rows
         if isinstance(rows, Raw):
             decoded = _first(_LISTS[kind], rows) if small else None
             if decoded is None:
-                if bytes(rows).count(b",") > _MAX_VALUES:
+                commas = bytes(rows).count(b",")
+                if commas > _FEW_COMMAS and not patient:
+                    raise Laborious
+                if commas > _MAX_VALUES:
                     raise _Damaged
                 pieces = _cut(batch, _RAW_ROWS.decode(rows), room)
                 if len(pieces) > _FEW_ROWS and not patient:
@@ -558,10 +561,13 @@ def _whole(data: bytes, batch: Batch) -> dict[Kind, Any] | None:
     return peers | _present({"bans": body.bans, "swarms": body.swarms})
 
 
-def _envelope(data: bytes, batch: Batch) -> dict[Kind, Any]:
+def _envelope(data: bytes, batch: Batch, *, patient: bool) -> dict[Kind, Any]:
     """The lists of a body, all still raw, after a mend where only that makes it readable."""
     try:
-        body = _attempt(_ENVELOPE, data) or _ENVELOPE.decode(_mend(data))
+        body = _attempt(_ENVELOPE, data)
+        if body is None and not patient and len(data) > _LITTLE_DAMAGE:
+            raise Laborious
+        body = body or _ENVELOPE.decode(_mend(data))
     except msgspec.ValidationError as error:
         raise _no_lists() from error
     except _UNREADABLE as error:

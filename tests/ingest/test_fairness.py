@@ -16,8 +16,9 @@ from samples import PEERS, head_of
 from server import App, RunningServer, wait_for
 
 from sparkle_lite.errors import SparkleError
+from sparkle_lite.ingest import reading
 from sparkle_lite.turns import Costs, Turns
-from sparkle_lite.wire.bodies import decode
+from sparkle_lite.wire.bodies import Laborious, decode
 from tests.bench import fairness, load
 
 MIB = 1 << 20
@@ -164,6 +165,15 @@ def test_a_megabyte_of_unreadable_rows_costs_no_second(item: bytes) -> None:
         assert batch.rows == 0
         assert sum(batch.rejected.values()) > 50_000
     assert time.thread_time() - started < 0.6
+
+
+@pytest.mark.parametrize("kind", fairness.BODIES)
+def test_that_a_body_takes_long_to_read_is_found_out_quickly(kind: str) -> None:
+    body = fairness.BODIES[kind][1]().replace(b"%d", b"1", 1)[: reading.LIGHT_BYTES]
+    started = time.thread_time()
+    with contextlib.suppress(Laborious):
+        assert decode(body, 50_000, patient=False).rows > 0
+    assert time.thread_time() - started < 0.1
 
 
 def test_sound_rows_behind_many_bad_ones_are_kept() -> None:
