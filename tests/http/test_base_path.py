@@ -1,4 +1,4 @@
-"""Below a path, behind a real nginx with the manual's own configuration: whatever a browser or client follows works."""
+"""Below a path, behind real proxies as the manual configures them: whatever a browser or client follows works."""
 
 import gzip
 import json
@@ -28,7 +28,7 @@ HTML = {"Accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
 FORM = {"Content-Type": "application/x-www-form-urlencoded", "Sec-Fetch-Site": "same-origin"}
 
 
-# --- nginx ------------------------------------------------------------------------------------------------------------
+# --- The proxies ------------------------------------------------------------------------------------------------------
 
 
 def block_of(language: str, kind: str) -> str:
@@ -39,40 +39,63 @@ def block_of(language: str, kind: str) -> str:
     return found[1]
 
 
-def nginx_config(folder: Path, port: int, upstream: int) -> str:
-    """The manual's server block on other ports and without TLS, and what nginx needs to run as anybody."""
-    block = block_of("en", "nginx")
-    for pattern, other in (
+def changed(text: str, *changes: tuple[str, str]) -> str:
+    """A text with patterns replaced, each of which has to be there."""
+    for pattern, other in changes:
+        text, times = re.subn(pattern, other, text)
+        assert times, pattern
+    return text
+
+
+def nginx(folder: Path, port: int, upstream: int) -> list[str]:
+    """The command of an nginx with the manual's server block on other ports, without TLS, and as anybody may run it."""
+    block = changed(
+        block_of("en", "nginx"),
         (r"listen 443 ssl;", f"listen 127.0.0.1:{port};"),
         (r" *ssl_certificate\S* .*\n", ""),
         (r"127\.0\.0\.1:7799", f"127.0.0.1:{upstream}"),
-    ):
-        block, times = re.subn(pattern, other, block)
-        assert times
-    paths = "".join(f"{name}_temp_path {folder};" for name in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi"))
-    return (
-        f"daemon off; master_process off; pid {folder}/pid; error_log {folder}/error.log;"
-        f" events {{}} http {{ access_log off; {paths}\n{block}}}"
     )
+    paths = "".join(f"{name}_temp_path {folder};" for name in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi"))
+    (folder / "nginx.conf").write_text(
+        f"daemon off; master_process off; pid {folder}/pid; error_log {folder}/error.log;"
+        f" events {{}} http {{ access_log off; {paths}\n{block}}}",
+        "utf-8",
+    )
+    return ["-p", str(folder), "-c", f"{folder}/nginx.conf", "-e", f"{folder}/error.log"]
+
+
+def caddy(folder: Path, port: int, upstream: int) -> list[str]:
+    """The command of a Caddy with the manual's block."""
+    block = changed(
+        block_of("en", "caddyfile"),
+        (r"^example\.org", f"http://127.0.0.1:{port}"),
+        (r"127\.0\.0\.1:7799", f"127.0.0.1:{upstream}"),
+    )
+    (folder / "Caddyfile").write_text(f"{{\n\tadmin off\n}}\n{block}", "utf-8")
+    return ["run", "--config", f"{folder}/Caddyfile", "--adapter", "caddyfile"]
+
+
+PROXIES = {"nginx": nginx, "caddy": caddy}
 
 
 @contextmanager
-def nginx(folder: Path, port: int, upstream: int) -> Iterator[None]:
-    """A running nginx."""
-    program = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin:/usr/local/sbin")
+def proxied(name: str, folder: Path, port: int, upstream: int) -> Iterator[None]:
+    """A running proxy; skips the test where it is not installed."""
+    program = shutil.which(name) or shutil.which(name, path="/usr/sbin:/usr/local/sbin")
     if program is None:
-        pytest.skip("nginx is not installed")
+        pytest.skip(f"{name} is not installed")
     folder.mkdir()
-    config = folder / "nginx.conf"
-    config.write_text(nginx_config(folder, port, upstream), "utf-8")
-    process = subprocess.Popen([program, "-p", str(folder), "-c", str(config), "-e", f"{folder}/error.log"])
+    command = [program, *PROXIES[name](folder, port, upstream)]
+    environ = {"HOME": str(folder), "XDG_DATA_HOME": str(folder), "XDG_CONFIG_HOME": str(folder)}
+    with (folder / "output").open("wb") as output:
+        process = subprocess.Popen(command, env=environ, stdout=output, stderr=output)
     try:
         wait_for(lambda: _is_open(port) or process.poll() is not None, 10)
-        assert process.poll() is None, (folder / "error.log").read_text()
+        assert process.poll() is None, (folder / "output").read_text()
         yield
     finally:
         process.terminate()
-        process.wait(5)
+        process.wait(10)
 
 
 def _is_open(port: int) -> bool:
@@ -94,18 +117,18 @@ class Site(NamedTuple):
     proxy: RunningServer
 
     def request(self, method: str, path: str, body: bytes | None = None, **headers: str) -> Answer:
-        """A request through nginx, to a path as the world writes it."""
+        """A request through the proxy, to a path as the world writes it."""
         return self.proxy.request(method, path, body, {name.replace("_", "-"): v for name, v in headers.items()})
 
 
-@pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    """A server with data behind nginx, both as the manual says."""
+@pytest.fixture(scope="module", params=list(PROXIES))
+def site(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    """A server with data behind a proxy, both as the manual says."""
     folder, port = tmp_path_factory.mktemp("site"), _free_port()
     url = f"http://127.0.0.1:{port}{BASE}"
     text = block_of("en", "toml").replace("https://example.org/btn", url)
     assert url in text
-    with start_server(folder / "server", text) as server, nginx(folder / "nginx", port, server.port):
+    with start_server(folder / "server", text) as server, proxied(request.param, folder / "proxy", port, server.port):
         feed(server, server.app)
         server.run("rules", "deny", "203.0.113.77", "--reason", "seen by hand")
         proxy = RunningServer(folder, "", {})
