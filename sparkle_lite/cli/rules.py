@@ -192,12 +192,15 @@ def _why(args: argparse.Namespace) -> None:
                 "protectedBy": list(why.protection),
                 "rules": [_as_json(match.decision, match.state, place) for match in why.matches],
                 "distances": [distance._asdict() for distance in distances],
+                "untried": [_as_json(match.decision, match.state, place) for match in why.untried],
             }
         )
         return
     print(f"{_printable(why.subject)} is {'listed' if why.listed else 'not listed'}.")
     for match in why.matches:
         print(f"  {_match_line(match)}")
+    for match in why.untried:
+        print(f"  {match.decision.id}  takes too long to be tried: {_target(match.decision)} ({match.decision.origin})")
     for name in why.protection:
         print(f"  {_PROTECTION[name]}")
     for distance in distances:

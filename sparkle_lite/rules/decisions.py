@@ -8,6 +8,7 @@ person makes it.
 import asyncio
 import re
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Literal, NamedTuple
 
 from sparkle_lite.accounts.actors import Actor
@@ -43,7 +44,7 @@ from sparkle_lite.rules.reasons import reason
 from sparkle_lite.rules.rendering import Listing
 from sparkle_lite.texts import Phrase, phrase
 from sparkle_lite.units import DAY_MS
-from sparkle_lite.wire.matchers import Matcher, category_matches, parse
+from sparkle_lite.wire.matchers import Matcher, Patience, PatternTimeout, category_verdict, parse
 
 TargetKind = Literal["ip", "peer_id", "client_name"]
 
@@ -55,6 +56,8 @@ WHY_MS, MOST_MATCHES = 90 * DAY_MS, 200
 
 # The log reaches back so far.
 HISTORY_MS = 730 * DAY_MS
+# What is asked of a peer's name or id: more of it is never looked at. Its rules have so long, waiting included.
+LONGEST_NAME, _PATIENCE_S = 256, 1.0
 _LIST_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,39}")
 
 # Plans that were overtaken by another change before they are made within the transaction.
@@ -75,13 +78,15 @@ class Match(NamedTuple):
 class Why(NamedTuple):
     """Everything about one address, network, client name or peer id.
 
-    `listed`: whether clients are told now to ban it. `protection` names what keeps it from being listed.
+    `listed`: whether clients are told now to ban it. `protection` names what keeps it from being listed. `untried` are
+    rules of which nobody knows whether they match, because their expression takes too long on this text.
     """
 
     subject: str
     listed: bool
     matches: tuple[Match, ...]
     protection: tuple[Obstacle, ...]
+    untried: tuple[Match, ...] = ()
 
 
 class Verdict(NamedTuple):
@@ -132,6 +137,7 @@ class Decisions:
         self._audit = audit
         self._clock = clock
         self._protected = protected
+        self._names = ThreadPoolExecutor(1, thread_name_prefix="names")
 
     # --- The configuration --------------------------------------------------------------------------------------------
 
@@ -472,25 +478,42 @@ class Decisions:
         return Why(str(network), listed, self._matches(decisions, now), protection)
 
     async def why_named(self, kind: Literal["client_name", "peer_id"], text: str) -> Why:
-        """Everything about what a peer says of itself."""
-        now = self._clock()
+        """Everything about what a peer says of itself, cut to LONGEST_NAME.
+
+        Rules have a second together, and one thread for all questions: what an expression costs, others don't pay.
+        """
+        now, patience = self._clock(), Patience(_PATIENCE_S)
         async with self.database.reader() as reader:
             stored = await store.named(reader, now - WHY_MS)
-        return await asyncio.to_thread(
-            self._why_named, [decision for decision in stored if decision.kind == kind], text, now
-        )
+        rules = [decision for decision in stored if decision.kind == kind]
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._names, self._why_named, rules, text[:LONGEST_NAME], now, patience)
 
-    def _why_named(self, stored: Sequence[Decision], text: str, now: int) -> Why:
-        matchers = {decision.id: parse(decision.text or "") for decision in stored}
-        matching = [decision for decision in stored if matchers[decision.id].matches(text) is not None]
-        served = [decision for decision in stored if decision.state_at(now) == "active"]
-        excepted = any(decision.action == "allow" and matchers[decision.id].matches(text) for decision in served)
-        categories: dict[str, list[Matcher]] = {}
+    def _why_named(self, stored: Sequence[Decision], text: str, now: int, patience: Patience) -> Why:
+        verdicts: dict[int, bool | None] = {}
+        untried: list[Decision] = []
+        for decision in stored:
+            try:
+                verdicts[decision.id] = parse(decision.text or "").matches(text, patience)
+            except PatternTimeout:
+                untried.append(decision)
+        matching = [decision for decision in stored if verdicts.get(decision.id) is not None]
+        served = [decision for decision in matching if decision.state_at(now) == "active"]
+        excepted = any(decision.action == "allow" and verdicts[decision.id] for decision in served)
+        categories: dict[str, list[bool | None]] = {}
         for decision in served:
             if decision.action == "deny":
-                categories.setdefault(decision.category, []).append(matchers[decision.id])
-        listed = any(category_matches(rules, text) for rules in categories.values())
-        return Why(text, listed and not excepted, self._matches(matching, now), ("excepted",) if excepted else ())
+                categories.setdefault(decision.category, []).append(verdicts[decision.id])
+        listed = any(category_verdict(said) for said in categories.values())
+        return Why(
+            text,
+            listed and not excepted,
+            self._matches(matching, now),
+            ("excepted",) if excepted else (),
+            self._matches(
+                (decision for decision in untried if decision.ends_at is None or decision.ends_at > now), now
+            ),
+        )
 
     def _matches(self, decisions: Iterable[Decision], now: int) -> tuple[Match, ...]:
         return tuple(Match(decision, decision.state_at(now), self.reason(decision)) for decision in decisions)

@@ -108,7 +108,8 @@ class Explanation(msgspec.Struct, frozen=True, rename="camel"):
 
     `listed`: clients are told to ban it now. `rules` are all decisions that match, also those over within 90 days.
     `protectedBy` says what keeps it from being listed: excepted, own, special, and for administrators member.
-    `distances` say for each analysis how far an address is from being listed.
+    `distances` say for each analysis how far an address is from being listed. `untried` are rules whose expression
+    takes too long on this text, so that nobody knows whether they match.
     """
 
     subject: str
@@ -116,6 +117,7 @@ class Explanation(msgspec.Struct, frozen=True, rename="camel"):
     protected_by: list[str]
     rules: list[DecisionEntry]
     distances: list["DistanceEntry"]
+    untried: list[DecisionEntry] = []
 
 
 class DistanceEntry(msgspec.Struct, frozen=True):
@@ -305,8 +307,7 @@ async def why(
         distances = await server.distances.of(network.address) if network.prefix == network.bits else ()
         return ok(_explained(me, await server.decisions.why(network), distances))
     kind: Literal["client_name", "peer_id"] = "peer_id" if client_name is None else "client_name"
-    text = (client_name or peer_id or "")[:512]
-    return ok(_explained(me, await server.decisions.why_named(kind, text)))
+    return ok(_explained(me, await server.decisions.why_named(kind, client_name or peer_id or "")))
 
 
 # --- Deciding ---------------------------------------------------------------------------------------------------------
@@ -477,6 +478,7 @@ def _explained(me: SignedIn, why: Why, distances: Sequence[Need] = ()) -> Explan
         protected_by=[name for name in why.protection if name != "member" or me.is_admin],
         rules=[_entry(me, match) for match in why.matches],
         distances=[DistanceEntry(*need) for need in distances],
+        untried=[_entry(me, match) for match in why.untried],
     )
 
 

@@ -20,6 +20,7 @@ from sparkle_lite.http.web.render import HEADERS, Page, page, see_other
 from sparkle_lite.observations.presentation import Torrent, Viewer, csv_cells, csv_columns, present
 from sparkle_lite.observations.query import DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE, PageRequest, build_query
 from sparkle_lite.observations.stored import Filter, Query, TorrentFilter, TorrentRow, count_torrents, find_torrents
+from sparkle_lite.rules.decisions import LONGEST_NAME
 from sparkle_lite.server import Server
 from sparkle_lite.units import INT64_MAX, INT64_MIN
 from sparkle_lite.wire.torrents import parse_info_hash, torrent_identifier
@@ -235,7 +236,8 @@ async def client(request: AnyRequest, server: Injected[Server], me: Injected[Sig
 
 
 async def _client_page(request: AnyRequest, server: Server, me: SignedIn, name: str) -> Page:
-    peer_id = request.query_params.get("peerId", "")
+    # No name that is stored is longer.
+    name, peer_id = name[:LONGEST_NAME], request.query_params.get("peerId", "")[:LONGEST_NAME]
     if _is_number(name) and (url := await _client_by_number(server, int(name))):
         return see_other(url)
     both = {"peerClientName": name, "peerClientNameCompareMethod": "EQUALS"}
