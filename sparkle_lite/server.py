@@ -85,6 +85,7 @@ class Server:
         """Change what a page may change. Raises SparkleError as Settings.change does."""
         await self.settings.change(changes, actor)
         self.distances.forget()
+        await self.look_at_accounts()
 
     async def reload(self, config: Config, given: Mapping[str, str]) -> list[str]:
         """Take over a configuration as far as that goes without a restart; the keys that need one."""
@@ -95,7 +96,14 @@ class Server:
         await self.protected.look_up(config)
         await self.decisions.sync(rules)
         await self.publisher.publish_changes()
+        await self.look_at_accounts()
         return stay
+
+    async def look_at_accounts(self) -> None:
+        """Find out whose addresses have earned protection by now, and publish what follows from it."""
+        if await self.protected.look_at_accounts(self.database, self.config.analysis, now_ms()):
+            self.registry.earned = self.protected.earned
+            await self.publisher.publish_changes()
 
     async def health(self) -> None:
         """Raises when the database does not answer."""
@@ -155,6 +163,8 @@ async def _start(written: Config, given: Mapping[str, str], stack: AsyncExitStac
     stack.push_async_callback(_write_what_waits, database, accounts.registry, troubles, ingest)
     protected = Protected(set())
     await protected.look_up(settings.config)
+    await protected.look_at_accounts(database, settings.config.analysis, now_ms())
+    accounts.registry.earned = protected.earned
     distances = Distances(database, lambda: settings.config.analysis, now_ms)
     stack.push_async_callback(distances.close)
     announcing = AnnouncingDatabase(database)
@@ -229,6 +239,7 @@ def _schedule(server: Server) -> None:
     jobs.schedule("collect", DAY_S, house.collect, first=HOUR_S)
     jobs.schedule("publish", _NOTICE_S, server.publisher.publish_due)
     jobs.schedule("analyse", HOUR_S, server.analyses.run_all, first=300, wake=server.analyse_soon)
+    jobs.schedule("protection", HOUR_S, server.look_at_accounts)
     jobs.schedule("history", DAY_S, server.decisions.forget_oldest, first=2 * HOUR_S)
     jobs.schedule("size", 60, house.measure, first=0)
 

@@ -37,6 +37,7 @@ from sparkle_lite.rules.configured import difference
 from sparkle_lite.rules.findings import Finding
 from sparkle_lite.rules.guard import SUBSCRIBER_V6, Guard, Obstacle
 from sparkle_lite.rules.in_force import InForce
+from sparkle_lite.rules.named import judge
 from sparkle_lite.rules.operator import Rules
 from sparkle_lite.rules.plan import Mode, Plan, Situation
 from sparkle_lite.rules.protected import Protected
@@ -44,7 +45,7 @@ from sparkle_lite.rules.reasons import reason
 from sparkle_lite.rules.rendering import Listing
 from sparkle_lite.texts import Phrase, phrase
 from sparkle_lite.units import DAY_MS
-from sparkle_lite.wire.matchers import Matcher, Patience, PatternTimeout, category_verdict, parse
+from sparkle_lite.wire.matchers import Matcher, Patience
 
 TargetKind = Literal["ip", "peer_id", "client_name"]
 
@@ -68,11 +69,15 @@ _CHUNK, _PAUSE_S = 1000, 0.02
 
 
 class Match(NamedTuple):
-    """A decision about what was asked for, with its state now and its reason."""
+    """A decision about what was asked for, with its state now and its reason.
+
+    `withheld` says why nothing of it is told to clients although it is in force.
+    """
 
     decision: Decision
     state: str
     reason: Phrase
+    withheld: Obstacle | None = None
 
 
 class Why(NamedTuple):
@@ -445,6 +450,16 @@ class Decisions:
         async with self.database.reader() as reader:
             return await store.page(reader, wanted, moment, position, limit), moment
 
+    async def withheld(self, decisions: Iterable[Decision]) -> dict[int, Obstacle]:
+        """Which of some decisions (by id) are in force and yet not told to clients at all, and why."""
+        now = self._clock()
+        served = [one for one in decisions if one.action == "deny" and one.state_at(now) == "active"]
+        if not served:
+            return {}
+        async with self.database.reader() as reader:
+            guard = await self._guard(reader, now)
+        return await asyncio.to_thread(_withheld, guard, served)
+
     async def changes(self, position: Position[Cursor], limit: int) -> list[Change]:
         """The log of what began and was over, at a position (of time, id, whether it was over), newest first."""
         async with self.database.reader() as reader:
@@ -475,7 +490,7 @@ class Decisions:
             guard = await self._guard(reader, now)
         protection = guard.protection(network)
         listed = _is_served(decisions, now) and not protection
-        return Why(str(network), listed, self._matches(decisions, now), protection)
+        return Why(str(network), listed, self._matches(decisions, now, guard), protection)
 
     async def why_named(self, kind: Literal["client_name", "peer_id"], text: str) -> Why:
         """Everything about what a peer says of itself, cut to LONGEST_NAME.
@@ -485,38 +500,22 @@ class Decisions:
         now, patience = self._clock(), Patience(_PATIENCE_S)
         async with self.database.reader() as reader:
             stored = await store.named(reader, now - WHY_MS)
+            guard = await self._guard(reader, now)
         rules = [decision for decision in stored if decision.kind == kind]
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._names, self._why_named, rules, text[:LONGEST_NAME], now, patience)
-
-    def _why_named(self, stored: Sequence[Decision], text: str, now: int, patience: Patience) -> Why:
-        verdicts: dict[int, bool | None] = {}
-        untried: list[Decision] = []
-        for decision in stored:
-            try:
-                verdicts[decision.id] = parse(decision.text or "").matches(text, patience)
-            except PatternTimeout:
-                untried.append(decision)
-        matching = [decision for decision in stored if verdicts.get(decision.id) is not None]
-        served = [decision for decision in matching if decision.state_at(now) == "active"]
-        excepted = any(decision.action == "allow" and verdicts[decision.id] for decision in served)
-        categories: dict[str, list[bool | None]] = {}
-        for decision in served:
-            if decision.action == "deny":
-                categories.setdefault(decision.category, []).append(verdicts[decision.id])
-        listed = any(category_verdict(said) for said in categories.values())
+        loop, text = asyncio.get_running_loop(), text[:LONGEST_NAME]
+        judged = await loop.run_in_executor(self._names, judge, rules, text, now, patience)
         return Why(
             text,
-            listed and not excepted,
-            self._matches(matching, now),
-            ("excepted",) if excepted else (),
-            self._matches(
-                (decision for decision in untried if decision.ends_at is None or decision.ends_at > now), now
-            ),
+            judged.listed,
+            self._matches(judged.matching, now, guard),
+            ("excepted",) if judged.excepted else (),
+            self._matches(judged.untried, now, guard),
         )
 
-    def _matches(self, decisions: Iterable[Decision], now: int) -> tuple[Match, ...]:
-        return tuple(Match(decision, decision.state_at(now), self.reason(decision)) for decision in decisions)
+    def _matches(self, decisions: Sequence[Decision], now: int, guard: Guard) -> tuple[Match, ...]:
+        served = [one for one in decisions if one.action == "deny" and one.state_at(now) == "active"]
+        withheld = _withheld(guard, served)
+        return tuple(Match(one, one.state_at(now), self.reason(one), withheld.get(one.id)) for one in decisions)
 
     async def verdict(self, address: bytes) -> Verdict:
         """What anyone may know of an address: nothing about members, nothing that isn't in force."""
@@ -529,7 +528,17 @@ class Decisions:
             decision for decision in decisions if decision.state_at(now) == "active" and decision.action == "deny"
         ]
         listed = bool(served) and not protection
-        return Verdict(listed, "excepted" in protection, self._matches(served, now) if listed else ())
+        return Verdict(listed, "excepted" in protection, self._matches(served, now, guard) if listed else ())
+
+
+def shown_obstacle(obstacle: Obstacle | None, *, is_admin: bool) -> str | None:
+    """What somebody may know of an obstacle: whose client comes from an address, administrators alone."""
+    return "protected" if obstacle == "member" and not is_admin else obstacle
+
+
+def _withheld(guard: Guard, served: Iterable[Decision]) -> dict[int, Obstacle]:
+    found = ((one.id, guard.withheld(one.kind, one.network or one.text or "")) for one in served)
+    return {decision_id: why for decision_id, why in found if why is not None}
 
 
 def _planned(proposal: _Proposal, situation: Situation, rows: Iterable[tuple[Any, ...]]) -> Plan:

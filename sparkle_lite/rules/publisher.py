@@ -9,7 +9,7 @@ import asyncio
 import logging
 import pickle
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from typing import NamedTuple
 
 from sparkle_lite.accounts.registry import Registry
@@ -33,13 +33,16 @@ logger = logging.getLogger("sparkle.publisher")
 class Edition(NamedTuple):
     """One rendering: the documents, the revision of the decisions in them, and decisions by origin and state.
 
-    `untold` is what which client programs are not told of it.
+    `untold` is what which client programs are not told of it. `protected` are the addresses that were cut out, and
+    `accounts` tells when it was that accounts were looked at for them.
     """
 
     published: Published
     revision: int
     counts: Mapping[tuple[str, str], int]
     untold: Sequence[omissions.Untold]
+    protected: Set[bytes]
+    accounts: tuple[int, Set[int]]
 
 
 class Renderer:
@@ -73,9 +76,8 @@ class Renderer:
         """An edition of what is in force now."""
         # A member that was seen a moment ago is not in the database yet.
         await self._registry.flush(now=True)
-        revision = await self.decisions.revision()
-        async with self._database.reader() as reader:
-            protected = await self._protected.addresses(reader, self.clock())
+        revision, accounts = await self.decisions.revision(), self.accounts()
+        protected = await self.addresses()
         published, counts = await asyncio.gather(self._documents(rules, protected), self.decisions.counts())
         for held in published.held[:20]:
             logger.warning("a rule covers an address of this server or of a member and is held back: %s", held)
@@ -85,9 +87,25 @@ class Renderer:
             prefer_legacy=self._config().btn.prefer_legacy,
             has_excepted_addresses=published.has_excepted_addresses,
         )
-        return Edition(published, revision, counts, untold)
+        return Edition(
+            published=published,
+            revision=revision,
+            counts=counts,
+            untold=untold,
+            protected=protected,
+            accounts=accounts,
+        )
 
-    async def _documents(self, rules: Rules, protected: set[bytes]) -> Published:
+    def accounts(self) -> tuple[int, Set[int]]:
+        """What differs when other addresses may be protected because of accounts that have changed."""
+        return self._registry.generation, self._protected.earned
+
+    async def addresses(self) -> Set[bytes]:
+        """The addresses that are protected now."""
+        async with self._database.reader() as reader:
+            return await self._protected.addresses(reader, self.clock())
+
+    async def _documents(self, rules: Rules, protected: Set[bytes]) -> Published:
         url = self._config().server.public_url.rstrip("/")
         link = f"{url}/ip/" if url else ""
         if await self.decisions.count_open() > _LONG_LIST:
@@ -171,8 +189,24 @@ class Publisher:
 
     async def publish_changes(self) -> None:
         """Publish, unless what is served is what stands."""
-        if self._is_outdated or await self._renderer.decisions.revision() != self._edition.revision:
+        if (
+            self._is_outdated
+            or await self._renderer.decisions.revision() != self._edition.revision
+            or await self._protects_others()
+        ):
             await self.publish()
+
+    async def _protects_others(self) -> bool:
+        """Whether an account has changed so that a rule must be published with another hole, or without one."""
+        edition, accounts = self._edition, self._renderer.accounts()
+        if accounts == edition.accounts:
+            return False
+        protected = await self._renderer.addresses()
+        if any(edition.published.covers(address) for address in protected ^ edition.protected):
+            return True
+        if self._edition is edition:
+            self._edition = edition._replace(accounts=accounts, protected=protected)
+        return False
 
     async def publish_due(self) -> None:
         """Publish what another process changed, what has expired, and what could not be published before."""

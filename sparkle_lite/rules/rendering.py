@@ -82,6 +82,10 @@ class Published:
         """Whether an address (4 or 16 bytes) is banned by these documents; a member's address must not be."""
         return bool(self.listed(address))
 
+    def covers(self, address: bytes) -> bool:
+        """Whether a rule is about an address, also where it is cut out of what is published."""
+        return bool(_around(address, self._listed))
+
     def listed(self, address: bytes) -> tuple[str, ...]:
         """The categories in which these documents ban an address."""
         return () if address in self._spared else _around(address, self._listed)

@@ -37,6 +37,7 @@ from sparkle_lite.rules.decisions import (
     State,
     TargetKind,
     Why,
+    shown_obstacle,
 )
 from sparkle_lite.server import Server
 from sparkle_lite.texts import Phrase, phrase
@@ -60,6 +61,8 @@ class EvidenceEntry(msgspec.Struct, frozen=True, rename="camel"):
 class DecisionEntry(msgspec.Struct, frozen=True, rename="camel"):
     """A decision. `state` is the one at the moment that was asked for; times in ms, null for never.
 
+    What is in force and yet told to no client says why in `withheld`.
+
     `target` is a canonical network, a port, a script, or a matcher as JSON text; `numbers` is what `reason` says.
     """
 
@@ -79,6 +82,14 @@ class DecisionEntry(msgspec.Struct, frozen=True, rename="camel"):
     created_at: int
     expires_at: int | None
     ended_at: int | None
+    withheld: "Withheld | None" = None
+
+
+class Withheld(msgspec.Struct, frozen=True):
+    """Why a decision in force is told to no client: own, excepted, member (to administrators alone) or protected."""
+
+    code: str
+    reason: Sentence
 
 
 class RulePage(msgspec.Struct, frozen=True):
@@ -450,6 +461,7 @@ def _rule(server: Server, me: SignedIn, decision: Decision, state: str) -> Decis
 
 def _entry(me: SignedIn, match: Match) -> DecisionEntry:
     decision, evidence = match.decision, match.decision.evidence
+    withheld = shown_obstacle(match.withheld, is_admin=me.is_admin)
     is_secret = decision.held_for == "member" and not me.is_admin
     return DecisionEntry(
         id=decision.id,
@@ -468,6 +480,7 @@ def _entry(me: SignedIn, match: Match) -> DecisionEntry:
         created_at=decision.created_at,
         expires_at=decision.expires_at,
         ended_at=decision.ended_at,
+        withheld=None if withheld is None else Withheld(withheld, spoken(phrase(f"rules.withheld.{withheld}"))),
     )
 
 
@@ -489,7 +502,12 @@ async def _page(
     if after is not None and not 0 <= after <= INT64_MAX:
         raise invalid("query.bad_after")
     decisions, moment = await server.decisions.page(wanted, Position(after), limit, at)
-    rules = [_rule(server, me, decision, decision.state_at(moment)) for decision in decisions]
+    # Of a moment that is past nobody knows who was protected.
+    withheld = await server.decisions.withheld(decisions) if at is None else {}
+    rules = [
+        _entry(me, Match(one, one.state_at(moment), server.decisions.reason(one), withheld.get(one.id)))
+        for one in decisions
+    ]
     return ok(RulePage(rules, decisions[-1].id if len(decisions) == limit else None))
 
 
