@@ -21,12 +21,16 @@ from sparkle_lite.rules.operator import Rules
 from sparkle_lite.rules.protected import Protected
 from sparkle_lite.rules.render_worker import RenderOrder, RenderWorker
 from sparkle_lite.rules.rendering import Published
+from sparkle_lite.wire.rule_documents import Document
 
 # Decisions beyond which rendering in this process would be felt; starting another takes a quarter of a second.
 _LONG_LIST = 5_000
 
 # Between two attempts to publish what can't be.
 _RETRY_S = 5.0
+
+# Versions that are remembered, each in some 200 bytes.
+_VERSIONS = 20_000
 logger = logging.getLogger("sparkle.publisher")
 
 
@@ -137,6 +141,10 @@ class Publisher:
         self._renderer = renderer
         self._rules = rules
         self._edition = first
+        # What each version stood for first; beyond so many the oldest are forgotten.
+        self._tags: dict[str, str] = {}
+        self._ambiguous: set[str] = set()
+        self._remember_versions()
         self._is_outdated = False
         self._publishing = asyncio.Lock()
         self._requested = self._done = 0
@@ -157,6 +165,20 @@ class Publisher:
     def counts(self) -> Mapping[tuple[str, str], int]:
         """How many listings stood by origin and state when the documents were rendered."""
         return self._edition.counts
+
+    def is_known(self, document: Document, version: str) -> bool:
+        """Whether somebody who has this version of a document has just this document.
+
+        Versions are short for old clients' sake, and two contents may share one: then nobody is told to keep theirs.
+        """
+        return version == document.version and version not in self._ambiguous
+
+    def _remember_versions(self) -> None:
+        for document in self.published.all():
+            if self._tags.setdefault(document.version, document.tag) != document.tag:
+                self._ambiguous.add(document.version)
+        while len(self._tags) > _VERSIONS:
+            del self._tags[next(iter(self._tags))]
 
     def rewrite(self, rules: Rules) -> None:
         """What the operator wrote has changed, to be published with the next change."""
@@ -182,6 +204,7 @@ class Publisher:
                 logger.exception("the rules could not be published; the last good ones are served on")
             else:
                 self.failure = None
+                self._remember_versions()
                 _log_untold(self.untold, before)
             self._done = covered
             self._at = time.monotonic()
