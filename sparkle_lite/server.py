@@ -24,6 +24,7 @@ from sparkle_lite.config import Config
 from sparkle_lite.db.database import AnnouncingDatabase, Database
 from sparkle_lite.db.overview import Overview
 from sparkle_lite.db.search import Search
+from sparkle_lite.errors import SparkleError
 from sparkle_lite.ingest.ingest import Ingest
 from sparkle_lite.ingest.trouble import Troubles
 from sparkle_lite.jobs import Housekeeping, Jobs
@@ -163,7 +164,11 @@ async def _start(written: Config, given: Mapping[str, str], stack: AsyncExitStac
     stack.push_async_callback(_write_what_waits, database, accounts.registry, troubles, ingest)
     protected = Protected(set())
     await protected.look_up(settings.config)
-    await protected.look_at_accounts(database, settings.config.analysis, now_ms())
+    try:
+        await protected.look_at_accounts(database, settings.config.analysis, now_ms())
+    except SparkleError as error:
+        # A file that can't be read must not keep the server from serving; the job "protection" tries again.
+        logger.error("who has earned protection by now is not known yet: %s", error)
     accounts.registry.earned = protected.earned
     distances = Distances(database, lambda: settings.config.analysis, now_ms)
     stack.push_async_callback(distances.close)
@@ -239,7 +244,7 @@ def _schedule(server: Server) -> None:
     jobs.schedule("collect", DAY_S, house.collect, first=HOUR_S)
     jobs.schedule("publish", _NOTICE_S, server.publisher.publish_due)
     jobs.schedule("analyse", HOUR_S, server.analyses.run_all, first=300, wake=server.analyse_soon)
-    jobs.schedule("protection", HOUR_S, server.look_at_accounts)
+    jobs.schedule("protection", HOUR_S, server.look_at_accounts, first=60)
     jobs.schedule("history", DAY_S, server.decisions.forget_oldest, first=2 * HOUR_S)
     jobs.schedule("size", 60, house.measure, first=0)
 

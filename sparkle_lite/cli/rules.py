@@ -553,7 +553,8 @@ def _run(
             audit = Audit(database, now_ms)
             settings = Settings(database, audit, written, given)
             await settings.load()
-            await protected.look_at_accounts(database, settings.config.analysis, now_ms())
+            with suppress(SparkleError):
+                await protected.look_at_accounts(database, settings.config.analysis, now_ms())
             decisions = Decisions(database, audit, now_ms, protected)
             place = _Place(settings.config, database, decisions, protected)
             done.append((place, await command(place)))
