@@ -9,6 +9,7 @@ import asyncio
 import re
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 from sparkle_lite.accounts.actors import Actor
@@ -503,7 +504,7 @@ class Decisions:
             guard = await self._guard(reader, now)
         rules = [decision for decision in stored if decision.kind == kind]
         loop, text = asyncio.get_running_loop(), text[:LONGEST_NAME]
-        judged = await loop.run_in_executor(self._names, judge, rules, text, now, patience)
+        judged = await loop.run_in_executor(self._names, partial(judge, rules, text, now, patience))
         return Why(
             text,
             judged.listed,

@@ -167,7 +167,7 @@ def _letters(node: _Node) -> int:
             return _letters(body)
 
 
-class _Part(NamedTuple):
+class _Stretch(NamedTuple):
     """A piece of the automaton: whether it can be nothing, and the states that it begins and ends with."""
 
     empty: bool
@@ -175,7 +175,7 @@ class _Part(NamedTuple):
     last: tuple[int, ...]
 
 
-_NOTHING = _Part(True, (), ())
+_NOTHING = _Stretch(True, (), ())
 
 
 class _Automaton:
@@ -186,7 +186,7 @@ class _Automaton:
         self._ways: Counter[tuple[int, int]] = Counter()
         self.apart: list[_Node] = []
 
-    def add(self, node: _Node) -> _Part:
+    def add(self, node: _Node) -> _Stretch:
         """Add a part of the expression. Raises _TooComplex."""
         match node:
             case _Sign(letters):
@@ -205,16 +205,16 @@ class _Automaton:
                 # It may take many signs, or none: for what is around it, one that may be missing.
                 return self._state(_letters(body))._replace(empty=True) if takes else _NOTHING
 
-    def _state(self, letters: int) -> _Part:
+    def _state(self, letters: int) -> _Stretch:
         if len(self._letters) >= _MOST_STATES:
             raise _TooComplex
         state = (len(self._letters),)
         self._letters.append(letters)
-        return _Part(False, state, state)
+        return _Stretch(False, state, state)
 
-    def _then(self, left: _Part, right: _Part) -> _Part:
+    def _then(self, left: _Stretch, right: _Stretch) -> _Stretch:
         self._connect(left.last, right.first)
-        return _Part(
+        return _Stretch(
             left.empty and right.empty,
             left.first + right.first if left.empty else left.first,
             left.last + right.last if right.empty else right.last,
@@ -225,7 +225,7 @@ class _Automaton:
         if len(self._ways) > _MOST_WAYS:
             raise _TooComplex
 
-    def _repeat(self, body: _Node, low: int, high: int | None) -> _Part:
+    def _repeat(self, body: _Node, low: int, high: int | None) -> _Stretch:
         if high is None or (high >= _MANY and not isinstance(body, _Sign)):
             part = self.add(body)
             self._connect(part.last, part.first)
@@ -283,9 +283,9 @@ class _Automaton:
         return any(a != b for a, b in leads_back)
 
 
-def _either(parts: Iterable[_Part]) -> _Part:
+def _either(parts: Iterable[_Stretch]) -> _Stretch:
     found = list(parts)
-    return _Part(
+    return _Stretch(
         any(part.empty for part in found),
         tuple(state for part in found for state in part.first),
         tuple(state for part in found for state in part.last),
