@@ -25,6 +25,7 @@ from sparkle_lite.config import Config
 from sparkle_lite.db.database import AnnouncingDatabase, Database
 from sparkle_lite.db.overview import Overview
 from sparkle_lite.db.search import Search
+from sparkle_lite.errors import SparkleError
 from sparkle_lite.ingest.ingest import Ingest
 from sparkle_lite.ingest.trouble import Troubles
 from sparkle_lite.jobs import Housekeeping, Jobs
@@ -89,6 +90,7 @@ class Server:
         """Change what a page may change. Raises SparkleError as Settings.change does."""
         await self.settings.change(changes, actor)
         self.distances.forget()
+        await self.look_at_accounts()
 
     async def reload(self, config: Config, given: Mapping[str, str]) -> list[str]:
         """Take over a configuration as far as that goes without a restart; the keys that need one."""
@@ -99,7 +101,14 @@ class Server:
         await self.protected.look_up(config)
         await self.decisions.sync(rules)
         await self.publisher.publish_changes()
+        await self.look_at_accounts()
         return stay
+
+    async def look_at_accounts(self) -> None:
+        """Find out whose addresses have earned protection by now, and publish what follows from it."""
+        if await self.protected.look_at_accounts(self.database, self.config.analysis, self.timekeeping.clock.settled()):
+            self.registry.earned = self.protected.earned
+            await self.publisher.publish_changes()
 
     async def health(self) -> None:
         """Raises when the database does not answer."""
@@ -167,6 +176,12 @@ async def _start(written: Config, given: Mapping[str, str], stack: AsyncExitStac
     stack.push_async_callback(_write_what_waits, database, waits)
     protected = Protected(set())
     await protected.look_up(settings.config)
+    try:
+        await protected.look_at_accounts(database, settings.config.analysis, clock.settled())
+    except SparkleError as error:
+        # A file that can't be read must not keep the server from serving; the job "protection" tries again.
+        logger.error("who has earned protection by now is not known yet: %s", error)
+    accounts.registry.earned = protected.earned
     distances = Distances(database, lambda: settings.config.analysis, clock.settled)
     stack.push_async_callback(distances.close)
     announcing = AnnouncingDatabase(database)
@@ -242,6 +257,7 @@ def _schedule(server: Server) -> None:
     jobs.schedule("collect", DAY_S, house.collect, first=HOUR_S)
     jobs.schedule("publish", _NOTICE_S, server.publisher.publish_due)
     jobs.schedule("analyse", HOUR_S, server.analyses.run_all, first=300, wake=server.analyse_soon)
+    jobs.schedule("protection", HOUR_S, server.look_at_accounts, first=60)
     jobs.schedule("history", DAY_S, server.decisions.forget_oldest, first=2 * HOUR_S)
     jobs.schedule("size", 60, house.measure, first=0)
 

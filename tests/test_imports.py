@@ -51,6 +51,7 @@ LIBRARIES: Mapping[str, set[str]] = {
     "aiosqlite": {"db"},
     "prometheus_client": {"metrics", "http"},
     "jwt": {"accounts"},
+    "regex": {"wire"},
 }
 # What a name with an underscore of another class still is: the documented methods of named tuples.
 _OF_TUPLES = {"_replace", "_asdict", "_make", "_fields"}

@@ -7,7 +7,7 @@ another process changes an account.
 import asyncio
 import hmac
 import uuid
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Collection, Hashable
 from typing import NamedTuple
 
 from sparkle_lite.accounts.actors import Actor
@@ -62,7 +62,10 @@ class Registry:
         self._version: int | None = None
         self._refreshing = asyncio.Lock()
         self._asked = self._done = 0
+        # The addresses that no rule may list, and who of those that registered themselves has earned that for theirs:
+        # rules/protected.py finds out.
         self._members: set[bytes] = set()
+        self.earned: Collection[int] = ()
         self._visits: dict[int, dict[bytes, Visit]] = {}
         self._user_visits: dict[int, int] = {}
         self._flushed_at = 0
@@ -203,7 +206,7 @@ class Registry:
     # --- Visits -------------------------------------------------------------------------------------------------------
 
     def record_visit(self, userapp: Userapp, address: bytes, user_agent: str) -> bool:
-        """Note a request of an application; whether its address is new among those of the last 14 days.
+        """Note a request of an application; whether its address is new among the members' of the last 14 days.
 
         A new one must not be in the published rules: they never list a member's address.
         """
@@ -211,10 +214,19 @@ class Registry:
         if address not in visits and len(visits) >= store.ADDRESSES_PER_USERAPP:
             return False
         visits[address] = Visit(userapp.id, self._stamp(), address, user_agent[:USER_AGENT_LENGTH])
-        if address in self._members:
+        if address in self._members or not self._protects(userapp):
             return False
         self._members.add(address)
         return True
+
+    def _protects(self, userapp: Userapp) -> bool:
+        entry = self._entries.get(userapp.app_id)
+        return userapp.user in self.earned or (entry is not None and entry[0].vouched)
+
+    @property
+    def generation(self) -> int:
+        """A number that changes whenever an account may have changed."""
+        return self._generation
 
     def record_user_visit(self, user: int) -> None:
         """Note that a user (row id) was here with a browser or a script."""
@@ -244,8 +256,9 @@ class Registry:
 
     async def _load_members(self) -> None:
         async with self.database.reader() as connection:
-            addresses = await store.member_addresses(connection, self._clock())
-        self._members = {*addresses, *(address for app in self._visits.values() for address in app)}
+            addresses = await store.member_addresses(connection, self._clock(), self.earned)
+        # Whoever else is here is asked for again at their next request.
+        self._members = addresses
 
     def last_visit(self, userapp: int) -> Visit | None:
         """The latest request of an application (row id) that is not in the database yet."""

@@ -94,8 +94,9 @@ def _config_check(args: argparse.Namespace) -> None:
     from sparkle_lite.clock import now_ms
     from sparkle_lite.config.notes import notes
     from sparkle_lite.rules import omissions
+    from sparkle_lite.rules.cautions import cautions
 
-    every_note = (*notes(loaded), *omissions.notes(loaded, now_ms()))
+    every_note = (*notes(loaded), *omissions.notes(loaded, now_ms()), *cautions(loaded))
     for line in config.explain(every_note, config.source(SCHEMA, config_path(args), os.environ)):
         print(f"note: {line}")
     print("OK")

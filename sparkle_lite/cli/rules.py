@@ -146,16 +146,16 @@ def _wrong(key: str, /, **values: Any) -> SparkleError:
 def _list(args: argparse.Namespace) -> None:
     from sparkle_lite.db.decisions import DecisionFilter
 
-    place, decisions = _run(
-        args, lambda place: _all(place.decisions, DecisionFilter(state=args.state, origin=args.origin))
+    place, (decisions, withheld) = _run(
+        args, lambda place: _all_with_withheld(place.decisions, DecisionFilter(state=args.state, origin=args.origin))
     )
     if args.json:
-        print_json([_as_json(decision, decision.state, place) for decision in decisions])
+        print_json([_as_json(one, one.state, place, withheld.get(one.id)) for one in decisions])
         return
     rows = [
         (
             str(decision.id),
-            decision.state if decision.held_for is None else f"held ({decision.held_for})",
+            _state(decision, withheld.get(decision.id)),
             decision.action,
             _target(decision),
             decision.origin,
@@ -165,6 +165,15 @@ def _list(args: argparse.Namespace) -> None:
         for decision in decisions
     ]
     print_table(("ID", "STATE", "ACTION", "TARGET", "ORIGIN", "UNTIL (UTC)", "WHY"), rows)
+
+
+def _state(decision: "Decision", withheld: str | None) -> str:
+    return _withheld_or(decision.state if decision.held_for is None else f"held ({decision.held_for})", withheld)
+
+
+async def _all_with_withheld(decisions: "Decisions", wanted: Any) -> "tuple[list[Decision], Mapping[int, str]]":
+    rows = await _all(decisions, wanted)
+    return rows, await decisions.withheld(rows)
 
 
 async def _all(decisions: "Decisions", wanted: Any) -> "list[Decision]":
@@ -190,14 +199,17 @@ def _why(args: argparse.Namespace) -> None:
                 "subject": why.subject,
                 "listed": why.listed,
                 "protectedBy": list(why.protection),
-                "rules": [_as_json(match.decision, match.state, place) for match in why.matches],
+                "rules": [_as_json(match.decision, match.state, place, match.withheld) for match in why.matches],
                 "distances": [distance._asdict() for distance in distances],
+                "untried": [_as_json(match.decision, match.state, place) for match in why.untried],
             }
         )
         return
     print(f"{_printable(why.subject)} is {'listed' if why.listed else 'not listed'}.")
     for match in why.matches:
         print(f"  {_match_line(match)}")
+    for match in why.untried:
+        print(f"  {match.decision.id}  takes too long to be tried: {_target(match.decision)} ({match.decision.origin})")
     for name in why.protection:
         print(f"  {_PROTECTION[name]}")
     for distance in distances:
@@ -226,14 +238,19 @@ _PROTECTION = {
 }
 
 
+def _withheld_or(state: str, withheld: str | None) -> str:
+    return state if withheld is None else f"withheld ({withheld})"
+
+
 def _match_line(match: "Match") -> str:
     decision, evidence = match.decision, match.decision.evidence
     seen = ""
     if evidence.get("people", 0):
         seen = f"; seen {when(evidence['first_seen'])} to {when(evidence['last_seen'])}"
     until = "" if decision.ends_at is None else f"; until {when(decision.ends_at)}"
+    state = _withheld_or(match.state, match.withheld)
     return (
-        f"{decision.id}  {match.state}  {decision.action} {_target(decision)} ({decision.origin}):"
+        f"{decision.id}  {state}  {decision.action} {_target(decision)} ({decision.origin}):"
         f" {match.reason.text(ENGLISH)}; since {when(decision.created_at)}{until}{seen}"
     )
 
@@ -327,8 +344,9 @@ async def _exported(place: "_Place", kind: str) -> bytes:
     from sparkle_lite.db.decisions import DecisionFilter
 
     if kind == "jsonl":
-        decisions = await _all(place.decisions, DecisionFilter("deny", "active"))
-        return "".join(json.dumps(_as_json(decision, decision.state, place)) + "\n" for decision in decisions).encode()
+        decisions, withheld = await _all_with_withheld(place.decisions, DecisionFilter("deny", "active"))
+        entries = (_as_json(one, one.state, place, withheld.get(one.id)) for one in decisions)
+        return "".join(json.dumps(entry) + "\n" for entry in entries).encode()
     return await place.deny_list()
 
 
@@ -535,6 +553,8 @@ def _run(
             audit = Audit(database, now_ms)
             settings = Settings(database, audit, written, given)
             await settings.load()
+            with suppress(SparkleError):
+                await protected.look_at_accounts(database, settings.config.analysis, now_ms())
             decisions = Decisions(database, audit, now_ms, protected)
             place = _Place(settings.config, database, decisions, protected)
             done.append((place, await command(place)))
@@ -557,9 +577,12 @@ def _until(decision: "Decision") -> str:
     return "for ever" if decision.expires_at is None else f"until {when(decision.expires_at)} UTC"
 
 
-def _as_json(decision: "Decision | New", state: str, place: "_Place") -> dict[str, object]:
+def _as_json(decision: "Decision | New", state: str, place: "_Place", withheld: str | None = None) -> dict[str, object]:
     """A decision as JSON, with the keys of the REST API."""
+    from sparkle_lite.texts import phrase
+
     why = place.decisions.reason(decision)
+    kept = phrase(f"rules.withheld.{withheld}")
     return {
         "id": getattr(decision, "id", None),
         "kind": decision.kind,
@@ -577,4 +600,5 @@ def _as_json(decision: "Decision | New", state: str, place: "_Place") -> dict[st
         "createdAt": getattr(decision, "created_at", None),
         "expiresAt": decision.expires_at,
         "endedAt": getattr(decision, "ended_at", None),
+        "withheld": withheld and {"code": withheld, "reason": {"en": kept.text("en"), "zh": kept.text("zh")}},
     }

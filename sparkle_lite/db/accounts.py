@@ -2,7 +2,7 @@
 
 import json
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any, Literal, NamedTuple
 
 from sparkle_lite.config import MEMBER_MS
@@ -94,14 +94,17 @@ class CredentialRow(NamedTuple):
     user: int
     app_banned_reason: str | None
     user_banned_reason: str | None
+    vouched: bool
 
 
+# An administrator knows who it is: they added the account or made it one of theirs.
+_VOUCHED = "(u.registered_by='admin' OR u.role='admin')"
 _USER = f"SELECT {', '.join(UserRow._fields)} FROM user"
 _USERAPP = f"SELECT {', '.join(UserappRow._fields)} FROM userapp"
 _CREDENTIAL = (
     "SELECT a.id, a.app_id, a.secret_hash, a.user,"
     " CASE WHEN a.banned_at IS NOT NULL THEN coalesce(a.banned_reason, '') END,"
-    " CASE WHEN u.banned_at IS NOT NULL THEN coalesce(u.banned_reason, '') END"
+    f" CASE WHEN u.banned_at IS NOT NULL THEN coalesce(u.banned_reason, '') END, {_VOUCHED}"
     " FROM userapp a JOIN user u ON u.id = a.user WHERE a.deleted_at IS NULL"
 )
 
@@ -351,10 +354,18 @@ async def write_access(connection: Connection, visits: Iterable[Visit]) -> None:
     )
 
 
-async def member_addresses(connection: Connection, now_ms: int) -> set[bytes]:
-    """The addresses of members: those that applications came from within `MEMBER_MS`."""
+async def member_addresses(connection: Connection, now_ms: int, earned: Collection[int]) -> set[bytes]:
+    """The addresses of members: those that applications came from within `MEMBER_MS`.
+
+    Banned and deleted applications and banned users are no members; of who registered themselves only those users (row
+    ids) are who have `earned` it.
+    """
     rows = await fetch_all(
-        connection, "SELECT DISTINCT address FROM userapp_address WHERE last_seen_at>=?", (now_ms - MEMBER_MS,)
+        connection,
+        "SELECT DISTINCT s.address FROM userapp_address s JOIN userapp a ON a.id=s.userapp JOIN user u ON u.id=a.user"
+        " WHERE s.last_seen_at>=? AND a.banned_at IS NULL AND a.deleted_at IS NULL AND u.banned_at IS NULL"
+        f" AND ({_VOUCHED} OR u.id IN (SELECT value FROM json_each(?)))",
+        (now_ms - MEMBER_MS, json.dumps(sorted(earned))),
     )
     return {row[0] for row in rows}
 

@@ -1,6 +1,7 @@
 """The database of one server or one command: the main file, its segments, one writer, a few readers."""
 
 import asyncio
+import errno
 import fcntl
 import functools
 import logging
@@ -57,7 +58,7 @@ class Database:
         self._main: Connection | None = None
         self._readers: asyncio.LifoQueue[Connection] = asyncio.LifoQueue()
         self._lock = asyncio.Lock()
-        self._lock_file: int | None = None
+        self._locks: list[int] = []
         self._writer: Writer[Any] | None = None
 
     @property
@@ -81,15 +82,27 @@ class Database:
             raise
 
     def _take_lock(self) -> None:
+        """Hold a file beside the database and the folder of the segments, which nobody deletes by mistake.
+
+        Not the database itself: closing any handle on it would drop SQLite's own locks. Raises SparkleError: conflict.
+        """
         with refused("open"):
             self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            lock = os.open(self.path.with_name(self.path.name + ".lock"), os.O_CREAT | os.O_RDWR, 0o600)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            os.close(lock)
-            raise SparkleError("conflict", "database.in_use", path=self.path) from error
-        self._lock_file = lock
+            self.segment_folder.mkdir(mode=0o700, exist_ok=True)
+            self._locks.append(os.open(self.path.with_name(self.path.name + ".lock"), os.O_CREAT | os.O_RDWR, 0o600))
+            self._locks.append(os.open(self.segment_folder, os.O_RDONLY | os.O_DIRECTORY))
+        for lock in self._locks:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                # Some network file systems lock no folder; the file is locked everywhere.
+                if error.errno in (errno.EWOULDBLOCK, errno.EACCES) or lock == self._locks[0]:
+                    self._unlock()
+                    raise SparkleError("conflict", "database.in_use", path=self.path) from error
+
+    def _unlock(self) -> None:
+        while self._locks:
+            os.close(self._locks.pop())
 
     async def close(self) -> None:
         """Close every connection; safe to call twice."""
@@ -98,9 +111,7 @@ class Database:
         if self._main is not None:
             await self._main.close()
             self._main = None
-        if self._lock_file is not None:
-            os.close(self._lock_file)
-            self._lock_file = None
+        self._unlock()
 
     @asynccontextmanager
     async def reader(self) -> AsyncIterator[Connection]:

@@ -222,9 +222,9 @@ async def allowlist(call: Call) -> Reply:
 
 def _unless_known(call: Call, document: Document, media_type: str = JSON) -> Reply:
     version = (b"x-btn-contentversion", document.version.encode())
-    if query_value(call.scope, "rev") == document.version:
+    if call.server.publisher.is_known(document, query_value(call.scope, "rev")):
         return Reply(204, b"", [version, _NO_STORE])
-    chosen = choose(call.scope, Ready(media_type, *document))
+    chosen = choose(call.scope, Ready(media_type, document.tag, document.body, document.gzip))
     return Reply(chosen.status, chosen.body, [*chosen.headers, version, _REVALIDATE])
 
 

@@ -33,7 +33,12 @@ _BUSY = _envelope(phrase("server.too_many_connections").raw())
 _UNREADABLE = phrase("server.unreadable").raw()
 _HEAD_TOO_LARGE = phrase("server.head_large").raw()
 _NO_TUNNEL = phrase("server.no_tunnel").raw()
+_BAD_HOST = phrase("server.bad_host").raw()
+_BAD_CODING = phrase("server.bad_coding").raw()
 RETRY_AFTER_S = 10
+
+# Bytes that are parsed before the requests in them are counted, and that may wait unparsed.
+_PIECE, _MOST_BEHIND = 4 * KIB, 1024 * KIB
 
 
 class _Refusal(Exception):
@@ -74,6 +79,8 @@ class Protocol(HttpToolsProtocol):
     - Heads above `max_head` bytes are refused, and so is as much noise around a body (trailers, chunk extensions).
     - A client that takes nothing of its answer for `write_timeout` s is cut off; a slow one isn't.
     - Beyond `max_connections` a request is answered 503 with Retry-After; a quarter above that, connections are cut.
+    - Of what is pipelined some `max_pipelined` requests are taken up at once; the rest waits as the bytes that it is.
+    - A client that has sent all it wants and closed its end still gets its answers.
     """
 
     head_timeout: float = 15.0
@@ -85,7 +92,17 @@ class Protocol(HttpToolsProtocol):
     linger: float = 2.0
 
     # Slots, because uvicorn's class has 28 attributes: from 30 on CPython gives up its fast attribute access.
-    __slots__ = ("_noise", "_received", "_refusal", "_refused", "_timer", "_write_timer")
+    __slots__ = (
+        "_behind",
+        "_ended",
+        "_ending",
+        "_noise",
+        "_received",
+        "_refusal",
+        "_refused",
+        "_timer",
+        "_write_timer",
+    )
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -95,6 +112,9 @@ class Protocol(HttpToolsProtocol):
         self._noise = 0  # bytes in whole packets since the last head was complete or body bytes came
         self._timer: TimerHandle | None = None  # closes the connection unless a head completes
         self._write_timer: TimerHandle | None = None
+        self._behind = b""  # what came behind more requests than are taken up at once
+        self._ended = False  # the client has closed its end
+        self._ending = False  # nothing more is taken from the client; what it asked before is answered
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
         """Register the connection, or turn it away when there are too many."""
@@ -115,9 +135,58 @@ class Protocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Parse one packet; this runs for every one of them, so what isn't parsing is a few comparisons."""
-        if self._refused:
+        if self._refused or self._ending:
             return
         self._unset_keepalive_if_required()
+        if self._behind:
+            self._behind += data
+            self.flow.pause_reading()
+            if len(self._behind) > _MOST_BEHIND:
+                self._refuse(_Refusal(400, _UNREADABLE))
+        elif len(data) > _PIECE or self.pipeline:
+            self._parse_in_pieces(data)
+        else:
+            self._parse(data)
+
+    def eof_received(self) -> bool:  # type: ignore[override]  # as the loop has it
+        """The client sends no more (transport callback): whether the connection is kept for what it still waits for."""
+        self._ended = True
+        if self._behind or self._ending:
+            return True
+        is_answering = self.cycle is not None and not self.cycle.response_complete and not self.cycle.more_body
+        if self._refused or not (self.pipeline or is_answering):
+            return False
+        self._take_no_more()
+        return True
+
+    def on_response_complete(self) -> None:
+        """An answer is out: end, or go on with what waits behind it."""
+        if self._ending and not self.pipeline:
+            self.transport.close()
+        super().on_response_complete()
+        if self._behind and len(self.pipeline) < self.max_pipelined // 2:
+            data, self._behind = self._behind, b""
+            self._parse_in_pieces(data)
+            if self._ended and not self._behind:
+                self._take_no_more()
+        if self._behind:
+            # Else the next packets would pile up behind those that wait.
+            self.flow.pause_reading()
+
+    def _parse_in_pieces(self, data: bytes) -> None:
+        """Parse as much of some bytes as there is room for requests; what is a body all at once."""
+        at = 0
+        while at < len(data) and not self._refused:
+            if len(self.pipeline) >= self.max_pipelined:
+                self._behind = data[at:]
+                self.flow.pause_reading()
+                return
+            is_body = self.cycle is not None and self.cycle.more_body and self.headers is _NO_TRAILERS
+            piece = data[at:] if is_body else data[at : at + _PIECE]
+            at += len(piece)
+            self._parse(piece)
+
+    def _parse(self, data: bytes) -> None:
         self._received = len(data)
         try:
             try:
@@ -141,6 +210,7 @@ class Protocol(HttpToolsProtocol):
         # Counting costs, and few heads come in more than one packet.
         if self._noise or self._received > self.max_head:
             self._check_head_size()
+        self._check_fields()
         super().on_headers_complete()
         if self.parser.should_upgrade():
             return
@@ -150,8 +220,6 @@ class Protocol(HttpToolsProtocol):
             self._stop_timer()
         if self.expect_100_continue:
             self.cycle.on_response = self._on_answer_to_expecting
-        if self.pipeline and len(self.pipeline) > self.max_pipelined:
-            self._stop(400, _UNREADABLE)
 
     def on_body(self, body: bytes) -> None:
         """Body bytes (parser callback): the client waits for no `100 Continue`, or no longer."""
@@ -202,6 +270,17 @@ class Protocol(HttpToolsProtocol):
         if len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers) > self.max_head:
             self._stop(431, _HEAD_TOO_LARGE)
 
+    def _check_fields(self) -> None:
+        """Refuse what RFC 9112 has a server refuse: anything but one Host (3.2), codings that it doesn't know (6.1)."""
+        hosts = 0
+        for name, value in self.headers:
+            if name == b"host":
+                hosts += 1
+            elif name == b"transfer-encoding" and (coding := value.strip().lower()) != b"chunked":
+                self._stop(501 if coding.endswith(b"chunked") else 400, _BAD_CODING)
+        if hosts != 1 and (hosts or self.parser.get_http_version() != "1.0"):
+            self._stop(400, _BAD_HOST)
+
     def _stop(self, status: int, message: str) -> NoReturn:
         # Kept as well, because the parser raises an error of its own when a callback raises.
         self._refusal = _Refusal(status, message)
@@ -218,18 +297,36 @@ class Protocol(HttpToolsProtocol):
         self._refused = True
         logger.info("refused a request", extra={"status": refusal.status, "client": self.client and self.client[0]})
         cycle = self.cycle
-        if cycle is None or cycle.response_complete:
+        if self.pipeline:
+            self._take_no_more()
+        elif cycle is None or cycle.response_complete:
             self._write_refusal(refusal)
         elif not cycle.more_body:
             # What came behind a whole request is bad: that request still gets its answer, then the connection ends.
-            cycle.keep_alive = False
+            self._take_no_more()
         else:
             cycle.disconnected = True
             cycle.message_event.set()
-            if not cycle.response_started and not self.pipeline:
-                self._write_refusal(refusal)
-            else:
+            if cycle.response_started:
                 self.transport.close()
+            else:
+                self._write_refusal(refusal)
+
+    def _take_no_more(self) -> None:
+        """End with the answer to the last request that came whole."""
+        self._ending = True
+        self._behind = b""
+        last = self.cycle
+        if self.pipeline:
+            if last.more_body:
+                self.pipeline.popleft()
+            if not self.pipeline:
+                # The one that is being answered is known to nobody here; the connection ends behind it.
+                return
+            last = self.pipeline[0][0]
+        last.keep_alive = False
+        if last.response_complete:
+            self.transport.close()
 
     def _write_refusal(self, refusal: _Refusal) -> None:
         body = _envelope(refusal.message)

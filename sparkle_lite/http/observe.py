@@ -71,4 +71,6 @@ def _family(path: str) -> str:
     return f"/{first}" if first in _FAMILIES else "other"
 
 
-_FAMILIES = frozenset({"", "ping", "api", "auth", "docs", "static", "ip", "login", "healthz", "readyz", "metrics"})
+_FAMILIES = frozenset(
+    {"", "ping", "api", "auth", "docs", "static", "ip", "login", "healthz", "healthcheck", "readyz", "metrics"}
+)

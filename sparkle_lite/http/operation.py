@@ -31,11 +31,21 @@ NO_STORE = {"cache-control": "no-store"}
     },
 )
 async def healthz(server: Injected[Server]) -> Response[dict[str, str]]:
+    return await _health(server)
+
+
+async def _health(server: Server) -> Response[dict[str, str]]:
     try:
         await server.health()
     except (SparkleError, TimeoutError) as error:
         return Response({"status": "failing", "reason": str(error) or "timeout"}, status_code=503, headers=NO_STORE)
     return Response({"status": "ok", "version": __version__}, headers=NO_STORE)
+
+
+@get("/healthcheck", include_in_schema=False)
+async def healthcheck(server: Injected[Server]) -> Response[dict[str, str]]:
+    """The same by the name that the original's container asks for."""
+    return await _health(server)
 
 
 @get(
@@ -88,4 +98,4 @@ def _is_within(text: str, networks: tuple[Network, ...]) -> bool:
     return any(network.contains(Network(address, len(address) * 8)) for network in networks)
 
 
-HANDLERS = (healthz, readyz, metrics)
+HANDLERS = (healthz, healthcheck, readyz, metrics)

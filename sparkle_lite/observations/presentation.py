@@ -223,6 +223,8 @@ def _discoverer(person: Person | None, viewer: Viewer) -> Discoverer | None:
 
 # A spreadsheet takes a text that begins so, perhaps behind blanks or controls, for a formula and runs it.
 _FORMULA = re.compile(r"[\t\r\n]|[\s\x00-\x20]*[=+\-@\uff1d\uff0b\uff0d\uff20]")
+# Where a spreadsheet separates by another sign than the comma, quotes in the middle of its cell keep nothing together.
+_FORMULA_WITHIN = re.compile(r"([;\t\r\n|])(?=[\s\x00-\x20\"]*[=+\-@\uff1d\uff0b\uff0d\uff20])")
 _NESTED = {"torrent": Torrent, "foundBy": Discoverer, "lastSeenBy": Discoverer}
 
 
@@ -236,7 +238,7 @@ def csv_columns(shape: type[msgspec.Struct]) -> list[tuple[str, ...]]:
 
 
 def csv_cells(row: msgspec.Struct, columns: Sequence[tuple[str, ...]]) -> list[str | int | float]:
-    """A row's cells: nothing for null, and an apostrophe before what a spreadsheet would take for a formula."""
+    """A row's cells: nothing for null, and an apostrophe before all that a spreadsheet would take for a formula."""
     values = msgspec.to_builtins(row)
     cells: list[str | int | float] = []
     for path in columns:
@@ -245,7 +247,8 @@ def csv_cells(row: msgspec.Struct, columns: Sequence[tuple[str, ...]]) -> list[s
             value = value.get(name) if value else None
         if isinstance(value, bool):
             value = "true" if value else "false"
-        if isinstance(value, str) and _FORMULA.match(value):
-            value = f"'{value}"
+        if isinstance(value, str):
+            value = _FORMULA_WITHIN.sub(r"\1'", value)
+            value = f"'{value}" if _FORMULA.match(value) else value
         cells.append("" if value is None else value)
     return cells

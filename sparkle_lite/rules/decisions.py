@@ -8,6 +8,8 @@ person makes it.
 import asyncio
 import re
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 from sparkle_lite.accounts.actors import Actor
@@ -36,6 +38,7 @@ from sparkle_lite.rules.configured import difference
 from sparkle_lite.rules.findings import Finding
 from sparkle_lite.rules.guard import SUBSCRIBER_V6, Guard, Obstacle
 from sparkle_lite.rules.in_force import InForce
+from sparkle_lite.rules.named import judge
 from sparkle_lite.rules.operator import Rules
 from sparkle_lite.rules.plan import Mode, Plan, Situation
 from sparkle_lite.rules.protected import Protected
@@ -43,7 +46,7 @@ from sparkle_lite.rules.reasons import reason
 from sparkle_lite.rules.rendering import Listing
 from sparkle_lite.texts import Phrase, phrase
 from sparkle_lite.units import DAY_MS
-from sparkle_lite.wire.matchers import Matcher, category_matches, parse
+from sparkle_lite.wire.matchers import Matcher, Patience
 
 TargetKind = Literal["ip", "peer_id", "client_name"]
 
@@ -55,6 +58,8 @@ WHY_MS, MOST_MATCHES = 90 * DAY_MS, 200
 
 # The log reaches back so far.
 HISTORY_MS = 730 * DAY_MS
+# What is asked of a peer's name or id: more of it is never looked at. Its rules have so long, waiting included.
+LONGEST_NAME, _PATIENCE_S = 256, 1.0
 _LIST_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,39}")
 
 # Plans that were overtaken by another change before they are made within the transaction.
@@ -65,23 +70,29 @@ _CHUNK, _PAUSE_S = 1000, 0.02
 
 
 class Match(NamedTuple):
-    """A decision about what was asked for, with its state now and its reason."""
+    """A decision about what was asked for, with its state now and its reason.
+
+    `withheld` says why nothing of it is told to clients although it is in force.
+    """
 
     decision: Decision
     state: str
     reason: Phrase
+    withheld: Obstacle | None = None
 
 
 class Why(NamedTuple):
     """Everything about one address, network, client name or peer id.
 
-    `listed`: whether clients are told now to ban it. `protection` names what keeps it from being listed.
+    `listed`: whether clients are told now to ban it. `protection` names what keeps it from being listed. `untried` are
+    rules of which nobody knows whether they match, because their expression takes too long on this text.
     """
 
     subject: str
     listed: bool
     matches: tuple[Match, ...]
     protection: tuple[Obstacle, ...]
+    untried: tuple[Match, ...] = ()
 
 
 class Verdict(NamedTuple):
@@ -132,6 +143,7 @@ class Decisions:
         self._audit = audit
         self._clock = clock
         self._protected = protected
+        self._names = ThreadPoolExecutor(1, thread_name_prefix="names")
 
     # --- The configuration --------------------------------------------------------------------------------------------
 
@@ -439,6 +451,16 @@ class Decisions:
         async with self.database.reader() as reader:
             return await store.page(reader, wanted, moment, position, limit), moment
 
+    async def withheld(self, decisions: Iterable[Decision]) -> dict[int, Obstacle]:
+        """Which of some decisions (by id) are in force and yet not told to clients at all, and why."""
+        now = self._clock()
+        served = [one for one in decisions if one.action == "deny" and one.state_at(now) == "active"]
+        if not served:
+            return {}
+        async with self.database.reader() as reader:
+            guard = await self._guard(reader, now)
+        return await asyncio.to_thread(_withheld, guard, served)
+
     async def changes(self, position: Position[Cursor], limit: int) -> list[Change]:
         """The log of what began and was over, at a position (of time, id, whether it was over), newest first."""
         async with self.database.reader() as reader:
@@ -469,31 +491,32 @@ class Decisions:
             guard = await self._guard(reader, now)
         protection = guard.protection(network)
         listed = _is_served(decisions, now) and not protection
-        return Why(str(network), listed, self._matches(decisions, now), protection)
+        return Why(str(network), listed, self._matches(decisions, now, guard), protection)
 
     async def why_named(self, kind: Literal["client_name", "peer_id"], text: str) -> Why:
-        """Everything about what a peer says of itself."""
-        now = self._clock()
+        """Everything about what a peer says of itself, cut to LONGEST_NAME.
+
+        Rules have a second together, and one thread for all questions: what an expression costs, others don't pay.
+        """
+        now, patience = self._clock(), Patience(_PATIENCE_S)
         async with self.database.reader() as reader:
             stored = await store.named(reader, now - WHY_MS)
-        return await asyncio.to_thread(
-            self._why_named, [decision for decision in stored if decision.kind == kind], text, now
+            guard = await self._guard(reader, now)
+        rules = [decision for decision in stored if decision.kind == kind]
+        loop, text = asyncio.get_running_loop(), text[:LONGEST_NAME]
+        judged = await loop.run_in_executor(self._names, partial(judge, rules, text, now, patience))
+        return Why(
+            text,
+            judged.listed,
+            self._matches(judged.matching, now, guard),
+            ("excepted",) if judged.excepted else (),
+            self._matches(judged.untried, now, guard),
         )
 
-    def _why_named(self, stored: Sequence[Decision], text: str, now: int) -> Why:
-        matchers = {decision.id: parse(decision.text or "") for decision in stored}
-        matching = [decision for decision in stored if matchers[decision.id].matches(text) is not None]
-        served = [decision for decision in stored if decision.state_at(now) == "active"]
-        excepted = any(decision.action == "allow" and matchers[decision.id].matches(text) for decision in served)
-        categories: dict[str, list[Matcher]] = {}
-        for decision in served:
-            if decision.action == "deny":
-                categories.setdefault(decision.category, []).append(matchers[decision.id])
-        listed = any(category_matches(rules, text) for rules in categories.values())
-        return Why(text, listed and not excepted, self._matches(matching, now), ("excepted",) if excepted else ())
-
-    def _matches(self, decisions: Iterable[Decision], now: int) -> tuple[Match, ...]:
-        return tuple(Match(decision, decision.state_at(now), self.reason(decision)) for decision in decisions)
+    def _matches(self, decisions: Sequence[Decision], now: int, guard: Guard) -> tuple[Match, ...]:
+        served = [one for one in decisions if one.action == "deny" and one.state_at(now) == "active"]
+        withheld = _withheld(guard, served)
+        return tuple(Match(one, one.state_at(now), self.reason(one), withheld.get(one.id)) for one in decisions)
 
     async def verdict(self, address: bytes) -> Verdict:
         """What anyone may know of an address: nothing about members, nothing that isn't in force."""
@@ -506,7 +529,17 @@ class Decisions:
             decision for decision in decisions if decision.state_at(now) == "active" and decision.action == "deny"
         ]
         listed = bool(served) and not protection
-        return Verdict(listed, "excepted" in protection, self._matches(served, now) if listed else ())
+        return Verdict(listed, "excepted" in protection, self._matches(served, now, guard) if listed else ())
+
+
+def shown_obstacle(obstacle: Obstacle | None, *, is_admin: bool) -> str | None:
+    """What somebody may know of an obstacle: whose client comes from an address, administrators alone."""
+    return "protected" if obstacle == "member" and not is_admin else obstacle
+
+
+def _withheld(guard: Guard, served: Iterable[Decision]) -> dict[int, Obstacle]:
+    found = ((one.id, guard.withheld(one.kind, one.network or one.text or "")) for one in served)
+    return {decision_id: why for decision_id, why in found if why is not None}
 
 
 def _planned(proposal: _Proposal, situation: Situation, rows: Iterable[tuple[Any, ...]]) -> Plan:

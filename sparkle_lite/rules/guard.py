@@ -37,6 +37,7 @@ class Guard:
         self._own = AddressSet(single(address) for address in own)
         self._members = AddressSet(single(address) for address in members)
         self._excepted = AddressSet(excepted)
+        self._cut_out = AddressSet((*self._own, *self._members, *self._excepted))
         self._exempt = exempt
 
     def obstacle(self, network: Network, *, capped: bool) -> Obstacle | None:
@@ -68,6 +69,20 @@ class Guard:
             "special": self._special, "own": self._own, "excepted": self._excepted, "member": self._members,
         }  # fmt: skip
         return tuple(name for name, networks in holes.items() if not any(carve(network, networks)))
+
+    def withheld(self, kind: str, target: Network | str) -> Obstacle | None:
+        """Why nothing at all of a listing in force is published, None where some of it is.
+
+        `target` is a network, or a matcher in its canonical text.
+        """
+        if isinstance(target, str):
+            return "excepted" if self.is_exempt(kind, target) else None
+        if any(carve(target, self._cut_out)):
+            return None
+        holes: dict[Obstacle, AddressSet] = {"own": self._own, "excepted": self._excepted, "member": self._members}
+        alone = (name for name, networks in holes.items() if not any(carve(target, networks)))
+        # Where several share it, the strongest of them.
+        return next(alone, None) or next(name for name, networks in holes.items() if networks.overlapping(target))
 
     def members_in(self, network: Network) -> int:
         """How many members' addresses lie in a network."""

@@ -9,7 +9,7 @@ import asyncio
 import logging
 import pickle
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from typing import NamedTuple
 
 from sparkle_lite.accounts.registry import Registry
@@ -21,25 +21,32 @@ from sparkle_lite.rules.operator import Rules
 from sparkle_lite.rules.protected import Protected
 from sparkle_lite.rules.render_worker import RenderOrder, RenderWorker
 from sparkle_lite.rules.rendering import Published
+from sparkle_lite.wire.rule_documents import Document
 
 # Decisions beyond which rendering in this process would be felt; starting another takes a quarter of a second.
 _LONG_LIST = 5_000
 
 # Between two attempts to publish what can't be.
 _RETRY_S = 5.0
+
+# Versions that are remembered, each in some 200 bytes.
+_VERSIONS = 20_000
 logger = logging.getLogger("sparkle.publisher")
 
 
 class Edition(NamedTuple):
     """One rendering: the documents, the revision of the decisions in them, and decisions by origin and state.
 
-    `untold` is what which client programs are not told of it.
+    `untold` is what which client programs are not told of it. `protected` are the addresses that were cut out, and
+    `accounts` tells when it was that accounts were looked at for them.
     """
 
     published: Published
     revision: int
     counts: Mapping[tuple[str, str], int]
     untold: Sequence[omissions.Untold]
+    protected: Set[bytes]
+    accounts: tuple[int, Set[int]]
 
 
 class Renderer:
@@ -73,9 +80,8 @@ class Renderer:
         """An edition of what is in force now."""
         # A member that was seen a moment ago is not in the database yet.
         await self._registry.flush(now=True)
-        revision = await self.decisions.revision()
-        async with self._database.reader() as reader:
-            protected = await self._protected.addresses(reader, self.clock())
+        revision, accounts = await self.decisions.revision(), self.accounts()
+        protected = await self.addresses()
         published, counts = await asyncio.gather(self._documents(rules, protected), self.decisions.counts())
         for held in published.held[:20]:
             logger.warning("a rule covers an address of this server or of a member and is held back: %s", held)
@@ -85,9 +91,25 @@ class Renderer:
             prefer_legacy=self._config().btn.prefer_legacy,
             has_excepted_addresses=published.has_excepted_addresses,
         )
-        return Edition(published, revision, counts, untold)
+        return Edition(
+            published=published,
+            revision=revision,
+            counts=counts,
+            untold=untold,
+            protected=protected,
+            accounts=accounts,
+        )
 
-    async def _documents(self, rules: Rules, protected: set[bytes]) -> Published:
+    def accounts(self) -> tuple[int, Set[int]]:
+        """What differs when other addresses may be protected because of accounts that have changed."""
+        return self._registry.generation, self._protected.earned
+
+    async def addresses(self) -> Set[bytes]:
+        """The addresses that are protected now."""
+        async with self._database.reader() as reader:
+            return await self._protected.addresses(reader, self.clock())
+
+    async def _documents(self, rules: Rules, protected: Set[bytes]) -> Published:
         url = self._config().server.public_url.rstrip("/")
         link = f"{url}/ip/" if url else ""
         if await self.decisions.count_open() > _LONG_LIST:
@@ -119,6 +141,10 @@ class Publisher:
         self._renderer = renderer
         self._rules = rules
         self._edition = first
+        # What each version stood for first; beyond so many the oldest are forgotten.
+        self._tags: dict[str, str] = {}
+        self._ambiguous: set[str] = set()
+        self._remember_versions()
         self._is_outdated = False
         self._publishing = asyncio.Lock()
         self._requested = self._done = 0
@@ -139,6 +165,20 @@ class Publisher:
     def counts(self) -> Mapping[tuple[str, str], int]:
         """How many listings stood by origin and state when the documents were rendered."""
         return self._edition.counts
+
+    def is_known(self, document: Document, version: str) -> bool:
+        """Whether somebody who has this version of a document has just this document.
+
+        Versions are short for old clients' sake, and two contents may share one: then nobody is told to keep theirs.
+        """
+        return version == document.version and version not in self._ambiguous
+
+    def _remember_versions(self) -> None:
+        for document in self.published.all():
+            if self._tags.setdefault(document.version, document.tag) != document.tag:
+                self._ambiguous.add(document.version)
+        while len(self._tags) > _VERSIONS:
+            del self._tags[next(iter(self._tags))]
 
     def rewrite(self, rules: Rules) -> None:
         """What the operator wrote has changed, to be published with the next change."""
@@ -164,6 +204,7 @@ class Publisher:
                 logger.exception("the rules could not be published; the last good ones are served on")
             else:
                 self.failure = None
+                self._remember_versions()
                 _log_untold(self.untold, before)
             self._done = covered
             self._at = time.monotonic()
@@ -171,8 +212,24 @@ class Publisher:
 
     async def publish_changes(self) -> None:
         """Publish, unless what is served is what stands."""
-        if self._is_outdated or await self._renderer.decisions.revision() != self._edition.revision:
+        if (
+            self._is_outdated
+            or await self._renderer.decisions.revision() != self._edition.revision
+            or await self._protects_others()
+        ):
             await self.publish()
+
+    async def _protects_others(self) -> bool:
+        """Whether an account has changed so that a rule must be published with another hole, or without one."""
+        edition, accounts = self._edition, self._renderer.accounts()
+        if accounts == edition.accounts:
+            return False
+        protected = await self._renderer.addresses()
+        if any(edition.published.covers(address) for address in protected ^ edition.protected):
+            return True
+        if self._edition is edition:
+            self._edition = edition._replace(accounts=accounts, protected=protected)
+        return False
 
     async def publish_due(self) -> None:
         """Publish what another process changed, what has expired, and what could not be published before."""

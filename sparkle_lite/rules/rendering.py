@@ -78,9 +78,19 @@ class Published:
         """The rules without addresses as this client reads them: protocol 20 has lists of their own for those."""
         return self.documents["rule_peer_identity", dialect.traits.reads.variant]
 
+    def all(self) -> Iterator[Document]:
+        """Every document."""
+        yield from self.documents.values()
+        yield self.ip_denylist
+        yield self.ip_allowlist
+
     def touches(self, address: bytes) -> bool:
         """Whether an address (4 or 16 bytes) is banned by these documents; a member's address must not be."""
         return bool(self.listed(address))
+
+    def covers(self, address: bytes) -> bool:
+        """Whether a rule is about an address, also where it is cut out of what is published."""
+        return bool(_around(address, self._listed))
 
     def listed(self, address: bytes) -> tuple[str, ...]:
         """The categories in which these documents ban an address."""

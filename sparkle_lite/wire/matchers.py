@@ -9,19 +9,14 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from functools import lru_cache
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 
-
-class MatcherError(ValueError):
-    """The text is no rule that PeerBanHelper could parse: `message` says why, `hint` what to write instead."""
-
-    def __init__(self, message: str, hint: str) -> None:
-        super().__init__(f"{message}; {hint}")
-        self.message = message
-        self.hint = hint
+from sparkle_lite.wire.java_patterns import MatcherError as MatcherError
+from sparkle_lite.wire.java_patterns import Patience as Patience
+from sparkle_lite.wire.java_patterns import PatternTimeout as PatternTimeout
+from sparkle_lite.wire.java_patterns import dotnet_spelling, java_pattern
 
 
 class Method(StrEnum):
@@ -73,24 +68,33 @@ class Matcher:
         """Whether it only ever says TRUE or nothing, without a condition."""
         return self.hit is MatchResult.TRUE and self.miss is MatchResult.DEFAULT and self.condition is None
 
+    @property
+    def may_explode(self) -> bool:
+        """Whether one of its expressions may take exponential time in a client. Takes some milliseconds."""
+        if self.condition is not None and self.condition.may_explode:
+            return True
+        return self.method is Method.REGEX and java_pattern(self.content).may_explode
+
     def negated(self) -> "Matcher":
         """The same rule as an exclusion: whatever it matched, it now takes out of its category."""
         return replace(self, hit=MatchResult.FALSE)
 
-    def matches(self, text: str) -> bool | None:
+    def matches(self, text: str, patience: Patience | None = None) -> bool | None:
         """What PeerBanHelper makes of a text: True, False, or None when the rule says nothing about it.
 
-        Unicode's character classes (`\\p{IsHan}`) are only roughly right here.
+        Unicode's character classes (`\\p{IsHan}`) are only roughly right here. An expression may take long: call it
+        off the event loop. Raises PatternTimeout when there is no more patience (a second of its own without one).
         """
-        if self.condition is not None and self.condition.matches(text) is False:
+        patience = patience or Patience()
+        if self.condition is not None and self.condition.matches(text, patience) is False:
             return False
-        return _MEANING[self.hit if self._hits(text) else self.miss]
+        return _MEANING[self.hit if self._hits(text, patience) else self.miss]
 
-    def _hits(self, text: str) -> bool:
+    def _hits(self, text: str, patience: Patience) -> bool:
         if self.method is Method.LENGTH:
             return self.minimum <= len(text.encode("utf-16-le", "surrogatepass")) // 2 <= self.maximum
         if self.method is Method.REGEX:
-            return _java_pattern(self.content).compiled.fullmatch(text) is not None
+            return java_pattern(self.content).matches(text, patience)
         text, content = text.lower(), self.content.lower()
         if self.method is Method.STARTS_WITH:
             return text.startswith(content)
@@ -152,8 +156,8 @@ class Matcher:
                 return rf"^{literal}\z"
             case Method.CONTAINS:
                 return literal
-            case Method.REGEX if _java_pattern(self.content).portable:
-                return rf"^(?-i:{_ascii_classes(self.content)})\z"
+            case Method.REGEX if java_pattern(self.content).portable:
+                return rf"^(?-i:{dotnet_spelling(self.content)})\z"
             case _:
                 return None
 
@@ -182,10 +186,10 @@ def _object(method: str, content: str) -> str:
 _DOTNET_SPECIAL = re.compile(r"[\\*+?|{\[()^$.#]")
 
 
-def category_matches(matchers: Iterable[Matcher], text: str) -> bool:
-    """Whether a whole category matches: one FALSE anywhere is final, else one TRUE is enough."""
-    verdicts = {matcher.matches(text) for matcher in matchers}
-    return True in verdicts and False not in verdicts
+def category_verdict(verdicts: Iterable[bool | None]) -> bool:
+    """Whether a whole category matches, from what its rules say: one FALSE is final, else one TRUE is enough."""
+    said = set(verdicts)
+    return True in said and False not in said
 
 
 # --- Reading ----------------------------------------------------------------------------------------------------------
@@ -256,7 +260,7 @@ def _checked(matcher: Matcher) -> Matcher:
             f"an empty {method} rule matches everybody", "write some text, or use EQUALS for empty names"
         )
     if method is Method.REGEX:
-        _java_pattern(content)
+        java_pattern(content)
     return matcher
 
 
@@ -295,301 +299,3 @@ def _json_text(text: str) -> str:
 def _short(value: object) -> str:
     text = repr(value)
     return text if len(text) <= 80 else text[:79] + "…"
-
-
-# --- Java's regular expressions ---------------------------------------------------------------------------------------
-
-
-class _JavaPattern(NamedTuple):
-    """A Java expression: compiled for Python, and whether .NET reads it the same way."""
-
-    compiled: re.Pattern[str]
-    portable: bool
-
-
-@lru_cache(maxsize=4096)
-def _java_pattern(text: str) -> _JavaPattern:
-    """Translate a Java expression. Raises MatcherError when Java would surely refuse it."""
-    translation = _JavaTranslation(text)
-    try:
-        # Java's \d, \w, \s and its ignoring of case are ASCII.
-        compiled = re.compile(translation.run(), re.ASCII)
-    except re.error as error:
-        # Java refuses a look-behind without a limit and takes one of bounded length; Python wants a fixed length.
-        hint = (
-            "write one look-behind for each length" if "look-behind" in error.msg else r"a literal sign is written \("
-        )
-        raise MatcherError(f"{_short(text)} is no valid regular expression: {error.msg}", hint) from None
-    except (RecursionError, OverflowError):
-        raise MatcherError(f"{_short(text)} is too complex a regular expression", "make it simpler") from None
-    return _JavaPattern(compiled, translation.portable)
-
-
-# What these mean inside brackets.
-_CLASSES = {
-    "h": r" \t\xa0\u1680\u180e\u2000-\u200a\u202f\u205f\u3000",
-    "v": r"\n\x0b\f\r\x85\u2028\u2029",
-    "Lower": "a-z",
-    "Upper": "A-Z",
-    "ASCII": r"\x00-\x7f",
-    "Alpha": "a-zA-Z",
-    "Digit": "0-9",
-    "Alnum": "a-zA-Z0-9",
-    "Punct": r"!-/:-@\[-`{-~",
-    "Graph": "!-~",
-    "Print": " -~",
-    "Blank": r" \t",
-    "Cntrl": r"\x00-\x1f\x7f",
-    "XDigit": "0-9a-fA-F",
-    "Space": r" \t\n\x0b\f\r",
-    "L": r"a-zA-Z\xaa-\U0010ffff",
-    "Lu": "A-Z\xc0-\xde",
-    "Ll": "a-z\xdf-\xff",
-    "N": "0-9",
-    "Nd": "0-9",
-}
-# Scripts, blocks and the rest of Unicode's categories: letters beyond ASCII are near enough.
-_ANY_SCRIPT = r"\x80-\U0010ffff"
-_ASSERTIONS = {"b": r"\b", "B": r"\B", "A": r"\A", "G": r"\A", "z": r"\Z", "Z": r"(?=\n?\Z)"}
-_LINE_BREAK = r"(?:\r\n|[\n\x0b\f\r\x85\u2028\u2029])"
-_SIMPLE = frozenset("dDwWsSnrtfa")
-_QUOTE = re.compile(r"\\Q(.*?)(?:\\E|\Z)", re.DOTALL)
-_PROPERTY = re.compile(r"\\[pP](?:\{\^?([^{}]+)\}|([A-Za-z]))")
-_CHARACTER = re.compile(
-    r"\\(?:x\{([0-9a-fA-F]{1,6})\}|x([0-9a-fA-F]{2})|u([0-9a-fA-F]{4})|0([0-3]?[0-7]{1,2})|c(.)|(e))", re.DOTALL
-)
-_GROUP = re.compile(r"\(\?<([a-zA-Z][a-zA-Z0-9]*)>")
-_NAMED_REFERENCE = re.compile(r"\\k<([a-zA-Z][a-zA-Z0-9]*)>")
-_PLAIN_GROUP = re.compile(r"\((?:\?(?:[:=!>]|<[=!]))?(?!\?)")
-_FLAGS = re.compile(r"\(\?([idmsuxU]*)(?:-([idmsuxU]*))?([:)])")
-_QUANTIFIER = re.compile(r"(?:[*+?]|\{\d+(?:,\d*)?\})([+?]?)")
-
-
-# Java's are ASCII; .NET's are Unicode, and its dot stops at one line break only.
-_ASCII = {"d": "0-9", "w": "A-Za-z0-9_", "s": r" \t\n\x0b\f\r"}
-_WORD = f"[{_ASCII['w']}]"
-_OUTSIDE = {
-    **{letter: f"[{body}]" for letter, body in _ASCII.items()},
-    **{letter.upper(): f"[^{body}]" for letter, body in _ASCII.items()},
-    "b": f"(?:(?<={_WORD})(?!{_WORD})|(?<!{_WORD})(?={_WORD}))",
-    "B": f"(?:(?<={_WORD})(?={_WORD})|(?<!{_WORD})(?!{_WORD}))",
-    "Z": r"(?=\n?\z)",
-}
-_DOT = r"[^\n\r\x85\u2028\u2029]"
-_SIGN = re.compile(r"\\.|.", re.DOTALL)
-_DOTALL = re.compile(r"\(\?[a-z]*s")
-
-
-def _ascii_classes(text: str) -> str:
-    """A portable Java expression with its classes written out, so that .NET takes them for Java's."""
-    written: list[str] = []
-    in_brackets = follows_class = False
-    any_sign = _DOTALL.search(text) is not None
-    for sign in _SIGN.findall(text):
-        letter = sign[1:]
-        if in_brackets:
-            # Behind a class a dash is only a dash.
-            written.append(r"\-" if sign == "-" and follows_class else _ASCII.get(letter, sign))
-        else:
-            written.append(_DOT if sign == "." and not any_sign else _OUTSIDE.get(letter, sign))
-        follows_class = in_brackets and letter in _ASCII
-        in_brackets = sign == "[" or (in_brackets and sign != "]")
-    return "".join(written)
-
-
-class _JavaTranslation:
-    """One pass over a Java expression that writes Python's spelling of it.
-
-    `portable` turns False at the first construct that .NET doesn't know or understands otherwise.
-    """
-
-    def __init__(self, text: str) -> None:
-        self.text = text
-        self.at = 0
-        self.portable = True
-        # Java's dot stops at every line break, unless a flag says otherwise.
-        self.dot = "." if _DOTALL.search(text) else _DOT
-        # Per open group: the inline flags (`(?i)`) in force up to its end.
-        self.flags: list[list[str]] = [[]]
-
-    def run(self) -> str:
-        written: list[str] = []
-        while self.at < len(self.text):
-            written.append(self._next())
-        return "".join(written) + ")" * len(self.flags[0])
-
-    def _take(self, pattern: re.Pattern[str]) -> re.Match[str] | None:
-        match = pattern.match(self.text, self.at)
-        if match is not None:
-            self.at = match.end()
-        return match
-
-    def _next(self) -> str:
-        sign = self.text[self.at]
-        if sign == "\\":
-            return self._escape()
-        if sign == "[":
-            return self._class()
-        if sign == "(":
-            return self._open()
-        if sign in "*+?{":
-            return self._quantifier()
-        self.at += 1
-        if sign == ")":
-            closed = self.flags.pop() if len(self.flags) > 1 else []
-            return ")" * (len(closed) + 1)
-        if sign == "|":
-            return ")" * len(self.flags[-1]) + "|" + "".join(self.flags[-1])
-        if sign == ".":
-            return self.dot
-        return sign if sign in "^$" or sign.isalnum() else re.escape(sign)
-
-    def _quantifier(self) -> str:
-        match = self._take(_QUANTIFIER)
-        if match is None:
-            raise MatcherError(f"{_short(self.text)}: Java takes {{ for a repetition", r"write \{ for the sign itself")
-        self.portable &= match[1] != "+"
-        return match[0]
-
-    def _open(self) -> str:
-        if match := self._take(_GROUP):
-            self.flags.append([])
-            return f"(?P<{match[1]}>"
-        if match := self._take(_FLAGS):
-            return self._inline_flags(match)
-        match = self._take(_PLAIN_GROUP)
-        if match is None:
-            opening = self.text[self.at : self.at + 3]
-            raise MatcherError(
-                f"{_short(self.text)}: Java doesn't know {opening!r}", "use (?:…), (?=…), (?!…) or (?<name>…)"
-            )
-        self.flags.append([])
-        return match[0]
-
-    def _inline_flags(self, match: re.Match[str]) -> str:
-        on, off = match[1], match[2] or ""
-        self.portable &= not set(on + off) & set("duxU")
-        on, off = ("".join(flag for flag in "imsx" if flag in flags) for flags in (on, off))
-        opening = f"(?{on}{'-' + off if off else ''}:"
-        if match[3] == ":":
-            self.flags.append([])
-        else:
-            # Flags alone hold up to the end of the group they stand in; in Python they need a group of their own.
-            self.flags[-1].append(opening)
-        return opening
-
-    def _escape(self) -> str:
-        if match := self._take(_QUOTE):
-            self.portable = False
-            return "".join(re.escape(sign) for sign in match[1])
-        if match := self._take(_NAMED_REFERENCE):
-            return f"(?P={match[1]})"
-        if (character := self._character()) is not None:
-            return re.escape(character)
-        if (body := self._class_body()) is not None:
-            return body
-        letter = self.text[self.at + 1 : self.at + 2]
-        self.at += 2
-        if letter in _ASSERTIONS and letter:
-            return _ASSERTIONS[letter]
-        if letter in ("R", "X"):
-            self.portable = False
-            return _LINE_BREAK if letter == "R" else "."
-        if letter.isdigit() and letter != "0":
-            return f"\\{letter}"
-        return self._literal(letter)
-
-    def _literal(self, letter: str) -> str:
-        if not letter or (letter.isascii() and letter.isalnum()):
-            raise MatcherError(f"{_short(self.text)}: Java doesn't know \\{letter}", r"write \\ for a backslash itself")
-        return re.escape(letter)
-
-    def _character(self) -> str | None:
-        """A single character that is written by its number."""
-        match = self._take(_CHARACTER)
-        if match is None:
-            return None
-        braced, short, long, octal, control, _ = match.groups()
-        self.portable &= braced is None and octal is None
-        if control:
-            return chr(ord(control) ^ 64)
-        number = int(octal, 8) if octal else int(braced or short or long or "1b", 16)
-        if number > 0x10FFFF:
-            raise MatcherError(f"{_short(self.text)}: {match[0]} is no character", "the largest is \\x{10ffff}")
-        return chr(number)
-
-    def _class_body(self) -> str | None:
-        """A predefined set of characters (`\\d`, `\\h`, `\\p{L}`), usable inside and outside brackets."""
-        letter = self.text[self.at + 1 : self.at + 2]
-        if letter and letter in _SIMPLE:
-            self.at += 2
-            return f"\\{letter}"
-        if letter and letter in "hHvV":
-            self.at += 2
-            body = _CLASSES[letter.lower()]
-        elif match := self._take(_PROPERTY):
-            name = (match[1] or match[2]).removeprefix("Is")
-            body = _CLASSES.get(name, _CLASSES["L"] if name in ("Alphabetic", "Letter") else _ANY_SCRIPT)
-        else:
-            return None
-        self.portable = False
-        return f"[^{body}]" if letter.isupper() else f"[{body}]"
-
-    # Java's brackets nest and intersect: `[a-z&&[^aeiou]]`. Each becomes an alternation of plain brackets.
-
-    def _class(self) -> str:
-        self.at += 1
-        negated = self.text.startswith("^", self.at)
-        self.at += negated
-        sets = [self._union(True)]
-        while self.text.startswith("&&", self.at):
-            self.portable = False
-            self.at += 2
-            sets.append(self._union(False))
-        self.at += 1
-        sets = [one for one in sets if one]
-        if not sets:
-            raise MatcherError(f"{_short(self.text)}: empty brackets", "write the characters between them")
-        if len(sets) == 1 and sets[0].startswith("[") and not sets[0].startswith("[^"):
-            return f"[^{sets[0][1:]}" if negated else sets[0]
-        both = "".join(f"(?={one})" for one in sets[:-1]) + sets[-1]
-        return f"(?:(?!{both})[\\s\\S])" if negated else f"(?:{both})"
-
-    def _union(self, first: bool) -> str:
-        """The sets up to `]` or `&&` as one expression for one character; "" for none."""
-        plain: list[str] = []
-        nested: list[str] = []
-        while not (self.text.startswith("&&", self.at) or (self.text.startswith("]", self.at) and not first)):
-            if self.at >= len(self.text):
-                raise MatcherError(f"{_short(self.text)}: a [ isn't closed", r"write \[ for the sign itself")
-            self._member(plain, nested)
-            first = False
-        sets = ([f"[{''.join(plain)}]"] if plain else []) + nested
-        return sets[0] if len(sets) == 1 else f"(?:{'|'.join(sets)})" if sets else ""
-
-    def _member(self, plain: list[str], nested: list[str]) -> None:
-        sign = self.text[self.at]
-        if sign == "[":
-            self.portable = False
-            nested.append(self._class())
-            return
-        if sign != "\\":
-            self.at += 1
-            plain.append(sign if sign == "-" or sign.isalnum() else re.escape(sign))
-            return
-        if match := self._take(_QUOTE):
-            self.portable = False
-            plain.extend(re.escape(quoted) for quoted in match[1])
-        elif (character := self._character()) is not None:
-            plain.append(re.escape(character))
-        elif (body := self._class_body()) is not None:
-            # The complement of ASCII's class can't be written out between others.
-            self.portable &= not (body.startswith("\\") and body[1] in "DWS")
-            (nested if body.startswith("[") else plain).append(body)
-            # A dash behind a set is only a dash.
-            if re.match(r"-(?!\])", self.text[self.at :]) and body.startswith("\\"):
-                self.at += 1
-                plain.append("\\-")
-        else:
-            self.at += 2
-            plain.append(self._literal(self.text[self.at - 1 : self.at]))

@@ -2,6 +2,7 @@
 
 import base64
 import gzip
+import hashlib
 import http.client
 import json
 import re
@@ -561,3 +562,28 @@ def test_basic_credentials_of_a_proxy_do_not_hide_the_clients(server: RunningSer
     basic = base64.b64encode(b"user:a@b").decode()
     headers = {"Authorization": f"Basic {basic}", "Authentication": bearer(server.app)}
     assert server.request("GET", "/ping/config", headers=headers).status == 200
+
+
+def test_two_contents_of_one_version_are_never_taken_for_each_other(start: Callable[..., RunningServer]) -> None:
+    """Versions have 32 bits, so that among a few hundred thousand lists some share one: such a pair is found here."""
+    rule = '[[rules]]\ntype = "ip"\ncategory = "x"\ncontent = ["{}"]\n'
+    server = start(rule.format("1.0.0.1"))
+    path = "/ping/ruleIpDenylist"
+    body = server.get(path).body
+    seen: dict[bytes, str] = {}
+    for number in range(1, 600_000):
+        address = f"1.{number >> 16}.{number >> 8 & 255}.{number & 255}"
+        digest = hashlib.sha256(b"ip_denylist\n\n" + body.replace(b"1.0.0.1", address.encode())).digest()[:4]
+        if (other := seen.setdefault(digest, address)) != address:
+            break
+    else:
+        pytest.fail("no two lists share a version")
+    server.reload(rule.format(other))
+    first = server.get(path)
+    version = first.headers["x-btn-contentversion"]
+    assert version == digest.hex() and server.get(f"{path}?rev={version}").status == 204
+    server.reload(rule.format(address))
+    for headers in ({}, {"If_None_Match": first.headers["etag"]}):
+        second = server.get(f"{path}?rev={version}", **headers)
+        assert (second.status, second.headers["x-btn-contentversion"]) == (200, version)
+        assert address.encode() in second.body

@@ -364,6 +364,17 @@ def test_the_address_of_a_member_is_never_in_the_rules(start: Callable[..., Runn
 # --- Retention --------------------------------------------------------------------------------------------------------
 
 
+def test_a_second_server_gives_up_even_where_the_lock_file_was_deleted(start: Callable[..., RunningServer]) -> None:
+    server = start()
+    server.database.with_name("sparkle.db.lock").unlink()
+    second = subprocess.run(server.command(), capture_output=True, text=True, timeout=15, check=False)
+    assert second.returncode == 1
+    assert "Another server is running" in second.stderr and "Traceback" not in second.stderr
+    assert server.request("GET", "/readyz").status == 200
+    server.restart()
+    assert server.request("GET", "/readyz").status == 200
+
+
 class Clock:
     """The time of a server; what the jobs wait for is real time, so a test runs them itself."""
 

@@ -255,6 +255,79 @@ def test_pipelined_requests_are_answered_in_order(running: Running, pair: tuple[
         assert [is_echo_of(answer(sock), body) for body in (b"first", b"second body", b"")] == [True] * 3
 
 
+def test_any_number_of_pipelined_requests_is_answered(running: Running, caplog: pytest.LogCaptureFixture) -> None:
+    """Also those that come in one packet with a body before them, and while the first of them is slow."""
+    get = b"GET /echo HTTP/1.1\r\nHost: x\r\n\r\n"
+    for first in (request(None, method="GET"), request(b"a" * 20_000, path="/slow")):
+        for count in (130, 1_500):
+            with connect(running) as sock:
+                sending = threading.Thread(target=sock.sendall, args=(first + get * count + request(b"last"),))
+                sending.start()
+                assert [answer(sock).status for _ in range(1 + count)] == [200] * (1 + count)
+                assert is_echo_of(answer(sock), b"last")
+                sending.join()
+    assert caplog.records == []
+
+
+def test_what_came_before_a_bad_request_is_answered(running: Running, caplog: pytest.LogCaptureFixture) -> None:
+    cut, no_chunk = request(b"a" * 100)[:-10], request(b"x", sizes=iter([1]))[:-6] + b"zz"
+    for bad in (b"GARBAGE\r\n\r\n", cut, no_chunk):
+        with connect(running) as sock:
+            sock.sendall(request(b"one", path="/slow") + request(b"two") + bad)
+            sock.shutdown(socket.SHUT_WR)
+            assert is_echo_of(answer(sock), b"one")
+            assert is_echo_of(answer(sock), b"two")
+            assert sock.recv(1) == b""
+    assert caplog.records == []
+
+
+@pytest.mark.parametrize("count", [1, 2, 300])
+def test_a_client_that_closes_its_end_still_gets_its_answers(running: Running, count: int) -> None:
+    """As `nc -N` does."""
+    with connect(running) as sock:
+        sock.sendall(request(b"whole", path="/slow") + request(b"more") * (count - 1))
+        sock.shutdown(socket.SHUT_WR)
+        assert is_echo_of(answer(sock), b"whole")
+        for _ in range(count - 1):
+            assert is_echo_of(answer(sock), b"more")
+        assert sock.recv(1) == b""
+
+
+def test_a_client_that_closes_its_end_within_a_request_is_gone(running: Running) -> None:
+    for part in (request(b"a" * 1000)[:-10], b"GET / HTTP/1.1\r\nHo", b""):
+        with connect(running) as sock:
+            sock.sendall(part)
+            sock.shutdown(socket.SHUT_WR)
+            assert sock.recv(1) == b""
+
+
+@pytest.mark.parametrize("upgrade", [JDK, ""], ids=["upgrade", "plain"])
+@pytest.mark.parametrize(
+    ("version", "headers", "status"),
+    [
+        ("1.1", "", 400),
+        ("1.1", "Host: a\r\nHost: b\r\n", 400),
+        ("1.1", "Host: a\r\nhost: a\r\n", 400),
+        ("1.0", "Host: a\r\nHost: b\r\n", 400),
+        ("1.1", "Host: x\r\nTransfer-Encoding: gzip, chunked\r\n", 501),
+        ("1.1", "Host: x\r\nTransfer-Encoding: identity\r\n", 400),
+        ("1.1", "Host: x\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: gzip\r\n", 400),
+    ],
+)
+def test_fields_that_rfc_9112_refuses_are_refused(
+    running: Running, version: str, headers: str, status: int, upgrade: str
+) -> None:
+    with connect(running) as sock:
+        sock.sendall(f"POST /e HTTP/{version}\r\n{upgrade}{headers}\r\n".encode())
+        assert answer(sock).refusal(status)
+
+
+def test_http_1_0_needs_no_host(running: Running) -> None:
+    with connect(running) as sock:
+        sock.sendall(b"GET /echo HTTP/1.0\r\n\r\n")
+        assert answer(sock).status == 200
+
+
 @given(data=st.data())
 @settings(max_examples=60, deadline=None)
 def test_no_way_to_split_the_bytes_changes_what_arrives(running: Running, data: st.DataObject) -> None:

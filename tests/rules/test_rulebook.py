@@ -18,7 +18,7 @@ from sparkle_lite.rules.guard import Guard
 from sparkle_lite.rules.operator import BadRulesError, Rules, compile_rules
 from sparkle_lite.rules.rendering import Listing, Published, publish
 from sparkle_lite.wire.dialect import Dialect, Family, detect
-from sparkle_lite.wire.matchers import Matcher, MatcherError, category_matches, parse
+from sparkle_lite.wire.matchers import Matcher, MatcherError, category_verdict, parse
 from sparkle_lite.wire.rule_documents import Listed, address_lines, deny_text
 
 PBH = detect("PeerBanHelper/9.1.5")
@@ -619,13 +619,14 @@ def test_a_rule_says_what_peerbanhelper_says(rule: dict[str, Any], text: str, ve
 
 def test_one_false_anywhere_settles_a_category() -> None:
     rules = [parse("thunder"), parse({"method": "CONTAINS", "content": "bird", "hit": "FALSE"})]
-    assert [category_matches(rules, text) for text in ("thunder", "thunderbird", "bird", "x")] == [
+    texts = ("thunder", "thunderbird", "bird", "x")
+    assert [category_verdict(rule.matches(text) for rule in rules) for text in texts] == [
         True,
         False,
         False,
         False,
     ]
-    assert not category_matches([], "x")
+    assert not category_verdict([])
 
 
 @pytest.mark.parametrize(

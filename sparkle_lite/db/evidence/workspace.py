@@ -154,6 +154,10 @@ class Evidence:
             values,
         )
 
+    def people(self) -> frozenset[int]:
+        """The users whose word counts."""
+        return frozenset(user for (user,) in self.do("SELECT DISTINCT user FROM reporter"))
+
     def _active_days(self) -> None:
         sql = (
             "INSERT OR IGNORE INTO active SELECT DISTINCT t.user, s.received_at/{day} FROM {schema}.submission s"

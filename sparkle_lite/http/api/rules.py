@@ -37,6 +37,7 @@ from sparkle_lite.rules.decisions import (
     State,
     TargetKind,
     Why,
+    shown_obstacle,
 )
 from sparkle_lite.server import Server
 from sparkle_lite.texts import Phrase, phrase
@@ -60,6 +61,8 @@ class EvidenceEntry(msgspec.Struct, frozen=True, rename="camel"):
 class DecisionEntry(msgspec.Struct, frozen=True, rename="camel"):
     """A decision. `state` is the one at the moment that was asked for; times in ms, null for never.
 
+    What is in force and yet told to no client says why in `withheld`.
+
     `target` is a canonical network, a port, a script, or a matcher as JSON text; `numbers` is what `reason` says.
     """
 
@@ -79,6 +82,14 @@ class DecisionEntry(msgspec.Struct, frozen=True, rename="camel"):
     created_at: int
     expires_at: int | None
     ended_at: int | None
+    withheld: "Withheld | None" = None
+
+
+class Withheld(msgspec.Struct, frozen=True):
+    """Why a decision in force is told to no client: own, excepted, member (to administrators alone) or protected."""
+
+    code: str
+    reason: Sentence
 
 
 class RulePage(msgspec.Struct, frozen=True):
@@ -108,7 +119,8 @@ class Explanation(msgspec.Struct, frozen=True, rename="camel"):
 
     `listed`: clients are told to ban it now. `rules` are all decisions that match, also those over within 90 days.
     `protectedBy` says what keeps it from being listed: excepted, own, special, and for administrators member.
-    `distances` say for each analysis how far an address is from being listed.
+    `distances` say for each analysis how far an address is from being listed. `untried` are rules whose expression
+    takes too long on this text, so that nobody knows whether they match.
     """
 
     subject: str
@@ -116,6 +128,7 @@ class Explanation(msgspec.Struct, frozen=True, rename="camel"):
     protected_by: list[str]
     rules: list[DecisionEntry]
     distances: list["DistanceEntry"]
+    untried: list[DecisionEntry] = []
 
 
 class DistanceEntry(msgspec.Struct, frozen=True):
@@ -305,8 +318,7 @@ async def why(
         distances = await server.distances.of(network.address) if network.prefix == network.bits else ()
         return ok(_explained(me, await server.decisions.why(network), distances))
     kind: Literal["client_name", "peer_id"] = "peer_id" if client_name is None else "client_name"
-    text = (client_name or peer_id or "")[:512]
-    return ok(_explained(me, await server.decisions.why_named(kind, text)))
+    return ok(_explained(me, await server.decisions.why_named(kind, client_name or peer_id or "")))
 
 
 # --- Deciding ---------------------------------------------------------------------------------------------------------
@@ -449,6 +461,7 @@ def _rule(server: Server, me: SignedIn, decision: Decision, state: str) -> Decis
 
 def _entry(me: SignedIn, match: Match) -> DecisionEntry:
     decision, evidence = match.decision, match.decision.evidence
+    withheld = shown_obstacle(match.withheld, is_admin=me.is_admin)
     is_secret = decision.held_for == "member" and not me.is_admin
     return DecisionEntry(
         id=decision.id,
@@ -467,6 +480,7 @@ def _entry(me: SignedIn, match: Match) -> DecisionEntry:
         created_at=decision.created_at,
         expires_at=decision.expires_at,
         ended_at=decision.ended_at,
+        withheld=None if withheld is None else Withheld(withheld, spoken(phrase(f"rules.withheld.{withheld}"))),
     )
 
 
@@ -477,6 +491,7 @@ def _explained(me: SignedIn, why: Why, distances: Sequence[Need] = ()) -> Explan
         protected_by=[name for name in why.protection if name != "member" or me.is_admin],
         rules=[_entry(me, match) for match in why.matches],
         distances=[DistanceEntry(*need) for need in distances],
+        untried=[_entry(me, match) for match in why.untried],
     )
 
 
@@ -487,7 +502,12 @@ async def _page(
     if after is not None and not 0 <= after <= INT64_MAX:
         raise invalid("query.bad_after")
     decisions, moment = await server.decisions.page(wanted, Position(after), limit, at)
-    rules = [_rule(server, me, decision, decision.state_at(moment)) for decision in decisions]
+    # Of a moment that is past nobody knows who was protected.
+    withheld = await server.decisions.withheld(decisions) if at is None else {}
+    rules = [
+        _entry(me, Match(one, one.state_at(moment), server.decisions.reason(one), withheld.get(one.id)))
+        for one in decisions
+    ]
     return ok(RulePage(rules, decisions[-1].id if len(decisions) == limit else None))
 
 

@@ -29,6 +29,7 @@ from sparkle_lite.observations.stored import (
     count_torrents,
     find_torrents,
 )
+from sparkle_lite.rules.decisions import LONGEST_NAME
 from sparkle_lite.server import Server
 from sparkle_lite.units import INT64_MAX, INT64_MIN
 from sparkle_lite.wire.torrents import parse_info_hash, torrent_identifier
@@ -245,7 +246,8 @@ async def client(request: AnyRequest, server: Injected[Server], me: Injected[Sig
 
 
 async def _client_page(request: AnyRequest, server: Server, me: SignedIn, name: str) -> Page:
-    peer_id = request.query_params.get("peerId", "")
+    # No name that is stored is longer.
+    name, peer_id = name[:LONGEST_NAME], request.query_params.get("peerId", "")[:LONGEST_NAME]
     if _is_number(name) and (url := await _client_by_number(server, me, int(name))):
         return see_other(url)
     both = {"peerClientName": name, "peerClientNameCompareMethod": "EQUALS"}

@@ -45,7 +45,7 @@ HEADERS = {
     "x-frame-options": "DENY",
 }
 # Below these no person looks with a browser, whatever the Accept header says.
-_MACHINES = ("/api/", "/ping/", "/static/", "/metrics", "/healthz", "/readyz", "/openapi.json", "/docs")
+_MACHINES = ("/api/", "/ping/", "/static/", "/metrics", "/healthz", "/healthcheck", "/readyz", "/openapi.json", "/docs")
 
 
 class SignInFirst(SparkleError):

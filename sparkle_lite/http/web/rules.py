@@ -24,6 +24,7 @@ from sparkle_lite.rules.decisions import (
     State,
     TargetKind,
 )
+from sparkle_lite.rules.guard import Obstacle
 from sparkle_lite.server import Server
 from sparkle_lite.texts import Phrase
 from sparkle_lite.units import INT64_MAX
@@ -37,11 +38,12 @@ _FEW = 20
 
 
 class DecisionRow(NamedTuple):
-    """A decision, or one that a run would begin, with its state and reason."""
+    """A decision, or one that a run would begin, with its state and reason, and why it is told to nobody."""
 
     decision: Decision | New
     state: str
     reason: Phrase
+    withheld: Obstacle | None = None
 
 
 async def frame(server: Server) -> dict[str, Any]:
@@ -97,10 +99,11 @@ async def _table_page(
     found, moment = await server.decisions.page(wanted, at, SIZE + 1)
     part = paging.cut(found, at, SIZE, lambda one: str(one.id))
     counts = await server.decisions.counts()
+    withheld = await server.decisions.withheld(part.rows)
     return page(
         request,
         template,
-        rows=[_row(server, decision, moment) for decision in part.rows],
+        rows=[_row(server, one, moment)._replace(withheld=withheld.get(one.id)) for one in part.rows],
         part=part,
         origins=sorted({origin for origin, _ in counts} | {"admin", "config"}),
         wanted=wanted,

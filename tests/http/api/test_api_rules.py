@@ -154,7 +154,7 @@ def test_the_configurations_rules_are_among_the_rules(admin: Api) -> None:
     }
     assert found[0].keys() == {
         *("id", "kind", "target", "action", "state", "origin", "category", "code", "numbers", "reason", "evidence"),
-        *("heldFor", "note", "createdAt", "expiresAt", "endedAt"),
+        *("heldFor", "note", "createdAt", "expiresAt", "endedAt", "withheld"),
     }
     why = admin.get("/api/why?ip=60.220.182.9")
     assert (why["listed"], why["protectedBy"]) == (False, ["excepted"])

@@ -7,8 +7,11 @@ import json
 import uuid
 from typing import Any
 
+import msgspec
 import pytest
 from server import Answer, App, RunningServer
+
+from sparkle_lite.observations.presentation import csv_cells
 
 Row = dict[str, Any]
 TABLES = ("banhistory", "snapshot", "swarm", "clientdiscovery")
@@ -365,6 +368,28 @@ def test_an_export_as_csv_is_safe_in_a_spreadsheet(
         assert (rows[0]["toPeerTraffic"], rows[0]["fromPeerTraffic"]) == ("65568", "-1")
     if table == "clientdiscovery":
         assert rows[0]["foundBy.nickname"] == "searcher"
+
+
+class Cell(msgspec.Struct):
+    text: str
+
+
+@pytest.mark.parametrize(
+    ("cell", "written"),
+    [
+        ("x;=1+1", "x;'=1+1"),
+        ("x; \t@SUM(1)", "x;' \t'@SUM(1)"),
+        ('";=1+1', "\";'=1+1"),
+        ("x\t=1", "x\t'=1"),
+        ("x\n-1", "x\n'-1"),
+        ("=1;+1", "'=1;'+1"),
+        ("x;y=1;z", "x;y=1;z"),
+        ("a-b", "a-b"),
+    ],
+)
+def test_a_cell_is_safe_whatever_a_spreadsheet_separates_by(cell: str, written: str) -> None:
+    row = Cell(cell)
+    assert csv_cells(row, [("text",)]) == [written]
 
 
 def test_an_export_of_nothing_is_a_header_or_nothing(shared: RunningServer, tokens: dict[str, str]) -> None:

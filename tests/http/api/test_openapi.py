@@ -346,10 +346,9 @@ expected-statuses = ["2xx", "3xx", "400", "403", "404", "409", "413", "415", "42
 """
 
 
-def fuzz(server: RunningServer, folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+def fuzz(server: RunningServer, folder: Path, token: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Send requests that fit the document, and such that don't, and check every answer against it."""
     (folder / "schemathesis.toml").write_text(FUZZING, "utf-8")
-    token = server.token()
     headers = {
         **server.app.headers,
         "X-BTN-Token": token,
@@ -369,6 +368,16 @@ def test_every_answer_is_one_that_the_document_promises(start: Callable[..., Run
     peer = {"ip_address": "45.33.32.9", "torrent_identifier": TORRENT, "client_name": "Xunlei", "peer_id": "-XL0019-"}
     ban = {"module": "m", "rule": "r", "ban_unique_id": "x", "peer": peer}
     assert server.post({"peers": [peer], "bans": [ban]}).rejected == 0
-    found = fuzz(server, tmp_path, "--phases", PHASES, "--max-examples", EXAMPLES, "--workers", "2")
+    token = server.token()
+    found = fuzz(server, tmp_path, token, "--phases", PHASES, "--max-examples", EXAMPLES, "--workers", "2")
     assert found.returncode == 0, found.stdout[-20_000:] + found.stderr
+    # A token that ended, or nothing but refusals, would be found in order too.
+    assert server.request("GET", "/api/user/me", headers={"X-BTN-Token": token}).status == 200
+    counted = re.findall(
+        r'^sparkle_http_requests_total\{route="/(\w+)[^"]*",status="2\d\d"\} (\S+)$',
+        server.request("GET", "/metrics").body.decode(),
+        re.MULTILINE,
+    )
+    answered = {family: sum(float(n) for name, n in counted if name == family) for family in ("api", "ping")}
+    assert answered["api"] > 400 and answered["ping"] > 100, answered
     assert '"level": "error"' not in server.stderr
