@@ -13,11 +13,14 @@ from typing import NamedTuple
 
 from sparkle_lite.config import Config
 from sparkle_lite.db import accounts as account_rows
-from sparkle_lite.db import bans, retention, segments
+from sparkle_lite.db import aside, bans, retention, segments
 from sparkle_lite.db.connection import Connection
 from sparkle_lite.db.database import Database
+from sparkle_lite.db.faults import FileFault
+from sparkle_lite.errors import SaidError
 from sparkle_lite.ingest.ingest import Ingest
 from sparkle_lite.metrics import Metrics
+from sparkle_lite.texts import ENGLISH
 
 # Rows that one transaction of retention deletes: some milliseconds, behind which a submission may have to wait.
 CHUNK = 1000
@@ -76,7 +79,8 @@ class Jobs:
         try:
             await run()
         except Exception as error:
-            self.failed[name] = str(error)
+            # Without the paths that are for the log.
+            self.failed[name] = error.text(ENGLISH) if isinstance(error, SaidError) else str(error)
             self._metrics.jobs.labels(name, "failed").inc()
             logger.exception("job %s failed", name)
         else:
@@ -123,7 +127,13 @@ class Housekeeping:
         async with self._database.reader() as reader:
             closed = await segments.catalogue(reader, "state='closed'")
         for segment in closed:
-            size = await segments.build_indexes(self._database.segment_folder, segment, self._database.synchronous)
+            try:
+                size = await segments.build_indexes(self._database.segment_folder, segment, self._database.synchronous)
+            except FileFault as fault:
+                # A damaged one must not keep the others from their indexes.
+                if fault.kind != "damaged" or not await self._ingest.keeper.suspect(segment.id):
+                    raise
+                continue
             if size is not None:
                 await self._database.write(partial(segments.mark_indexed, segment=segment.id, size=size))
 
@@ -135,6 +145,7 @@ class Housekeeping:
             async with self._database.reader() as reader:
                 old = await retention.expired(reader, kind, now - age)
             await self._unlink(old)
+            await self._database.write(partial(aside.drop_expired, kind=kind, before_ms=now - age))
         await self._delete(lambda main: bans.delete_old(main, now - keep.bans, CHUNK))
         await self._delete(lambda main: account_rows.delete_expired(main, now, now - keep.audit, CHUNK))
         await self._delete(lambda main: retention.delete_old_addresses(main, now - keep.addresses, CHUNK))
@@ -196,6 +207,10 @@ class Housekeeping:
     async def collect(self) -> None:
         """Delete dictionary entries that no segment and no ban refers to any more."""
         dictionaries, database = self._ingest.dictionaries, self._database
+        async with database.reader() as reader:
+            if await aside.rows(reader):
+                # What waits to be served again refers to entries that nothing else may refer to.
+                return
 
         async def begin(_: Connection) -> None:
             dictionaries.begin_collection()

@@ -241,6 +241,10 @@ class Registry:
             addresses = await store.member_addresses(connection, self._clock())
         self._members = {*addresses, *(address for app in self._visits.values() for address in app)}
 
+    def waiting_addresses(self) -> set[bytes]:
+        """The addresses of applications that were here and are not in the database yet."""
+        return {address for visits in self._visits.values() for address in visits}
+
     def last_visit(self, userapp: int) -> Visit | None:
         """The latest request of an application (row id) that is not in the database yet."""
         return max(self._visits.get(userapp, {}).values(), key=lambda visit: visit.at, default=None)

@@ -10,11 +10,13 @@ import logging
 import pickle
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import NamedTuple
 
 from sparkle_lite.accounts.registry import Registry
 from sparkle_lite.config import Config
 from sparkle_lite.db.database import Database
+from sparkle_lite.errors import SparkleError
 from sparkle_lite.rules import address_sets, omissions, rendering
 from sparkle_lite.rules.decisions import Decisions
 from sparkle_lite.rules.operator import Rules
@@ -71,11 +73,13 @@ class Renderer:
 
     async def render(self, rules: Rules) -> Edition:
         """An edition of what is in force now."""
-        # A member that was seen a moment ago is not in the database yet.
-        await self._registry.flush(now=True)
+        # A member that was seen a moment ago is not in the database yet, and on a full disk it can't be.
+        with suppress(SparkleError):
+            await self._registry.flush(now=True)
         revision = await self.decisions.revision()
         async with self._database.reader() as reader:
             protected = await self._protected.addresses(reader, self.clock())
+        protected |= self._registry.waiting_addresses()
         published, counts = await asyncio.gather(self._documents(rules, protected), self.decisions.counts())
         for held in published.held[:20]:
             logger.warning("a rule covers an address of this server or of a member and is held back: %s", held)
@@ -90,7 +94,7 @@ class Renderer:
     async def _documents(self, rules: Rules, protected: set[bytes]) -> Published:
         url = self._config().server.public_url.rstrip("/")
         link = f"{url}/ip/" if url else ""
-        if await self.decisions.count_open() > _LONG_LIST:
+        if await self.decisions.count_open() > _LONG_LIST and not self._database.is_still:
             if self._pickled is None or self._pickled[0] is not rules:
                 self._pickled = rules, await asyncio.to_thread(pickle.dumps, rules)
             order = RenderOrder(

@@ -249,6 +249,9 @@ async def _settings_page(
         jobs=sorted(server.jobs.periods.items()),
         runs=server.jobs.runs,
         state=server.readiness(),
+        set_aside=server.ingest.keeper.entries,
+        segment_folder=server.database.segment_folder,
+        writer_failure=server.disk.failure,
     )
 
 
