@@ -206,11 +206,12 @@ async def _announce(application: Application, reread: Callable[[], Awaitable[lis
 async def _tell_first_start(application: Application, url: str) -> None:
     parts = application.parts
     if parts.first_start is not None:
+        # Who is killed before has it told by the next start; who is killed in between, once more.
+        await parts.accounts.note_telling(parts.first_start)
         print(_welcome(parts.config.server.public_url or url, parts.first_start), file=sys.stdout, flush=True)
         parts.first_start = None
-        # Not before: who is killed in between has it told once more.
         with suppress(SparkleError):
-            await parts.note_told()
+            await parts.accounts.note_told()
 
 
 async def _reread(application: Application, config_path: Callable[[], Path | None]) -> list[str]:

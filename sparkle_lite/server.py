@@ -23,7 +23,6 @@ from sparkle_lite.analyses.evidence_table import is_evidence
 from sparkle_lite.analyses.runs import Runs
 from sparkle_lite.clock import now_ms
 from sparkle_lite.config import Config
-from sparkle_lite.db.connection import merge_log
 from sparkle_lite.db.database import AnnouncingDatabase, Database
 from sparkle_lite.db.disk import Disk
 from sparkle_lite.db.faults import FaultKind, FileFault
@@ -58,7 +57,7 @@ class Server:
     """The parts of one server that is up; everything in it is on one event loop.
 
     `analyse_soon` is set to have the analyses run now, `check_files` to have all files read as a whole. `first_start`
-    is what a first start has to tell its operator, once; `note_told` is to be called then. `unwritable` is why it only
+    is what a first start has to tell its operator, once; `accounts` wants to be told when it does. `unwritable` is why it only
     reads. `restart` is set when it should go down and come up again: one that only read can write now, or the main
     database is another file. `reread` reads the configuration's file again, where there is somebody who knows it, and
     gives the keys that need a restart.
@@ -88,7 +87,7 @@ class Server:
     disk: Disk
     analyse_soon: asyncio.Event
     first_start: FirstStart | None
-    note_told: Callable[[], Awaitable[None]]
+    accounts: Accounts
     unwritable: FileFault | None = None
     check_files: asyncio.Event = field(default_factory=asyncio.Event)
     restart: asyncio.Event = field(default_factory=asyncio.Event)
@@ -213,7 +212,7 @@ async def _start(written: Config, given: Mapping[str, str], stack: AsyncExitStac
     first_start = None if still else await accounts.first_start()
     if first_start is not None:
         # What is only in the log is lost with it, and with this the server itself.
-        await database.write(merge_log, alone=True)
+        await accounts.database.merge_log()
     stack.push_async_callback(_write_what_waits, database, accounts.registry, troubles, ingest)
     protected = Protected(set())
     await protected.look_up(settings.config)
@@ -262,7 +261,7 @@ async def _start(written: Config, given: Mapping[str, str], stack: AsyncExitStac
         disk=Disk(database, ingest.streams),
         analyse_soon=asyncio.Event(),
         first_start=first_start,
-        note_told=accounts.note_told,
+        accounts=accounts,
     )
 
 

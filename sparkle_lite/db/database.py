@@ -174,6 +174,11 @@ class Database:
         if self.lost is not None:
             raise self.lost
 
+    async def require_place(self) -> None:
+        """Raises FileFault where the main file is not what it was: what is committed to it now would be gone."""
+        self.require_whole()
+        await asyncio.to_thread(self.verify)
+
     async def save(self, main: Connection, fault: FileFault) -> Path | None:
         """Save what a main file held that was taken away, and write nothing more to it; where it is saved.
 
@@ -268,7 +273,8 @@ class Database:
         """
         if self.is_still:
             raise SparkleError("overloaded", "database.still", retry_after=30)
-        self.require_whole()
+        if not alone:
+            await self.require_place()
         if self._writer is not None:
             try:
                 return await self._writer.write(command, alone=alone)
@@ -286,6 +292,12 @@ class Database:
         return {
             kind: segments.Stream(self.segment_folder, kind, self.synchronous, self.stamp) for kind in segments.KINDS
         }
+
+
+def is_there(path: Path) -> bool:
+    """Whether there is a main database. Raises FileFault where that can't be seen."""
+    with refused("open", path):
+        return path.exists()
 
 
 def _has_content(path: Path) -> bool:
@@ -332,6 +344,10 @@ class AnnouncingDatabase:
         self.on_commit = on_commit
         self._database = database
         self._writes: set[asyncio.Task[Any]] = set()
+
+    async def merge_log(self) -> None:
+        """Bring what is in the log into the file itself."""
+        await self._database.write(merge_log, alone=True)
 
     async def write(self, command: Command[T]) -> T:
         """Run a command in one transaction, and wait for its commit and for who is told of it."""

@@ -289,8 +289,10 @@ class Keeper:
 
     def _is_empty_one_of_ours(self, path: Path) -> bool:
         kind: Kind = "swarm" if path.name.startswith("swarm") else "snapshot"
+        if path.with_name(f"{path.name}-wal").exists() or not path.stat().st_size:
+            return False
         try:
-            with closing(sqlite3.connect(plain_uri(path), uri=True)) as file:
+            with closing(sqlite3.connect(f"{plain_uri(path)}&immutable=1", uri=True)) as file:
                 (stamp,) = file.execute("PRAGMA application_id").fetchone()
                 used = file.execute(f"SELECT EXISTS (SELECT 1 FROM {kind}) OR EXISTS (SELECT 1 FROM submission)")
                 return bool(stamp) and stamp == self._database.stamp and not used.fetchone()[0]

@@ -514,6 +514,7 @@ class Ingest:
 
     async def _write_main(self, group: _Group) -> None:
         """Commit dictionary entries and bans; afterwards the group's values hold real ids."""
+        await self._database.require_place()
         async with transaction(self._database.main) as main:
             resolved = await self.dictionaries.resolve(main, group.wanted)
             _put_ids(group, resolved)
