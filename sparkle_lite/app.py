@@ -72,6 +72,7 @@ class Application:
         self._answer: Any = _not_up
         self._parts: Server | None = None
         self._running = 0
+        self._is_up = asyncio.Event()
         # Called when a server has come up again in the same process.
         self.announce: Callable[[], Awaitable[None]] = _nothing
 
@@ -105,6 +106,7 @@ class Application:
 
     def _take(self, parts: Server) -> None:
         self._parts, self._answer = parts, Observe(Head(create_app(parts)), parts)
+        self._is_up.set()
 
     async def _until_restart(self, parts: Server, stop: "asyncio.Future[Any]") -> None:
         """Wait until the process shall stop, or this server go down and come up again; then nobody uses it any more."""
@@ -113,7 +115,8 @@ class Application:
         restart.cancel()
         if not stop.done():
             logger.info("going down to come up again")
-            self._answer = _coming_up
+            self._answer = self._answer_later
+            self._is_up.clear()
             with suppress(TimeoutError):
                 async with asyncio.timeout(_FINISH_S):
                     while self._running:
@@ -130,12 +133,26 @@ class Application:
                 await self._until_restart(parts, stop)
         except SparkleError as error:
             logger.error("the server can't come up again: %s", error)
-            self._answer = _coming_up
             await asyncio.wait((stop,), timeout=_AGAIN_S)
 
+    async def _answer_later(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer when the server has come up again; where that takes too long, that it will."""
+        self._running -= 1
+        try:
+            async with asyncio.timeout(_FINISH_S):
+                await self._is_up.wait()
+        except TimeoutError:
+            await _coming_up(scope, send)
+            return
+        finally:
+            self._running += 1
+        await self._answer(scope, receive, send)
 
-async def _coming_up(scope: Scope, receive: Receive, send: Send) -> None:
+
+async def _coming_up(scope: Scope, send: Send) -> None:
     status, headers, body = problem(SparkleError("overloaded", "server.coming_up", retry_after=2))
+    if scope["path"] == "/readyz":
+        body = b'{"ready":false,"writer":false,"rules_published":false}'
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})
 

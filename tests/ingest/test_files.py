@@ -304,7 +304,7 @@ def test_a_main_file_that_is_emptied_while_the_server_runs_is_told(start: Start)
     wait_for(lambda: server.request("GET", "/readyz").status == 503, 10)
     assert readiness(server)["writer"] is False
     assert server.post(body(2)).status == 503
-    assert str(server.database) in log_of(server)
+    wait_for(lambda: str(server.database) in log_of(server), 5)
     assert server.get("/ping/rules/retrieve").status == 200
 
 
@@ -348,7 +348,7 @@ def test_a_young_main_database_is_in_its_own_file(start: Start) -> None:
 def test_a_first_start_that_was_killed_before_it_told_is_told_by_the_next(tmp_path: Path) -> None:
     killed = "import os, sparkle_lite.app as app; app._welcome = lambda *_: os._exit(9)"
     with (
-        pytest.raises(AssertionError, match="ended with 9|timed out"),
+        pytest.raises(AssertionError, match="ended with 9"),
         start_server(tmp_path / "server", prelude=killed),
     ):
         pass
