@@ -57,8 +57,8 @@ class Server:
     """The parts of one server that is up; everything in it is on one event loop.
 
     `analyse_soon` is set to have the analyses run now, `check_files` to have all files read as a whole. `first_start`
-    is what a first start has to tell its operator, once; `accounts` want to know when it does. `unwritable` is why it only
-    reads. `restart` is set when it should go down and come up again: one that only read can write now, or the main
+    is what a first start has to tell its operator, once; `accounts` want to know when it does. `unwritable` is why it
+    only reads. `restart` is set when it should go down and come up again: one that only read can write now, or the main
     database is another file. `reread` reads the configuration's file again, where there is somebody who knows it, and
     gives the keys that need a restart.
     """

@@ -108,14 +108,6 @@ def test_readiness_sees_a_full_disk_before_any_client_does(disk: SmallDisk) -> N
     assert disk.server.post(body(2)).status == 200
 
 
-def test_readiness_sees_a_disk_that_became_read_only(disk: SmallDisk) -> None:
-    if subprocess.run(["mount", "-o", "remount,ro", str(disk.place)], capture_output=True).returncode:
-        pytest.skip("the file system can't be made read-only while it is in use")
-    wait_for(lambda: not disk.is_ready(), 3)
-    disk.remount("rw")
-    wait_for(disk.is_ready, 3)
-
-
 @pytest.mark.parametrize("end", ["stop", "kill"])
 def test_a_start_on_a_full_disk_serves_what_is_stored_and_resumes(disk: SmallDisk, end: str) -> None:
     getattr(disk.server, end)()

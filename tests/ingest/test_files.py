@@ -1,18 +1,23 @@
 """Whatever happens to a file of the database: it costs its own rows alone, is named, and is never deleted."""
 
 import os
+import pickle
 import re
 import shutil
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 from server import Answer, App, RunningServer, catalogue, segment_file, start_server, wait_for
+
+from sparkle_lite.cli.main import main
 
 Start = Callable[..., RunningServer]
 SMALL = "import sparkle_lite.db.segments as s; s.SEGMENT_ROWS = 10"
@@ -371,3 +376,100 @@ def test_a_first_start_that_was_killed_while_it_told_keeps_what_it_told(tmp_path
         assert server.stdout.count("app-secret") == 2
         for app in (App(*told), App(*again[2:])):
             assert server.post(body(1), app).status == 200
+
+
+# --- Rights -----------------------------------------------------------------------------------------------------------
+
+NOBODY = 65534
+# Before it gives up its rights it imports everything: the interpreter may lie where others can't read.
+AS_NOBODY = (
+    f"import codecs, importlib, os, pkgutil, sparkle_lite, uvicorn.lifespan.on, uvicorn.loops.auto; {SMALL};"
+    " [codecs.lookup(name) for name in ('utf-8-sig', 'idna', 'latin-1', 'ascii', 'unicode_escape', 'cp437')];"
+    " [importlib.import_module(each.name) for each in pkgutil.walk_packages(sparkle_lite.__path__, 'sparkle_lite.')"
+    f" if '__main__' not in each.name]; os.setgroups([]); os.setgid({NOBODY}); os.setuid({NOBODY})"
+)
+
+
+@pytest.fixture
+def modest() -> Iterator[RunningServer]:
+    """A filled server of a user without rights, where only root can have one started."""
+    if os.geteuid() != 0:
+        pytest.skip("only root can start a server as somebody else")
+    with TemporaryDirectory() as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        os.chown(folder, NOBODY, NOBODY)
+        try:
+            server = start_server(folder, UNLIMITED, prelude=AS_NOBODY)
+        except AssertionError as error:
+            if "ModuleNotFoundError" in str(error):
+                pytest.skip("others may not read the program here")
+            raise
+        with server:
+            fill(server)
+            yield server
+
+
+def test_a_segment_that_may_not_be_read_is_passed_over_until_it_may(modest: RunningServer) -> None:
+    token, files = modest.token(), chosen(modest)
+    modest.stop()
+    closed = files["closed snapshot"][0]
+    os.chown(closed, 0, 0)
+    modest.start()
+    assert shown(modest, token) == ALL - files["closed snapshot"][1]
+    assert readiness(modest)["set_aside"] == [closed.name]
+    assert readiness(modest)["ready"] is True
+    assert f"{closed} may not be used by this program" in log_of(modest)
+    assert "it belongs to root (uid 0)" in log_of(modest)
+    # It stays where it is, and is served again as soon as it may be read.
+    os.chown(closed, NOBODY, NOBODY)
+    wait_for(lambda: readiness(modest)["set_aside"] == [], 10)
+    assert shown(modest, token) == ALL
+
+
+@pytest.mark.parametrize("what", ["folder", "file"])
+def test_a_database_of_somebody_else_is_one_sentence_with_its_owner(modest: RunningServer, what: str) -> None:
+    modest.stop()
+    harmed = modest.database.parent if what == "folder" else modest.database
+    os.chown(harmed, 1234, 1234)
+    said = refused_start(modest)
+    assert str(harmed) in said
+    assert "it belongs to uid 1234" in said
+    assert "chown" in said
+    for arguments in ("app list", "app add --user admin", "user list", "user add x", "rules list"):
+        command = [*modest.command()[:3], "--config", str(modest.config), *arguments.split()]
+        ended = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
+        assert ended.returncode == 1
+        # One line and no traceback.
+        assert len(ended.stderr.splitlines()) == 1, ended.stderr
+        assert str(harmed) in ended.stderr
+        assert "uid 1234" in ended.stderr
+
+
+# --- Ends without a word too many -------------------------------------------------------------------------------------
+
+CHILD = "import time; from sparkle_lite.worker_process import serve; serve(lambda order: time.sleep(order))"
+
+
+@pytest.mark.parametrize("how", ["while it works", "in the middle of an order"])
+def test_the_child_of_a_server_that_was_killed_ends_without_a_word(how: str) -> None:
+    child = subprocess.Popen(
+        [sys.executable, "-c", CHILD], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    assert child.stdin and child.stdout and child.stderr
+    order = pickle.dumps(0.5)
+    child.stdin.write(order if how == "while it works" else order[:-2])
+    child.stdin.close()
+    child.stdout.close()
+    assert child.stderr.read() == b""
+    child.wait(10)
+
+
+def test_a_fault_of_the_program_is_one_line_on_the_command_line(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with patch("sparkle_lite.config.load", side_effect=RuntimeError("no such\nluck")):
+        assert main(["user", "list"]) == 1
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert "RuntimeError: no such luck" in said
