@@ -130,9 +130,10 @@ class Housekeeping:
             try:
                 size = await segments.build_indexes(self._database.segment_folder, segment, self._database.synchronous)
             except FileFault as fault:
-                # A damaged one must not keep the others from their indexes.
-                if fault.kind != "damaged" or not await self._ingest.keeper.suspect(segment.id):
+                # One that can't be read must not keep the others from their indexes.
+                if not await self._ingest.keeper.suspect(segment.id):
                     raise
+                logger.warning("not indexed: %s", fault)
                 continue
             if size is not None:
                 await self._database.write(partial(segments.mark_indexed, segment=segment.id, size=size))

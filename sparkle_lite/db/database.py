@@ -9,6 +9,7 @@ import secrets
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar
 
@@ -108,7 +109,7 @@ class Database:
         with refused("open", self.path):
             is_new = not await asyncio.to_thread(_has_content, self.path)
             if is_new:
-                await asyncio.to_thread(self._require_nothing_beside)
+                await asyncio.to_thread(partial(self._require_nothing_beside, is_new=True))
         self._main = await connect(self.path, synchronous=self.synchronous, cache_kib=16384)
         if not is_new and await version_of(self._main) == 0:
             # Begun, and nothing in it: what made it was lost with its log.
@@ -138,11 +139,11 @@ class Database:
         row = await fetch_one(self.main, "SELECT value FROM setting WHERE name=?", (_STAMP,))
         self.stamp = int(row[0]) if row else 0
 
-    def _require_nothing_beside(self) -> None:
-        """A new main database must not be made beside what belongs to another one. Blocks."""
+    def _require_nothing_beside(self, *, is_new: bool = False) -> None:
+        """A new main database must not be made beside what belongs to another one, whose log may be there. Blocks."""
         files = [path for path in self.segment_folder.glob("*-????????.db") if path.stat().st_size]
         log = self.path.with_name(self.path.name + "-wal")
-        if log.exists() and log.stat().st_size:
+        if is_new and log.exists() and log.stat().st_size:
             files.append(log)
         if files:
             raise SparkleError(
