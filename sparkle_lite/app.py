@@ -1,11 +1,12 @@
 """The wiring: one Litestar application over one server, in one process."""
 
+import asyncio
 import gc
 import logging
 import os
 import sys
 from collections.abc import Awaitable, Callable
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,8 @@ from sparkle_lite.http.web.render import is_for_person, refusal
 from sparkle_lite.rules import operator
 from sparkle_lite.server import Server, running
 
+# How long requests that run may take to finish before a restart (s), and how long until a failed one is tried again.
+_FINISH_S, _AGAIN_S = 5.0, 5.0
 logger = logging.getLogger("sparkle.app")
 
 
@@ -69,6 +72,10 @@ class Application:
         self._start = start
         self._answer: Any = _not_up
         self._parts: Server | None = None
+        self._running = 0
+        self._is_up = asyncio.Event()
+        # Called when a server has come up again in the same process.
+        self.announce: Callable[[], Awaitable[None]] = _nothing
 
     @property
     def parts(self) -> Server:
@@ -80,17 +87,79 @@ class Application:
         """Answer a request, or come up and go down as the ASGI lifespan says; what stops a start is raised."""
         if scope["type"] == "lifespan":
             await self._live(receive, send)
-        else:
+            return
+        self._running += 1
+        try:
             await self._answer(scope, receive, send)
+        finally:
+            self._running -= 1
 
     async def _live(self, receive: Receive, send: Send) -> None:
         await receive()
         async with self._start() as parts:
-            answers = BasePath(create_app(parts), parts)
-            self._parts, self._answer = parts, Observe(Head(answers), parts)
+            self._take(parts)
             await send({"type": "lifespan.startup.complete"})
-            await receive()
+            stop = asyncio.ensure_future(receive())
+            await self._until_restart(parts, stop)
+        while not stop.done():
+            await self._live_again(stop)
         await send({"type": "lifespan.shutdown.complete"})
+
+    def _take(self, parts: Server) -> None:
+        self._parts, self._answer = parts, Observe(Head(BasePath(create_app(parts), parts)), parts)
+        self._is_up.set()
+
+    async def _until_restart(self, parts: Server, stop: "asyncio.Future[Any]") -> None:
+        """Wait until the process shall stop, or this server go down and come up again; then nobody uses it any more."""
+        restart = asyncio.create_task(parts.restart.wait())
+        await asyncio.wait((stop, restart), return_when=asyncio.FIRST_COMPLETED)
+        restart.cancel()
+        if not stop.done():
+            logger.info("going down to come up again")
+            self._answer = self._answer_later
+            self._is_up.clear()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_FINISH_S):
+                    while self._running:
+                        await asyncio.sleep(0.02)
+
+    async def _live_again(self, stop: "asyncio.Future[Any]") -> None:
+        """Come up again, and live until the next time; a start that fails is tried again later."""
+        reread = self.parts.reread
+        try:
+            async with self._start() as parts:
+                self._take(parts)
+                parts.reread = reread
+                await self.announce()
+                await self._until_restart(parts, stop)
+        except SparkleError as error:
+            logger.error("the server can't come up again: %s", error)
+            await asyncio.wait((stop,), timeout=_AGAIN_S)
+
+    async def _answer_later(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer when the server has come up again; where that takes too long, that it will."""
+        self._running -= 1
+        try:
+            async with asyncio.timeout(_FINISH_S):
+                await self._is_up.wait()
+        except TimeoutError:
+            await _coming_up(scope, send)
+            return
+        finally:
+            self._running += 1
+        await self._answer(scope, receive, send)
+
+
+async def _coming_up(scope: Scope, send: Send) -> None:
+    status, headers, body = problem(SparkleError("overloaded", "server.coming_up", retry_after=2))
+    if scope["path"] == "/readyz":
+        body = b'{"ready":false,"writer":false,"rules_published":false}'
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
+
+async def _nothing() -> None:
+    """Nobody is told."""
 
 
 async def _not_up(scope: Scope, receive: Receive, send: Send) -> None:
@@ -144,14 +213,23 @@ def _log_notes(config: Config, path: Path | None) -> None:
         logger.warning("a note about the configuration: %s", line)
 
 
-def _announce(application: Application, reread: Callable[[], Awaitable[list[str]]], url: str) -> None:
+async def _announce(application: Application, reread: Callable[[], Awaitable[list[str]]], url: str) -> None:
     """Say where the server is, and on a first start how to get in."""
     logger.info("listening", extra={"url": url, "version": sparkle_lite.__version__})
+    application.parts.reread = reread
+    application.announce = partial(_tell_first_start, application, url)
+    await application.announce()
+
+
+async def _tell_first_start(application: Application, url: str) -> None:
     parts = application.parts
-    parts.reread = reread
     if parts.first_start is not None:
+        # Who is killed before has it told by the next start; who is killed in between, once more.
+        await parts.accounts.note_telling(parts.first_start)
         print(_welcome(parts.config.server.public_url or url, parts.first_start), file=sys.stdout, flush=True)
         parts.first_start = None
+        with suppress(SparkleError):
+            await parts.accounts.note_told()
 
 
 async def _reread(application: Application, config_path: Callable[[], Path | None]) -> list[str]:

@@ -15,13 +15,15 @@ from typing import NamedTuple
 from sparkle_lite.clock import JUMP_MS
 from sparkle_lite.config import Config, RetentionSection
 from sparkle_lite.db import accounts as account_rows
-from sparkle_lite.db import bans, retention, segments, stamps
-from sparkle_lite.db.connection import Connection, empty_log
+from sparkle_lite.db import aside, bans, retention, segments, stamps
+from sparkle_lite.db.connection import Connection, empty_log, transaction
 from sparkle_lite.db.database import Database
+from sparkle_lite.db.faults import FileFault
 from sparkle_lite.db.segments import SegmentRow
-from sparkle_lite.errors import SparkleError
+from sparkle_lite.errors import SaidError, SparkleError
 from sparkle_lite.ingest.ingest import Ingest
 from sparkle_lite.metrics import Metrics
+from sparkle_lite.texts import ENGLISH
 from sparkle_lite.timekeeping import Timekeeping
 from sparkle_lite.units import INT64_MAX, KIB, MIB
 
@@ -90,7 +92,8 @@ class Jobs:
         try:
             await run()
         except Exception as error:
-            self.failed[name] = str(error)
+            # Without the paths that are for the log.
+            self.failed[name] = error.text(ENGLISH) if isinstance(error, SaidError) else str(error)
             self._metrics.jobs.labels(name, "failed").inc()
             logger.exception("job %s failed", name)
         else:
@@ -159,7 +162,16 @@ class Housekeeping:
             async with self._database.reader() as reader:
                 closed = await segments.catalogue(reader, "state='closed'")
             for segment in closed:
-                size = await segments.build_indexes(self._database.segment_folder, segment, self._database.synchronous)
+                try:
+                    size = await segments.build_indexes(
+                        self._database.segment_folder, segment, self._database.synchronous
+                    )
+                except FileFault as fault:
+                    # One that can't be read must not keep the others from their indexes.
+                    if not await self._ingest.keeper.suspect(segment.id):
+                        raise
+                    logger.warning("not indexed: %s", fault)
+                    continue
                 if size is not None:
                     await self._database.write(partial(segments.mark_indexed, segment=segment.id, size=size))
 
@@ -184,6 +196,7 @@ class Housekeeping:
             async with self._database.reader() as reader:
                 old = await retention.expired(reader, kind, now - age)
             await self._unlink(old)
+            await self._database.write(partial(aside.drop_expired, kind=kind, before_ms=now - age))
         await self._delete(lambda main: bans.delete_old(main, now - keep.bans, CHUNK))
         await self._delete(lambda main: account_rows.delete_expired(main, now, now - keep.audit, CHUNK))
         await self._delete(lambda main: retention.delete_old_addresses(main, now - keep.addresses, CHUNK))
@@ -224,8 +237,14 @@ class Housekeeping:
             await asyncio.to_thread(segments.discard_rewritten, folder, segment)
             return segment.rows
         await database.write(lambda main: segments.announce(main, fresh))
-        await asyncio.to_thread(segments.replace, folder, fresh)
-        await database.write(lambda main: segments.enter(main, fresh))
+
+        async def take_place(main: Connection) -> None:
+            # Both on the writer's task: whoever judges a file by what the catalogue says of it does so there.
+            await asyncio.to_thread(segments.replace, folder, fresh)
+            async with transaction(main):
+                await segments.enter(main, fresh)
+
+        await database.write(take_place, alone=True)
         return segment.rows - fresh.rows
 
     async def _unlink(self, old: list[SegmentRow]) -> None:
@@ -420,6 +439,10 @@ class Housekeeping:
     async def collect(self) -> None:
         """Delete dictionary entries that no segment and no ban refers to any more."""
         dictionaries, database = self._ingest.dictionaries, self._database
+        async with database.reader() as reader:
+            if await aside.rows(reader):
+                # What waits to be served again refers to entries that nothing else may refer to.
+                return
 
         async def begin(_: Connection) -> None:
             dictionaries.begin_collection()

@@ -4,8 +4,9 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from sparkle_lite import config as configuration
@@ -23,6 +24,8 @@ from sparkle_lite.analyses.runs import Runs
 from sparkle_lite.clock import Clock, elapsed_ms, now_ms
 from sparkle_lite.config import Config
 from sparkle_lite.db.database import AnnouncingDatabase, Database
+from sparkle_lite.db.disk import Disk
+from sparkle_lite.db.faults import FaultKind, FileFault
 from sparkle_lite.db.overview import Overview
 from sparkle_lite.db.search import Search
 from sparkle_lite.errors import SparkleError
@@ -43,6 +46,11 @@ from sparkle_lite.units import DAY_S, HOUR_S
 # How often to look for changes of another process.
 _NOTICE_S = 0.25
 _STATES = ("active", "held", "shadow")
+# How often to look at the files and the disk (s), and to read all files as a whole.
+_FILES_S, _DISK_S, _WHOLE_S = 2.0, 5.0, 7.0 * DAY_S
+# With these faults what is stored can still be served; and how long a start that failed isn't tried again (s).
+_UNWRITABLE: frozenset[FaultKind] = frozenset({"room", "read_only", "rights", "disk"})
+_AGAIN_S = 30.0
 logger = logging.getLogger("sparkle.server")
 
 
@@ -50,9 +58,11 @@ logger = logging.getLogger("sparkle.server")
 class Server:
     """The parts of one server that is up; everything in it is on one event loop.
 
-    `analyse_soon` is set to have the analyses run now. `first_start` is what a first start has to tell its operator,
-    once. `reread` reads the configuration's file again, where there is somebody who knows it, and gives the keys that
-    need a restart.
+    `analyse_soon` is set to have the analyses run now, `check_files` to have all files read as a whole. `first_start`
+    is what a first start has to tell its operator, once; `accounts` want to know when it does. `unwritable` is why it
+    only reads. `restart` is set when it should go down and come up again: one that only read can write now, or the main
+    database is another file. `reread` reads the configuration's file again, where there is somebody who knows it, and
+    gives the keys that need a restart.
     """
 
     timekeeping: Timekeeping
@@ -77,8 +87,13 @@ class Server:
     analyses: Runs
     housekeeping: Housekeeping
     proof_of_work: ProofOfWork
+    disk: Disk
     analyse_soon: asyncio.Event
     first_start: FirstStart | None
+    accounts: Accounts
+    unwritable: FileFault | None = None
+    check_files: asyncio.Event = field(default_factory=asyncio.Event)
+    restart: asyncio.Event = field(default_factory=asyncio.Event)
     reread: Callable[[], Awaitable[list[str]]] | None = None
 
     @property
@@ -116,15 +131,19 @@ class Server:
             await self.database.read("SELECT 1")
 
     def readiness(self) -> dict[str, object]:
-        """What /readyz says: whether each part is up, and what is wrong."""
+        """What /readyz says: whether each part is up, and what is wrong. `disk.probe` looks anew before."""
+        writes = self.database.is_writing and self.disk.failure is None and not self.database.is_doubted
+        is_published = self.publisher.failure is None
         return {
-            "ready": self.database.is_writing,
-            "writer": self.database.is_writing,
-            "rules_published": True,
+            "ready": writes and is_published,
+            "writer": writes,
+            "writer_failure": self.disk.failure,
+            "rules_published": is_published,
             "rules_held": len(self.publisher.published.held),
             "rules_failure": self.publisher.failure,
             "rules_waiting_for_review": sum(n for (_, state), n in self.publisher.counts.items() if state == "held"),
             "clock": self.timekeeping.said.text(ENGLISH),
+            "set_aside": [entry.name for entry in self.ingest.keeper.entries],
             "failing_jobs": dict(self.jobs.failed),
         }
 
@@ -134,21 +153,58 @@ async def running(config: Config, given: Mapping[str, str] | None = None) -> Asy
     """A server, for as long as the block lasts: migrated, with its rules published and its jobs running.
 
     `given` are the dotted keys that a file or variable sets (with its name), which no page can. What is queued at the
-    end is committed. Raises SparkleError when the database can't be used.
+    end is committed. Where nothing can be written, it serves what is stored, and says so. Raises SparkleError when the
+    database can't be used.
     """
     async with AsyncExitStack() as stack:
-        server = await _start(config, given or {}, stack)
+        server = await _started(config, given or {}, stack)
         stack.push_async_callback(server.jobs.stop)
-        _schedule(server)
+        if server.database.is_still:
+            _schedule_still(server)
+        else:
+            _schedule(server)
         _watch(server)
         yield server
 
 
-async def _start(written: Config, given: Mapping[str, str], stack: AsyncExitStack) -> Server:
+async def _started(config: Config, given: Mapping[str, str], stack: AsyncExitStack) -> Server:
+    """A server that writes, or else one that only reads."""
+    try:
+        return await _attempt(config, given, stack, still=False)
+    except FileFault as error:
+        fault = error
+    if fault.kind not in _UNWRITABLE or not await asyncio.to_thread(_is_there, config.database.file):
+        raise fault
+    try:
+        server = await _attempt(config, given, stack, still=True)
+    except SparkleError as error:
+        logger.debug("what is stored can't be served either: %s", error)
+        raise fault from error
+    logger.error("nothing can be written, so what is stored is served and submissions are refused: %s", fault)
+    server.unwritable, server.disk.failure = fault, fault.reason
+    return server
+
+
+async def _attempt(config: Config, given: Mapping[str, str], stack: AsyncExitStack, *, still: bool) -> Server:
+    """One start, of which nothing is left where it fails."""
+    async with AsyncExitStack() as parts:
+        server = await _start(config, given, parts, still=still)
+        stack.push_async_exit(parts.pop_all())
+        return server
+
+
+def _is_there(path: Path) -> bool:
+    try:
+        return path.stat().st_size > 0
+    except OSError:
+        return False
+
+
+async def _start(written: Config, given: Mapping[str, str], stack: AsyncExitStack, *, still: bool) -> Server:
     """Make the parts one after the other; the stack closes them the other way round."""
     metrics = Metrics()
     rules = operator.compile_rules(written.rules, written.exceptions)
-    database = Database(written.database.file, written.database.synchronous)
+    database = Database(written.database.file, written.database.synchronous, still=still)
     await database.open(serve=True)
     stack.push_async_callback(database.close)
     timekeeping = Timekeeping(database, Clock(now_ms, elapsed_ms))
@@ -164,13 +220,16 @@ async def _start(written: Config, given: Mapping[str, str], stack: AsyncExitStac
     await ingest.open()
     troubles = Troubles(database, clock.settled)
     await troubles.load()
-    search = Search(database, ingest.streams)
+    search = Search(database, ingest.streams, ingest.keeper)
     stack.push_async_callback(search.close)
-    overview = Overview(database, ingest.streams, clock.settled)
+    overview = Overview(database, ingest.streams, clock.settled, ingest.keeper)
     stack.push_async_callback(overview.close)
     accounts = Accounts.on(database, audit, lambda: settings.config.auth, clock.settled, stamp=clock.stamp)
     await accounts.registry.open()
-    first_start = await accounts.first_start()
+    first_start = None if still else await accounts.first_start()
+    if first_start is not None:
+        # What is only in the log is lost with it, and with this the server itself.
+        await accounts.database.merge_log()
     seen = partial(database.write, ingest.dictionaries.write_seen)
     waits = (partial(accounts.registry.flush, now=True), troubles.flush, seen, timekeeping.note)
     stack.push_async_callback(_write_what_waits, database, waits)
@@ -186,7 +245,11 @@ async def _start(written: Config, given: Mapping[str, str], stack: AsyncExitStac
     stack.push_async_callback(distances.close)
     announcing = AnnouncingDatabase(database)
     decisions = Decisions(announcing, audit, clock.settled, protected)
-    await decisions.sync(rules)
+    try:
+        await decisions.sync(rules)
+    except SparkleError:
+        if not still:
+            raise
     renderer = Renderer(
         database=database,
         registry=accounts.registry,
@@ -221,8 +284,10 @@ async def _start(written: Config, given: Mapping[str, str], stack: AsyncExitStac
         analyses=Runs(database, decisions, lambda: settings.config.analysis, clock.settled),
         housekeeping=Housekeeping(database, ingest, lambda: settings.config, timekeeping),
         proof_of_work=ProofOfWork(clock.settled),
+        disk=Disk(database, ingest.streams),
         analyse_soon=asyncio.Event(),
         first_start=first_start,
+        accounts=accounts,
     )
 
 
@@ -244,6 +309,17 @@ def _schedule(server: Server) -> None:
         await server.search.tidy()
         await server.overview.tidy()
 
+    async def analyse() -> None:
+        try:
+            await server.analyses.run_all()
+        except Exception:
+            # It may have come by a file that can't be read; whoever reads them all finds out which.
+            server.check_files.set()
+            raise
+
+    jobs.schedule("files", _FILES_S, partial(_look_at_files, server), first=0)
+    jobs.schedule("check_files", _WHOLE_S, server.ingest.keeper.check_all, first=10, wake=server.check_files)
+    jobs.schedule("disk", _DISK_S, partial(server.disk.probe, by_commit=False))
     jobs.schedule("notice", _NOTICE_S, server.registry.poll)
     jobs.schedule("clock", _NOTICE_S, server.timekeeping.watch)
     jobs.schedule("access", 60, server.registry.flush)
@@ -256,10 +332,45 @@ def _schedule(server: Server) -> None:
     jobs.schedule("activity", 600, server.overview.record, first=5)
     jobs.schedule("collect", DAY_S, house.collect, first=HOUR_S)
     jobs.schedule("publish", _NOTICE_S, server.publisher.publish_due)
-    jobs.schedule("analyse", HOUR_S, server.analyses.run_all, first=300, wake=server.analyse_soon)
+    jobs.schedule("analyse", HOUR_S, analyse, first=300, wake=server.analyse_soon)
     jobs.schedule("protection", HOUR_S, server.look_at_accounts, first=60)
     jobs.schedule("history", DAY_S, server.decisions.forget_oldest, first=2 * HOUR_S)
     jobs.schedule("size", 60, house.measure, first=0)
+
+
+async def _look_at_files(server: Server) -> None:
+    """See that all files are there. A main file that was taken away is saved, and the server comes up on it again."""
+    database = server.database
+    if database.lost is not None:
+        return
+    try:
+        await asyncio.to_thread(database.verify)
+    except FileFault as error:
+        fault = error
+    else:
+        await server.ingest.keeper.look()
+        return
+    logger.error("nothing more is written: %s", fault)
+    saved = await database.write(lambda main: database.save(main, fault), alone=True)
+    if saved is not None:
+        logger.error("what the main database held is saved as %s", saved)
+        server.restart.set()
+
+
+def _schedule_still(server: Server) -> None:
+    """The jobs of a server that only reads: publish what expires, and see when something can be written again."""
+    failed_at = asyncio.get_running_loop().time()
+
+    async def resume() -> None:
+        fault = server.unwritable
+        patience = _AGAIN_S if fault is not None and fault.kind in ("disk", "rights") else 0
+        if asyncio.get_running_loop().time() - failed_at >= patience and await server.disk.can_start():
+            logger.info("there is room again, so the server begins to write")
+            server.restart.set()
+
+    server.jobs.schedule("notice", _NOTICE_S, server.registry.poll)
+    server.jobs.schedule("publish", _NOTICE_S, server.publisher.publish_due)
+    server.jobs.schedule("resume", 2, resume)
 
 
 def _watch(server: Server) -> None:

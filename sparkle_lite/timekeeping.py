@@ -103,6 +103,8 @@ class Timekeeping:
             await self._keep(_MEND, 0)
 
     async def _keep(self, name: str, value: int) -> None:
+        if self.database.is_still:
+            return
         try:
             await self._store(name, value)
         except SparkleError as error:

@@ -6,6 +6,7 @@ pickle on its standard streams.
 
 import asyncio
 import gc
+import os
 import pickle
 import subprocess
 import sys
@@ -104,14 +105,20 @@ def serve(work: Callable[[Any], object]) -> None:
     while True:
         try:
             order = pickle.load(sys.stdin.buffer)  # noqa: S301 - from the server that started us
-        except EOFError:
+        except (EOFError, OSError, pickle.UnpicklingError):
+            # Half an order, too, is from a server that was killed.
             return
         try:
             answer = work(order)
         except SparkleError as error:
             answer = error
-        pickle.dump(answer, sys.stdout.buffer, protocol=5)
-        sys.stdout.buffer.flush()
+        try:
+            pickle.dump(answer, sys.stdout.buffer, protocol=5)
+            sys.stdout.buffer.flush()
+        except OSError:
+            # The server was killed. What is buffered would only fail again when Python ends.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return
         del order, answer
         # Of the young objects alone: what is remembered is old by the second time.
         gc.collect(1)

@@ -20,6 +20,17 @@ requests_per_minute = 0
 """
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """How many times tests that kill servers at random moments do so."""
+    parser.addoption("--kills", type=int, default=3, help="how many times each test of kills kills a server")
+
+
+@pytest.fixture(scope="session")
+def kills(request: pytest.FixtureRequest) -> int:
+    """How many times a test kills a server."""
+    return int(request.config.getoption("--kills"))
+
+
 @pytest.fixture(scope="session")
 def anyio_backend() -> str:
     """Tests and fixtures that are coroutines run on asyncio, as the server does."""

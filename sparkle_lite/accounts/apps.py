@@ -115,6 +115,10 @@ class Apps:
 
     @transacted
     async def _reset(self, connection: Connection, app_id: str, actor: Actor) -> NewSecret:
+        return await self.renew(connection, app_id, actor)
+
+    async def renew(self, connection: Connection, app_id: str, actor: Actor) -> NewSecret:
+        """A new secret for an application within a transaction."""
         secret = new_secret()
         row = await _find_app(connection, app_id, actor)
         await store.set_userapp_secret(connection, row.id, hash_secret(secret))

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 from sparkle_lite.accounts.actors import Actor
 from sparkle_lite.accounts.texts import clean_line, clean_user_agent
@@ -39,7 +39,9 @@ class Audit:
         now = self._clock()
         if self._failures.take(client_key(actor.address or ""), now) or self._all_failures.take("all", now):
             return
-        await self._add_failure(actor, action, {**details, "error": error.message})
+        # What was refused is refused, whether that can be written down or not.
+        with suppress(SparkleError):
+            await self._add_failure(actor, action, {**details, "error": error.message})
 
     @asynccontextmanager
     async def noting(self, action: str, actor: Actor, /, **details: object) -> AsyncIterator[None]:

@@ -260,6 +260,10 @@ class Registry:
         # Whoever else is here is asked for again at their next request.
         self._members = addresses
 
+    def waiting_addresses(self) -> set[bytes]:
+        """The members' addresses that are not in the database yet."""
+        return {address for visits in self._visits.values() for address in visits} & self._members
+
     def last_visit(self, userapp: int) -> Visit | None:
         """The latest request of an application (row id) that is not in the database yet."""
         return max(self._visits.get(userapp, {}).values(), key=lambda visit: visit.at, default=None)

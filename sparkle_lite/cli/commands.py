@@ -112,11 +112,11 @@ def with_database(
     args: argparse.Namespace, command: "Callable[[Database, Config], Awaitable[T]]", *, create: bool = False
 ) -> T:
     """Run something on the database. Raises SparkleError if there is none, unless `create`."""
-    from sparkle_lite.db.database import Database
+    from sparkle_lite.db.database import Database, is_there
 
     config = load(args)
     path = config.database.file
-    if not create and not path.exists():
+    if not create and not is_there(path):
         raise no_database(path)
 
     async def run() -> T:
@@ -132,8 +132,10 @@ def with_database(
 
 def run_or_nothing(args: argparse.Namespace, command: "Callable[[Accounts, Actor], Awaitable[list[T]]]") -> list[T]:
     """Run a command that lists; without a database there is nothing to list, and that is said."""
+    from sparkle_lite.db.database import is_there
+
     path = load(args).database.file
-    if not path.exists():
+    if not is_there(path):
         complain(no_database(path).message)
         return []
     return run_on_accounts(args, command)

@@ -6,8 +6,11 @@ none waits for the server's libraries.
 
 import argparse
 import io
+import logging
 import os
 import sys
+import traceback
+from pathlib import Path
 
 from sparkle_lite import __version__
 from sparkle_lite.cli.accounts import add_app_commands, add_user_commands
@@ -24,6 +27,8 @@ def main(argv: list[str] | None = None) -> int:
             # A name that the terminal's encoding doesn't know is shown escaped.
             stream.reconfigure(errors="backslashreplace")
     args = _parser().parse_args(argv)
+    if not sys.flags.dev_mode:
+        _log_plainly()
     try:
         args.run(args)
         sys.stdout.flush()
@@ -42,7 +47,35 @@ def main(argv: list[str] | None = None) -> int:
         return 1
     except KeyboardInterrupt:
         return 1
+    except Exception as error:
+        if sys.flags.dev_mode:
+            raise
+        complain(_fault(error))
+        return 1
     return 0
+
+
+def _fault(error: Exception) -> str:
+    """One line about a fault of the program; with `python -X dev` it is the whole traceback instead."""
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if "sparkle_lite" in frame.filename]
+    place = f" at {Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
+    said = " ".join(str(error).split())
+    return f"a fault of the program{place}: {type(error).__name__}{f': {said}' if said else ''}; please report it"
+
+
+class _PlainFormatter(logging.Formatter):
+    """The message alone: where commands log, nobody wants to see a traceback."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return f"sparkle-lite: {record.getMessage()}"
+
+
+def _log_plainly() -> None:
+    """Until a server sets up its log, what is logged is lines as those of a command."""
+    handler = logging.StreamHandler()
+    handler.setLevel(logging.WARNING)
+    handler.setFormatter(_PlainFormatter())
+    logging.lastResort = handler
 
 
 # --- Usage ------------------------------------------------------------------------------------------------------------

@@ -539,7 +539,9 @@ def _run(
     written = load(args, rules=rules)
     given = configuration.given(SCHEMA, config_path(args), os.environ)
     path = written.database.file
-    if not create and not path.exists():
+    from sparkle_lite.db.database import is_there
+
+    if not create and not is_there(path):
         raise no_database(path)
 
     done: list[tuple[_Place, T]] = []

@@ -8,9 +8,11 @@ from contextlib import asynccontextmanager, contextmanager, suppress
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
+from weakref import WeakKeyDictionary
 
 import aiosqlite
 
+from sparkle_lite.db.faults import Doing, fault_of
 from sparkle_lite.db.keys import stable_number
 from sparkle_lite.errors import SparkleError
 from sparkle_lite.units import MIB
@@ -22,6 +24,9 @@ Synchronous = Literal["full", "normal"]
 # Another process (a command of the command line) holds the write lock for milliseconds; a backup's checkpoint longer.
 BUSY_TIMEOUT_MS = 10_000
 JOURNAL_SIZE_LIMIT = 8 * MIB
+
+# Which file a connection is to, for what is said of its errors.
+_files: WeakKeyDictionary[Connection, Path] = WeakKeyDictionary()
 
 
 async def connect(
@@ -35,13 +40,12 @@ async def connect(
     """Open a file for writing; a new one (unless `create` is off) is readable by its owner alone.
 
     Transactions are explicit, unless `begins` lets the driver begin one before the first INSERT.
-    Raises SparkleError where the file can't be opened.
+    Raises FileFault where the file can't be opened.
     """
-    with refused("open"):
+    with refused("open", path):
         if create:
             _create_private(path)
-        uri = f"{absolute(path).as_uri()}?mode=rw"
-        connection = await aiosqlite.connect(uri, uri=True, isolation_level=begins, cached_statements=256)
+        connection = await _opened(f"{absolute(path).as_uri()}?mode=rw", path, begins, cached_statements=256)
         pragmas = (
             f"PRAGMA busy_timeout={BUSY_TIMEOUT_MS}",
             # Only an empty file takes this; it lets retention give space back in small steps.
@@ -57,10 +61,10 @@ async def connect(
         return connection
 
 
-async def connect_readonly(path: Path, *, cache_kib: int = 8192) -> Connection:
-    """Open a file for reading; a write through this connection fails."""
-    with refused("open"):
-        connection = await aiosqlite.connect(f"{path.as_uri()}?mode=ro", uri=True, isolation_level=None)
+async def connect_readonly(path: Path, *, cache_kib: int = 8192, uri: str | None = None) -> Connection:
+    """Open a file for reading; a write through this connection fails. `uri` says how, where not in the plain way."""
+    with refused("open", path):
+        connection = await _opened(uri or plain_uri(path), path, None, cached_statements=128)
         pragmas = (
             f"PRAGMA busy_timeout={BUSY_TIMEOUT_MS}",
             "PRAGMA query_only=ON",
@@ -69,6 +73,58 @@ async def connect_readonly(path: Path, *, cache_kib: int = 8192) -> Connection:
         )
         await _prepare(connection, pragmas)
         return connection
+
+
+async def _opened(uri: str, path: Path, begins: Literal["IMMEDIATE"] | None, *, cached_statements: int) -> Connection:
+    failures: list[sqlite3.Error] = []
+
+    def connector() -> sqlite3.Connection:
+        try:
+            return sqlite3.connect(uri, uri=True, isolation_level=begins, cached_statements=cached_statements)
+        except sqlite3.Error as error:
+            # The driver leaves the thread of a connection that failed to itself, which then speaks to a loop that may
+            # be gone; one that is open can be closed.
+            failures.append(error)
+            return sqlite3.connect(":memory:")
+
+    connection = await aiosqlite.Connection(connector, 64)
+    if failures:
+        await connection.close()
+        raise failures[0]
+    _files[connection] = path
+    return connection
+
+
+def plain_uri(path: Path) -> str:
+    """How a file is opened for reading where others may write to it."""
+    return f"{absolute(path).as_uri()}?mode=ro"
+
+
+def still_uri(path: Path) -> str:
+    """How a file is opened for reading on a disk that takes no byte, not even the shared memory that SQLite wants.
+
+    Either this process alone has the file, with that memory in its own; or the memory is there still; or the file is
+    whole without a log and nobody can write to it. Raises FileFault where none of that goes.
+    """
+    ways = ["mode=rw&vfs=unix-excl", "mode=ro"]
+    log = path.with_name(path.name + "-wal")
+    if not log.exists() or not log.stat().st_size:
+        ways.append("mode=ro&immutable=1")
+    failure: sqlite3.Error | None = None
+    for way in ways:
+        uri = f"{absolute(path).as_uri()}?{way}"
+        try:
+            connection = sqlite3.connect(uri, uri=True)
+            try:
+                connection.execute("SELECT count(*) FROM sqlite_schema").fetchall()
+            finally:
+                connection.close()
+        except sqlite3.Error as error:
+            failure = failure or error
+        else:
+            return uri
+    assert failure
+    raise fault_of(failure, "open", path)
 
 
 async def _prepare(connection: Connection, pragmas: Sequence[str]) -> None:
@@ -105,31 +161,23 @@ def sync_folder(folder: Path) -> None:
 
 
 @contextmanager
-def refused(doing: str) -> Iterator[None]:
-    """Turn a refusal of the disk or of the database into a SparkleError that says what to do.
+def refused(doing: Doing, at: Connection | Path | None = None) -> Iterator[None]:
+    """Turn a refusal of the disk or of the database into a FileFault that says what to do with the file.
 
     Faults of our own SQL (sqlite3.ProgrammingError, IntegrityError) pass through: they are not the operator's.
     """
     try:
         yield
-    except sqlite3.OperationalError as error:
-        raise _unavailable(doing, str(error)) from error
-    except sqlite3.DatabaseError as error:
+    except (sqlite3.DatabaseError, OSError) as error:
         if isinstance(error, sqlite3.IntegrityError | sqlite3.ProgrammingError | sqlite3.DataError):
             raise
-        raise _unavailable(doing, str(error)) from error
-    except OSError as error:
-        raise _unavailable(doing, error.strerror or str(error)) from error
-
-
-def _unavailable(doing: str, reason: str) -> SparkleError:
-    return SparkleError("overloaded", "database.unavailable", doing=doing, reason=reason, retry_after=30)
+        raise fault_of(error, doing, at if isinstance(at, Path) or at is None else _files.get(at)) from error
 
 
 @asynccontextmanager
 async def transaction(connection: Connection) -> AsyncIterator[Connection]:
     """One immediate transaction: committed when the block ends, rolled back when it raises."""
-    with refused("write"):
+    with refused("write", connection):
         await connection.execute("BEGIN IMMEDIATE")
         try:
             yield connection
@@ -148,7 +196,7 @@ async def roll_back(connection: Connection) -> None:
 
 async def fetch_all(connection: Connection, sql: str, parameters: Sequence[Any] = ()) -> list[Row]:
     """All rows of a query in one call to the driver's thread."""
-    with refused("read"):
+    with refused("read", connection):
         return list(await connection.execute_fetchall(sql, parameters))  # type: ignore[arg-type]
 
 
@@ -182,6 +230,16 @@ def statements(script: str) -> Iterator[str]:
             statement = ""
 
 
+async def merge_log(connection: Connection) -> None:
+    """Bring what is in the log into the file itself, as far as readers let it: a log can get lost by itself."""
+    await fetch_all(connection, "PRAGMA wal_checkpoint(TRUNCATE)")
+
+
+def known_version(kind: str) -> int:
+    """The newest schema version of a series that this program knows."""
+    return len(_steps(kind))
+
+
 async def migrate(connection: Connection, path: Path, kind: str) -> None:
     """Bring a file to this program's schema version, each step in a transaction of its own.
 
@@ -189,7 +247,7 @@ async def migrate(connection: Connection, path: Path, kind: str) -> None:
     to "<name>.before-v<N>" first. Raises SparkleError("conflict") for a file of a newer program.
     """
     steps = _steps(kind)
-    version = await _version(connection)
+    version = await version_of(connection)
     if version > len(steps):
         raise SparkleError("conflict", "database.newer", path=path, version=version, known=len(steps))
     if version and version < len(steps) and kind == "main":
@@ -203,12 +261,13 @@ async def migrate(connection: Connection, path: Path, kind: str) -> None:
     await connection.execute("PRAGMA temp_store=FILE")
     for number in range(version + 1, len(steps) + 1):
         async with transaction(connection):
-            if await _version(connection) >= number:
+            if await version_of(connection) >= number:
                 continue  # Another process was quicker.
             for statement in statements(steps[number - 1]):
                 await connection.execute(statement)
             await connection.execute(f"PRAGMA user_version={number}")
     await connection.execute("PRAGMA temp_store=MEMORY")
+    await merge_log(connection)
 
 
 def _steps(kind: str) -> list[str]:
@@ -216,7 +275,8 @@ def _steps(kind: str) -> list[str]:
     return [schema(name) for name in names if name.startswith(f"{kind}_0")]
 
 
-async def _version(connection: Connection) -> int:
+async def version_of(connection: Connection) -> int:
+    """The schema version of a file; 0 for a new one."""
     row = await fetch_one(connection, "PRAGMA user_version")
     return int(row[0]) if row else 0
 

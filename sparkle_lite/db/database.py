@@ -6,9 +6,11 @@ import fcntl
 import functools
 import logging
 import os
+import secrets
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar
 
@@ -20,11 +22,19 @@ from sparkle_lite.db.connection import (
     connect,
     connect_readonly,
     fetch_all,
+    fetch_one,
+    known_version,
+    merge_log,
     migrate,
+    plain_uri,
     refused,
+    still_uri,
     transaction,
+    version_of,
 )
+from sparkle_lite.db.faults import FileFault
 from sparkle_lite.errors import SparkleError
+from sparkle_lite.texts import phrase
 from sparkle_lite.turns import Turns
 
 T = TypeVar("T")
@@ -41,6 +51,8 @@ GROUP_BODIES = 128
 # have cost (s) to be in a group with them.
 _BODIES_EACH, _APART_S = 2, 0.05
 
+_STAMP = "database.stamp"
+
 logger = logging.getLogger("sparkle.database")
 
 
@@ -51,11 +63,22 @@ class Database:
     every command waits for its turn there.
     """
 
-    def __init__(self, path: Path, synchronous: Synchronous = "full") -> None:
+    def __init__(self, path: Path, synchronous: Synchronous = "full", *, still: bool = False) -> None:
+        """`still`: only read, on a disk that can't be written; what would write is refused."""
         self.path = path
         self.segment_folder = path.with_name(path.name + ".segments")
         self.synchronous: Synchronous = synchronous
+        self.is_still = still
+        # How to open the main file for reading, here and on threads.
+        self.uri = plain_uri(path)
+        # By it the files of this database's segments are told from others.
+        self.stamp = 0
         self._main: Connection | None = None
+        self._place: tuple[int, int] | None = None
+        # Why nothing may be written any more.
+        self.lost: FileFault | None = None
+        # Whether something could not be written, and nobody has seen since that it can.
+        self.is_doubted = False
         self._readers: asyncio.LifoQueue[Connection] = asyncio.LifoQueue()
         self._lock = asyncio.Lock()
         self._locks: list[int] = []
@@ -69,28 +92,135 @@ class Database:
         return self._main
 
     async def open(self, *, serve: bool = False) -> None:
-        """Open and migrate the main database; as a server also take the lock and open the readers."""
+        """Open and migrate the main database; as a server also take the lock and open the readers.
+
+        Raises SparkleError: conflict where a new main database would stand beside the segments of another, and
+        FileFault.
+        """
         if serve:
             self._take_lock()
         try:
-            self._main = await connect(self.path, synchronous=self.synchronous, cache_kib=16384)
-            await migrate(self._main, self.path, "main")
+            if self.is_still:
+                await self._open_still()
+            else:
+                await self._open()
             for _ in range(READERS if serve else 1):
-                self._readers.put_nowait(await connect_readonly(self.path))
+                self._readers.put_nowait(await connect_readonly(self.path, uri=self.uri))
         except BaseException:
             await self.close()
             raise
+
+    async def _open(self) -> None:
+        with refused("open", self.path):
+            is_new = not await asyncio.to_thread(_has_content, self.path)
+            if is_new:
+                await asyncio.to_thread(partial(self._require_nothing_beside, is_new=True))
+        self._main = await connect(self.path, synchronous=self.synchronous, cache_kib=16384)
+        if not is_new and await version_of(self._main) == 0:
+            # Begun, and nothing in it: what made it was lost with its log.
+            with refused("open", self.path):
+                await asyncio.to_thread(self._require_nothing_beside)
+        await migrate(self._main, self.path, "main")
+        with refused("open", self.path):
+            self._place = await asyncio.to_thread(_place, self.path)
+        await self._read_stamp()
+        if not self.stamp:
+            async with transaction(self._main) as main:
+                await main.execute(
+                    "INSERT OR IGNORE INTO setting VALUES (?,?)", (_STAMP, secrets.randbelow((1 << 31) - 1) + 1)
+                )
+            await self._read_stamp()
+            await merge_log(self._main)
+
+    async def _open_still(self) -> None:
+        self.uri = await asyncio.to_thread(still_uri, self.path)
+        self._main = await connect_readonly(self.path, uri=self.uri)
+        version, known = await version_of(self._main), known_version("main")
+        if version != known:
+            raise SparkleError("conflict", "database.newer", path=self.path, version=version, known=known)
+        await self._read_stamp()
+
+    async def _read_stamp(self) -> None:
+        row = await fetch_one(self.main, "SELECT value FROM setting WHERE name=?", (_STAMP,))
+        self.stamp = int(row[0]) if row else 0
+
+    def _require_nothing_beside(self, *, is_new: bool = False) -> None:
+        """A new main database must not be made beside what belongs to another one, whose log may be there. Blocks."""
+        files = [path for path in self.segment_folder.glob("*-????????.db") if path.stat().st_size]
+        log = self.path.with_name(self.path.name + "-wal")
+        if is_new and log.exists() and log.stat().st_size:
+            files.append(log)
+        if files:
+            raise SparkleError(
+                "conflict",
+                "database.main_missing",
+                path=self.path,
+                count=len(files),
+                folder=files[0].parent,
+                file=files[0].name,
+            )
+
+    def verify(self) -> None:
+        """Look whether the main file is where it was, and has anything in it. Raises FileFault; any thread.
+
+        Only from outside: closing a file that SQLite has open, too, would end its locks.
+        """
+        if self._place is None:
+            return
+        with refused("write", self.path):
+            place = _place(self.path)
+            is_empty = not self.path.stat().st_size
+        if place != self._place:
+            raise FileFault("write", "replaced", "missing", phrase("file.replaced", path=self.path))
+        if is_empty:
+            raise FileFault("write", "emptied", "damaged", phrase("file.damaged", path=self.path, reason="emptied"))
+
+    def require_whole(self) -> None:
+        """Raises FileFault where nothing may be written any more, because the main file is not what it was."""
+        if self.lost is not None:
+            raise self.lost
+
+    async def require_place(self) -> None:
+        """Raises FileFault where the main file is not what it was: what is committed to it now would be gone."""
+        self.require_whole()
+        await asyncio.to_thread(self.verify)
+
+    async def save(self, main: Connection, fault: FileFault) -> Path | None:
+        """Save what a main file held that was taken away, and write nothing more to it; where it is saved.
+
+        It takes its old place, or another name where something else stands there. None where the file is still there
+        and only damaged. For the writer's task; raises FileFault where there is no room.
+        """
+        if fault.kind != "missing":
+            self.lost = fault
+            return None
+        copy = self.path.with_name(f"{self.path.name}.rescue")
+        with refused("write", copy):
+            await asyncio.to_thread(copy.unlink, missing_ok=True)
+            target = await connect(copy)
+            try:
+                await main.backup(target)
+                await merge_log(target)
+            finally:
+                await target.close()
+            self.lost = fault
+            return await asyncio.to_thread(_settle, copy, self.path)
 
     def _take_lock(self) -> None:
         """Hold a file beside the database and the folder of the segments, which nobody deletes by mistake.
 
         Not the database itself: closing any handle on it would drop SQLite's own locks. Raises SparkleError: conflict.
         """
-        with refused("open"):
-            self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self.segment_folder.mkdir(mode=0o700, exist_ok=True)
-            self._locks.append(os.open(self.path.with_name(self.path.name + ".lock"), os.O_CREAT | os.O_RDWR, 0o600))
-            self._locks.append(os.open(self.segment_folder, os.O_RDONLY | os.O_DIRECTORY))
+        path = self.path.with_name(self.path.name + ".lock")
+        with refused("open", path):
+            if self.is_still:
+                # What can't be made there nobody else can make, either.
+                wanted = [(place, os.O_RDONLY) for place in (path, self.segment_folder) if place.exists()]
+            else:
+                self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+                self.segment_folder.mkdir(mode=0o700, exist_ok=True)
+                wanted = [(path, os.O_CREAT | os.O_RDWR), (self.segment_folder, os.O_RDONLY | os.O_DIRECTORY)]
+            self._locks += [os.open(place, flags, 0o600) for place, flags in wanted]
         for lock in self._locks:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -157,8 +287,16 @@ class Database:
 
         Where a writer runs, it is that which runs the command, whatever becomes of who asked for it.
         """
+        if self.is_still:
+            raise SparkleError("overloaded", "database.still", retry_after=30)
+        if not alone:
+            await self.require_place()
         if self._writer is not None:
-            return await self._writer.write(command, alone=alone)
+            try:
+                return await self._writer.write(command, alone=alone)
+            except FileFault:
+                self.is_doubted = True
+                raise
         async with self._lock:
             if alone:
                 return await command(self.main)
@@ -167,7 +305,47 @@ class Database:
 
     def streams(self) -> dict[segments.Kind, segments.Stream]:
         """The chains of segments, not yet opened."""
-        return {kind: segments.Stream(self.segment_folder, kind, self.synchronous) for kind in segments.KINDS}
+        return {
+            kind: segments.Stream(self.segment_folder, kind, self.synchronous, self.stamp) for kind in segments.KINDS
+        }
+
+
+def is_there(path: Path) -> bool:
+    """Whether there is a main database. Raises FileFault where that can't be seen."""
+    with refused("open", path):
+        return path.exists()
+
+
+def _has_content(path: Path) -> bool:
+    try:
+        return path.stat().st_size > 0
+    except FileNotFoundError:
+        return False
+
+
+def _settle(copy: Path, path: Path) -> Path:
+    """Give a copy the name of what was taken away, or one of its own where that is taken."""
+    place, number = path, 0
+    while True:
+        try:
+            # Unlike a rename it never replaces anything.
+            place.hardlink_to(copy)
+        except FileExistsError:
+            number += 1
+            place = path.with_name(f"{path.name}.replaced-{number}")
+        else:
+            copy.unlink()
+            break
+    if place == path:
+        for suffix in ("-wal", "-shm"):
+            # They are of the file that is gone, and in the copy already.
+            path.with_name(path.name + suffix).unlink(missing_ok=True)
+    return place
+
+
+def _place(path: Path) -> tuple[int, int]:
+    found = path.stat()
+    return found.st_dev, found.st_ino
 
 
 class AnnouncingDatabase:
@@ -182,6 +360,10 @@ class AnnouncingDatabase:
         self.on_commit = on_commit
         self._database = database
         self._writes: set[asyncio.Task[Any]] = set()
+
+    async def merge_log(self) -> None:
+        """Bring what is in the log into the file itself."""
+        await self._database.write(merge_log, alone=True)
 
     async def write(self, command: Command[T]) -> T:
         """Run a command in one transaction, and wait for its commit and for who is told of it."""

@@ -14,6 +14,7 @@ from sparkle_lite import net
 from sparkle_lite.db import segments
 from sparkle_lite.db.connection import Connection, fetch_all, fetch_one, refused
 from sparkle_lite.db.database import Database
+from sparkle_lite.db.keeper import Keeper
 from sparkle_lite.db.readers import Gone, Reader
 from sparkle_lite.db.segments import Kind, SegmentRow, Stream
 from sparkle_lite.db.torrents import DIFFERENT_SQL
@@ -107,11 +108,19 @@ _Hours = dict[tuple[int, Activity], tuple[int, int]]
 class Overview:
     """The reads of the first page, and the table of activity that they need."""
 
-    def __init__(self, database: Database, streams: Mapping[Kind, Stream], clock: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        database: Database,
+        streams: Mapping[Kind, Stream],
+        clock: Callable[[], int],
+        keeper: Keeper | None = None,
+    ) -> None:
+        """`keeper` is told of segments that can't be read."""
         self._database = database
+        self._keeper = keeper
         self._streams = streams
         self._clock = clock
-        self._reader = Reader("overview", database.path, database.segment_folder)
+        self._reader = Reader("overview", database)
         self._figures: tuple[float, Figures] | None = None
         self._tail: tuple[float, _Hours] | None = None
         self._sent: tuple[float, dict[int, dict[Activity, Sent]]] | None = None
@@ -149,7 +158,8 @@ class Overview:
 
     async def _catalogue(self, since: int = 0) -> list[SegmentRow]:
         async with self._database.reader() as connection:
-            return await segments.catalogue(connection, "state='hot' OR last_received_at>=?", (since,))
+            chain = await segments.catalogue(connection, "state='hot' OR last_received_at>=?", (since,))
+        return [segment for segment in chain if not self._keeper or segment.id not in self._keeper.skipped]
 
     def _rows(self, chain: Iterable[SegmentRow]) -> dict[str, int]:
         counts: dict[str, int] = defaultdict(int)
@@ -217,8 +227,9 @@ class Overview:
         for _ in range(_ATTEMPTS):
             try:
                 return await self._reader.run(partial(read, chain=await self._catalogue(since)))
-            except Gone:
-                continue
+            except Gone as gone:
+                if self._keeper:
+                    await self._keeper.suspect(gone.segment.id)
         return otherwise
 
     # --- Applications and files ---------------------------------------------------------------------------------------
@@ -268,7 +279,7 @@ def _hours(reader: Reader, chain: Sequence[SegmentRow], since: int, until: int) 
     )
     found: dict[tuple[int, Activity], tuple[int, int]] = {}
     reader.until(_PATIENCE_MS)
-    with refused("read"), reader.snapshot():
+    with refused("read", reader.path), reader.snapshot():
         for segment in (None, *chain):
             kind: Activity = segment.kind if segment else "ban"
             for hour, submissions, rows in reader.fetch(segment, sql, (since, until)):
@@ -281,7 +292,7 @@ def _sent(reader: Reader, chain: Sequence[SegmentRow], since: int) -> dict[int, 
     sql = "SELECT userapp, sum(rows), count(*), max(received_at) FROM submission WHERE received_at>=? GROUP BY 1"
     by_userapp: dict[int, dict[Activity, Sent]] = defaultdict(dict)
     reader.until(_PATIENCE_MS)
-    with refused("read"), reader.snapshot():
+    with refused("read", reader.path), reader.snapshot():
         for segment in (None, *chain):
             kind: Activity = segment.kind if segment else "ban"
             for userapp, rows, submissions, last_at in reader.fetch(segment, sql, (since,)):
@@ -294,7 +305,7 @@ def _sent(reader: Reader, chain: Sequence[SegmentRow], since: int) -> dict[int, 
 
 def _figures(reader: Reader, now: int, rows: Mapping[str, int], chain: int) -> Figures:
     reader.until(_PATIENCE_MS)
-    with refused("read"), reader.snapshot():
+    with refused("read", reader.path), reader.snapshot():
         day, week = now - DAY_MS, now - WEEK_MS
         apps = reader.main(
             "SELECT count(*), coalesce(sum(last_access_at>=?), 0), coalesce(sum(last_access_at>=?), 0),"

@@ -19,7 +19,9 @@ from typing import Any, NamedTuple, TypeVar
 
 from sparkle_lite import net
 from sparkle_lite.db.conditions import identity_hash
-from sparkle_lite.db.connection import Row
+from sparkle_lite.db.connection import Row, plain_uri, still_uri
+from sparkle_lite.db.database import Database
+from sparkle_lite.db.faults import FileFault, is_damage
 from sparkle_lite.db.segments import VERSIONS, SegmentRow, segment_path, take_up_versions
 from sparkle_lite.errors import SparkleError
 from sparkle_lite.turns import Costs, Turns
@@ -39,20 +41,25 @@ _CACHE_KIB = 512
 # How long versions are kept that nobody asks for, and how many rows are taken up at once (a tenth of a second).
 _VERSIONS_S = 600
 _TAKEN_UP = 100_000
+_CANT_OPEN = sqlite3.SQLITE_CANTOPEN
 # Steps of SQLite's machine between two looks at the clock: about a millisecond.
 _STEPS = 20_000
 
 
 class Gone(Exception):
-    """The file of a segment is not there any more."""
+    """The file of a segment is not there any more, or can't be read."""
+
+    def __init__(self, segment: SegmentRow, error: sqlite3.Error | None = None) -> None:
+        super().__init__(f"segment {segment.id}: {error or 'gone'}")
+        self.segment, self.error = segment, error
 
 
 class Reader:
     """One thread, and its connections: the main database as `m`, and the indexed segments that it came by."""
 
-    def __init__(self, name: str, path: Path, folder: Path) -> None:
-        self._path = path
-        self._folder = folder
+    def __init__(self, name: str, database: Database) -> None:
+        self._database = database
+        self._folder = database.segment_folder
         self._executor = ThreadPoolExecutor(1, thread_name_prefix=name)
         self._closing = threading.Event()
         self._waiting = 0
@@ -64,6 +71,11 @@ class Reader:
         self._memory: sqlite3.Connection | None = None
         self._versions: dict[int, _Versions] = {}
         self._deadline = 0.0
+
+    @property
+    def path(self) -> Path:
+        """The main database."""
+        return self._database.path
 
     async def run(self, function: Callable[["Reader"], T]) -> T:
         """Run a function on the thread when its turn comes. Raises SparkleError("overloaded") when too many wait."""
@@ -136,24 +148,42 @@ class Reader:
     ) -> list[Row]:
         """Rows of a segment, or of the main database for None; `attached` makes `m` known beside a segment.
 
-        Raises Gone for a segment that was unlinked meanwhile.
+        Raises Gone for a segment that was unlinked meanwhile, or can't be read.
         """
         if segment is None:
             return self.main(sql, values)
-        connection = self._segment(segment)
-        if not attached:
-            return connection.execute(sql, values).fetchall()
-        self._attach_main(connection)
+        with self._noticing(segment):
+            connection = self._segment(segment)
+            if not attached:
+                return connection.execute(sql, values).fetchall()
+            self._attach_main(connection)
+            try:
+                return connection.execute(sql, values).fetchall()
+            finally:
+                connection.execute("DETACH m")
+
+    @contextmanager
+    def _noticing(self, segment: SegmentRow) -> Iterator[None]:
+        """Say of which segment an error is that may be its file's, and let go of that."""
         try:
-            return connection.execute(sql, values).fetchall()
-        finally:
-            connection.execute("DETACH m")
+            yield
+        except (sqlite3.DatabaseError, FileFault) as error:
+            cause = error.__cause__ if isinstance(error, FileFault) else error
+            is_closed = isinstance(cause, sqlite3.Error) and getattr(cause, "sqlite_errorcode", 0) == _CANT_OPEN
+            if not isinstance(cause, sqlite3.Error) or not (is_closed or is_damage(cause)):
+                raise
+            if kept := self._kept.pop(self._file(segment), None):
+                kept[0].close()
+            raise Gone(segment, cause) from error
+
+    def _file(self, segment: SegmentRow) -> Path:
+        return segment_path(self._folder, segment.kind, segment.id)
 
     def _segment(self, segment: SegmentRow) -> sqlite3.Connection:
-        path = segment_path(self._folder, segment.kind, segment.id)
+        path = self._file(segment)
         if segment.state != "indexed":
             if path not in self._brief:
-                self._brief[path] = self._open(f"{path.as_uri()}?mode=ro", path)
+                self._brief[path] = self._open(self._uri(path))
             return self._brief[path]
         connection, inode = self._kept.pop(path, (None, 0))
         if connection is not None and path not in self._current and _inode(path) != inode:
@@ -162,21 +192,19 @@ class Reader:
         if connection is None:
             inode = _inode(path)
             # Without a log beside it nothing changes the file any more, so it needs no locks.
-            still = "" if path.with_name(path.name + "-wal").exists() else "&immutable=1"
-            connection = self._open(f"{path.as_uri()}?mode=ro{still}", path)
+            has_log = path.with_name(path.name + "-wal").exists()
+            connection = self._open(self._uri(path) if has_log else f"{plain_uri(path)}&immutable=1")
         self._current.add(path)
         self._kept[path] = connection, inode
         while len(self._kept) > _OPEN_SEGMENTS:
             self._kept.pop(next(iter(self._kept)))[0].close()
         return connection
 
-    def _open(self, name: str, path: Path | None = None, *, cache_kib: int = _CACHE_KIB) -> sqlite3.Connection:
-        try:
-            connection = sqlite3.connect(name, uri=True, isolation_level=None, cached_statements=32)
-        except sqlite3.OperationalError:
-            if path is None or path.exists():
-                raise
-            raise Gone from None
+    def _uri(self, path: Path) -> str:
+        return still_uri(path) if self._database.is_still else plain_uri(path)
+
+    def _open(self, name: str, *, cache_kib: int = _CACHE_KIB) -> sqlite3.Connection:
+        connection = sqlite3.connect(name, uri=True, isolation_level=None, cached_statements=32)
         if cache_kib:
             connection.execute(f"PRAGMA cache_size=-{cache_kib}")
         connection.create_function("ip_text", 1, net.address_text, deterministic=True)
@@ -185,7 +213,7 @@ class Reader:
         return connection
 
     def _attach_main(self, connection: sqlite3.Connection) -> None:
-        connection.execute("ATTACH ? AS m", (f"{self._path.as_uri()}?mode=ro",))
+        connection.execute("ATTACH ? AS m", (self._database.uri,))
         connection.execute(f"PRAGMA m.cache_size=-{8 * _CACHE_KIB}")
 
     @contextmanager
@@ -203,16 +231,17 @@ class Reader:
     @contextmanager
     def beside(self, memory: sqlite3.Connection, segment: SegmentRow) -> Iterator[None]:
         """Make a segment and the main database known to the scratch connection, in this order of precedence."""
-        path = segment_path(self._folder, segment.kind, segment.id)
+        path = self._file(segment)
         if not path.exists():
-            raise Gone
-        memory.execute("ATTACH ? AS segment", (f"{path.as_uri()}?mode=ro",))
-        self._attach_main(memory)
-        try:
-            yield
-        finally:
-            memory.execute("DETACH m")
-            memory.execute("DETACH segment")
+            raise Gone(segment)
+        with self._noticing(segment):
+            memory.execute("ATTACH ? AS segment", (self._uri(path),))
+            self._attach_main(memory)
+            try:
+                yield
+            finally:
+                memory.execute("DETACH m")
+                memory.execute("DETACH segment")
 
     def versions(self, memory: sqlite3.Connection, segment: SegmentRow) -> str:
         """The table of the scratch connection that says what a segment without indexes has of each key.
@@ -243,8 +272,8 @@ class _Turn(NamedTuple):
 class ReaderPool:
     """Some readers for many who ask: each has one of them at a time, in turns by what they have cost."""
 
-    def __init__(self, name: str, size: int, path: Path, folder: Path) -> None:
-        self._readers = [Reader(f"{name}-{number}", path, folder) for number in range(1, size + 1)]
+    def __init__(self, name: str, size: int, database: Database) -> None:
+        self._readers = [Reader(f"{name}-{number}", database) for number in range(1, size + 1)]
         self._idle = list(self._readers)
         self._costs = Costs()
         self._turns: Turns[_Turn] = Turns(self._costs, lambda turn: turn.who)

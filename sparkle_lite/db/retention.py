@@ -36,7 +36,7 @@ async def unreferenced(path: Path, folder: Path) -> dict[str, list[int]]:
     """
     connection = await connect(path)
     try:
-        with refused("read"):
+        with refused("read", path):
             for table in _REFERENCES:
                 await connection.execute(f"CREATE TEMP TABLE used_{table} (id INTEGER PRIMARY KEY)")
             await connection.execute("PRAGMA query_only=OFF")

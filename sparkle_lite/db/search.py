@@ -11,7 +11,7 @@ import json
 import sqlite3
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from functools import partial
 from itertools import islice
 from typing import Any, NamedTuple
@@ -20,6 +20,8 @@ from sparkle_lite.db import segments
 from sparkle_lite.db.conditions import FIELDS, Condition, Query, Table, condition, joined
 from sparkle_lite.db.connection import Row, refused
 from sparkle_lite.db.database import Database
+from sparkle_lite.db.faults import fault_of
+from sparkle_lite.db.keeper import Keeper
 from sparkle_lite.db.observed import Discovered, Observed, ObservedSwarm, discovered, observed
 from sparkle_lite.db.orders import MAIN_TABLES, NEWEST, Key, Mark, behind, cursor, marks, order_fields, read_cursor
 from sparkle_lite.db.readers import Gone, Reader, ReaderPool, is_interrupted
@@ -102,13 +104,14 @@ class Search:
     What clients ask has a thread of its own, so that no person's search holds it up.
     """
 
-    def __init__(self, database: Database, streams: Mapping[Kind, Stream]) -> None:
+    def __init__(self, database: Database, streams: Mapping[Kind, Stream], keeper: Keeper | None = None) -> None:
+        """`keeper` is told of segments that can't be read."""
         self._database = database
         self._streams = streams
-        path, folder = database.path, database.segment_folder
-        self._quick = ReaderPool("search-quick", 1, path, folder)
-        self._scan = ReaderPool("search-scan", 2, path, folder)
-        self._clients = ReaderPool("search-clients", 1, path, folder)
+        self._keeper = keeper
+        self._quick = ReaderPool("search-quick", 1, database)
+        self._scan = ReaderPool("search-scan", 2, database)
+        self._clients = ReaderPool("search-clients", 1, database)
         self._pools = (self._quick, self._scan, self._clients)
 
     async def close(self) -> None:
@@ -151,9 +154,13 @@ class Search:
         for _ in range(_ATTEMPTS):
             chain = await self._chain(query.table)
             work = partial(_page, query=query, chain=chain, query_ms=query_ms, count_ms=count_ms, hurry=hurry)
-            # Retention may unlink a segment between the look into the catalogue and its opening.
-            with suppress(Gone):
+            try:
                 return await pool.run(query.asker, work)
+            except Gone as gone:
+                # Retention may unlink a segment between the look into the catalogue and its opening.
+                if self._keeper and not await self._keeper.suspect(gone.segment.id) and gone.error:
+                    # The segment is right, so it is the main database that isn't.
+                    raise fault_of(gone.error, "read", self._database.path) from gone
         raise SparkleError("overloaded", "query.changing", retry_after=1)
 
     async def _chain(self, table: Table) -> list[SegmentRow]:
@@ -164,6 +171,8 @@ class Search:
         while True:
             async with self._database.reader() as connection:
                 chain = await segments.catalogue(connection, "kind=?", (stream.kind,))
+            if self._keeper:
+                chain = [segment for segment in chain if segment.id not in self._keeper.skipped]
             hot = stream.hot
             if hot is None or not chain or chain[-1].state != "hot" or chain[-1].id > hot.id:
                 # Rolled this very moment: nobody has written to the new one yet.
@@ -185,7 +194,7 @@ def _page(
     mark = read_cursor(query) if (query.after, query.before) != (None, None) else None
     backwards = query.before is not None
     reader.until(query_ms)
-    with refused("read"), _in_time(), reader.snapshot():
+    with refused("read", reader.path), _in_time(), reader.snapshot():
         work = _Work(reader, query, chain, mark.key if mark else None)
         work.prepare()
         keys = work.keys()

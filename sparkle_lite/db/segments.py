@@ -7,8 +7,11 @@ When it is full or old it is closed; its indexes are built in the background, an
 import asyncio
 import json
 import logging
+import os
+import re
+import sqlite3
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -22,6 +25,7 @@ from sparkle_lite.db.connection import (
     connect_readonly,
     fetch_all,
     fetch_one,
+    merge_log,
     migrate,
     refused,
     roll_back,
@@ -30,6 +34,7 @@ from sparkle_lite.db.connection import (
     sync_folder,
     transaction,
 )
+from sparkle_lite.db.faults import FileFault, is_damage
 from sparkle_lite.errors import SparkleError
 from sparkle_lite.units import DAY_MS, INT64_MAX
 
@@ -45,6 +50,12 @@ CHUNK_ROWS = (500, 50, 1)
 _LEAVE_TRIES = 25
 # Among the settings: what the segment holds that is being replaced.
 _REWRITTEN = "segment_rewritten"
+
+# Public ids that are left out behind a hot segment of which nobody knows any more how many rows it has.
+UNKNOWN_ROWS = 10_000_000
+# What is behind the name of a file that is being made: empty, or as a copy of one that was taken away.
+UNREADY, RESCUED = ".new", ".rescue"
+_NAME = re.compile(r"(snapshot|swarm)-(\d{8,})\.db")
 
 logger = logging.getLogger("sparkle.segments")
 
@@ -156,15 +167,28 @@ def columns(kind: Kind) -> tuple[str, ...]:
     return _COLUMNS[kind]
 
 
+class HotFault(Exception):
+    """A hot segment can't be written on with: its file was taken away, replaced or damaged. Nothing was committed."""
+
+    def __init__(self, kind: Kind, reason: Literal["missing", "damaged"], details: str) -> None:
+        super().__init__(f"{kind}: {reason} ({details})")
+        self.kind: Kind = kind
+        self.reason: Literal["missing", "damaged"] = reason
+        self.details = details
+
+
 class Stream:
     """The chain of segments of one kind, and its hot segment's writing connection.
 
     Used by the writer task alone. Row ids count through all segments: `first_row` plus the row's place.
     """
 
-    def __init__(self, folder: Path, kind: Kind, synchronous: Synchronous) -> None:
+    def __init__(self, folder: Path, kind: Kind, synchronous: Synchronous, stamp: int) -> None:
         self.kind: Kind = kind
         self.folder = folder
+        self._stamp = stamp
+        self._place: tuple[int, int] | None = None
+        self._size = 0
         self._synchronous: Synchronous = synchronous
         self._width = len(_COLUMNS[kind])
         self._connection: Connection | None = None
@@ -198,9 +222,21 @@ class Stream:
         if row is None:
             await self.roll(main, now_ms)
             return
-        self.hot = SegmentRow(*row)
-        self._connection = await self._open_file(self.hot.id)
-        await self._count()
+        hot = SegmentRow(*row)
+        await self.take(hot, await self._open_file(self.path(hot.id)))
+
+    async def look_at(self, main: Connection) -> None:
+        """Know the hot segment without a connection to write to it, on a disk that can't be written."""
+        row = await fetch_one(main, f"{_CATALOGUE} WHERE kind=? AND state='hot' ORDER BY id DESC", (self.kind,))
+        self.hot = SegmentRow(*row) if row else None
+
+    async def take(self, hot: SegmentRow, connection: Connection) -> None:
+        """Write on to a segment from now on."""
+        before, self._connection, self.hot = self._connection, connection, hot
+        self._place, self._size = await asyncio.to_thread(_place, self.path(hot.id))
+        await self.count(connection)
+        if before is not None:
+            await before.close()
 
     async def recent_digests(self, main: Connection, since_ms: int, limit: int) -> list[Row]:
         """(received_at, digest) of the bodies received since, oldest first, at most `limit` of the newest."""
@@ -210,17 +246,22 @@ class Stream:
         for segment in reversed(closed):
             if len(newest) >= limit:
                 break
-            connection = await connect_readonly(self.path(segment.id))
             try:
-                newest += await fetch_all(connection, sql, (since_ms, limit - len(newest)))
-            finally:
-                await connection.close()
+                connection = await connect_readonly(self.path(segment.id))
+                try:
+                    newest += await fetch_all(connection, sql, (since_ms, limit - len(newest)))
+                finally:
+                    await connection.close()
+            except FileFault as fault:
+                # Damaged where a first look doesn't see it. Whoever looks closer sets it aside.
+                logger.error("the bodies in %s can't be read: %s", self.path(segment.id), fault)
         newest.reverse()
         return newest
 
-    async def _count(self) -> None:
+    async def count(self, connection: Connection) -> None:
+        """Count what is in the hot segment, by a connection to it."""
         counts = await fetch_one(
-            self.connection,
+            connection,
             f"SELECT (SELECT coalesce(max(id), 0) FROM {self.kind}), (SELECT count(*) FROM submission),"
             " (SELECT coalesce(max(id), 0) FROM submission), (SELECT min(received_at) FROM submission),"
             " (SELECT max(received_at) FROM submission)",
@@ -233,8 +274,7 @@ class Stream:
             None,
         )
 
-    async def _open_file(self, segment: int) -> Connection:
-        path = self.path(segment)
+    async def _open_file(self, path: Path) -> Connection:
         connection = await connect(path, synchronous=self._synchronous, cache_kib=16384, begins="IMMEDIATE")
         try:
             await migrate(connection, path, self.kind)
@@ -242,6 +282,37 @@ class Stream:
             await connection.close()
             raise
         return connection
+
+    async def new_number(self, main: Connection) -> int:
+        """A number that no segment has or had, whether the catalogue names it or not."""
+        top = await fetch_one(
+            main, "SELECT max(id) FROM (SELECT id FROM segment UNION ALL SELECT id FROM segment_aside)"
+        )
+        seen = await asyncio.to_thread(lambda: max(numbers_in(self.folder, set_aside_folder(self.folder)), default=0))
+        return max((top[0] if top else None) or 0, seen) + 1
+
+    async def make(self, number: int, copied: Connection | None = None) -> Connection:
+        """Make the file of a segment, empty or as a copy, and open it.
+
+        It gets its name when it is whole: a crash before leaves a file whose name says what it was to be.
+        """
+        path = self.path(number)
+        unready = path.with_name(path.name + (UNREADY if copied is None else RESCUED))
+        if copied is None:
+            await asyncio.to_thread(remove_file, unready)
+        connection = await self._open_file(unready)
+        try:
+            if copied is not None:
+                with refused("write", unready):
+                    await copied.backup(connection)
+            # By it a segment of another database is told apart.
+            await fetch_all(connection, f"PRAGMA application_id={self._stamp}")
+            await merge_log(connection)
+        finally:
+            await connection.close()
+        with refused("write", path):
+            await asyncio.to_thread(_name, unready, path)
+        return await self._open_file(path)
 
     def is_full(self, now_ms: int) -> bool:
         """Whether the hot segment should be closed: 250 thousand rows, or 24 hours since it was begun.
@@ -259,24 +330,50 @@ class Stream:
             return
         async with transaction(self.connection):
             await self.connection.execute("UPDATE submission SET received_at=? WHERE received_at>?", (now_ms, ahead_ms))
-        await self._count()
+        await self.count(self.connection)
 
     async def roll(self, main: Connection, now_ms: int) -> int | None:
         """Close the hot segment and begin the next; returns the closed one's id.
 
         The new file exists before the catalogue names it, and one transaction of the main database makes the change:
-        a crash in between leaves an unnamed file, which the next start removes.
+        a crash in between leaves an empty file that nothing names.
         """
         old = self.hot
-        top = await fetch_one(main, "SELECT coalesce(max(id), 0) FROM segment")
-        number = (top[0] if top else 0) + 1
-        connection = await self._open_file(number)
-        first_row = old.first_row + self.rows if old else 1
+        number = await self.new_number(main)
+        connection = await self.make(number)
+        try:
+            async with transaction(main):
+                if old:
+                    await main.execute(
+                        "UPDATE segment SET state='closed', rows=?, submissions=?, first_received_at=?,"
+                        " last_received_at=?, bytes=? WHERE id=?",
+                        (*self.counts, file_size(self.path(old.id)), old.id),
+                    )
+                fresh = await self.begin(main, number, now_ms)
+        except BaseException:
+            await connection.close()
+            raise
+        await self.take(fresh, connection)
+        return old.id if old else None
+
+    @property
+    def counts(self) -> tuple[int, int, int | None, int | None]:
+        """What is in the hot segment: rows, submissions, and when the first and the last were received (ms)."""
+        return self.rows, self.submissions, self.first_received_at, self.last_received_at
+
+    async def begin(self, main: Connection, number: int, now_ms: int) -> SegmentRow:
+        """Name an empty hot segment in the catalogue, within a transaction; its ids follow what was before."""
+        row = await fetch_one(
+            main,
+            "SELECT max(first_row + rows) FROM (SELECT kind, first_row, rows FROM segment UNION ALL"
+            f" SELECT kind, first_row, iif(state='hot', {UNKNOWN_ROWS}, rows) FROM segment_aside) WHERE kind=?",
+            (self.kind,),
+        )
         fresh = SegmentRow(
             id=number,
             kind=self.kind,
             state="hot",
-            first_row=first_row,
+            first_row=(row[0] if row else None) or 1,
             rows=0,
             submissions=0,
             created_at=now_ms,
@@ -284,31 +381,36 @@ class Stream:
             last_received_at=None,
             bytes=0,
         )
+        await main.execute(f"INSERT INTO segment VALUES ({','.join('?' * len(fresh))})", fresh)
+        return fresh
+
+    def verify(self) -> None:
+        """Look whether the hot segment's file is where it was and no smaller. Raises HotFault; any thread.
+
+        Only from outside: closing a file that SQLite has open, too, would end its locks.
+        """
+        if self.hot is None or self._place is None:
+            return
+        path = self.path(self.hot.id)
         try:
-            async with transaction(main):
-                if old:
-                    await main.execute(
-                        "UPDATE segment SET state='closed', rows=?, submissions=?, first_received_at=?,"
-                        " last_received_at=?, bytes=? WHERE id=?",
-                        (
-                            self.rows,
-                            self.submissions,
-                            self.first_received_at,
-                            self.last_received_at,
-                            file_size(self.path(old.id)),
-                            old.id,
-                        ),
-                    )
-                await main.execute(f"INSERT INTO segment VALUES ({','.join('?' * len(fresh))})", fresh)
-        except BaseException:
-            await connection.close()
-            raise
-        if self._connection is not None:
-            await self._connection.close()
-        self._connection, self.hot = connection, fresh
-        self.rows = self.submissions = 0
-        self.first_received_at = self.last_received_at = None
-        return old.id if old else None
+            place, size = _place(path)
+        except OSError as error:
+            raise HotFault(self.kind, "missing", error.strerror or str(error)) from error
+        if place != self._place:
+            raise HotFault(self.kind, "missing", "another file is in its place")
+        # Nothing ever makes it smaller.
+        if size < self._size:
+            raise HotFault(self.kind, "damaged", f"{size} bytes, {self._size} before")
+        self._size = size
+
+    @contextmanager
+    def _noticing(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.DatabaseError as error:
+            if not is_damage(error):
+                raise
+            raise HotFault(self.kind, "damaged", str(error)) from error
 
     async def append(self, make: Callable[[], Rows]) -> None:
         """Insert the rows that a function makes; it is called on the driver's thread, right before they are inserted.
@@ -316,10 +418,16 @@ class Stream:
         Making rows and inserting them in one visit to that thread spares a hand-over, and only one thread at a time
         competes with the event loop for the interpreter. Ends without a commit: `commit` or `roll_back` follows.
         """
-        connection, supply = self.connection, _Supply(make, self._width)
+
+        def verified() -> Rows:
+            # What is committed to a file that was taken away would be acknowledged and gone.
+            self.verify()
+            return make()
+
+        connection, supply = self.connection, _Supply(verified, self._width)
         inserts = [connection.executemany(self._insert(rows), supply.chunks(rows)) for rows in CHUNK_ROWS]
         inserts.append(connection.executemany("INSERT INTO submission VALUES (?,?,?,?,?,?,?,?)", supply.submissions()))
-        with refused("write"):
+        with refused("write", connection), self._noticing():
             # Handed over together: the driver's thread goes from one to the next without waiting for us. It begins the
             # transaction before the first, and where one fails nothing is committed.
             for done in await asyncio.gather(*inserts, return_exceptions=True):
@@ -336,7 +444,7 @@ class Stream:
 
     async def commit(self, rows: int, submissions: Sequence[SubmissionRow]) -> None:
         """Make the appended rows durable and count them."""
-        with refused("write"):
+        with refused("write", self.connection), self._noticing():
             await self.connection.commit()
         self.rows += rows
         self.submissions += len(submissions)
@@ -382,6 +490,34 @@ class _Supply:
     def submissions(self) -> Iterator[SubmissionRow]:
         """The bodies."""
         yield from self._made().submissions
+
+
+def _place(path: Path) -> tuple[tuple[int, int], int]:
+    """Which file a path leads to, and its bytes."""
+    found = path.stat()
+    return (found.st_dev, found.st_ino), found.st_size
+
+
+def _name(unready: Path, path: Path) -> None:
+    unready.rename(path)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def set_aside_folder(folder: Path) -> Path:
+    """Where what can't be served of a folder of segments is kept: beside it."""
+    return folder.with_name(folder.name.removesuffix(".segments") + ".set-aside")
+
+
+def numbers_in(*folders: Path) -> Iterator[int]:
+    """The numbers of all files in some folders that are named like segments."""
+    for folder in folders:
+        for path in folder.glob("*.db*"):
+            if found := _NAME.match(path.name):
+                yield int(found[2])
 
 
 def segment_path(folder: Path, kind: Kind, segment: int) -> Path:
@@ -461,8 +597,11 @@ async def rewrite(
     names = ", ".join(_COLUMNS[segment.kind])
     try:
         await migrate(connection, fresh, segment.kind)
-        with refused("write"):
+        with refused("write", fresh):
             await connection.execute("ATTACH ? AS old", (f"{absolute(path).as_uri()}?mode=ro",))
+            # It is of the same database.
+            stamp = await fetch_one(connection, "PRAGMA old.application_id")
+            await fetch_all(connection, f"PRAGMA application_id={stamp[0] if stamp else 0:d}")
             async with transaction(connection):
                 await connection.execute(
                     "INSERT INTO submission SELECT id, min(received_at, ?), userapp, address, populate_time, digest,"
@@ -592,6 +731,11 @@ async def newest_hot(main: Connection, folder: Path) -> int | None:
     return newest_of(row[0] for row in newest)
 
 
+async def renumber(main: Connection, segment: int, number: int) -> None:
+    """Give a segment of the catalogue another number, within a transaction."""
+    await main.execute("UPDATE segment SET id=? WHERE id=?", (number, segment))
+
+
 async def mark_indexed(main: Connection, segment: int, size: int) -> None:
     """Note in the catalogue that a segment has its indexes."""
     await main.execute("UPDATE segment SET state='indexed', bytes=? WHERE id=?", (size, segment))
@@ -612,28 +756,3 @@ def remove_file(path: Path) -> None:
     """Remove a database file with everything that SQLite keeps beside it."""
     for suffix in ("", "-wal", "-shm", "-journal"):
         path.with_name(path.name + suffix).unlink(missing_ok=True)
-
-
-async def reconcile(main: Connection, folder: Path) -> None:
-    """Make catalogue and folder agree.
-
-    Files that a crash left behind before the catalogue named them, or after it forgot them, are removed. Segments whose
-    file somebody has taken away are forgotten, so that the rest can be served. One that was becoming a plain file is
-    rolled back: who opens it for reading alone can't do that.
-    """
-    files = await asyncio.to_thread(lambda: sorted(folder.glob("*-????????.db")))
-    present = {path.name for path in files}
-    segments = await catalogue(main)
-    lost = [s for s in segments if s.state != "hot" and segment_path(folder, s.kind, s.id).name not in present]
-    if lost:
-        logger.error("%d segment files with %d rows are gone", len(lost), sum(segment.rows for segment in lost))
-        async with transaction(main):
-            await forget(main, lost)
-    known = {segment_path(folder, s.kind, s.id).name for s in segments}
-    for path in files:
-        if path.name not in known:
-            logger.info("removing a segment file that the catalogue does not name", extra={"file": path.name})
-            await asyncio.to_thread(remove_file, path)
-        elif await asyncio.to_thread(path.with_name(path.name + "-journal").exists):
-            connection = await connect(path, create=False)
-            await connection.close()

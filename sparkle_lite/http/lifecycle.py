@@ -65,7 +65,7 @@ class _Lifespan(LifespanOn):
 class HttpServer(uvicorn.Server):
     """One listening server, from binding its sockets to the last commit.
 
-    `port` 0 takes any free port. `on_ready` gets the URL once requests are accepted. `on_hup` (sync or async) runs on
+    `port` 0 takes any free port. `on_ready` gets the URL once requests are accepted. `on_hup` runs on
     the loop at each SIGHUP. SIGTERM, SIGINT or `stop()` let running requests finish for `graceful_timeout` s, cancel
     the rest and shut the application down, 10 s in all; a second signal skips the waiting.
     """
@@ -78,7 +78,7 @@ class HttpServer(uvicorn.Server):
         port: int = 7799,
         sockets: Sequence[socket.socket] | None = None,
         graceful_timeout: int = 8,
-        on_ready: Callable[[str], None] | None = None,
+        on_ready: Callable[[str], Awaitable[None] | None] | None = None,
         on_hup: Callable[[], Awaitable[None] | None] | None = None,
         protocol: type[Protocol] = Protocol,
     ) -> None:
@@ -143,7 +143,9 @@ class HttpServer(uvicorn.Server):
         if sockets:
             self.url = url_of(self.config.host, sockets[0])
         if self._on_ready is not None and not self.should_exit:
-            self._on_ready(self.url)
+            outcome = self._on_ready(self.url)
+            if inspect.isawaitable(outcome):
+                await outcome
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Finish what runs, then shut the application down; what hangs is left behind."""
@@ -193,7 +195,7 @@ def run(
     port: int = 7799,
     sockets: Sequence[socket.socket] | None = None,
     graceful_timeout: int = 8,
-    on_ready: Callable[[str], None] | None = None,
+    on_ready: Callable[[str], Awaitable[None] | None] | None = None,
     on_hup: Callable[[], Awaitable[None] | None] | None = None,
 ) -> None:
     """Serve `app` in the foreground until SIGTERM or SIGINT; see HttpServer."""

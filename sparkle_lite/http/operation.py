@@ -59,6 +59,8 @@ async def healthcheck(server: Injected[Server]) -> Response[dict[str, str]]:
     },
 )
 async def readyz(server: Injected[Server]) -> Response[dict[str, object]]:
+    if not server.database.is_still:
+        await server.disk.probe()
     state = server.readiness()
     return Response(state, status_code=200 if state["ready"] else 503, headers=NO_STORE)
 

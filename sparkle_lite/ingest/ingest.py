@@ -24,10 +24,12 @@ from typing import Any, NamedTuple
 from sparkle_lite.clock import JUMP_MS
 from sparkle_lite.config import LimitsSection
 from sparkle_lite.db import bans, segments
-from sparkle_lite.db.connection import transaction
+from sparkle_lite.db.connection import connect_readonly, still_uri, transaction
 from sparkle_lite.db.database import Database
 from sparkle_lite.db.dictionaries import Dictionaries, NeededEntries, Resolved
-from sparkle_lite.db.segments import NO_ROWS, Kind, Rows, Stream, SubmissionRow
+from sparkle_lite.db.faults import FileFault
+from sparkle_lite.db.keeper import Keeper
+from sparkle_lite.db.segments import NO_ROWS, HotFault, Kind, Rows, Stream, SubmissionRow
 from sparkle_lite.errors import SparkleError
 from sparkle_lite.ingest.cleaning import Cleaner, Reporter, repeats_our_rules
 from sparkle_lite.ingest.memory import MemoryBudget
@@ -239,6 +241,7 @@ class Ingest:
         self._last_receipt = 0
         self.dictionaries = Dictionaries()
         self.streams = database.streams()
+        self.keeper = Keeper(database, self.streams, self._settled)
         self.quotas = DailyQuotas(limits, self._settled)
         self.memory = MemoryBudget(limits().queue_size, lambda: limits().max_body_size)
         self.on_closed: Callable[[], None] = lambda: None
@@ -246,8 +249,12 @@ class Ingest:
     async def open(self) -> None:
         """Take up the hot segments and the digests of the last 24 hours, and begin to write."""
         database, now = self._database, self._settled()
-        await segments.finish_rewriting(database.main, database.segment_folder)
-        await segments.reconcile(database.main, database.segment_folder)
+        if not database.is_still:
+            await segments.finish_rewriting(database.main, database.segment_folder)
+        await self.keeper.reconcile()
+        if database.is_still:
+            await self._open_still()
+            return
         for kind, stream in self.streams.items():
             await stream.open(database.main, now)
             for at, digest in await stream.recent_digests(database.main, now - DAY_MS, DIGESTS):
@@ -257,6 +264,19 @@ class Ingest:
             self._seen["ban"].add(digest, min(at, now))
         self._last_ban_submission = await bans.last_submission(database.main)
         database.start_writing(self._store, lambda job: job.weight, self._turns)
+
+    async def _open_still(self) -> None:
+        """Know what the hot segments hold, for those who ask; nothing can be written."""
+        for stream in self.streams.values():
+            await stream.look_at(self._database.main)
+            if stream.hot is None or stream.hot.id in self.keeper.skipped:
+                continue
+            path = stream.path(stream.hot.id)
+            connection = await connect_readonly(path, uri=await asyncio.to_thread(still_uri, path))
+            try:
+                await stream.count(connection)
+            finally:
+                await connection.close()
 
     async def close(self) -> None:
         """Commit what is queued, then close the streams."""
@@ -274,6 +294,8 @@ class Ingest:
         Raises SparkleError for a body that isn't readable, beyond the sender's daily share, or when the database can't
         be written.
         """
+        if self._database.is_still:
+            raise SparkleError("overloaded", "database.still", retry_after=30)
         light = LIGHT_BYTES_OF_GREEDY if self._costs.takes_too_much(userapp) else LIGHT_BYTES
         if not looks_large(body, light):
             with suppress(Laborious):
@@ -488,7 +510,7 @@ class Ingest:
 
     # --- On the writer task: from values to files ---------------------------------------------------------------------
 
-    async def _store(self, jobs: list[Submission]) -> list[Submission]:
+    async def _store(self, jobs: list[Submission], attempt: int = 1) -> list[Submission]:
         """Commit what has arrived together; returns what was too much for one group."""
         wanted = NeededEntries()
         group = _Group(jobs, Cleaner(self.dictionaries, wanted), wanted)
@@ -501,8 +523,12 @@ class Ingest:
         for job in jobs:
             job.received_at, job.settled_at = self._last_receipt, settled
         try:
+            self._database.require_whole()
             await self._write(group)
+        except HotFault as fault:
+            return await self._store_elsewhere(jobs, group, fault, attempt)
         except SparkleError as error:
+            self._database.is_doubted |= isinstance(error, FileFault)
             self._fail(group, error)
         except Exception as error:
             await self._one_by_one(group, error)
@@ -512,6 +538,21 @@ class Ingest:
         for userapp, seconds in group.costs.items():
             self._costs.charge(userapp, seconds)
         return list(group.waiting)
+
+    async def _store_elsewhere(
+        self, jobs: list[Submission], group: _Group, fault: HotFault, attempt: int
+    ) -> list[Submission]:
+        """Store a group once more, in another file; what was stored of it already is known by its digest."""
+        try:
+            await self.keeper.mend(self._database.main, fault)
+        except (SparkleError, OSError) as error:
+            logger.exception("a damaged hot segment can't be replaced")
+            self._fail(group, error)
+            return list(group.waiting)
+        if attempt > len(self.streams):
+            self._fail(group, SparkleError("overloaded", "query.changing", retry_after=30))
+            return list(group.waiting)
+        return await self._store([job for job in jobs if not job.outcome.done()], attempt + 1)
 
     async def _one_by_one(self, group: _Group, error: Exception) -> None:
         """A fault that only one body of a group causes must not cost the others."""
@@ -590,11 +631,20 @@ class Ingest:
         if kind == "snapshot":
             self._last_sightings.keep(group.said)
         if stream.is_full(self._settled()):
+            await self._roll(stream)
+
+    async def _roll(self, stream: Stream) -> None:
+        """Begin the next segment; where that fails, this one takes more rows and it is tried again."""
+        try:
             await stream.roll(self._database.main, self._settled())
+        except SparkleError as error:
+            logger.error("the next segment can't be begun, the full one is written on: %s", error)
+        else:
             self.on_closed()
 
     async def _write_main(self, group: _Group) -> None:
         """Commit dictionary entries and bans; afterwards the group's values hold real ids."""
+        await self._database.require_place()
         async with transaction(self._database.main) as main:
             before = await bans.last_ban(main)
             resolved = await self.dictionaries.resolve(main, group.wanted, group.text_of)

@@ -10,11 +10,13 @@ import logging
 import pickle
 import time
 from collections.abc import Callable, Mapping, Sequence, Set
+from contextlib import suppress
 from typing import NamedTuple
 
 from sparkle_lite.accounts.registry import Registry
 from sparkle_lite.config import Config
 from sparkle_lite.db.database import Database
+from sparkle_lite.errors import SparkleError
 from sparkle_lite.rules import address_sets, omissions, rendering
 from sparkle_lite.rules.decisions import Decisions
 from sparkle_lite.rules.operator import Rules
@@ -78,8 +80,9 @@ class Renderer:
 
     async def render(self, rules: Rules) -> Edition:
         """An edition of what is in force now."""
-        # A member that was seen a moment ago is not in the database yet.
-        await self._registry.flush(now=True)
+        # A member that was seen a moment ago is not in the database yet, and on a full disk it can't be.
+        with suppress(SparkleError):
+            await self._registry.flush(now=True)
         revision, accounts = await self.decisions.revision(), self.accounts()
         protected = await self.addresses()
         published, counts = await asyncio.gather(self._documents(rules, protected), self.decisions.counts())
@@ -107,12 +110,13 @@ class Renderer:
     async def addresses(self) -> Set[bytes]:
         """The addresses that are protected now."""
         async with self._database.reader() as reader:
-            return await self._protected.addresses(reader, self.clock())
+            stored = await self._protected.addresses(reader, self.clock())
+        return stored | self._registry.waiting_addresses()
 
     async def _documents(self, rules: Rules, protected: Set[bytes]) -> Published:
         url = self._config().server.public_url.rstrip("/")
         link = f"{url}/ip/" if url else ""
-        if await self.decisions.count_open() > _LONG_LIST:
+        if await self.decisions.count_open() > _LONG_LIST and not self._database.is_still:
             if self._pickled is None or self._pickled[0] is not rules:
                 self._pickled = rules, await asyncio.to_thread(pickle.dumps, rules)
             order = RenderOrder(

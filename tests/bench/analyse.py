@@ -151,7 +151,7 @@ async def add_segments(database: Database, addresses: Path, rows: int, now: int)
             assert hot is not None
             path, age = stream.path(hot.id), left / rows * 2
             await asyncio.to_thread(fill_segment, path, kind, addresses, rows=size, now=now, age=age)
-            await stream._count()
+            await stream.count(stream.connection)
             await stream.roll(database.main, now)
             left -= size
         await stream.close()

@@ -421,7 +421,7 @@ async def test_indexed_segments_stay_plain_files_through_a_restart(tmp_path: Pat
         assert {segment_file(database, segment).read_bytes()[18:20] for segment in indexed} == {b"\1\1"}
 
 
-def test_a_segment_file_that_nothing_names_is_removed_by_the_next_start(start: Callable[..., RunningServer]) -> None:
+def test_a_segment_file_that_nothing_names_is_set_aside_by_the_next_start(start: Callable[..., RunningServer]) -> None:
     server = start()
     server.post(body_of(1))
     server.kill()
@@ -431,6 +431,7 @@ def test_a_segment_file_that_nothing_names_is_removed_by_the_next_start(start: C
     keep.touch()
     server.start()
     assert not [file.name for file in server.segments.iterdir() if "0000009" in file.name]
+    assert len(list(server.database.with_name("sparkle.db.set-aside").iterdir())) == 4
     assert keep.exists()
     assert stored(server.database)["snapshot"] == {1: 1}
 

@@ -107,18 +107,18 @@ class Evidence:
         self._folder = database.segment_folder
         self._connection = sqlite3.connect(":memory:", isolation_level=None, uri=True)
         try:
-            self._open(database.path, stop)
+            self._open(database.uri, stop)
             self._reporters(trust)
         except BaseException:
             self.close()
             raise
 
-    def _open(self, path: Path, stop: Callable[[], bool]) -> None:
+    def _open(self, uri: str, stop: Callable[[], bool]) -> None:
         self._connection.set_progress_handler(stop, _STEPS)
         for pragma in ("temp_store=FILE", f"cache_size=-{_CACHE_KIB}", f"busy_timeout={BUSY_TIMEOUT_MS}"):
             self.do(f"PRAGMA {pragma}")
         self.do(f"PRAGMA temp.cache_size=-{_CACHE_KIB}")
-        self.do("ATTACH ? AS m", (f"{path.as_uri()}?mode=ro",))
+        self.do("ATTACH ? AS m", (uri,))
 
     def close(self) -> None:
         """Close the connection; the temporary tables go with it."""
@@ -318,7 +318,7 @@ async def gather(
         return cancelled.is_set() or time.monotonic() > deadline
 
     def run() -> T:
-        with refused("read"):
+        with refused("read", database.path):
             evidence = Evidence(database, trust, now_ms, stop)
             try:
                 return work(evidence)

@@ -257,6 +257,9 @@ async def _settings_page(
         state=server.readiness(),
         clock=server.timekeeping.said,
         clock_is_doubted=server.timekeeping.clock.doubt is not None,
+        set_aside=server.ingest.keeper.entries,
+        segment_folder=server.database.segment_folder,
+        writer_failure=server.disk.failure,
     )
 
 
