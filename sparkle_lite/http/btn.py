@@ -32,7 +32,7 @@ from sparkle_lite.http.requests import (
     refuse,
 )
 from sparkle_lite.ingest.ingest import Outcome
-from sparkle_lite.ingest.memory import Share
+from sparkle_lite.ingest.memory import OwnRoom
 from sparkle_lite.ingest.trouble import ListName
 from sparkle_lite.observations import ip_report
 from sparkle_lite.server import Server
@@ -109,7 +109,7 @@ class Call(NamedTuple):
         return self.btn.server
 
     @property
-    def memory(self) -> Share:
+    def memory(self) -> OwnRoom:
         """What the bodies of the application may take."""
         return self.server.ingest.memory.of(self.caller.userapp.id)
 

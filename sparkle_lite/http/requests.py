@@ -19,7 +19,7 @@ from sparkle_lite.units import MIB
 from sparkle_lite.wire.bodies import inflate, utf8
 
 if TYPE_CHECKING:
-    from sparkle_lite.ingest.memory import Share
+    from sparkle_lite.ingest.memory import OwnRoom
 
 Headers = Sequence[tuple[bytes, bytes]]
 # Each framework has ASGI types of its own; only the plain ones fit uvicorn's and Litestar's.
@@ -188,7 +188,7 @@ class PlainRequest(Request[Any, Any, Any]):
         return body
 
 
-async def read_body(scope: Scope, receive: Receive, memory: "Share", limit: int, timeout_s: float) -> bytes:
+async def read_body(scope: Scope, receive: Receive, memory: "OwnRoom", limit: int, timeout_s: float) -> bytes:
     """The whole body, for which memory is acquired; the caller releases it when the body is done with.
 
     Raises SparkleError: too_large (before reading where the length is declared), timeout, overloaded, or ClientGone;

@@ -34,9 +34,9 @@ class MemoryBudget:
         """Bytes held now."""
         return self._size - self._free
 
-    def of(self, owner: Hashable) -> "Share":
+    def of(self, owner: Hashable) -> "OwnRoom":
         """What one owner's bodies may take."""
-        return Share(self, owner)
+        return OwnRoom(self, owner)
 
     async def acquire(self, owner: Hashable, size: int) -> None:
         """Wait for so many bytes. Raises SparkleError("overloaded") when they aren't free within the patience (s)."""
@@ -91,7 +91,7 @@ class MemoryBudget:
         self._held[owner] += size
 
 
-class Share(NamedTuple):
+class OwnRoom(NamedTuple):
     """A memory budget as one owner's bodies see it."""
 
     budget: MemoryBudget
