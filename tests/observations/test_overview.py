@@ -5,7 +5,7 @@ from contextlib import asynccontextmanager
 
 from reports import DAY, HOUR, NOW, World
 
-from sparkle_lite.db import retention, segments
+from sparkle_lite.db import segments
 from sparkle_lite.db.overview import Overview, Series
 
 
@@ -45,7 +45,7 @@ async def test_hours_that_were_recorded_outlive_the_observations(world: World) -
     async with overview_of(world) as overview:
         database = world.database
         async with database.reader() as reader:
-            old = await retention.oldest(reader, 9)
+            old = await segments.catalogue(reader, "state<>'hot'")
         await database.write(lambda main: segments.forget(main, old))
         segments.unlink(database.segment_folder, old)
         assert sums(await overview.activity("week")) == (3, 3, 6)
