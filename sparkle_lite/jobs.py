@@ -15,7 +15,7 @@ from typing import NamedTuple
 from sparkle_lite.clock import JUMP_MS
 from sparkle_lite.config import Config, RetentionSection
 from sparkle_lite.db import accounts as account_rows
-from sparkle_lite.db import aside, bans, retention, segments, stamps
+from sparkle_lite.db import aside, bans, retention, rewriting, segments, stamps
 from sparkle_lite.db.connection import Connection, empty_log, transaction
 from sparkle_lite.db.database import Database
 from sparkle_lite.db.faults import FileFault
@@ -226,23 +226,23 @@ class Housekeeping:
         logger.info("brought back what was stamped ahead", extra={"segments": len(late)})
 
     async def _rewrite(self, segment: SegmentRow, *, without: int | None = None, until: int = INT64_MAX) -> int:
-        """Put a closed segment's rewritten form (segments.rewrite) in its place; how many rows are gone.
+        """Put a closed segment's rewritten form (db/rewriting.py) in its place; how many rows are gone.
 
         Where nothing is left, the segment goes. The lock of changes is held.
         """
         folder, database = self._database.segment_folder, self._database
-        fresh = await segments.rewrite(folder, segment, database.synchronous, without=without, until=until)
+        fresh = await rewriting.rewrite(folder, segment, database.synchronous, without=without, until=until)
         if not fresh.rows:
             await self._unlink([segment])
-            await asyncio.to_thread(segments.discard_rewritten, folder, segment)
+            await asyncio.to_thread(rewriting.discard_rewritten, folder, segment)
             return segment.rows
-        await database.write(lambda main: segments.announce(main, fresh))
+        await database.write(lambda main: rewriting.announce(main, fresh))
 
         async def take_place(main: Connection) -> None:
             # Both on the writer's task: whoever judges a file by what the catalogue says of it does so there.
-            await asyncio.to_thread(segments.replace, folder, fresh)
+            await asyncio.to_thread(rewriting.replace, folder, fresh)
             async with transaction(main):
-                await segments.enter(main, fresh)
+                await rewriting.enter(main, fresh)
 
         await database.write(take_place, alone=True)
         return segment.rows - fresh.rows

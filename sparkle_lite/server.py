@@ -226,20 +226,11 @@ async def _start(written: Config, given: Mapping[str, str], stack: AsyncExitStac
     stack.push_async_callback(overview.close)
     accounts = Accounts.on(database, audit, lambda: settings.config.auth, clock.settled, stamp=clock.stamp)
     await accounts.registry.open()
-    first_start = None if still else await accounts.first_start()
-    if first_start is not None:
-        # What is only in the log is lost with it, and with this the server itself.
-        await accounts.database.merge_log()
+    first_start = None if still else await _first_start(accounts)
     seen = partial(database.write, ingest.dictionaries.write_seen)
     waits = (partial(accounts.registry.flush, now=True), troubles.flush, seen, timekeeping.note)
     stack.push_async_callback(_write_what_waits, database, waits)
-    protected = Protected(set())
-    await protected.look_up(settings.config)
-    try:
-        await protected.look_at_accounts(database, settings.config.analysis, clock.settled())
-    except SparkleError as error:
-        # A file that can't be read must not keep the server from serving; the job "protection" tries again.
-        logger.error("who has earned protection by now is not known yet: %s", error)
+    protected = await _who_is_protected(database, settings.config, clock.settled())
     accounts.registry.earned = protected.earned
     distances = Distances(database, lambda: settings.config.analysis, clock.settled)
     stack.push_async_callback(distances.close)
@@ -289,6 +280,26 @@ async def _start(written: Config, given: Mapping[str, str], stack: AsyncExitStac
         first_start=first_start,
         accounts=accounts,
     )
+
+
+async def _first_start(accounts: Accounts) -> FirstStart | None:
+    """What a first start has to tell, with all of it in the main file: what is only in the log is lost with that."""
+    first_start = await accounts.first_start()
+    if first_start is not None:
+        await accounts.database.merge_log()
+    return first_start
+
+
+async def _who_is_protected(database: Database, config: Config, now_ms: int) -> Protected:
+    """What the rules must spare, as far as it can be told now."""
+    protected = Protected(set())
+    await protected.look_up(config)
+    try:
+        await protected.look_at_accounts(database, config.analysis, now_ms)
+    except SparkleError as error:
+        # A file that can't be read must not keep the server from serving; the job "protection" tries again.
+        logger.error("who has earned protection by now is not known yet: %s", error)
+    return protected
 
 
 async def _write_what_waits(database: Database, waits: Iterable[Callable[[], Awaitable[object]]]) -> None:

@@ -5,7 +5,6 @@ When it is full or old it is closed; its indexes are built in the background, an
 """
 
 import asyncio
-import json
 import logging
 import os
 import re
@@ -20,7 +19,6 @@ from sparkle_lite.db.connection import (
     Connection,
     Row,
     Synchronous,
-    absolute,
     connect,
     connect_readonly,
     fetch_all,
@@ -31,35 +29,30 @@ from sparkle_lite.db.connection import (
     roll_back,
     schema,
     statements,
-    sync_folder,
     transaction,
 )
 from sparkle_lite.db.faults import FileFault, is_damage
 from sparkle_lite.errors import SparkleError
-from sparkle_lite.units import DAY_MS, INT64_MAX
+from sparkle_lite.units import DAY_MS
 
 Kind = Literal["snapshot", "swarm"]
 KINDS: tuple[Kind, ...] = ("snapshot", "swarm")
-
 SEGMENT_ROWS = 250_000
 SEGMENT_AGE_MS = DAY_MS
+
 # Rows in one INSERT: a few long calls into SQLite, each worth giving up the interpreter lock; never one of an odd size,
 # which SQLite would have to parse anew.
 CHUNK_ROWS = (500, 50, 1)
-
 _LEAVE_TRIES = 25
-# Among the settings: what the segment holds that is being replaced.
-_REWRITTEN = "segment_rewritten"
 
 # Public ids that are left out behind a hot segment of which nobody knows any more how many rows it has.
 UNKNOWN_ROWS = 10_000_000
+
 # What is behind the name of a file that is being made: empty, or as a copy of one that was taken away.
 UNREADY, RESCUED = ".new", ".rescue"
 _NAME = re.compile(r"(snapshot|swarm)-(\d{8,})\.db")
-
 logger = logging.getLogger("sparkle.segments")
-
-_COLUMNS: dict[Kind, tuple[str, ...]] = {
+COLUMNS: dict[Kind, tuple[str, ...]] = {
     "snapshot": (
         "submission",
         "peer_ip",
@@ -140,7 +133,6 @@ class SegmentRow(NamedTuple):
 
 _CATALOGUE = f"SELECT {', '.join(SegmentRow._fields)} FROM segment"
 
-
 # The columns of a table of versions; those of indexed segments have them too.
 VERSIONS = "(version_key INTEGER PRIMARY KEY, row INTEGER NOT NULL, at INTEGER NOT NULL, first_time_seen INTEGER)"
 
@@ -164,7 +156,7 @@ def take_up_versions(table: str) -> str:
 
 def columns(kind: Kind) -> tuple[str, ...]:
     """The columns of one row of observations in the order in which `Stream.append` takes its values."""
-    return _COLUMNS[kind]
+    return COLUMNS[kind]
 
 
 class HotFault(Exception):
@@ -190,7 +182,7 @@ class Stream:
         self._place: tuple[int, int] | None = None
         self._size = 0
         self._synchronous: Synchronous = synchronous
-        self._width = len(_COLUMNS[kind])
+        self._width = len(COLUMNS[kind])
         self._connection: Connection | None = None
         self._inserts: dict[int, str] = {}
         self.hot: SegmentRow | None = None
@@ -438,7 +430,7 @@ class Stream:
         sql = self._inserts.get(rows)
         if sql is None:
             one = f"({','.join('?' * self._width)})"
-            sql = f"INSERT INTO {self.kind} ({', '.join(_COLUMNS[self.kind])}) VALUES {','.join([one] * rows)}"
+            sql = f"INSERT INTO {self.kind} ({', '.join(COLUMNS[self.kind])}) VALUES {','.join([one] * rows)}"
             self._inserts[rows] = sql
         return sql
 
@@ -553,14 +545,14 @@ async def build_indexes(folder: Path, segment: SegmentRow, synchronous: Synchron
         return None
     connection = await connect(path, synchronous=synchronous, cache_kib=32768, create=False)
     try:
-        await _index(connection, segment.kind, segment.rows)
-        await _leave_log(connection)
+        await make_indexes(connection, segment.kind, segment.rows)
+        await leave_log(connection)
     finally:
         await connection.close()
     return file_size(path)
 
 
-async def _index(connection: Connection, kind: Kind, rows: int) -> None:
+async def make_indexes(connection: Connection, kind: Kind, rows: int) -> None:
     with refused("write"):
         for statement in statements(schema(f"{kind}_index.sql")):
             await connection.execute(statement)
@@ -569,7 +561,7 @@ async def _index(connection: Connection, kind: Kind, rows: int) -> None:
         await fetch_all(connection, "PRAGMA wal_checkpoint(TRUNCATE)")
 
 
-async def _leave_log(connection: Connection) -> None:
+async def leave_log(connection: Connection) -> None:
     """Give up the log: without one the file can be read as immutable, with no locks and no shared memory.
 
     A reader that has the file open at this moment prevents that; after some tries the log stays, which costs nothing
@@ -581,116 +573,6 @@ async def _leave_log(connection: Connection) -> None:
             return
         except SparkleError:
             await asyncio.sleep(0.2)
-
-
-async def rewrite(
-    folder: Path, segment: SegmentRow, synchronous: Synchronous, *, without: int | None = None, until: int = INT64_MAX
-) -> SegmentRow:
-    """Write a closed segment anew beside itself, indexed, and say what it holds then; `replace` puts it in its place.
-
-    It leaves out the bodies and rows of one application (`without`), and nothing in it was received after `until`.
-    The rows that stay keep their order and stand without a gap, as searches rely on.
-    """
-    path, fresh = segment_path(folder, segment.kind, segment.id), _rewritten(folder, segment)
-    await asyncio.to_thread(remove_file, fresh)
-    connection = await connect(fresh, synchronous=synchronous, cache_kib=32768)
-    names = ", ".join(_COLUMNS[segment.kind])
-    try:
-        await migrate(connection, fresh, segment.kind)
-        with refused("write", fresh):
-            await connection.execute("ATTACH ? AS old", (f"{absolute(path).as_uri()}?mode=ro",))
-            # It is of the same database.
-            stamp = await fetch_one(connection, "PRAGMA old.application_id")
-            await fetch_all(connection, f"PRAGMA application_id={stamp[0] if stamp else 0:d}")
-            async with transaction(connection):
-                await connection.execute(
-                    "INSERT INTO submission SELECT id, min(received_at, ?), userapp, address, populate_time, digest,"
-                    " rows, rejected FROM old.submission WHERE userapp IS NOT ?",
-                    (until, without),
-                )
-                await connection.execute(
-                    f"INSERT INTO {segment.kind} ({names}) SELECT {names} FROM old.{segment.kind} s"
-                    " WHERE submission IN (SELECT id FROM main.submission) ORDER BY s.id"
-                )
-            await connection.execute("DETACH old")
-            rows, submissions, first, last = (
-                await fetch_one(
-                    connection,
-                    f"SELECT (SELECT count(*) FROM {segment.kind}), count(*), min(received_at), max(received_at)"
-                    " FROM submission",
-                )
-            ) or (0, 0, None, None)
-        await _index(connection, segment.kind, rows)
-        await _leave_log(connection)
-    except BaseException:
-        await connection.close()
-        await asyncio.to_thread(remove_file, fresh)
-        raise
-    await connection.close()
-    return segment._replace(
-        state="indexed",
-        rows=rows,
-        submissions=submissions,
-        first_received_at=first,
-        last_received_at=last,
-        bytes=file_size(fresh),
-    )
-
-
-def _rewritten(folder: Path, segment: SegmentRow) -> Path:
-    path = segment_path(folder, segment.kind, segment.id)
-    return path.with_name(f"{path.name}.rewritten")
-
-
-def discard_rewritten(folder: Path, segment: SegmentRow) -> None:
-    """Remove what `rewrite` made."""
-    remove_file(_rewritten(folder, segment))
-
-
-async def announce(main: Connection, rewritten: SegmentRow) -> None:
-    """Note that what `rewrite` made is whole: from here on it takes the segment's place, whatever crashes."""
-    await main.execute("INSERT OR REPLACE INTO setting VALUES (?,?)", (_REWRITTEN, json.dumps(rewritten)))
-
-
-def replace(folder: Path, rewritten: SegmentRow) -> None:
-    """Put a segment that was written anew in its place; who has the old file open reads on in that."""
-    path, fresh = segment_path(folder, rewritten.kind, rewritten.id), _rewritten(folder, rewritten)
-    # A log of the old file would be taken for one of the new.
-    for suffix in ("-wal", "-shm", "-journal"):
-        path.with_name(path.name + suffix).unlink(missing_ok=True)
-    fresh.replace(path)
-    sync_folder(folder)
-
-
-async def enter(main: Connection, rewritten: SegmentRow) -> None:
-    """Write into the catalogue what a segment holds that was replaced."""
-    await main.execute(
-        "UPDATE segment SET state=?, rows=?, submissions=?, first_received_at=?, last_received_at=?, bytes=?"
-        " WHERE id=?",
-        (
-            rewritten.state,
-            rewritten.rows,
-            rewritten.submissions,
-            rewritten.first_received_at,
-            rewritten.last_received_at,
-            rewritten.bytes,
-            rewritten.id,
-        ),
-    )
-    await main.execute("DELETE FROM setting WHERE name=?", (_REWRITTEN,))
-
-
-async def finish_rewriting(main: Connection, folder: Path) -> None:
-    """After a crash: have a segment that was written anew take its place, and remove what was begun only."""
-    row = await fetch_one(main, "SELECT value FROM setting WHERE name=?", (_REWRITTEN,))
-    if row is not None:
-        rewritten = SegmentRow(*json.loads(row[0]))
-        if await asyncio.to_thread(_rewritten(folder, rewritten).exists):
-            await asyncio.to_thread(replace, folder, rewritten)
-        async with transaction(main):
-            await enter(main, rewritten)
-    for left in await asyncio.to_thread(lambda: list(folder.glob("*-????????.db.rewritten"))):
-        await asyncio.to_thread(remove_file, left)
 
 
 async def rows_by_userapp(folder: Path, segment: SegmentRow) -> dict[int, int]:

@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 
 from sparkle_lite.clock import JUMP_MS
 from sparkle_lite.config import LimitsSection
-from sparkle_lite.db import bans, segments
+from sparkle_lite.db import bans, rewriting, segments
 from sparkle_lite.db.connection import connect_readonly, still_uri, transaction
 from sparkle_lite.db.database import Database
 from sparkle_lite.db.dictionaries import Dictionaries, NeededEntries, Resolved
@@ -250,7 +250,7 @@ class Ingest:
         """Take up the hot segments and the digests of the last 24 hours, and begin to write."""
         database, now = self._database, self._settled()
         if not database.is_still:
-            await segments.finish_rewriting(database.main, database.segment_folder)
+            await rewriting.finish_rewriting(database.main, database.segment_folder)
         await self.keeper.reconcile()
         if database.is_still:
             await self._open_still()
