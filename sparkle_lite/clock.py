@@ -1,6 +1,13 @@
-"""The time of day, and the days that it makes."""
+"""The time of day, the days that it makes, and the one place where both clocks are taken from.
+
+`now_ms` is the wall's time, `monotonic` what has passed; who compares the two takes both from here. A simulation drives
+them together, so that days pass in minutes and nothing sees a jump. What waits for this machine (time limits, the time
+that work takes) is none of a simulation's business and asks `time` itself.
+"""
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import lru_cache
 
@@ -9,7 +16,39 @@ from sparkle_lite.units import DAY_MS, DAY_S
 
 def now_ms() -> int:
     """The time in ms since the epoch."""
-    return time.time_ns() // 1_000_000
+    return time.time_ns() // 1_000_000 if _driven is None else _driven.now_ms
+
+
+def monotonic() -> float:
+    """Seconds since some moment, whatever is done to the wall's clock."""
+    return time.monotonic() if _driven is None else _driven.passed_ms / 1000
+
+
+class DrivenClock:
+    """A clock that stands still until it is told to go on."""
+
+    def __init__(self, now_ms: int) -> None:
+        self.now_ms = now_ms
+        self.passed_ms = 0
+
+    def go_on(self, milliseconds: int) -> None:
+        """So much time passes, on the wall and otherwise."""
+        self.now_ms += milliseconds
+        self.passed_ms += milliseconds
+
+
+_driven: DrivenClock | None = None
+
+
+@contextmanager
+def driven_by(clock: DrivenClock) -> Iterator[None]:
+    """Have everything in this process take its time from a clock, for as long as the block lasts."""
+    global _driven
+    before, _driven = _driven, clock
+    try:
+        yield
+    finally:
+        _driven = before
 
 
 def date(at_ms: int | None) -> str:

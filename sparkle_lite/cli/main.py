@@ -13,6 +13,7 @@ from sparkle_lite import __version__
 from sparkle_lite.cli.accounts import add_app_commands, add_user_commands
 from sparkle_lite.cli.commands import add_command, add_config_option, add_group, complain, config_path, load
 from sparkle_lite.cli.rules import add_rule_commands
+from sparkle_lite.cli.simulate import add_simulate_command
 from sparkle_lite.errors import ConfigError, SparkleError
 
 
@@ -66,6 +67,7 @@ def _parser() -> argparse.ArgumentParser:
     add_command(config, "check", _config_check, "validate the configuration and name every mistake")
     add_command(config, "show", _config_show, "print the effective configuration, secrets masked")
     add_rule_commands(commands)
+    add_simulate_command(commands)
     return parser
 
 
