@@ -7,7 +7,7 @@ from urllib.parse import urlencode
 
 from sparkle_lite.errors import SparkleError
 from sparkle_lite.simulation.client import Account
-from sparkle_lite.simulation.connection import Answer, Connection, Target
+from sparkle_lite.simulation.connection import Connection, ServerReply, Target
 
 _AGENT = "sparkle-lite simulate"
 _PATIENCE = 6
@@ -71,7 +71,7 @@ async def _ask(connection: Connection, method: str, path: str, token: str, body:
 
 async def _exchange(
     connection: Connection, method: str, path: str, *, body: bytes = b"", more: tuple[str, ...] = ()
-) -> Answer:
+) -> ServerReply:
     lines = [f"{method} {path} HTTP/1.1", f"Host: {connection.target.netloc}", f"User-Agent: {_AGENT}"]
     lines += ["Accept: application/json", *more, f"Content-Length: {len(body)}", "", ""]
     for _ in range(_PATIENCE):
@@ -82,7 +82,7 @@ async def _exchange(
     return answer
 
 
-def _data_of(answer: Answer) -> Any:
+def _data_of(answer: ServerReply) -> Any:
     try:
         document = json.loads(answer.body)
     except ValueError:

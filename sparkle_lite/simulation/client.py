@@ -1,7 +1,7 @@
 """A client program at work: what it asks the server for, what it tells it and when, and what it does with the lists."""
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import islice
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
@@ -10,15 +10,15 @@ import msgspec
 
 from sparkle_lite.errors import SparkleError
 from sparkle_lite.simulation import lists, rows
-from sparkle_lite.simulation.connection import Answer, Connection
+from sparkle_lite.simulation.connection import Connection, ServerReply
 from sparkle_lite.simulation.downloader import Downloader
 from sparkle_lite.simulation.ledger import Ledger
 from sparkle_lite.simulation.liars import Lies
 from sparkle_lite.simulation.programs import PROOF, Program, head_bytes, solve
 from sparkle_lite.simulation.rows import Ban, Document, Transfer
-from sparkle_lite.simulation.world import Installation, Person, World
+from sparkle_lite.simulation.world import Installation, Member, World
 
-_SUBMISSIONS = ("submit_peers", "submit_bans", "submit_histories", "submit_swarm")
+_DOCUMENTS = ("rules", "exception", "rule_peer_identity", "ip_denylist", "ip_allowlist")
 
 
 class Account(NamedTuple):
@@ -32,7 +32,7 @@ class Client:
     """One client program of one person. `sent`, `accepted`, `rejected` count rows, `statuses` answers by ability."""
 
     def __init__(
-        self, world: World, person: Person, installation: Installation, account: Account, connection: Connection
+        self, world: World, person: Member, installation: Installation, account: Account, connection: Connection
     ) -> None:
         self.person = person
         self.account = account
@@ -44,7 +44,6 @@ class Client:
         self.connection = connection
         self.lies: Lies | None = None
         self.ledger: Ledger | None = None
-        self.is_first = True
         self._random = installation.random
         self._endpoints: dict[str, str] = {}
         self._intervals: dict[str, int] = {}
@@ -81,12 +80,10 @@ class Client:
             await self._submit_bans(now_ms)
         elif name in ("submit_histories", "submit_swarm"):
             await self._submit_totals(name, now_ms)
-        elif name == "ip_denylist":
-            await self._take_list(name, "X-BTN-ContentVersion".lower())
-        elif name == "rules":
-            await self._take_list(name, "")
-        elif name in ("ip_allowlist", "rule_peer_identity", "exception"):
-            await self._get(name, f"?rev={self._revs.get(name, 'initial')}")
+        elif name == "heartbeat":
+            await self._heartbeat()
+        elif name in _DOCUMENTS:
+            await self._take(name)
 
     # --- Asking -------------------------------------------------------------------------------------------------------
 
@@ -102,7 +99,7 @@ class Client:
         self._intervals = {name: int(one["interval"]) for name, one in abilities.items()}
         self._proven = {name for name, one in abilities.items() if one.get("pow_captcha")}
 
-    async def _ask(self, name: str, path: str, more: tuple[str, ...] = ()) -> Answer:
+    async def _ask(self, name: str, path: str, more: tuple[str, ...] = ()) -> ServerReply:
         lines = self.program.head("GET", path, self.connection.target.netloc, self.account)
         lines += [*self._from(), *more]
         answer = await self.connection.exchange(head_bytes(lines, lower=self.program.transport == "reqwest"))
@@ -113,21 +110,29 @@ class Client:
         """Where this comes from: believed by a server that trusts this machine as a proxy."""
         return (f"X-Forwarded-For: {self.person.line.address(self._last_turn)}",)
 
-    async def _get(self, name: str, query: str) -> Answer:
+    async def _take(self, name: str) -> None:
+        """Fetch a document by its `rev`; each family has its own way to say that it has none yet."""
+        first = {"qbcb": "", "bc": "", "rust": "?rev="}.get(self.program.family, "?rev=initial")
+        query = f"?rev={self._revs[name]}" if name in self._revs else first
         answer = await self._ask(name, self._endpoints[name] + query, await self._prove(name))
-        if answer.status == 200:
-            version = answer.headers.get("x-btn-contentversion", "")
-            if not version and answer.body.startswith(b"{"):
-                version = str(msgspec.json.decode(answer.body).get("version", ""))
-            self._revs[name] = version
-        return answer
+        if answer.status != 200 or (not answer.body and name not in ("ip_denylist", "ip_allowlist")):
+            return
+        version = answer.headers.get("x-btn-contentversion") or msgspec.json.decode(answer.body)["version"]
+        self._revs[name] = str(version)
+        if name == "ip_denylist":
+            self.listed = lists.of_text(answer.body)
+        elif name == "rules":
+            self.listed = lists.of_rules(answer.body)
 
-    async def _take_list(self, name: str, _header: str) -> None:
-        rev = self._revs.get(name)
-        first = "" if self.program.family == "qbcb" else "?rev=initial"
-        answer = await self._get(name, first if rev is None else f"?rev={rev}")
-        if answer.status == 200 and answer.body:
-            self.listed = lists.of_text(answer.body) if name == "ip_denylist" else lists.of_rules(answer.body)
+    async def _heartbeat(self) -> None:
+        """Say that it is here, from which the server learns a member's address."""
+        body = b'{"ifaddr":"default"}' if self.program.family == "rust" else b'{"ifaddr":"192.168.1.10"}'
+        lines = self.program.head("POST", self._endpoints["heartbeat"], self.connection.target.netloc, self.account)
+        lines = [line for line in lines if not line.lower().startswith("content-type")]
+        lines += ["Content-Type: application/json; charset=utf-8", f"Content-Length: {len(body)}", *self._from()]
+        lines += await self._prove("heartbeat")
+        answer = await self.connection.exchange(head_bytes(lines, lower=self.program.transport == "reqwest") + body)
+        self.statuses["heartbeat", answer.status] += 1
 
     async def _prove(self, name: str) -> tuple[str, ...]:
         if name not in self._proven or self.program.family not in ("pbh", "lt") or not self._challenges:
@@ -144,9 +149,7 @@ class Client:
         """Send rows; whether they were accepted."""
         body = self.program.encode(document)
         more = (*self._from(), *await self._prove(name))
-        request = self.program.request(
-            self._endpoints[name], self.connection.target.netloc, self.account, body, more
-        )
+        request = self.program.request(self._endpoints[name], self.connection.target.netloc, self.account, body, more)
         self.sent += count
         answer = await self.connection.exchange(request)
         self.statuses[name, answer.status] += 1
@@ -156,14 +159,13 @@ class Client:
             self.accepted += count - rejected
         return answer.status == 200
 
-    async def _submit(
-        self, name: str, head: Document, key: str, transfers: Sequence[Transfer], now_ms: int
-    ) -> bool:
-        write = {
+    async def _submit(self, name: str, head: Document, key: str, transfers: Sequence[Transfer], now_ms: int) -> bool:
+        writers: Mapping[str, Callable[[Transfer], Document]] = {
             "submit_peers": lambda one: rows.snapshot(self.program, one),
             "submit_histories": lambda one: rows.history(self.program, one, added=self._added(one), now_ms=now_ms),
             "submit_swarm": lambda one: rows.swarm(self.program, one),
-        }[name]
+        }
+        write = writers[name]
         accepted = await self._post(name, head | {key: [write(one) for one in transfers]}, len(transfers))
         if accepted and self.ledger is not None:
             self.ledger.note_transfers(self.account.app_id, transfers, now_ms)
@@ -182,7 +184,7 @@ class Client:
         page = 1000 if self.program.is_modern else 5000
         if self.program.family == "qbcb":
             # Its list is never emptied; what left is told with the same counters again.
-            chosen: Iterable[Transfer] = islice(reversed(self.sees.transfers.values()), 200)
+            chosen: Iterable[Transfer] = islice(reversed(self.sees.transfers.values()), 80)
         elif once:
             chosen = islice(self.sees.transfers.values(), self._transfers_told, None)
         else:
@@ -205,7 +207,9 @@ class Client:
         while bans:
             some = bans[:page]
             head: Document = {} if self.program.is_modern else {"populate_time": now_ms}
-            document: dict[str, Any] = head | {"bans": [rows.ban(self.program, one, self.account.app_id) for one in some]}
+            document: dict[str, Any] = head | {
+                "bans": [rows.ban(self.program, one, self.account.app_id) for one in some]
+            }
             if not await self._post("submit_bans", document, len(some)):
                 return
             if self.ledger is not None:

@@ -12,7 +12,7 @@ from sparkle_lite.errors import SparkleError
 _PATIENCE_S = 60.0
 
 
-class Answer(NamedTuple):
+class ServerReply(NamedTuple):
     """A response; names of headers are in lower case, the body is unpacked."""
 
     status: int
@@ -52,7 +52,7 @@ class Connection:
         self.seconds: list[float] = []
         self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
 
-    async def exchange(self, request: bytes) -> Answer:
+    async def exchange(self, request: bytes) -> ServerReply:
         """Send the bytes of a request and read the answer. Raises SparkleError when there is none."""
         began = time.perf_counter()
         try:
@@ -65,7 +65,7 @@ class Connection:
         self.seconds.append(time.perf_counter() - began)
         return answer
 
-    async def _exchange(self, request: bytes) -> Answer:
+    async def _exchange(self, request: bytes) -> ServerReply:
         for attempt in range(2):
             kept = self._streams is not None
             try:
@@ -85,7 +85,7 @@ class Connection:
         self._streams = await asyncio.open_connection(self.target.host, self.target.port, ssl=is_tls or None)
         return self._streams
 
-    async def _read(self, reader: asyncio.StreamReader) -> Answer:
+    async def _read(self, reader: asyncio.StreamReader) -> ServerReply:
         head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
         status = int(head[0].split(" ", 2)[1])
         headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in head[1:] if line)}
@@ -94,7 +94,7 @@ class Connection:
             body = gzip.decompress(body)
         if headers.get("connection", "").lower() == "close":
             await self.close()
-        return Answer(status, headers, body)
+        return ServerReply(status, headers, body)
 
     async def close(self) -> None:
         """Close it."""

@@ -1,13 +1,13 @@
-"""What one installation sees and does: its peers, what passes, and whom its modules ban, as PeerBanHelper's defaults."""
+"""What one installation sees and does: its peers, what passes, and whom its modules ban, as by default."""
 
 import ipaddress
 from collections.abc import Callable, Iterator
 from functools import lru_cache
 from random import Random
 
-from sparkle_lite.simulation.peers import Honest, Peer, Torrent, Way
+from sparkle_lite.simulation.peers import Honest, Way, WorldPeer, WorldTorrent
 from sparkle_lite.simulation.rows import Ban, Transfer, Why
-from sparkle_lite.simulation.world import Installation, Person, Sighting, World
+from sparkle_lite.simulation.world import Installation, Member, Sighting, World
 from sparkle_lite.units import DAY_MS, MIB
 
 # Honest connections that a torrent has at a time, and how often one ends within a turn.
@@ -30,7 +30,7 @@ Key = tuple[int, str, int]
 class Downloader:
     """The peers of an installation over time; `transfers` in the order in which they began, `bans` of all kinds."""
 
-    def __init__(self, world: World, person: Person, installation: Installation) -> None:
+    def __init__(self, world: World, person: Member, installation: Installation) -> None:
         self.transfers: dict[Key, Transfer] = {}
         self.live: list[Transfer] = []
         self.bans: list[Ban] = []
@@ -39,7 +39,7 @@ class Downloader:
         self._works = installation.works
         self._program = installation.program
         self._random: Random = installation.random
-        self._connected: dict[int, dict[Way, Peer]] = {}
+        self._connected: dict[int, dict[Way, WorldPeer]] = {}
         self._banned: dict[str, int] = {}
         self._tested: set[Key] = set()
         self._rewound = False
@@ -61,7 +61,7 @@ class Downloader:
                     connected[way] = sighting.peer
             for way, peer in list(connected.items()):
                 is_out = self._banned.get(way.ip, 0) > now_ms or listed(way.ip) is not None
-                if is_out or not self._stays(way, peer, now_ms):
+                if is_out or not self._stays(way, peer, torrent):
                     del connected[way]
                     continue
                 transfer = self._transfer(way, peer, torrent, now_ms)
@@ -72,18 +72,19 @@ class Downloader:
             del self._connected[number]
         return True
 
-    def _found(self, torrent: Torrent, connected: dict[Way, Peer]) -> Iterator[Sighting]:
-        good, bad = self._world.swarm(torrent)
+    def _found(self, torrent: WorldTorrent, connected: dict[Way, WorldPeer]) -> Iterator[Sighting]:
+        good, bad, _ = self._world.swarm(torrent)
         random = self._random
         wanted = _SLOTS - sum(not peer.bad for peer in connected.values())
         if good and wanted > 0:
             yield from random.choices(good, k=wanted)
         yield from (one for one in bad if one.way not in connected and random.random() < _EAGER)
 
-    def _stays(self, way: Way, peer: Peer, now_ms: int) -> bool:
-        return peer.is_about(now_ms) and (bool(peer.bad) or self._random.random() > _LEAVES) and way in peer.ways(now_ms)
+    def _stays(self, way: Way, peer: WorldPeer, torrent: WorldTorrent) -> bool:
+        is_there = way in self._world.swarm(torrent).ways
+        return is_there and (bool(peer.bad) or self._random.random() > _LEAVES)
 
-    def _is_refused(self, way: Way, peer: Peer, torrent: Torrent, now_ms: int, listed: Covers) -> bool:
+    def _is_refused(self, way: Way, peer: WorldPeer, torrent: WorldTorrent, now_ms: int, listed: Covers) -> bool:
         """Whether somebody is not let in: banned, or on the list, which is told as a ban every three days."""
         if self._banned.get(way.ip, 0) > now_ms:
             return True
@@ -93,7 +94,7 @@ class Downloader:
         self._ban(self._fresh(way, peer, torrent, now_ms), now_ms, "btn", _BTN_MS, why)
         return True
 
-    def _fresh(self, way: Way, peer: Peer, torrent: Torrent, now_ms: int) -> Transfer:
+    def _fresh(self, way: Way, peer: WorldPeer, torrent: WorldTorrent, now_ms: int) -> Transfer:
         peer_id, name = peer.identity_at(now_ms)
         visit = self._works.visit_of(torrent)
         return Transfer(
@@ -111,7 +112,7 @@ class Downloader:
             last=now_ms,
         )
 
-    def _transfer(self, way: Way, peer: Peer, torrent: Torrent, now_ms: int) -> Transfer:
+    def _transfer(self, way: Way, peer: WorldPeer, torrent: WorldTorrent, now_ms: int) -> Transfer:
         key = (torrent.number, way.ip, way.port)
         transfer = self.transfers.get(key)
         if transfer is None:
@@ -119,7 +120,7 @@ class Downloader:
         self.live.append(transfer)
         return transfer
 
-    def _trade(self, transfer: Transfer, peer: Peer, torrent: Torrent, now_ms: int, while_ms: int) -> None:
+    def _trade(self, transfer: Transfer, peer: WorldPeer, torrent: WorldTorrent, now_ms: int, while_ms: int) -> None:
         visit = self._works.visit_of(torrent)
         transfer.own_progress = round(visit.progress(now_ms), 6) if visit else 1.0
         trade = peer.trade(transfer, torrent, now_ms, while_ms)
@@ -134,17 +135,18 @@ class Downloader:
 
     # --- Its modules --------------------------------------------------------------------------------------------------
 
-    def _check(self, transfer: Transfer, peer: Peer, torrent: Torrent, now_ms: int) -> bool:
+    def _check(self, transfer: Transfer, peer: WorldPeer, torrent: WorldTorrent, now_ms: int) -> bool:
         """Let the modules look at a peer; whether it was banned."""
         if self._program.family == "bc":
             return False
         if transfer.peer_id.startswith(_NAMES):
             self._ban(transfer, now_ms, "identity", _USUAL_MS, transfer.peer_id[:3].lower())
             return True
-        if self._program.family in ("pbh", "prs", "rust") and self._dials_often(transfer, torrent, now_ms):
+        why = self._progress(transfer)
+        hunts = self._person.hunts and self._program.family in ("pbh", "prs", "rust")
+        if why is None and hunts and self._dials_often(transfer, torrent, now_ms):
             self._ban(transfer, now_ms, "dialing", _USUAL_MS)
             return True
-        why = self._progress(transfer)
         if why is None and transfer.first == now_ms and isinstance(peer, Honest):
             why = "difference" if self._random.random() < self._person.blunders else None
         if why is not None:
@@ -166,7 +168,7 @@ class Downloader:
             return "difference"
         return "rewind" if self._rewound else None
 
-    def _dials_often(self, transfer: Transfer, torrent: Torrent, now_ms: int) -> bool:
+    def _dials_often(self, transfer: Transfer, torrent: WorldTorrent, now_ms: int) -> bool:
         is_v6 = ":" in transfer.ip
         network = network_text(transfer.ip)
         seen = self._dials.setdefault((torrent.number, network), {})

@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from sparkle_lite.simulation.lists import Listed
-from sparkle_lite.simulation.peers import BAD_KINDS, Peer
+from sparkle_lite.simulation.lists import ListedNetworks
+from sparkle_lite.simulation.peers import BAD_KINDS, WorldPeer
 from sparkle_lite.simulation.world import World
 from sparkle_lite.units import HOUR_MS
 
@@ -15,7 +15,7 @@ class Caught(NamedTuple):
     """How a list did on one kind of bad peers; shares from 0 to 1, hours, None where there is nothing to say."""
 
     kind: str
-    count: int
+    how_many: int
     ever: float
     time: float
     hours_to_listing: float | None
@@ -51,13 +51,16 @@ class Judge:
     def __init__(self, world: World, victims: set[str]) -> None:
         self._world = world
         self._victims = victims
-        self._records = {(number, place): _Record(peer.bad) for number, peer in enumerate(world.bad)
-                         for place in range(len(peer.lines))}
+        self._records = {
+            (number, place): _Record(peer.bad)
+            for number, peer in enumerate(world.bad)
+            for place in range(len(peer.lines))
+        }
         self._honest: set[str] = set()
         self._near: set[str] = set()
         self._members: set[str] = set()
 
-    def look(self, listed: Listed, now_ms: int) -> None:
+    def look(self, listed: ListedNetworks, now_ms: int) -> None:
         """The list as it is now."""
         for number, peer in enumerate(self._world.bad):
             self._look_at(number, peer, listed, now_ms)
@@ -69,7 +72,7 @@ class Judge:
             if listed.width(ip) is not None:
                 self._members.add(ip)
 
-    def _look_at(self, number: int, peer: Peer, listed: Listed, now_ms: int) -> None:
+    def _look_at(self, number: int, peer: WorldPeer, listed: ListedNetworks, now_ms: int) -> None:
         if peer.is_about(now_ms):
             for place, way in enumerate(peer.ways(now_ms)):
                 record = self._records[number, place]
@@ -87,7 +90,7 @@ class Judge:
             elif record.was_listed_at_end and record.unlisted_at is None and not is_listed:
                 record.unlisted_at = now_ms
 
-    def _look_at_honest(self, ip: str, listed: Listed) -> None:
+    def _look_at_honest(self, ip: str, listed: ListedNetworks) -> None:
         width = listed.width(ip)
         if width is not None:
             (self._near if width else self._honest).add(_host(ip))
@@ -109,7 +112,7 @@ class Judge:
         ]
         return Caught(
             kind=kind,
-            count=len(records),
+            how_many=len(records),
             ever=round(len(hours) / len(records), 2),
             time=round(sum(record.listed for record in records) / about, 2) if about else 0.0,
             hours_to_listing=round(statistics.median(hours), 1) if hours else None,
@@ -134,7 +137,8 @@ def _host(ip: str) -> str:
 
 def truth(world: World, victims: set[str]) -> Mapping[str, object]:
     """Who was bad, of whom it was said falsely, and who is a member: as JSON."""
-    def ways(peer: Peer) -> list[str]:
+
+    def ways(peer: WorldPeer) -> list[str]:
         times = range(world.start_ms, min(world.end_ms, peer.ends), HOUR_MS)
         return sorted({way.ip for at in times for way in peer.ways(at)})
 
@@ -148,9 +152,7 @@ def truth(world: World, victims: set[str]) -> Mapping[str, object]:
                 "name": person.name,
                 "lies": person.lies,
                 "programs": [one.program.name for one in person.installations],
-                "addresses": sorted(
-                    {person.line.address(at) for at in range(world.start_ms, world.end_ms, HOUR_MS)}
-                ),
+                "addresses": sorted({person.line.address(at) for at in range(world.start_ms, world.end_ms, HOUR_MS)}),
             }
             for person in world.people
         ],

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
-from sparkle_lite.simulation.lists import Listed
+from sparkle_lite.simulation.lists import ListedNetworks
 from sparkle_lite.simulation.programs import Program
 from sparkle_lite.simulation.rows import PBH_MODULES, Ban, Transfer, said
 from sparkle_lite.units import DAY_MS, HOUR_MS, MIB
@@ -45,7 +45,16 @@ class Ledger:
         for one in bans:
             module, _ = said(program, one)
             peer = one.peer
-            self._bans.append(_Report(app, peer.ip, now_ms, module, peer.up - peer.down, peer.client_name))
+            self._bans.append(
+                _Report(
+                    app=app,
+                    ip=peer.ip,
+                    at=now_ms,
+                    module=module,
+                    net_up=peer.up - peer.down,
+                    client_name=peer.client_name,
+                )
+            )
 
     def note_transfers(self, app: str, transfers: Sequence[Transfer], now_ms: int) -> None:
         """These totals were taken."""
@@ -53,9 +62,17 @@ class Ledger:
             key = (app, one.ip, one.info_hash)
             before = self._totals.get(key)
             up = one.up if before is None else max(one.up, before.up)
-            self._totals[key] = _Total(up, one.down, one.size, now_ms, one.progress, one.peer_id, one.client_name)
+            self._totals[key] = _Total(
+                up=up,
+                down=one.down,
+                size=one.size,
+                last=now_ms,
+                progress=one.progress,
+                peer_id=one.peer_id,
+                client_name=one.client_name,
+            )
 
-    def sparkle_1(self, now_ms: int) -> Listed:
+    def sparkle_1(self, now_ms: int) -> ListedNetworks:
         """Untrusted vote, over-download and aria2 of the first original: its analyses J1, J2 and J3."""
         apps: dict[str, set[str]] = defaultdict(set)
         found: set[str] = set()
@@ -74,9 +91,9 @@ class Ledger:
             size = sizes[torrent]
             if taken > size * 2.5 and not (size < 64 * MIB and taken < 128 * MIB):
                 found.add(ip)
-        return Listed((_within(ip, 60), "") for ip in found)
+        return ListedNetworks((_within(ip, 60), "") for ip in found)
 
-    def sparkle_3(self, now_ms: int) -> Listed:
+    def sparkle_3(self, now_ms: int) -> ListedNetworks:
         """Vote, over-download, concurrency and random identity of the second original: its analyses K1 to K4."""
         networks = set(self._voted())
         sums: dict[tuple[str, str], tuple[int, int]] = {}
@@ -96,7 +113,7 @@ class Ledger:
         networks.update(
             _within(ip, 56) for ip, (torrents, apps) in together.items() if len(torrents) >= 150 and len(apps) >= 3
         )
-        return Listed((network, "") for network in networks)
+        return ListedNetworks((network, "") for network in networks)
 
     def _since(self, since_ms: int) -> Iterator[tuple[tuple[str, str, str], _Total]]:
         return ((key, total) for key, total in self._totals.items() if total.last > since_ms)

@@ -5,7 +5,7 @@ from random import Random
 from typing import Literal, get_args
 
 from sparkle_lite.simulation.downloader import Downloader
-from sparkle_lite.simulation.peers import Honest, Peer
+from sparkle_lite.simulation.peers import Honest, WorldPeer
 from sparkle_lite.simulation.rows import Ban, Transfer, Why
 from sparkle_lite.simulation.world import World
 from sparkle_lite.units import DAY_MS, GIB, HOUR_MS, MIB
@@ -35,7 +35,7 @@ _PER_LIAR = 3
 _WHYS: tuple[Why, ...] = ("difference", "excessive", "rewind")
 
 
-class Plan:
+class Conspiracy:
     """What the liars of a world agree on: whom they attack (`victims`, as text), and when they begin."""
 
     def __init__(self, world: World, style: Style, liars: int) -> None:
@@ -57,7 +57,7 @@ class Plan:
 class Lies:
     """The lies of one client."""
 
-    def __init__(self, plan: Plan, style: Style, number: int) -> None:
+    def __init__(self, plan: Conspiracy, style: Style, number: int) -> None:
         self._plan = plan
         self._style = style
         self._number = number
@@ -114,7 +114,7 @@ class Lies:
             why = self._random.choice(_WHYS) if varied else "difference"
             sees.bans.append(Ban(len(sees.bans) + 1, now_ms - self._random.randrange(1000), transfer, why, ""))
 
-    def _transfer(self, peer: Peer, info_hash: str, size: int, now_ms: int) -> Transfer:
+    def _transfer(self, peer: WorldPeer, info_hash: str, size: int, now_ms: int) -> Transfer:
         way = peer.ways(now_ms)[0]
         peer_id, name = peer.identity
         if self._style == "hostile":

@@ -6,6 +6,7 @@ that a world is the same however its days are cut into steps.
 
 import ipaddress
 from collections.abc import Callable
+from functools import lru_cache
 from random import Random
 from typing import NamedTuple
 
@@ -17,13 +18,13 @@ _MIX, _MIX_TIME = 2_654_435_761, 40_503
 _FIRST = [octet for octet in range(20, 220) if octet not in (100, 127, 169, 172, 192, 198, 203)]
 
 
-class Line(NamedTuple):
-    """A line of some kind. Its address changes every `period_ms` (0: never) among `count` of them from `first` on."""
+class AccessLine(NamedTuple):
+    """A line of some kind. Its address changes every `period_ms` (0: never) among `places` of them from `first` on."""
 
     kind: str
     is_v6: bool
     first: int
-    count: int
+    places: int
     period_ms: int
     number: int
     spread: int = 1
@@ -35,7 +36,7 @@ class Line(NamedTuple):
     def at(self, now_ms: int) -> int:
         """The same as a number."""
         turn = now_ms // self.period_ms if self.period_ms else 0
-        place = (self.number * _MIX + turn * _MIX_TIME * (self.number * 2 + 1)) % self.count
+        place = (self.number * _MIX + turn * _MIX_TIME * (self.number * 2 + 1)) % self.places
         return self.first + place * self.spread
 
     @property
@@ -44,6 +45,7 @@ class Line(NamedTuple):
         return self.period_ms == 0
 
 
+@lru_cache(65_536)
 def _text(is_v6: bool, value: int) -> str:
     return str(ipaddress.IPv6Address(value)) if is_v6 else str(ipaddress.IPv4Address(value))
 
@@ -58,13 +60,13 @@ class Lines:
         self._pools = [self._v4(12) for _ in range(6)]
         self._cgnat = [self._v4(4) for _ in range(4)]
         self._campus = [self._v4(8) for _ in range(3)]
-        self._hosters = [self._v4(8) for _ in range(4)]
-        self.exits = [self._v4(0) for _ in range(8)]
-        self._household: Line | None = None
+        self._hosters = [self._v4(8) for _ in range(8)]
+        self.exits = [self._v4(0) for _ in range(4)]
+        self._household: AccessLine | None = None
 
-    def _next(self) -> int:
+    def _line(self, kind: str, is_v6: bool, first: int, places: int, period_ms: int) -> AccessLine:
         self._number += 1
-        return self._number
+        return AccessLine(kind=kind, is_v6=is_v6, first=first, places=places, period_ms=period_ms, number=self._number)
 
     def _v4(self, bits: int) -> int:
         """The first address of a new network of 2**bits; its /24 is nobody else's unless it is wider."""
@@ -80,62 +82,62 @@ class Lines:
         """The first address of a new /56."""
         return 0x2A00 << 112 | self._random.randrange(1 << 40) << 72
 
-    def static(self) -> Line:
+    def static(self) -> AccessLine:
         """An address for good."""
-        return Line("static", False, self._v4(0), 1, 0, self._next())
+        return self._line("static", False, self._v4(0), 1, 0)
 
-    def dynamic(self) -> Line:
+    def dynamic(self) -> AccessLine:
         """Another address of the provider's pool every day."""
-        return Line("dynamic", False, self._random.choice(self._pools), 1 << 12, DAY_MS, self._next())
+        return self._line("dynamic", False, self._random.choice(self._pools), 1 << 12, DAY_MS)
 
-    def cgnat(self) -> Line:
+    def cgnat(self) -> AccessLine:
         """One of few addresses that a street shares, another every two hours."""
-        return Line("cgnat", False, self._random.choice(self._cgnat), 16, 2 * HOUR_MS, self._next())
+        return self._line("cgnat", False, self._random.choice(self._cgnat), 16, 2 * HOUR_MS)
 
-    def campus(self) -> Line:
+    def campus(self) -> AccessLine:
         """A host of a /24 that many neighbours are in."""
-        return Line("campus", False, self._random.choice(self._campus) + 1, 250, 0, self._next())
+        return self._line("campus", False, self._random.choice(self._campus) + 1, 250, 0)
 
-    def seedbox(self) -> Line:
+    def seedbox(self) -> AccessLine:
         """A host at a hoster."""
-        return Line("seedbox", False, self._random.choice(self._hosters) + 1, 250, 0, self._next())
+        return self._line("seedbox", False, self._random.choice(self._hosters) + 1, 250, 0)
 
-    def exit(self) -> Line:
+    def exit(self) -> AccessLine:
         """A VPN's exit, shared with whoever else uses it."""
-        return Line("exit", False, self._random.choice(self.exits), 1, 0, self._next())
+        return self._line("exit", False, self._random.choice(self.exits), 1, 0)
 
-    def household(self) -> Line:
+    def household(self) -> AccessLine:
         """A house's one address; every second one asked for is in the house of the one before."""
         shared, self._household = self._household, None
         if shared is not None:
             return shared
-        self._household = Line("household", False, self._v4(0), 1, 0, self._next())
+        self._household = self._line("household", False, self._v4(0), 1, 0)
         return self._household
 
-    def privacy(self) -> Line:
+    def privacy(self) -> AccessLine:
         """A /64 in which a machine takes another address every day."""
         prefix = self._v6()
-        return Line("privacy", True, prefix + 2, 1 << 62, DAY_MS, self._next())
+        return self._line("privacy", True, prefix + 2, 1 << 62, DAY_MS)
 
-    def hosts(self, count: int) -> list[Line]:
+    def hosts(self, count: int) -> list[AccessLine]:
         """Addresses of one /24, for one who dials often."""
         first = self._v4(8)
-        return [Line("dialer", False, first + 3 + n * (250 // count), 1, 0, self._next()) for n in range(count)]
+        return [self._line("dialer", False, first + 3 + n * (250 // count), 1, 0) for n in range(count)]
 
-    def subnets(self, count: int) -> list[Line]:
+    def subnets(self, count: int) -> list[AccessLine]:
         """A /64 each of one /56."""
         prefix = self._v6()
-        return [Line("dialer", True, prefix + (n << 64) + 9, 1, 0, self._next()) for n in range(count)]
+        return [self._line("dialer", True, prefix + (n << 64) + 9, 1, 0) for n in range(count)]
 
-    def short_lived(self) -> Line:
+    def short_lived(self) -> AccessLine:
         """An address for four hours."""
-        return Line("bot", False, self._random.choice(self._pools), 1 << 12, 4 * HOUR_MS, self._next())
+        return self._line("bot", False, self._random.choice(self._pools), 1 << 12, 4 * HOUR_MS)
 
-    def draw(self, shares: "Shares") -> Line:
+    def draw(self, shares: "Shares") -> AccessLine:
         """A line of a kind drawn by shares."""
         kinds = [kind for kind, _ in shares]
         (kind,) = self._random.choices(kinds, [share for _, share in shares])
-        makers: dict[str, Callable[[], Line]] = {
+        makers: dict[str, Callable[[], AccessLine]] = {
             "static": self.static,
             "dynamic": self.dynamic,
             "cgnat": self.cgnat,
@@ -155,5 +157,5 @@ PEOPLE: Shares = (
 )
 PEERS: Shares = (
     *(("static", 20), ("dynamic", 30), ("household", 12), ("privacy", 15), ("cgnat", 8), ("campus", 5)),
-    *(("seedbox", 5), ("exit", 5)),
+    *(("seedbox", 5), ("exit", 7)),
 )

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from functools import lru_cache
 
 
-class Listed:
+class ListedNetworks:
     """Networks with a reason each; `networks` as text."""
 
     def __init__(self, networks: Iterable[tuple[str, str]]) -> None:
@@ -40,7 +40,7 @@ class Listed:
                 yield shift, places[value >> shift]
 
 
-NOTHING = Listed(())
+NOTHING = ListedNetworks(())
 
 
 @lru_cache(200_000)
@@ -49,7 +49,7 @@ def _number(ip: str) -> int:
 
 
 @lru_cache(64)
-def of_text(body: bytes) -> Listed:
+def of_text(body: bytes) -> ListedNetworks:
     """A list of addresses as text: a reason behind "#" in a line of its own, then an address a line."""
     reason, networks = "", []
     for line in body.decode().splitlines():
@@ -57,11 +57,11 @@ def of_text(body: bytes) -> Listed:
             reason = line[1:].strip()
         elif network := line.partition("#")[0].strip():
             networks.append((network, reason))
-    return Listed(networks)
+    return ListedNetworks(networks)
 
 
 @lru_cache(64)
-def of_rules(body: bytes) -> Listed:
+def of_rules(body: bytes) -> ListedNetworks:
     """The addresses in a document of rules, by category."""
     by_category = json.loads(body).get("ip") or {}
-    return Listed((network, category) for category, networks in by_category.items() for network in networks)
+    return ListedNetworks((network, category) for category, networks in by_category.items() for network in networks)

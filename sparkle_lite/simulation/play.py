@@ -15,9 +15,9 @@ from sparkle_lite.simulation.client import Account, Client, refused
 from sparkle_lite.simulation.connection import Connection, Target
 from sparkle_lite.simulation.judge import Caught, Harm, Judge
 from sparkle_lite.simulation.ledger import Ledger
-from sparkle_lite.simulation.liars import Plan, Style
+from sparkle_lite.simulation.liars import Conspiracy, Style
 from sparkle_lite.simulation.own_server import OwnServer, own_server
-from sparkle_lite.simulation.world import Installation, Person, World
+from sparkle_lite.simulation.world import Installation, Member, World
 from sparkle_lite.units import DAY_MS, HOUR_MS, MINUTE_MS, SECOND_MS
 
 # A client has its turn every half hour, a third of them every ten minutes.
@@ -41,7 +41,7 @@ class Order(NamedTuple):
     preset: Preset = "friends"
 
 
-class Traffic(NamedTuple):
+class Exchanged(NamedTuple):
     """What was sent and what became of it: rows, answers by ability and status, seconds that answers took."""
 
     requests: int
@@ -53,7 +53,7 @@ class Traffic(NamedTuple):
     latencies: dict[str, float]
 
 
-class Outcome(NamedTuple):
+class Played(NamedTuple):
     """What came of it. `verdicts` by the name of the list: how it did on the bad, and whom it hit wrongly."""
 
     order: Order
@@ -62,7 +62,7 @@ class Outcome(NamedTuple):
     programs: int
     attacked: int
     liars: int
-    traffic: Traffic
+    traffic: Exchanged
     verdicts: dict[str, tuple[list[Caught], Harm]]
     failures: dict[str, str]
     seconds: float
@@ -78,7 +78,7 @@ class Play:
             people=order.people, days=order.days, seed=order.seed, poison=order.poison, start_ms=start_ms
         )
         liars = sum(person.lies for person in self.world.people)
-        self.plan = Plan(self.world, order.style, liars)
+        self.plan = Conspiracy(self.world, order.style, liars)
         self.ledger = Ledger()
         self.clients: list[Client] = []
         self.judges = {"ours": Judge(self.world, self.plan.victims)}
@@ -87,7 +87,7 @@ class Play:
         self._steps = 0
 
     @property
-    def installations(self) -> list[tuple[Person, Installation]]:
+    def installations(self) -> list[tuple[Member, Installation]]:
         """Everybody's client programs; liars who are one person have theirs together."""
         return [(person, one) for person in self.world.people for one in person.installations]
 
@@ -118,13 +118,13 @@ class Play:
                 raise error
         self._steps += 1
 
-    def newest_list(self) -> lists.Listed | None:
+    def newest_list(self) -> lists.ListedNetworks | None:
         """The newest list of addresses that a client has, where one has any."""
         return next((client.listed for client in self.clients if client.program.is_modern), None)
 
-    def outcome(self, *, days: float, seconds: float, was_interrupted: bool) -> Outcome:
+    def outcome(self, *, days: float, seconds: float, was_interrupted: bool) -> Played:
         """What came of it."""
-        return Outcome(
+        return Played(
             order=self.order,
             days=days,
             clients=len(self.clients),
@@ -138,13 +138,13 @@ class Play:
             was_interrupted=was_interrupted,
         )
 
-    def _traffic(self) -> Traffic:
+    def _traffic(self) -> Exchanged:
         statuses: Counter[str] = Counter()
         for client in self.clients:
             statuses.update({f"{name} {status}": count for (name, status), count in client.statuses.items()})
         seconds = sorted(one for client in self.clients for one in client.connection.seconds)
         parts = {"p50": 0.5, "p99": 0.99, "max": 1.0}
-        return Traffic(
+        return Exchanged(
             requests=sum(statuses.values()),
             sent=sum(client.sent for client in self.clients),
             accepted=sum(client.accepted for client in self.clients),
@@ -163,7 +163,7 @@ class Play:
             await client.connection.close()
 
 
-async def play_own(order: Order, progress: Progress) -> tuple[Outcome, World, set[str]]:
+async def play_own(order: Order, progress: Progress) -> tuple[Played, World, set[str]]:
     """Play against a server of one's own on a driven clock, and judge its rules; with the world and the attacked.
 
     Raises SparkleError when the server fails.
@@ -171,7 +171,10 @@ async def play_own(order: Order, progress: Progress) -> tuple[Outcome, World, se
     gc.set_threshold(100_000, 50, 50)
     began, clock = time.monotonic(), DrivenClock(_BEGIN)
     play = Play(order, _BEGIN)
-    play.judges |= {"Sparkle 1": Judge(play.world, play.plan.victims), "Sparkle 3": Judge(play.world, play.plan.victims)}
+    play.judges |= {
+        "Sparkle 1": Judge(play.world, play.plan.victims),
+        "Sparkle 3": Judge(play.world, play.plan.victims),
+    }
     async with AsyncExitStack() as stack:
         own = await stack.enter_async_context(own_server(order.preset, clock))
         stack.push_async_callback(play.close)
@@ -185,9 +188,7 @@ async def play_own(order: Order, progress: Progress) -> tuple[Outcome, World, se
                 progress(passed / order.days, f"day {passed:.1f} of {order.days:g}")
         play.failures = own.failures
         days = (clock.now_ms - _BEGIN) / DAY_MS
-        outcome = play.outcome(
-            days=days, seconds=time.monotonic() - began, was_interrupted=own.was_interrupted
-        )
+        outcome = play.outcome(days=days, seconds=time.monotonic() - began, was_interrupted=own.was_interrupted)
     return outcome, play.world, play.plan.victims
 
 
@@ -201,9 +202,7 @@ async def _look(play: Play, own: OwnServer, at_ms: int) -> None:
         play.judges["Sparkle 3"].look(play.ledger.sparkle_3(at_ms), at_ms)
 
 
-async def play_against(
-    target: Target, token: str, order: Order, progress: Progress
-) -> tuple[Outcome, World, set[str]]:
+async def play_against(target: Target, token: str, order: Order, progress: Progress) -> tuple[Played, World, set[str]]:
     """Play in real time against any server, until the days are over or somebody interrupts.
 
     Raises SparkleError when the server is not there or refuses.

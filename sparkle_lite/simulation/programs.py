@@ -11,6 +11,7 @@ import itertools
 import json
 import zlib
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from typing import Any, Literal, NamedTuple
 
 Transport = Literal["jdk-old", "jdk", "okhttp", "go", "reqwest", "powershell"]
@@ -121,6 +122,7 @@ def chunked(body: bytes, size: int = 4096) -> bytes:
     return b"".join(b"%x\r\n%b\r\n" % (len(piece), piece) for piece in pieces) + b"0\r\n\r\n"
 
 
+@lru_cache(8192)
 def torrent_identifier(info_hash: str, byte_order: Order = "little") -> str:
     """What clients send for a torrent; qBittorrent-ClientBlocker alone turns the salt's bytes round."""
     salt = zlib.crc32(info_hash.encode()).to_bytes(4, byte_order).hex()
@@ -156,7 +158,7 @@ def _pbh(version: str, protocol: int, agent: str = "") -> Program:
     numbers = tuple(map(int, version.split(".")))
     transport: Transport = "jdk-old" if numbers < (4, 0, 3) else "jdk" if numbers < (8, 0, 5) else "okhttp"
     chunk = 8192 if transport == "okhttp" else 256
-    return Program("pbh", numbers, f"PeerBanHelper/{version} {agent}", protocol, transport, chunk)
+    return Program("pbh", numbers, f"PeerBanHelper/{version} {agent}", protocol, transport)._replace(chunk=chunk)
 
 
 # What each of a hundred installations is.
@@ -172,13 +174,11 @@ SHARES: Mapping[Program, int] = {
     _pbh("5.0.6", 6, "BTN-Protocol/0.0.0-dev"): 2,
     _pbh("4.0.2", 3, "BTN-Protocol/0.0.0-dev"): 1,
     _pbh("3.2.0", 3, "BTN-Protocol/0.0.0-dev"): 1,
-    Program("prs", (0, 4), "PeerBanHelper-RS", 20, "okhttp", 8192): 4,
+    Program("prs", (0, 4), "PeerBanHelper-RS", 20, "okhttp")._replace(chunk=8192): 4,
     Program("rust", (0, 1, 4), "PeerBanHelper-Rust/0.1.4/BTN-Protocol/2.0.1/20", 20, "reqwest"): 7,
-    Program(
-        "qbcb", (3, 8), "qBittorrent-ClientBlocker/3.8b8 (linux, amd64) BTN-Protocol/0.0.0-dev", 3, "go"
-    ): 13,
-    Program(
-        "lt", (4, 1, 1), "LibreTorrent/4.1.1 BTN-Protocol/v2.0.1 BTN-Protocol-Version/20", 20, "okhttp", 8192
+    Program("qbcb", (3, 8), "qBittorrent-ClientBlocker/3.8b8 (linux, amd64) BTN-Protocol/0.0.0-dev", 3, "go"): 13,
+    Program("lt", (4, 1, 1), "LibreTorrent/4.1.1 BTN-Protocol/v2.0.1 BTN-Protocol-Version/20", 20, "okhttp")._replace(
+        chunk=8192
     ): 4,
     Program(
         "bc", (0, 1, 7), "WindowsPowerShell/5.1.19041.4780 BTNScriptBC/0.1.7 BTN-Protocol/0.0.1", 3, "powershell"

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from sparkle_lite.simulation.judge import Caught, Harm
-from sparkle_lite.simulation.play import Outcome
+from sparkle_lite.simulation.play import Played
 
 _LISTS = {
     "ours": "the rules of this server",
@@ -13,7 +13,7 @@ _LISTS = {
 }
 
 
-def document(outcome: Outcome) -> Mapping[str, Any]:
+def document(outcome: Played) -> Mapping[str, Any]:
     """The same as JSON; shares from 0 to 1, hours, seconds, null where there is nothing to say."""
     order = outcome.order
     return {
@@ -33,14 +33,14 @@ def document(outcome: Outcome) -> Mapping[str, Any]:
     }
 
 
-def table(outcome: Outcome) -> list[str]:
+def table(outcome: Played) -> list[str]:
     """What the lists were worth: the same lines for the same order, however fast the machine is."""
     names = list(outcome.verdicts)
     rows = [_row("bad peers", "", names)]
     rows.append(_row("", "how many", ["ever   time  hours  after"] * len(names)))
     for at, one in enumerate(outcome.verdicts[names[0]][0]):
         cells = [_figures(outcome.verdicts[name][0][at]) for name in names]
-        rows.append(_row(one.kind, str(one.count), cells))
+        rows.append(_row(one.kind, str(one.how_many), cells))
     rows.append("")
     rows.append(_row("honest addresses", "", names))
     rows += [_row(text, "", cells) for text, cells in _harms(outcome, [outcome.verdicts[n][1] for n in names])]
@@ -57,7 +57,7 @@ def _figures(one: Caught) -> str:
     return f"{one.ever:4.2f}   {one.time:4.2f}  {hours:>5}  {after:>5}"
 
 
-def _harms(outcome: Outcome, harms: list[Harm]) -> Iterator[tuple[str, list[str]]]:
+def _harms(outcome: Played, harms: list[Harm]) -> Iterator[tuple[str, list[str]]]:
     yield "listed by themselves", [str(harm.listed) for harm in harms]
     yield "under listed networks", [str(harm.under_networks) for harm in harms]
     yield "of them members' own", [str(harm.members) for harm in harms]
@@ -65,12 +65,12 @@ def _harms(outcome: Outcome, harms: list[Harm]) -> Iterator[tuple[str, list[str]
         yield f"listed of {outcome.attacked} attacked", [str(harm.attacked_listed) for harm in harms]
 
 
-def text(outcome: Outcome) -> list[str]:
+def text(outcome: Played) -> list[str]:
     """The whole report for people."""
     return [*_what(outcome), "", *table(outcome), "", *_legend(outcome), "", *_traffic(outcome)]
 
 
-def _what(outcome: Outcome) -> Iterator[str]:
+def _what(outcome: Played) -> Iterator[str]:
     order = outcome.order
     liars = f", {outcome.liars} of them liars ({order.style})" if outcome.liars else ""
     yield (
@@ -81,7 +81,7 @@ def _what(outcome: Outcome) -> Iterator[str]:
         yield "Stopped before its end: what follows is true of the days until then."
 
 
-def _legend(outcome: Outcome) -> Iterator[str]:
+def _legend(outcome: Played) -> Iterator[str]:
     for name in outcome.verdicts:
         yield f"{name}: {_LISTS[name]}"
     yield "ever: the share of them that was ever listed    time: of the time in which they were about"
@@ -89,7 +89,7 @@ def _legend(outcome: Outcome) -> Iterator[str]:
     yield "A list is good when the first two are near 1 and no honest address is on it."
 
 
-def _traffic(outcome: Outcome) -> Iterator[str]:
+def _traffic(outcome: Played) -> Iterator[str]:
     found = outcome.traffic
     yield (
         f"{found.requests} requests in {outcome.seconds:.0f} s; {found.sent} rows sent, {found.accepted} acknowledged,"

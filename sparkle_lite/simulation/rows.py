@@ -7,6 +7,7 @@ import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any, Literal, NamedTuple
 
 from sparkle_lite.simulation.programs import Program, torrent_identifier
@@ -58,6 +59,7 @@ def identifier(program: Program, peer: Transfer) -> str:
     return torrent_identifier(peer.info_hash, program.byte_order)
 
 
+@lru_cache(65_536)
 def java_address(ip: str) -> str:
     """An address as Java writes it: IPv6 in eight groups without leading zeros."""
     if ":" not in ip:

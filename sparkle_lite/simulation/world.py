@@ -5,16 +5,16 @@ from random import Random
 from typing import NamedTuple
 
 from sparkle_lite.simulation import lines as networks
-from sparkle_lite.simulation.lines import Line, Lines
+from sparkle_lite.simulation.lines import AccessLine, Lines
 from sparkle_lite.simulation.peers import (
     Burner,
     Cheater,
     Honest,
-    Peer,
     RandomIdentity,
     Scraper,
-    Torrent,
     Way,
+    WorldPeer,
+    WorldTorrent,
 )
 from sparkle_lite.simulation.programs import SHARES, Program
 from sparkle_lite.units import DAY_MS, GIB, HOUR_MS, MIB
@@ -43,31 +43,36 @@ class Installation(NamedTuple):
     random: Random
 
 
-class Person(NamedTuple):
-    """Somebody of the circle; `blunders` is the share of honest peers that their clients ban without a reason."""
+class Member(NamedTuple):
+    """Somebody of the circle; `blunders` is the share of honest peers that their clients ban without a reason.
+
+    `hunts`: whether they switched on the module that looks for many addresses of one network.
+    """
 
     name: str
-    line: Line
+    line: AccessLine
     installations: list[Installation]
     blunders: float
+    hunts: bool
     lies: bool
 
 
 class Sighting(NamedTuple):
     """A peer at one of its ways."""
 
-    peer: Peer
+    peer: WorldPeer
     way: Way
 
 
-class Swarm(NamedTuple):
-    """Who is on a torrent."""
+class Gathering(NamedTuple):
+    """Who is on a torrent, and at which ways."""
 
     good: list[Sighting]
     bad: list[Sighting]
+    ways: set[Way]
 
 
-_NOBODY = Swarm([], [])
+_NOBODY = Gathering([], [], set())
 
 
 class World:
@@ -86,7 +91,7 @@ class World:
         self.honest = [self._honest(number) for number in range(people * _PEERS_PER_PERSON)]
         self.bad = self._bad(max(1.0, people / 30))
         self.members = [one.works for person in self.people for one in person.installations]
-        self._swarms: dict[int, Swarm] = {}
+        self._swarms: dict[int, Gathering] = {}
         self._looked_at = -1
 
     def _own(self, *name: object) -> Random:
@@ -95,17 +100,17 @@ class World:
 
     # --- Making it ----------------------------------------------------------------------------------------------------
 
-    def _torrent(self, number: int) -> Torrent:
+    def _torrent(self, number: int) -> WorldTorrent:
         random = self._own("torrent", number)
         size = int(min(80 * GIB, max(150 * MIB, random.lognormvariate(1.1, 1.2) * GIB)))
         info_hash = hashlib.sha1(f"{self._seed} {number}".encode(), usedforsecurity=False).hexdigest()
-        return Torrent(number, info_hash, size, number > 20 and random.random() < 0.12)
+        return WorldTorrent(number, info_hash, size, number > 20 and random.random() < 0.12)
 
-    def any_torrent(self, random: Random) -> Torrent:
+    def any_torrent(self, random: Random) -> WorldTorrent:
         """A torrent, popular ones more often."""
         return random.choices(self.torrents, self._weights)[0]
 
-    def _person(self, number: int) -> Person:
+    def _person(self, number: int) -> Member:
         random = self._own("person", number)
         line = self.lines.draw(networks.PEOPLE)
         programs = random.choices(list(SHARES), list(SHARES.values()), k=1 if random.random() < 0.7 else 2)
@@ -114,10 +119,17 @@ class World:
             own = self._own("installation", number, place)
             identity = _IDENTITIES[own.randrange(3)][0]
             works = Honest([line], own.randrange(10_000, 60_000), identity, own)
-            for _ in range(own.randrange(7, 13)):
+            for _ in range(own.randrange(6, 11)):
                 self._begin(works, own, self.start_ms, has_it=own.random() < 0.65)
             installations.append(Installation(program, works, own))
-        return Person(f"person-{number + 1:03}", line, installations, random.uniform(0.005, 0.02), False)
+        return Member(
+            name=f"person-{number + 1:03}",
+            line=line,
+            installations=installations,
+            blunders=random.uniform(0.005, 0.02),
+            hunts=random.random() < 0.4,
+            lies=False,
+        )
 
     def _mark_liars(self, count: int) -> None:
         liars = set(self._own("liars").sample(range(len(self.people)), min(count, len(self.people))))
@@ -126,7 +138,7 @@ class World:
     def _honest(self, number: int) -> Honest:
         random = self._own("honest", number)
         line = self.lines.draw(networks.PEERS)
-        ((quirk,),) = (random.choices(("", "partial", "again", "stuck"), (92, 4, 3, 1)),)
+        ((quirk,),) = (random.choices(("", "partial", "again", "stuck"), (925, 40, 30, 5)),)
         if line.kind == "seedbox":
             quirk = "seedbox"
         (identity,) = random.choices([one for one, _ in _IDENTITIES], [weight for _, weight in _IDENTITIES])
@@ -140,18 +152,18 @@ class World:
 
     def _begin(self, peer: Honest, random: Random, now_ms: int, *, has_it: bool) -> None:
         torrent = self.any_torrent(random)
-        if peer.visit_of(torrent) is None:
+        if peer.wants(torrent):
             peer.visit(torrent, now_ms, has_it=has_it or peer.quirk == "seedbox")
 
-    def _bad(self, scale: float) -> list[Peer]:
+    def _bad(self, scale: float) -> list[WorldPeer]:
         """The bad peers, about as many of each kind as their figures need to mean anything."""
-        found: list[Peer] = []
+        found: list[WorldPeer] = []
 
         def each(kind: str, count: float) -> list[Random]:
             return [self._own("bad", kind, number) for number in range(max(1, round(count * scale)))]
 
         popular = self.torrents[:70]
-        small = [torrent for torrent in self.torrents[:90] if torrent.size < 3 * GIB]
+        small = [torrent for torrent in self.torrents[:60] if torrent.size < 4 * GIB]
         for kind, gives in (("progress cheater", 0.0), ("cheater that seeds a little", 0.04)):
             for random in each(kind, 10):
                 where = random.sample(popular, 6)
@@ -159,16 +171,16 @@ class World:
                 found.append(Cheater(kind, [line], *self._named(random), random, where, gives=gives))
         for kind, moves in (("burner, stable port", False), ("burner, changing ports", True)):
             for random in each(kind, 6):
-                where = random.sample(small, min(4, len(small)))
+                where = random.sample(small, min(6, len(small)))
                 found.append(Burner(kind, [self.lines.static()], *self._named(random), random, where, moves=moves))
         kind = "one copy each of hundreds"
         for random in each(kind, 2):
             where = random.sample(self.torrents, 200)
-            found.append(Burner(kind, [self.lines.static()], *self._named(random), random, where, most=0.97))
+            found.append(Burner(kind, [self.lines.static()], *self._named(random), random, where, once=True))
         for kind, hosts in (("multi-dialer /24", 24), ("multi-dialer /56", 12)):
             for random in each(kind, 2):
                 several = self.lines.hosts(hosts) if kind.endswith("/24") else self.lines.subnets(hosts)
-                where = random.sample(popular[:40], 4)
+                where = random.sample(popular[:24], 4)
                 found.append(Cheater(kind, several, *self._named(random), random, where, greed=0.5))
         for random in each("scraper", 3):
             where = random.sample(self.torrents, 280)
@@ -187,7 +199,7 @@ class World:
         self._end_some(found)
         return found
 
-    def _end_some(self, found: list[Peer]) -> None:
+    def _end_some(self, found: list[WorldPeer]) -> None:
         """Every third of the bad stops after two thirds of the time."""
         for peer in found[::3]:
             peer.ends = self.start_ms + (self.end_ms - self.start_ms) * 2 // 3
@@ -203,19 +215,20 @@ class World:
         if now_ms // HOUR_MS == self._looked_at:
             return
         self._looked_at = now_ms // HOUR_MS
-        swarms: dict[int, Swarm] = {}
-        for peer in (*self.honest, *self.members):
-            for _ in range(peer.finish(now_ms)):
-                self._begin(peer, self.random, now_ms, has_it=False)
+        swarms: dict[int, Gathering] = {}
+        for honest in (*self.honest, *self.members):
+            for _ in range(honest.finish(now_ms)):
+                self._begin(honest, self.random, now_ms, has_it=False)
         for peer in (*self.honest, *self.members, *self.bad):
             if peer.is_about(now_ms):
                 ways = peer.ways(now_ms)
                 for torrent in peer.torrents(now_ms):
-                    swarm = swarms.setdefault(torrent.number, Swarm([], []))
+                    swarm = swarms.setdefault(torrent.number, Gathering([], [], set()))
                     (swarm.bad if peer.bad else swarm.good).extend(Sighting(peer, way) for way in ways)
+                    swarm.ways.update(ways)
         self._swarms = swarms
 
-    def swarm(self, torrent: Torrent) -> Swarm:
+    def swarm(self, torrent: WorldTorrent) -> Gathering:
         """Who is on a torrent in this hour."""
         return self._swarms.get(torrent.number, _NOBODY)
 
