@@ -106,6 +106,11 @@ class Client:
         self.statuses[name, answer.status] += 1
         return answer
 
+    @property
+    def _is_modern(self) -> bool:
+        """Whether the server wants the shapes of protocol 20."""
+        return "submit_swarm" in self._endpoints
+
     def _from(self) -> tuple[str, ...]:
         """Where this comes from: believed by a server that trusts this machine as a proxy."""
         return (f"X-Forwarded-For: {self.person.line.address(self._last_turn)}",)
@@ -180,8 +185,8 @@ class Client:
 
     async def _submit_totals(self, name: str, now_ms: int) -> None:
         """What changed since the last time; PeerBanHelper since 9.3 tells every transfer once, soon after it began."""
-        once = self.program.is_modern and self.program.family in ("pbh", "prs") and self.program.version >= (9, 3)
-        page = 1000 if self.program.is_modern else 5000
+        once = self._is_modern and self.program.tells_once
+        page = 1000 if self._is_modern else 5000
         if self.program.family == "qbcb":
             # Its list is never emptied; what left is told with the same counters again.
             chosen: Iterable[Transfer] = islice(reversed(self.sees.transfers.values()), 80)
@@ -203,12 +208,12 @@ class Client:
         bans: Sequence[Ban] = self.sees.bans[self._bans_told :]
         if self.program.family == "qbcb":
             bans = self._standing(now_ms)
-        page = 100 if self.program.is_modern else 500
+        page = 100 if self._is_modern else 500
         while bans:
             some = bans[:page]
-            head: Document = {} if self.program.is_modern else {"populate_time": now_ms}
+            head: Document = {} if self._is_modern else {"populate_time": now_ms}
             document: dict[str, Any] = head | {
-                "bans": [rows.ban(self.program, one, self.account.app_id) for one in some]
+                "bans": [rows.ban(self.program, one, self.account.app_id, modern=self._is_modern) for one in some]
             }
             if not await self._post("submit_bans", document, len(some)):
                 return

@@ -50,6 +50,11 @@ class Program(NamedTuple):
         """Whether it speaks protocol 20: running totals by page, and lists of addresses."""
         return self.protocol >= 20
 
+    @property
+    def tells_once(self) -> bool:
+        """Whether it tells the totals of a peer once, soon after they began, instead of whenever they have grown."""
+        return self.family in ("prs", "lt") or (self.family == "pbh" and self.version >= (9, 3))
+
     def head(self, method: str, path: str, host: str, credentials: tuple[str, str]) -> list[str]:
         """The lines of a request's head but for what frames its body."""
         lines = [f"{method} {path} HTTP/1.1", f"Host: {host}", f"User-Agent: {self.agent}"]

@@ -11,12 +11,12 @@ from functools import lru_cache
 from typing import Any, Literal, NamedTuple
 
 from sparkle_lite.simulation.programs import Program, torrent_identifier
+from sparkle_lite.units import GIB
 
 Document = dict[str, Any]
 Why = Literal["difference", "excessive", "rewind", "fast", "dialing", "identity", "btn"]
 PBH_MODULES = "com.ghostchu.peerbanhelper.module.impl.rule."
 _QBCB = "com.SimpleTracker.qBCB."
-_NO_TORRENT = torrent_identifier("")
 
 
 @dataclass(slots=True)
@@ -92,12 +92,11 @@ def snapshot(program: Program, peer: Transfer) -> Document:
     if program.family == "bc" or (program.family == "pbh" and program.version < (7, 3, 3)):
         del row["torrent_is_private"]
     if program.family == "qbcb":
-        row["torrent_size"], row["torrent_is_private"] = row.pop("torrent_size"), row.pop("torrent_is_private")
         return {name: row[name] for name in _QBCB_FIELDS}
     if program.family == "bc":
         # Its rows are a hash table's, and its sizes read from texts like "4.7 GB".
-        row["torrent_size"] = round(peer.size / 2**30, 1) * 2**30 // 1
-        return {name: row[name] for name in _BC_FIELDS} | {"torrent_size": int(row["torrent_size"])}
+        row["torrent_size"] = int(round(peer.size / GIB, 1) * GIB)
+        return {name: row[name] for name in _BC_FIELDS}
     return row
 
 
@@ -180,11 +179,11 @@ def _rfc3339(at_ms: int) -> str:
 # --- Bans -------------------------------------------------------------------------------------------------------------
 
 
-def ban(program: Program, row: Ban, app_id: str) -> Document:
-    """A row of `submit_bans`."""
+def ban(program: Program, row: Ban, app_id: str, *, modern: bool) -> Document:
+    """A row of `submit_bans`; `modern`: in the shape of protocol 20, which a server may ask not to use."""
     if program.family == "qbcb":
         return _qbcb_ban(program, row)
-    if program.is_modern:
+    if modern:
         return _modern_ban(program, row)
     module, rule = said(program, row)
     found: Document = {
