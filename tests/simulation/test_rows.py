@@ -44,7 +44,6 @@ def first_row(name: str) -> dict[str, Any]:
     return dict(found[0])
 
 
-
 ROWS = [
     ("pbh-legacy-peers-v3_2-v7_3_2", rows.snapshot(PROGRAMS["PeerBanHelper 3.2.0"], PEER)),
     ("pbh-legacy-peers", rows.snapshot(PROGRAMS["PeerBanHelper 9.1.5"], PEER)),
