@@ -145,11 +145,6 @@ qbcb = form_of(PROGRAMS["qBittorrent-ClientBlocker 3.8"])
 rust = form_of(PROGRAMS["PeerBanHelper-Rust 0.1.4"])
 
 
-def head_of(path: str, *lines: str, method: str = "POST") -> bytes:
-    """The head of a request with these lines."""
-    return "\r\n".join((f"{method} {path} HTTP/1.1", *lines, "", "")).encode()
-
-
 PBH9 = "(docker; Linux,6.8.0-45-generic,bookworm unknown) BTN-Protocol"
 V3 = jdk("PeerBanHelper/3.2.0 BTN-Protocol/0.0.0-dev", with_x=False)
 V402 = jdk("PeerBanHelper/4.0.1 BTN-Protocol/0.0.0-dev", with_x=False)

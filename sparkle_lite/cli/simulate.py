@@ -20,6 +20,14 @@ if TYPE_CHECKING:
 
 # With a server of one's own days take seconds; in real time a whole one is long.
 _DAYS, _REAL_DAYS = 8.0, 1.0
+# As the simulation and the configuration have them, which a command that is only declared does not load.
+_STYLES = ("collude", "varied", "sleeper", "trickle", "whitewash", "forge", "many", "hostile", "mixed")
+_PRESETS = ("solo", "friends", "tracker", "public")
+_HOW = (
+    "collude (alike; the default), varied (no two alike), sleeper (honest for half of the time), trickle (three victims"
+    " at a time), whitewash (they praise bad peers), forge (traffic and private flags), many (one person with all their"
+    " applications), hostile (texts with lines and markup), mixed"
+)
 
 
 def add_simulate_command(commands: Any) -> None:
@@ -39,10 +47,8 @@ def add_simulate_command(commands: Any) -> None:
     parser.add_argument("--days", metavar="D", type=_days, help="how long (default: 8; against a URL 1, which is real)")
     parser.add_argument("--seed", metavar="S", type=_number(0, 1 << 31), default=1, help="another world (default: 1)")
     parser.add_argument("--poison", metavar="F", type=_share, default=0.0, help="share of members who lie, 0 to 1")
-    styles = ("collude", "varied", "sleeper", "trickle", "whitewash", "forge", "many", "hostile", "mixed")
-    parser.add_argument("--style", choices=styles, default="collude", help="how they lie (default: collude)")
-    presets = ("solo", "friends", "tracker", "public")
-    parser.add_argument("--preset", choices=presets, default="friends", help="of its own server (default: friends)")
+    parser.add_argument("--style", metavar="NAME", choices=_STYLES, default="collude", help=f"how: {_HOW}")
+    parser.add_argument("--preset", choices=_PRESETS, default="friends", help="of its own server (default: friends)")
     add_json_option(parser)
     parser.add_argument("--truth", metavar="FILE", type=Path, help="write who was bad, and who was attacked, as JSON")
     parser.add_argument("--token", metavar="T", help="with URL: an administrator's token, which makes the accounts")
@@ -165,7 +171,7 @@ def _quiet_logs() -> Iterator[None]:
 def _progress() -> Iterator[Callable[[float, str], None]]:
     """How far it is, on one line of a terminal, or now and then a line where none is looking."""
     is_terminal = sys.stderr.isatty()
-    shown = [time.monotonic() - (0 if is_terminal else -10.0), 0.0]
+    shown = [0.0]
 
     def show(share: float, text: str) -> None:
         now = time.monotonic()

@@ -1,8 +1,8 @@
 """Liars: people of the circle who want honest addresses on the list, or bad ones off it, each in some style."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from random import Random
-from typing import Literal, get_args
+from typing import Literal
 
 from sparkle_lite.simulation.downloader import Downloader
 from sparkle_lite.simulation.peers import Honest, WorldPeer
@@ -11,9 +11,8 @@ from sparkle_lite.simulation.world import World
 from sparkle_lite.units import DAY_MS, GIB, HOUR_MS, MIB
 
 Style = Literal["collude", "varied", "sleeper", "trickle", "whitewash", "forge", "many", "hostile", "mixed"]
-STYLES: tuple[Style, ...] = get_args(Style)
-# What a style is, for the help of the command.
-MEANINGS = {
+# What each does.
+STYLES: Mapping[Style, str] = {
     "collude": "all report the same victims alike",
     "varied": "no two reports are alike",
     "sleeper": "honest for half of the time first",

@@ -19,7 +19,6 @@ from sparkle_lite.analyses.registry import SCHEMA
 from sparkle_lite.app import Application
 from sparkle_lite.clock import DrivenClock, driven_by
 from sparkle_lite.config import Preset
-from sparkle_lite.errors import SparkleError
 from sparkle_lite.http.lifecycle import HttpServer
 from sparkle_lite.server import Server, running
 from sparkle_lite.simulation.client import Account
@@ -106,6 +105,8 @@ async def own_server(preset: Preset, clock: DrivenClock) -> AsyncIterator[OwnSer
         serving = asyncio.create_task(http.serve(), name="the simulation's server")
         try:
             await _wait_for(ready, serving)
+            if http.should_exit:
+                raise KeyboardInterrupt
             server = application.parts
             await server.jobs.stop()
             server.analyses.find = worker.find
@@ -118,7 +119,7 @@ async def own_server(preset: Preset, clock: DrivenClock) -> AsyncIterator[OwnSer
 async def _wait_for(ready: asyncio.Event, serving: "asyncio.Task[None]") -> None:
     waiting = asyncio.create_task(ready.wait())
     await asyncio.wait((waiting, serving), return_when=asyncio.FIRST_COMPLETED)
+    waiting.cancel()
     if not ready.is_set():
-        waiting.cancel()
+        # Raises what stopped it; without that it was interrupted.
         await serving
-        raise SparkleError("internal", "simulation.not_started")

@@ -178,18 +178,27 @@ async def play_own(order: Order, progress: Progress) -> tuple[Played, World, set
     async with AsyncExitStack() as stack:
         own = await stack.enter_async_context(own_server(order.preset, clock))
         stack.push_async_callback(play.close)
-        play.connect(await own.accounts(play.owners()), own.target)
-        while clock.now_ms < play.world.end_ms and not own.was_interrupted:
-            await own.go_on(_STEP_MS)
-            await play.step(clock.now_ms)
-            if clock.now_ms % HOUR_MS < _STEP_MS:
-                await _look(play, own, clock.now_ms)
-                passed = (clock.now_ms - _BEGIN) / DAY_MS
-                progress(passed / order.days, f"day {passed:.1f} of {order.days:g}")
+        try:
+            play.connect(await own.accounts(play.owners()), own.target)
+            await _fast_days(play, own, clock, progress)
+        except Exception:
+            # Who interrupts stops the server, in the middle of something perhaps.
+            if not own.was_interrupted:
+                raise
         play.failures = own.failures
         days = (clock.now_ms - _BEGIN) / DAY_MS
         outcome = play.outcome(days=days, seconds=time.monotonic() - began, was_interrupted=own.was_interrupted)
     return outcome, play.world, play.plan.victims
+
+
+async def _fast_days(play: Play, own: OwnServer, clock: DrivenClock, progress: Progress) -> None:
+    while clock.now_ms < play.world.end_ms and not own.was_interrupted:
+        await own.go_on(_STEP_MS)
+        await play.step(clock.now_ms)
+        if clock.now_ms % HOUR_MS < _STEP_MS:
+            await _look(play, own, clock.now_ms)
+            passed = (clock.now_ms - _BEGIN) / DAY_MS
+            progress(passed / play.order.days, f"day {passed:.1f} of {play.order.days:g}")
 
 
 async def _look(play: Play, own: OwnServer, at_ms: int) -> None:
