@@ -1,6 +1,6 @@
 """The time of day, the days that it makes, and the one place where both clocks are taken from.
 
-`now_ms` is the wall's time, `monotonic` what has passed; who compares the two takes both from here. A simulation drives
+`now_ms` is the wall's time, `elapsed_ms` what has passed; who compares the two takes both from here. A simulation drives
 them together, so that days pass in minutes and nothing sees a jump. What waits for this machine (time limits, the time
 that work takes) is none of a simulation's business and asks `time` itself.
 """
@@ -19,9 +19,9 @@ def now_ms() -> int:
     return time.time_ns() // 1_000_000 if _driven is None else _driven.now_ms
 
 
-def monotonic() -> float:
-    """Seconds since some moment, whatever is done to the wall's clock."""
-    return time.monotonic() if _driven is None else _driven.passed_ms / 1000
+def elapsed_ms() -> int:
+    """The time in ms since some moment, whatever the clock is set to."""
+    return time.monotonic_ns() // 1_000_000 if _driven is None else _driven.elapsed_ms
 
 
 class DrivenClock:
@@ -29,12 +29,12 @@ class DrivenClock:
 
     def __init__(self, now_ms: int) -> None:
         self.now_ms = now_ms
-        self.passed_ms = 0
+        self.elapsed_ms = 0
 
     def go_on(self, milliseconds: int) -> None:
         """So much time passes, on the wall and otherwise."""
         self.now_ms += milliseconds
-        self.passed_ms += milliseconds
+        self.elapsed_ms += milliseconds
 
 
 _driven: DrivenClock | None = None

@@ -59,6 +59,16 @@ def test_nothing_is_left_and_the_clock_is_everybodys_again(outcome: Played, fold
     assert clock.now_ms() > 1_784_000_000_000 + 30 * DAY_MS or clock.now_ms() < 1_784_000_000_000
 
 
+def test_a_driven_clock_moves_both_times_together() -> None:
+    with clock.driven_by(clock.DrivenClock(1000)):
+        assert (clock.now_ms(), clock.elapsed_ms()) == (1000, 0)
+    driven = clock.DrivenClock(5 * DAY_MS)
+    with clock.driven_by(driven):
+        driven.go_on(3 * DAY_MS)
+        assert (clock.now_ms(), clock.elapsed_ms()) == (8 * DAY_MS, 3 * DAY_MS)
+    assert clock.now_ms() != 8 * DAY_MS
+
+
 def test_the_same_order_gives_the_same_table_and_another_seed_another(outcome: Played) -> None:
     again = played(SMALL._replace(poison=0.4))
     assert report.table(again) == report.table(outcome)
