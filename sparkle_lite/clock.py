@@ -1,8 +1,8 @@
 """The time of day, the days that it makes, and the one place where both clocks are taken from.
 
-`now_ms` is the wall's time, `elapsed_ms` what has passed; who compares the two takes both from here. A simulation drives
-them together, so that days pass in minutes and nothing sees a jump. What waits for this machine (time limits, the time
-that work takes) is none of a simulation's business and asks `time` itself.
+`now_ms` is the wall's time, `elapsed_ms` what has passed; who compares the two takes both from here. A simulation
+drives them together, so that days pass in minutes and nothing sees a jump. What waits for this machine (time limits,
+the time that work takes) is none of a simulation's business and asks `time` itself.
 """
 
 import time
