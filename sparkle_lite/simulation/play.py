@@ -5,7 +5,7 @@ import gc
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from contextlib import AsyncExitStack, suppress
+from contextlib import AsyncExitStack
 from typing import NamedTuple
 
 from sparkle_lite.clock import DrivenClock, now_ms
@@ -20,8 +20,8 @@ from sparkle_lite.simulation.own_server import OwnServer, own_server
 from sparkle_lite.simulation.world import Installation, Member, World
 from sparkle_lite.units import DAY_MS, HOUR_MS, MINUTE_MS, SECOND_MS
 
-# A client has its turn every half hour, a third of them every ten minutes.
-_STEP_MS = 10 * MINUTE_MS
+# A client has its turn every half hour, a third of them every ten minutes; in real time twice as often.
+_STEP_MS, _REAL_STEP_MS = 10 * MINUTE_MS, 5 * MINUTE_MS
 _PHASES = 3
 # How often the formulas of the originals are tried.
 _ORIGINALS_MS = 4 * HOUR_MS
@@ -196,17 +196,16 @@ async def _fast_days(play: Play, own: OwnServer, clock: DrivenClock, progress: P
         await own.go_on(_STEP_MS)
         await play.step(clock.now_ms)
         if clock.now_ms % HOUR_MS < _STEP_MS:
-            await _look(play, own, clock.now_ms)
+            _look(play, own, clock.now_ms)
             passed = (clock.now_ms - _BEGIN) / DAY_MS
             progress(passed / play.order.days, f"day {passed:.1f} of {play.order.days:g}")
 
 
-async def _look(play: Play, own: OwnServer, at_ms: int) -> None:
+def _look(play: Play, own: OwnServer, at_ms: int) -> None:
     """Judge what is served now, and every few hours what the originals would have."""
     listed = lists.of_text(own.server.publisher.published.ip_denylist.body)
     play.judges["ours"].look(listed, at_ms)
     if at_ms % _ORIGINALS_MS < HOUR_MS:
-        await asyncio.sleep(0)
         play.judges["Sparkle 1"].look(play.ledger.sparkle_1(at_ms), at_ms)
         play.judges["Sparkle 3"].look(play.ledger.sparkle_3(at_ms), at_ms)
 
@@ -243,7 +242,6 @@ async def _days(play: Play, progress: Progress) -> bool:
             play.judges["ours"].look(listed, now)
         sent = sum(client.accepted for client in play.clients)
         progress((now - play.world.start_ms) / (play.world.end_ms - play.world.start_ms), f"{sent} rows acknowledged")
-        due += _STEP_MS
-        with suppress(asyncio.TimeoutError):
-            await asyncio.sleep(max(0.0, min(due, play.world.end_ms) - now_ms()) / SECOND_MS)
+        due += _REAL_STEP_MS
+        await asyncio.sleep(max(0.0, min(due, play.world.end_ms) - now_ms()) / SECOND_MS)
     return False
