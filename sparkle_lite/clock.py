@@ -13,10 +13,14 @@ Three times are told apart, and each use of a time is of one of them:
 
 While there is a doubt, retention by age rests altogether; the limit of the size counts bytes, and does not. Token
 buckets go by whatever they are given: a jump gives some tokens back, or holds one refill.
+
+A simulation drives both clocks of the machine together, so that days pass in minutes and nothing sees a jump. What
+waits for this machine (time limits, the time that work takes) is none of its business and asks `time` itself.
 """
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Literal, NamedTuple
@@ -36,12 +40,39 @@ _ELAPSED = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 
 def now_ms() -> int:
     """The time in ms since the epoch, as the machine says."""
-    return time.time_ns() // 1_000_000
+    return time.time_ns() // 1_000_000 if _driven is None else _driven.now_ms
 
 
 def elapsed_ms() -> int:
     """The time in ms since some moment, whatever the clock is set to."""
-    return time.clock_gettime_ns(_ELAPSED) // 1_000_000
+    return time.clock_gettime_ns(_ELAPSED) // 1_000_000 if _driven is None else _driven.elapsed_ms
+
+
+class DrivenClock:
+    """A clock that stands still until it is told to go on."""
+
+    def __init__(self, now_ms: int) -> None:
+        self.now_ms = now_ms
+        self.elapsed_ms = 0
+
+    def go_on(self, milliseconds: int) -> None:
+        """So much time passes, on the wall and otherwise."""
+        self.now_ms += milliseconds
+        self.elapsed_ms += milliseconds
+
+
+_driven: DrivenClock | None = None
+
+
+@contextmanager
+def driven_by(clock: DrivenClock) -> Iterator[None]:
+    """Have everything in this process take its time from a clock, for as long as the block lasts."""
+    global _driven
+    before, _driven = _driven, clock
+    try:
+        yield
+    finally:
+        _driven = before
 
 
 def date(at_ms: int | None) -> str:

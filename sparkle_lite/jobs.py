@@ -12,7 +12,7 @@ from contextlib import suppress
 from functools import partial
 from typing import NamedTuple
 
-from sparkle_lite.clock import JUMP_MS
+from sparkle_lite.clock import JUMP_MS, now_ms
 from sparkle_lite.config import Config, RetentionSection
 from sparkle_lite.db import accounts as account_rows
 from sparkle_lite.db import aside, bans, retention, rewriting, segments, stamps
@@ -51,7 +51,10 @@ class Run(NamedTuple):
 
 
 class Jobs:
-    """The loops of one server; `runs` has the last run of each, `periods` how often each runs (s)."""
+    """The loops of one server; `runs` has the last run of each, `periods` how often each runs (s).
+
+    Once they are stopped, whoever drives the clock runs each by name; `firsts` says after how long for the first time.
+    """
 
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
@@ -59,6 +62,8 @@ class Jobs:
         self.failed: dict[str, str] = {}
         self.runs: dict[str, Run] = {}
         self.periods: dict[str, float] = {}
+        self.firsts: dict[str, float] = {}
+        self._work: dict[str, Callable[[], Awaitable[object]]] = {}
 
     def schedule(
         self,
@@ -71,7 +76,7 @@ class Jobs:
     ) -> None:
         """Run a job every so many seconds, the first time after `first`, and whenever `wake` is set."""
         delay = seconds if first is None else first
-        self.periods[name] = seconds
+        self.periods[name], self.firsts[name], self._work[name] = seconds, delay, run
         self._tasks.append(asyncio.create_task(self._loop(name, seconds, run, delay, wake), name=f"job {name}"))
 
     async def _loop(
@@ -87,6 +92,10 @@ class Jobs:
             delay = seconds
             await self._run(name, run)
 
+    async def run_now(self, name: str) -> None:
+        """Run a job once, counted like any other run of it; its failure is noted, not raised."""
+        await self._run(name, self._work[name])
+
     async def _run(self, name: str, run: Callable[[], Awaitable[object]]) -> None:
         started = time.monotonic()
         try:
@@ -101,7 +110,7 @@ class Jobs:
             self._metrics.jobs.labels(name, "ok").inc()
             logger.debug("job %s took %.3f s", name, time.monotonic() - started)
         took = time.monotonic() - started
-        self.runs[name] = Run(time.time_ns() // 1_000_000, took, self.failed.get(name))
+        self.runs[name] = Run(now_ms(), took, self.failed.get(name))
 
     async def stop(self) -> None:
         """End all loops; a job that is writing gets its commit, because the writer ends after this."""

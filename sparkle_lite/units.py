@@ -11,5 +11,6 @@ YEAR_S = 365 * DAY_S
 
 KIB = 1024
 MIB = 1024 * KIB
+GIB = 1024 * MIB
 
 INT64_MIN, INT64_MAX = -(1 << 63), (1 << 63) - 1

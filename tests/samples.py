@@ -8,7 +8,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from server import KINDS, PBH20, App, Kind, RunningServer, chunked
+from server import KINDS, PBH20, App, Kind, RunningServer
+
+from sparkle_lite.simulation.programs import PROGRAMS, Program
 
 WIRE = Path(__file__).parent / "wire"
 T52 = "52fa13494a4571a951b46b1a04be19ab9d8089c3d3761956c99f5435e6f2c8ad"
@@ -120,103 +122,27 @@ RUST_TIMES: Row = {
 Form = Callable[[str, App, bytes], bytes]
 
 
-def jdk(agent: str, *, with_x: bool = True) -> Form:
-    """PeerBanHelper up to 8.0.5-beta1: the JDK's client, which offers h2c on plain http."""
+def form_of(program: Program, *more: str) -> Form:
+    """How a program writes a request with a body."""
 
     def form(path: str, app: App, body: bytes) -> bytes:
-        return head_of(
-            path,
-            "Connection: Upgrade, HTTP2-Settings",
-            "Host: btn.example:7799",
-            "HTTP2-Settings: AAEAAEAAAAIAAAAAAAMAAAAAAAQBAAAAAAUAAEAAAAYABgAA",
-            "Transfer-encoding: chunked",
-            "Upgrade: h2c",
-            "Accept-Encoding: gzip,deflate" if with_x else "Accept-Encoding: deflate, gzip",
-            *_pbh_credentials(app, with_x=with_x),
-            "Content-Encoding: gzip",
-            "Content-Type: application/json",
-            f"User-Agent: {agent}",
-        ) + chunked(gzip.compress(body), 256)
+        return program.request(path, "btn.example:7799", (app.app_id, app.secret), gzip.compress(body), more)
 
     return form
+
+
+def jdk(agent: str, *, with_x: bool = True) -> Form:
+    """PeerBanHelper up to 8.0.5-beta1: the JDK's client, which offers h2c on plain http."""
+    return form_of(PROGRAMS["PeerBanHelper 7.4.15" if with_x else "PeerBanHelper 3.2.0"]._replace(agent=agent))
 
 
 def okhttp(agent: str, *more: str) -> Form:
     """PeerBanHelper since 8.0.5-beta2."""
-
-    def form(path: str, app: App, body: bytes) -> bytes:
-        return head_of(
-            path,
-            f"User-Agent: {agent}",
-            "Content-Type: application/json",
-            *_pbh_credentials(app, with_x=True),
-            "Content-Encoding: gzip",
-            *more,
-            "Transfer-Encoding: chunked",
-            "Host: btn.example",
-            "Connection: Keep-Alive",
-            "Accept-Encoding: gzip",
-        ) + chunked(gzip.compress(body), 8192)
-
-    return form
+    return form_of(PROGRAMS["PeerBanHelper 9.5.0"]._replace(agent=agent), *more)
 
 
-def qbcb(path: str, app: App, body: bytes) -> bytes:
-    """qBittorrent-ClientBlocker: Go's client, with a length."""
-    body = gzip.compress(body)
-    return (
-        head_of(
-            path,
-            "Host: btn.example",
-            "User-Agent: qBittorrent-ClientBlocker/3.8b8 (linux, amd64) BTN-Protocol/0.0.0-dev",
-            f"Content-Length: {len(body)}",
-            f"Authorization: Bearer {app.app_id}@{app.secret}",
-            "Content-Encoding: gzip",
-            "Content-Type: application/json",
-            f"X-Btn-Appid: {app.app_id}",
-            f"X-Btn-Appsecret: {app.secret}",
-            "Accept-Encoding: gzip",
-        )
-        + body
-    )
-
-
-def rust(path: str, app: App, body: bytes) -> bytes:
-    """PeerBanHelper-Rust: reqwest writes header names in lower case."""
-    body = gzip.compress(body)
-    return (
-        head_of(
-            path,
-            "user-agent: PeerBanHelper-Rust/0.1.4/BTN-Protocol/2.0.1/20",
-            "content-type: application/json",
-            f"x-btn-appid: {app.app_id}",
-            f"x-btn-appsecret: {app.secret}",
-            f"btn-appid: {app.app_id}",
-            f"btn-appsecret: {app.secret}",
-            f"authentication: Bearer {app.app_id}@{app.secret}",
-            "content-encoding: gzip",
-            "accept: */*",
-            "accept-encoding: gzip",
-            "host: btn.example",
-            f"content-length: {len(body)}",
-        )
-        + body
-    )
-
-
-def _pbh_credentials(app: App, *, with_x: bool) -> list[str]:
-    old = [f"BTN-AppID: {app.app_id}", f"BTN-AppSecret: {app.secret}"]
-    new = [
-        f"X-BTN-AppID: {app.app_id}",
-        f"X-BTN-AppSecret: {app.secret}",
-        f"Authentication: Bearer {app.app_id}@{app.secret}",
-    ]
-    return old + new if with_x else old
-
-
-def head_of(path: str, *lines: str, method: str = "POST") -> bytes:
-    """The head of a request with these lines."""
-    return "\r\n".join((f"{method} {path} HTTP/1.1", *lines, "", "")).encode()
+qbcb = form_of(PROGRAMS["qBittorrent-ClientBlocker 3.8"])
+rust = form_of(PROGRAMS["PeerBanHelper-Rust 0.1.4"])
 
 
 PBH9 = "(docker; Linux,6.8.0-45-generic,bookworm unknown) BTN-Protocol"

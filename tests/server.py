@@ -29,6 +29,7 @@ from sparkle_lite.analyses.registry import SCHEMA
 from sparkle_lite.app import create_app
 from sparkle_lite.cli.main import main
 from sparkle_lite.server import Server, running
+from sparkle_lite.simulation.programs import chunked as chunked
 
 Kind = Literal["snapshot", "swarm", "ban"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
@@ -321,12 +322,6 @@ def read_answer(sock: socket.socket, method: str = "POST") -> Answer:
     with contextlib.closing(response):
         response.begin()
         return Answer(response.status, {k.lower(): v for k, v in response.getheaders()}, response.read())
-
-
-def chunked(body: bytes, size: int = 4096) -> bytes:
-    """A body in chunks."""
-    pieces = [body[start : start + size] for start in range(0, len(body), size)]
-    return b"".join(b"%x\r\n%b\r\n" % (len(piece), piece) for piece in pieces) + b"0\r\n\r\n"
 
 
 # --- What is stored ---------------------------------------------------------------------------------------------------

@@ -1,28 +1,36 @@
 """The client programs, restated: what each asks on the wire, how it reads the answer, when it tries again.
 
 Each client plays its schedule in virtual time against a real server and keeps a ledger of what it reported, to be
-compared with what is stored. Nothing here uses the package's code for the wire.
+compared with what is stored. How it writes requests and rows is the simulation's, which is held against recorded
+requests; nothing here uses the package's code for reading the wire.
 """
 
-import base64
 import gzip
-import hashlib
-import itertools
 import json
 import select
 import socket
-import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from random import Random
 from typing import Any, ClassVar, Literal
 from urllib.parse import quote
 
 import client_parsers as clients
 from client_parsers import need
-from server import Answer, App, RunningServer, chunked, read_answer
+from server import Answer, App, RunningServer, read_answer
+
+from sparkle_lite.simulation import rows
+from sparkle_lite.simulation.programs import (
+    PROGRAMS,
+    PROOF,
+    Program,
+    chunked,
+    credential_lines,
+    solve,
+    torrent_identifier,
+)
+from sparkle_lite.simulation.rows import Transfer
 
 # What public_url says; every client "resolves" it to wherever the server listens now.
 BASE = "http://btn.example"
@@ -30,30 +38,11 @@ START = 1_784_000_000_000
 MINUTE = 60_000
 HOUR = 60 * MINUTE
 _INFO_HASHES = [f"{number:040x}" for number in range(1, 6)]
-IMPL = "com.ghostchu.peerbanhelper.module.impl.rule."
 Outcome = Literal["accepted", "lost", "failed"]
 Document = dict[str, Any]
 
 
 # --- Small parts that more than one client has ------------------------------------------------------------------------
-
-
-def torrent_identifier(info_hash: str, byte_order: Literal["little", "big"] = "little") -> str:
-    """What clients send for a torrent; qBittorrent-ClientBlocker alone turns the salt's bytes round."""
-    salt = zlib.crc32(info_hash.encode()).to_bytes(4, byte_order).hex()
-    return hashlib.sha256((info_hash + salt).encode()).hexdigest()
-
-
-def solve(session: Document) -> tuple[str, str]:
-    """PeerBanHelper's proof of work: the id and the Base64 of an 8-byte big-endian nonce."""
-    algorithm = {"SHA-256": hashlib.sha256}[session["algorithm"]]
-    challenge, bits = base64.b64decode(session["challengeBase64"], validate=True), session["difficultyBits"]
-    need(type(bits) is int and type(session["expireAt"]) is int and isinstance(session["id"], str), "session")
-    for number in itertools.count():
-        nonce = number.to_bytes(8, "big")
-        if int.from_bytes(algorithm(challenge + nonce).digest(), "big") >> (256 - bits) == 0:
-            return session["id"], base64.b64encode(nonce).decode()
-    raise AssertionError
 
 
 def rust_list(body: bytes) -> set[str]:
@@ -111,6 +100,21 @@ class Seen:
     up: int
     down: int
     earlier: int = 0
+
+
+def transfer(peer: Seen, up: int | None = None) -> Transfer:
+    """A peer as the simulation writes it; `up` is what it had got at some time, all in all."""
+    return Transfer(
+        ip=peer.ip,
+        port=peer.port,
+        info_hash=peer.info_hash,
+        size=5_000_000_000,
+        up=peer.up if up is None else up,
+        down=peer.down,
+        earlier_up=peer.earlier,
+        first=peer.first,
+        last=peer.last,
+    )
 
 
 @dataclass
@@ -186,8 +190,7 @@ class NoAnswer(Exception):
 class Client:
     """What all clients share: a clock, a timetable, a way to the server, and a ledger."""
 
-    agent: ClassVar[str]
-    byte_order: ClassVar[Literal["little", "big"]] = "little"
+    program: ClassVar[Program]
     retry_config: ClassVar[int] = 10 * MINUTE
     # How often the HTTP library itself sends a POST again when its connection breaks.
     transport_retries: ClassVar[int] = 0
@@ -229,7 +232,7 @@ class Client:
 
     def identifier(self, peer: Seen) -> str:
         """A peer's torrent as this client names it."""
-        return torrent_identifier(peer.info_hash, self.byte_order)
+        return torrent_identifier(peer.info_hash, self.program.byte_order)
 
     def look(self) -> list[Seen]:
         """The peers that are connected now."""
@@ -241,16 +244,22 @@ class Client:
 
     def credentials(self) -> list[str]:
         """The lines that say who this is."""
-        raise NotImplementedError
+        return credential_lines(self.program.transport, self.app.app_id, self.app.secret)
 
     def frame(self, body: bytes) -> tuple[list[str], bytes]:
-        """The lines and bytes of a packed body: with a length, unless a client does it otherwise."""
+        """The lines and bytes of a packed body."""
+        if self.program.chunk:
+            return ["Transfer-Encoding: chunked"], chunked(body, self.program.chunk)
         return [f"Content-Length: {len(body)}"], body
 
     def exchange(self, method: str, url: str, body: bytes | None = None, *more: str, accident: str = "") -> Answer:
         """One request on a new connection. Raises NoAnswer."""
         need(url.startswith(f"{BASE}/"), f"{url} is not absolute")
-        lines = [f"{method} {url.removeprefix(BASE)} HTTP/1.1", "Host: btn.example", f"User-Agent: {self.agent}"]
+        lines = [
+            f"{method} {url.removeprefix(BASE)} HTTP/1.1",
+            "Host: btn.example",
+            f"User-Agent: {self.program.agent}",
+        ]
         lines += [*self.credentials(), *more]
         data = b""
         if body is not None:
@@ -285,11 +294,12 @@ class Client:
         """The lines that prove the work which an ability asks for."""
         return ()
 
-    def submit(self, name: str, document: Document, body: bytes | None = None) -> Outcome:
+    def submit(self, name: str, document: Document) -> Outcome:
         """POST rows, packed."""
-        body = gzip.compress(json.dumps(document, ensure_ascii=False).encode() if body is None else body, 1)
+        body = self.program.encode(document)
         # What the HTTP library sends again by itself is the same to the last byte, proof of work included.
-        more = ("Content-Type: application/json", "Content-Encoding: gzip", *self.prove(name))
+        kind = () if "Content-Type: application/json" in self.credentials() else ("Content-Type: application/json",)
+        more = (*kind, "Content-Encoding: gzip", *self.prove(name))
         arrived = False
         for _ in range(1 + self.transport_retries):
             accident = self.accidents.pop(0) if self.accidents else ""
@@ -367,52 +377,15 @@ def _unpacked(answer: Answer) -> Answer:
     return answer._replace(body=gzip.decompress(answer.body))
 
 
-def _legacy_peer(client: Client, peer: Seen) -> Document:
-    return {
-        "ip_address": peer.ip,
-        "peer_port": peer.port,
-        "peer_id": "-qB4650-",
-        "client_name": "qBittorrent/4.6.5",
-        "torrent_identifier": client.identifier(peer),
-        "torrent_size": 5_000_000_000,
-        "downloaded": peer.down,
-        "rt_download_speed": 0,
-        "uploaded": peer.up,
-        "rt_upload_speed": 1,
-        "peer_progress": 0.25,
-        "downloader_progress": 1.0,
-        "peer_flag": None,
-    }
-
-
-def _history(client: Client, peer: Seen, up_offset: int, down_offset: int) -> Document:
-    row = _legacy_peer(client, peer)
-    return row | {
-        "downloaded_offset": down_offset,
-        "uploaded_offset": up_offset,
-        "first_time_seen": peer.first,
-        "last_time_seen": peer.last,
-    }
+def _ban(ban: Banned, why: rows.Why) -> rows.Ban:
+    """A ban as the simulation writes it: of the peer with the traffic that it had then."""
+    return rows.Ban(ban.number, ban.at, transfer(ban.peer, ban.up), why)
 
 
 class PeerBanHelper(Client):
     """What all PeerBanHelper share."""
 
     protocol: ClassVar[int]
-
-    def credentials(self) -> list[str]:
-        app = self.app
-        return [
-            "Content-Type: application/json",
-            f"BTN-AppID: {app.app_id}",
-            f"BTN-AppSecret: {app.secret}",
-            f"X-BTN-AppID: {app.app_id}",
-            f"X-BTN-AppSecret: {app.secret}",
-            f"Authentication: Bearer {app.app_id}@{app.secret}",
-        ]
-
-    def frame(self, body: bytes) -> tuple[list[str], bytes]:
-        return ["Transfer-Encoding: chunked"], chunked(body)
 
     def parse(self, body: bytes) -> clients.Configured:
         return clients.pbh_config(body, self.protocol)
@@ -427,21 +400,17 @@ class PeerBanHelper(Client):
 class LegacyPeerBanHelper(PeerBanHelper):
     """PeerBanHelper 7.1.5: the JDK's client, which offers h2c; bans and histories again until they are accepted."""
 
-    agent = "PeerBanHelper/7.1.5 BTN-Protocol/0.0.2"
+    program = PROGRAMS["PeerBanHelper 7.1.5"]
     protocol = 8
 
     def __init__(self, server: RunningServer, app: App, number: int) -> None:
         super().__init__(server, app, number)
         self._bans_until = self._histories_until = 0
 
-    def credentials(self) -> list[str]:
-        upgrade = ("Connection: Upgrade, HTTP2-Settings", "Upgrade: h2c", "HTTP2-Settings: AAEAAEAAAAIAAAAAAAMAAAAA")
-        return [*super().credentials(), *upgrade, "Accept-Encoding: gzip,deflate"]
-
     def do_submit_peers(self) -> None:
         """All peers; what is not accepted is dropped."""
         peers = self.look()
-        document = {"populate_time": self.now, "peers": [_legacy_peer(self, peer) for peer in peers]}
+        document = {"populate_time": self.now, "peers": [self._snapshot(peer) for peer in peers]}
         if self.submit("submit_peers", document) != "failed":
             self.note_snapshots(self.now, peers)
 
@@ -454,18 +423,17 @@ class LegacyPeerBanHelper(PeerBanHelper):
         if outcome == "accepted":
             self._bans_until = max((ban.at for ban in bans), default=self._bans_until)
 
+    def _snapshot(self, peer: Seen) -> Document:
+        return rows.snapshot(self.program, transfer(peer))
+
     def _ban(self, ban: Banned) -> Document:
-        digest = hashlib.sha256(f"{self.app.app_id} {ban.number}".encode()).hexdigest()
-        unique = "-".join((digest[:8], digest[8:12], digest[12:16], digest[16:20], digest[20:32]))
-        peer = _legacy_peer(self, ban.peer) | {"uploaded": ban.up}
-        module = f"{IMPL}PeerIdBlacklist"
-        return {"btn_ban": False, "ban_unique_id": unique, "module": module, "rule": "匹配", "peer": peer}
+        return rows.ban(self.program, _ban(ban, "identity"), self.app.app_id, modern=False)
 
     def do_submit_histories(self) -> None:
         """What changed since the last accepted report, newest first."""
         peers = sorted((p for p in self.sees.peers if p.last > self._histories_until), key=lambda p: -p.last)
-        rows = [_history(self, peer, peer.up // 2, 0) for peer in peers[:10_000]]
-        outcome = self.submit("submit_histories", {"populate_time": self.now, "peers": rows})
+        told = [rows.history(self.program, transfer(peer)) for peer in peers[:10_000]]
+        outcome = self.submit("submit_histories", {"populate_time": self.now, "peers": told})
         if outcome != "failed":
             self.note_totals(peers)
         if outcome == "accepted":
@@ -481,25 +449,16 @@ class LegacyPeerBanHelper(PeerBanHelper):
 class OldPeerBanHelper(LegacyPeerBanHelper):
     """PeerBanHelper 6.4.8: no histories, and one port rule switches off all of its rules."""
 
-    agent = "PeerBanHelper/6.4.8 BTN-Protocol/0.0.1"
+    program = PROGRAMS["PeerBanHelper 6.4.8"]
     protocol = 7
-
-
-_OKHTTP = ("Connection: Keep-Alive", "Accept-Encoding: gzip")
 
 
 class OkHttpPeerBanHelper(LegacyPeerBanHelper):
     """PeerBanHelper 9.1.5: the same shapes over OkHttp, which sends a request again when its connection breaks."""
 
-    agent = (
-        "PeerBanHelper/9.1.5 (docker; Linux,6.8.0-45-generic,bookworm unknown) BTN-Protocol/2.0.1"
-        " BTN-Protocol-Version/13"
-    )
+    program = PROGRAMS["PeerBanHelper 9.1.5"]
     protocol = 13
     transport_retries = 1
-
-    def credentials(self) -> list[str]:
-        return [*PeerBanHelper.credentials(self), *_OKHTTP]
 
 
 class _Pages(Client):
@@ -517,44 +476,11 @@ class _Pages(Client):
 
     def ban(self, ban: Banned) -> Document:
         """A row of a ban."""
-        return {
-            "ban_at": ban.at,
-            **self._peer(ban.peer),
-            "peer_flag": None,
-            "to_peer_traffic": ban.up,
-            "from_peer_traffic": 0,
-            "module": f"{IMPL}ProgressCheatBlocker",
-            "rule": "进度差异过大",
-            "description": "",
-            "structured_data": '{"type":"difference"}',
-        }
+        return rows.ban(self.program, _ban(ban, "difference"), self.app.app_id, modern=True)
 
     def swarm(self, peer: Seen) -> Document:
         """A row of a peer's totals."""
-        return {
-            **self._peer(peer),
-            "downloader": "d5a4cbb2-6d0a-4ba3-9d06-6b8f8d4a9f55",
-            "to_peer_traffic": peer.up,
-            "to_peer_traffic_offset": peer.earlier,
-            "from_peer_traffic": peer.down,
-            "from_peer_traffic_offset": 0,
-            "first_time_seen": peer.first,
-            "last_time_seen": peer.last,
-            "peer_last_flags": "",
-        }
-
-    def _peer(self, peer: Seen) -> Document:
-        return {
-            "peer_ip": peer.ip,
-            "peer_port": peer.port,
-            "peer_id": None,
-            "peer_client_name": "qBittorrent/4.6.5",
-            "peer_progress": 0.25,
-            "torrent_identifier": self.identifier(peer),
-            "torrent_is_private": False,
-            "torrent_size": 5_000_000_000,
-            "downloader_progress": 1.0,
-        }
+        return rows.swarm(self.program, transfer(peer))
 
     def one_page_of_bans(self) -> bool:
         """Send the next page of bans; whether there may be more."""
@@ -583,24 +509,15 @@ class _Pages(Client):
         return outcome == "accepted"
 
 
-_PROOF = ("X-BTN-PowID", "X-BTN-PowSolution")
-
-
 class ModernPeerBanHelper(_Pages, PeerBanHelper):
     """PeerBanHelper 9.5.0: protocol 20, page after page, each peer's totals once."""
 
-    agent = (
-        "PeerBanHelper/9.5.0 (docker; Linux,6.8.0-45-generic,bookworm unknown) BTN-Protocol/2.0.1"
-        " BTN-Protocol-Version/20"
-    )
+    program = PROGRAMS["PeerBanHelper 9.5.0"]
     protocol = 20
 
     def __init__(self, server: RunningServer, app: App, number: int) -> None:
         super().__init__(server, app, number)
         self._challenges = ""
-
-    def credentials(self) -> list[str]:
-        return [*super().credentials(), *_OKHTTP]
 
     def parse(self, body: bytes) -> clients.Configured:
         # Once told, the address is kept until the next start.
@@ -612,7 +529,7 @@ class ModernPeerBanHelper(_Pages, PeerBanHelper):
             return ()
         session = self.get("captcha", f"{self._challenges}?type={name}")
         # Without a challenge the request is sent as it is.
-        return tuple(map(": ".join, zip(_PROOF, solve(session.json()), strict=True))) if session else ()
+        return tuple(map(": ".join, zip(PROOF, solve(session.json()), strict=True))) if session else ()
 
     def first_turn(self, name: str, ability: Document) -> int:
         soon = self._random.randrange(int(ability["random_initial_delay"]))
@@ -671,7 +588,7 @@ class ModernPeerBanHelper(_Pages, PeerBanHelper):
 class GrowingPeerBanHelper(ModernPeerBanHelper):
     """PeerBanHelper 9.2.5: larger pages of bans, and a peer's totals again whenever they have grown."""
 
-    agent = ModernPeerBanHelper.agent.replace("9.5.0", "9.2.5")
+    program = PROGRAMS["PeerBanHelper 9.2.5"]
     ban_page = 500
     swarm_page = 500
     by_time = True
@@ -680,7 +597,7 @@ class GrowingPeerBanHelper(ModernPeerBanHelper):
 class PeerBanHelperRS(ModernPeerBanHelper):
     """PeerBanHelper-RS: as PeerBanHelper, but it solves nothing."""
 
-    agent = "PeerBanHelper-RS"
+    program = PROGRAMS["PeerBanHelper-RS 0.4"]
 
     def parse(self, body: bytes) -> clients.Configured:
         taken = super().parse(body)
@@ -694,7 +611,7 @@ def _heartbeat(client: Client, address: str) -> None:
     try:
         with client.server.connect(client.app) as sock:
             path = client.abilities["heartbeat"]["endpoint"].removeprefix(BASE)
-            head = [f"POST {path} HTTP/1.1", "Host: btn.example", f"User-Agent: {client.agent}"]
+            head = [f"POST {path} HTTP/1.1", "Host: btn.example", f"User-Agent: {client.program.agent}"]
             said = [line for line in client.credentials() if not line.lower().startswith("content-type")]
             sock.sendall("\r\n".join([*head, *said, *client.prove("heartbeat"), *lines, "", ""]).encode() + body)
             answer = read_answer(sock)
@@ -708,20 +625,8 @@ def _heartbeat(client: Client, address: str) -> None:
 class Rust(_Pages):
     """PeerBanHelper-Rust: everything at once at the start and every hour anew, one page a turn, totals in two parts."""
 
-    agent = "PeerBanHelper-Rust/0.1.4/BTN-Protocol/2.0.1/20"
+    program = PROGRAMS["PeerBanHelper-Rust 0.1.4"]
     by_time = True
-
-    def credentials(self) -> list[str]:
-        app = self.app
-        return [
-            f"x-btn-appid: {app.app_id}",
-            f"x-btn-appsecret: {app.secret}",
-            f"btn-appid: {app.app_id}",
-            f"btn-appsecret: {app.secret}",
-            f"authentication: Bearer {app.app_id}@{app.secret}",
-            "accept: */*",
-            "accept-encoding: gzip",
-        ]
 
     def parse(self, body: bytes) -> clients.Configured:
         return clients.rust_config(body)
@@ -744,17 +649,6 @@ class Rust(_Pages):
             return None
         self.revs[name] = answer.headers.get("x-btn-contentversion", "")
         return answer.body
-
-    def ban(self, ban: Banned) -> Document:
-        words = {"module": "ProgressCheatBlocker", "rule": "pcb:difference", "description": "进度差异过大"}
-        return super().ban(ban) | words | {"structured_data": None}
-
-    def swarm(self, peer: Seen) -> Document:
-        times = {
-            name: datetime.fromtimestamp(at / 1000, UTC).isoformat()
-            for name, at in (("first_time_seen", peer.first), ("last_time_seen", peer.last))
-        }
-        return super().swarm(peer) | times | {"to_peer_traffic": peer.up - peer.earlier}
 
     def do_submit_bans(self) -> None:
         """One page at a time."""
@@ -788,14 +682,11 @@ class Rust(_Pages):
 class LibreTorrent(ModernPeerBanHelper):
     """LibreTorrentEE: protocol 20 on a phone, of a rule only method and content, totals in two parts."""
 
-    agent = "LibreTorrent/4.1.1 BTN-Protocol/v2.0.1 BTN-Protocol-Version/20"
+    program = PROGRAMS["LibreTorrentEE 4.1.1"]
 
     def parse(self, body: bytes) -> clients.Configured:
         super().parse(body)
         return clients.libretorrent_config(body, self.protocol)
-
-    def swarm(self, peer: Seen) -> Document:
-        return super().swarm(peer) | {"to_peer_traffic": peer.up - peer.earlier}
 
     def do_rule_peer_identity(self) -> None:
         """The rules without addresses."""
@@ -807,8 +698,7 @@ class LibreTorrent(ModernPeerBanHelper):
 class ClientBlocker(Client):
     """qBittorrent-ClientBlocker: polls the configuration, sends its full state each time, keeps no account of it."""
 
-    agent = "qBittorrent-ClientBlocker/3.8b8 (linux, amd64) BTN-Protocol/0.0.0-dev"
-    byte_order = "big"
+    program = PROGRAMS["qBittorrent-ClientBlocker 3.8"]
     retry_config = MINUTE
 
     def __init__(self, server: RunningServer, app: App, number: int) -> None:
@@ -816,15 +706,6 @@ class ClientBlocker(Client):
         self._sent: dict[int, tuple[int, int]] = {}
         # Who is banned, by address and port, and the ban that began it.
         self._blocked: dict[tuple[str, int], Banned] = {}
-
-    def credentials(self) -> list[str]:
-        app = self.app
-        return [
-            f"Authorization: Bearer {app.app_id}@{app.secret}",
-            f"X-Btn-Appid: {app.app_id}",
-            f"X-Btn-Appsecret: {app.secret}",
-            "Accept-Encoding: gzip",
-        ]
 
     def parse(self, body: bytes) -> clients.Configured:
         return clients.qbcb_config(body)
@@ -845,8 +726,8 @@ class ClientBlocker(Client):
     def do_submit_peers(self) -> None:
         """All peers, with a time in whole seconds."""
         peers, at = self.look(), self.now // 1000 * 1000
-        rows = [_legacy_peer(self, peer) | {"torrent_is_private": False, "downloader_progress": 1} for peer in peers]
-        if self.submit("submit_peers", {"populate_time": at, "peers": rows}) != "failed":
+        told = [rows.snapshot(self.program, transfer(peer)) for peer in peers]
+        if self.submit("submit_peers", {"populate_time": at, "peers": told}) != "failed":
             self.note_snapshots(at, peers)
 
     def do_submit_bans(self) -> None:
@@ -862,22 +743,17 @@ class ClientBlocker(Client):
         return {(ban.peer.ip, ban.peer.port, ban.up) for ban in self._blocked.values()}
 
     def _ban(self, ban: Banned) -> Document:
-        peer = _legacy_peer(self, ban.peer) | {"uploaded": ban.up, "torrent_size": 0, "peer_progress": 0}
-        unique = f"{ban.peer.ip}:{ban.peer.port}"
-        # It moves for as long as the peer keeps coming.
-        seen = max(ban.at, ban.peer.last)
-        more = {"ban_at": seen, "module": "com.SimpleTracker.qBCB.CheckPeer", "rule": "Bad-Client_Normal"}
-        return {"btn_ban": False, "ban_unique_id": unique, "peer": peer} | more
+        return rows.ban(self.program, _ban(ban, "identity"), self.app.app_id, modern=False)
 
     def do_submit_histories(self) -> None:
         """All peers, with what was added since the last turn; each as if seen just now."""
-        peers, rows = list(self.sees.peers), []
+        peers, told = list(self.sees.peers), []
         for peer in peers:
             up, down = self._sent.get(peer.number, (0, 0))
-            row = _history(self, peer, peer.up - up, peer.down - down)
-            rows.append(row | {"first_time_seen": self.now, "last_time_seen": self.now})
+            added = (peer.up - up, peer.down - down)
+            told.append(rows.history(self.program, transfer(peer), added=added, now_ms=self.now))
             self._sent[peer.number] = peer.up, peer.down
-        if self.submit("submit_histories", {"populate_time": self.now // 1000 * 1000, "peers": rows}) != "failed":
+        if self.submit("submit_histories", {"populate_time": self.now // 1000 * 1000, "peers": told}) != "failed":
             self.note_totals(peers)
 
     def do_rules(self) -> None:
@@ -895,15 +771,7 @@ class ClientBlocker(Client):
 class BitComet(Client):
     """BTNScriptBC: a PowerShell script; UTF-16 behind `Expect: 100-continue`, and what is not accepted is dropped."""
 
-    agent = "WindowsPowerShell/5.1.19041.4780 BTNScriptBC/0.1.7 BTN-Protocol/0.0.1"
-
-    def credentials(self) -> list[str]:
-        app = self.app
-        return [
-            f"Authorization: Bearer {app.app_id}@{app.secret}",
-            f"X-BTN-AppID: {app.app_id}",
-            f"X-BTN-AppSecret: {app.secret}",
-        ]
+    program = PROGRAMS["BTNScriptBC 0.1.7"]
 
     def parse(self, body: bytes) -> clients.Configured:
         return clients.bitcomet_config(body)
@@ -919,8 +787,8 @@ class BitComet(Client):
     def do_submit_peers(self) -> None:
         """All peers."""
         peers = self.look()
-        document = {"populate_time": self.now, "peers": [_legacy_peer(self, peer) for peer in peers]}
-        if self.submit("submit_peers", {}, json.dumps(document, indent=4).encode("utf-16")) != "failed":
+        document = {"populate_time": self.now, "peers": [rows.snapshot(self.program, transfer(peer)) for peer in peers]}
+        if self.submit("submit_peers", document) != "failed":
             self.note_snapshots(self.now, peers)
 
     def do_rules(self) -> None:

@@ -27,7 +27,7 @@ FLOORS = (
     {"server"},
     {"http"},
     {"app"},
-    {"cli", "__main__"},
+    {"cli", "__main__", "simulation"},
 )
 # Of what is below them these rooms see no more than this.
 NARROW: Mapping[str, set[str]] = {

@@ -111,7 +111,7 @@ class HttpServer(uvicorn.Server):
     def run(self, sockets: list[socket.socket] | None = None) -> None:
         """Serve until told to stop, on uvloop where there is one."""
         _allow_files(self.config.http_protocol_class)
-        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        with asyncio.Runner(loop_factory=loop_factory()) as runner:
             runner.run(self.serve(sockets))
 
     async def serve(self, sockets: list[socket.socket] | None = None) -> None:
@@ -210,7 +210,8 @@ def run(
     ).run()
 
 
-def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """What makes the loop that a server runs on; None for the usual one."""
     try:
         import uvloop
     except ImportError:
