@@ -17,7 +17,7 @@ import sparkle_lite.clock
 from sparkle_lite.accounts.actors import COMMAND_LINE
 from sparkle_lite.cli.main import main
 from sparkle_lite.clock import Clock
-from sparkle_lite.db import segments
+from sparkle_lite.db import rewriting, segments
 from sparkle_lite.server import Server
 from sparkle_lite.wire.dialect import detect
 
@@ -341,7 +341,7 @@ async def test_times_are_brought_back_once_more_after_a_crash(
 
     # Replaced, but not entered into the catalogue.
     with monkeypatch.context() as patch:
-        patch.setattr(segments, "enter", crash)
+        patch.setattr(rewriting, "enter", crash)
         with pytest.raises(ZeroDivisionError):
             await server.housekeeping.apply_retention()
     server = await serve()

@@ -3,7 +3,6 @@
 import asyncio
 import json
 from typing import Any
-from urllib.parse import urlencode
 
 from sparkle_lite.errors import SparkleError
 from sparkle_lite.simulation.client import Account
@@ -55,11 +54,8 @@ async def _token_of(connection: Connection, token: str, user: int) -> str:
     """A session of a user, by a login link."""
     data = await _ask(connection, "POST", f"/api/admin/users/{user}/loginLink", token)
     secret = data["url"].partition("token=")[2]
-    answer = await _exchange(connection, "GET", f"/login?{urlencode({'token': secret})}")
-    if answer.status in (404, 405) or b'"token"' not in answer.body:
-        form = urlencode({"token": secret}).encode()
-        more = ("Content-Type: application/x-www-form-urlencoded", "Sec-Fetch-Site: same-origin")
-        answer = await _exchange(connection, "POST", "/login", body=form, more=more)
+    body, more = json.dumps({"token": secret}).encode(), ("Content-Type: application/json",)
+    answer = await _exchange(connection, "POST", "/login", body=body, more=more)
     return str(_data_of(answer)["token"])
 
 

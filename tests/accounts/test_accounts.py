@@ -3,7 +3,7 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator, Awaitable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -453,10 +453,17 @@ async def test_every_change_is_audited_with_who_did_it(place: Place) -> None:
 
 async def test_the_first_start_happens_once_even_with_two_starters(place: Place, other: Place) -> None:
     results = await asyncio.gather(place.accounts.first_start(), other.accounts.first_start())
-    [first] = [result for result in results if result is not None]
-    assert await place.registry.authenticate(Presented(first.app_id, first.secret), "192.0.2.1")
+    # Until somebody was told, it is told anew with another secret: that of whoever came last is good.
+    await place.registry.poll()
+    good = []
+    for first in [result for result in results if result is not None]:
+        with suppress(SparkleError):
+            await place.registry.authenticate(Presented(first.app_id, first.secret), "192.0.2.1")
+            good.append(first)
+    [first] = good
     user = await place.sessions.use_login_link(first.login_token)
     assert (user.name, user.role) == ("admin", "admin")
+    await place.accounts.note_told()
     assert await place.accounts.first_start() is None
     assert len(await place.users.all()) == len(await place.apps.all()) == 1
 

@@ -42,6 +42,7 @@ UNSAFE = {"/api/user/logout", LOGIN, CALLBACK}
 # What is different at every request.
 VOLATILE = {"date", "transfer-encoding"}
 REFUSED = re.compile(r"""INSERT INTO "audit" VALUES\(\d+,\d+,'\w+',0,""")
+CLOCK = re.compile(r"""INSERT INTO "setting" VALUES\('clock',""")
 QUERIES = {
     "/api/torrent/hash": "?hash=a5b24a285c3533d80ce62181813640ac4a0e6ed7",
     "/api/rules/at": "?time=1723974917039",
@@ -90,11 +91,13 @@ def targets(server: RunningServer) -> dict[str, str]:
 
 
 def stored(server: RunningServer) -> dict[str, list[str]]:
-    """Every row of every file of a server that has stopped, but for the log of what was refused."""
+    """Every row of every file of a server that has stopped, but for the log of what was refused, and the time."""
     files = {}
     for file in (server.database, *server.segments.glob("*.db")):
         with opened(file) as connection:
-            files[file.name] = [line for line in connection.iterdump() if not REFUSED.match(line)]
+            files[file.name] = [
+                line for line in connection.iterdump() if not (REFUSED.match(line) or CLOCK.match(line))
+            ]
     return files
 
 

@@ -498,6 +498,7 @@ def test_a_database_of_the_version_before_gets_the_table(tmp_path: Path, shell: 
     database = tmp_path / "data" / "sparkle.db"
     with closing(sqlite3.connect(database)) as connection, connection:
         connection.execute("DROP TABLE userapp_trouble")
+        connection.execute("DROP TABLE segment_aside")
         connection.execute("PRAGMA user_version=9")
     [row] = shell.json("app", "list")
     assert (row["user"], row["trouble"]) == ("ada", None)
@@ -513,6 +514,7 @@ def test_a_refusal_that_was_kept_as_sentences_is_dropped(tmp_path: Path, shell: 
         ):
             row = (subject, code, details)
             connection.execute("INSERT INTO userapp_trouble SELECT max(id), ?, ?, ?, 0, 0 FROM userapp", row)
+        connection.execute("DROP TABLE segment_aside")
         connection.execute("PRAGMA user_version=10")
     [row] = shell.json("app", "list")
     assert row["trouble"].startswith("Its clock is 10 days behind")

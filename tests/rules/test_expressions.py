@@ -68,7 +68,8 @@ def test_no_name_keeps_others_waiting(start: Callable[..., RunningServer]) -> No
 
     asking = threading.Thread(target=ask)
     asking.start()
-    assert slowest_health(server, done) < 0.5
+    # Held up by an expression, it would be many seconds.
+    assert slowest_health(server, done) < 2
     asking.join()
     assert len(took) == 8 and max(took) < 3
 

@@ -609,7 +609,8 @@ def test_an_administrator_makes_a_login_link(alice: Person, admin: Person) -> No
     made = admin.data("POST", f"/api/admin/users/{alice.id}/loginLink")
     assert made["url"].startswith(f"{admin.server.url}/login?token=")
     assert made["expiresAt"] > time.time() * 1000
-    answer = admin.server.request("GET", made["url"].removeprefix(admin.server.url))
+    path = made["url"].removeprefix(admin.server.url)
+    answer = admin.server.request("GET", path, headers={"Accept": "application/json"})
     assert answer.json()["data"]["user"] == alice.name
 
 
