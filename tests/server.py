@@ -347,6 +347,11 @@ _BANS = f"""SELECT r.id, {_SUBMISSION}, {_PEER}, ban_at, btn_ban, m.text AS modu
     JOIN label m ON m.id = r.module WHERE a.app_id = coalesce(?, a.app_id) ORDER BY r.id"""
 
 
+def head_of(path: str, *lines: str, method: str = "POST") -> bytes:
+    """The head of a request with these lines."""
+    return "\r\n".join((f"{method} {path} HTTP/1.1", *lines, "", "")).encode()
+
+
 @contextlib.contextmanager
 def opened(database: Path) -> Iterator[sqlite3.Connection]:
     """A database file for reading only."""

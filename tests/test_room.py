@@ -15,7 +15,7 @@ from server import App, RunningServer, catalogue, count, embedded, opened, rows,
 
 from sparkle_lite.accounts.actors import COMMAND_LINE
 from sparkle_lite.config import LimitsSection
-from sparkle_lite.db import segments
+from sparkle_lite.db import rewriting, segments
 from sparkle_lite.db.conditions import Filter, Query
 from sparkle_lite.errors import SparkleError
 from sparkle_lite.server import Server
@@ -276,7 +276,7 @@ async def test_a_crash_while_a_segment_is_replaced_costs_nothing(
         raise ZeroDivisionError
 
     with monkeypatch.context() as patch:
-        patch.setattr(segments, step, crash)
+        patch.setattr(rewriting, step, crash)
         with pytest.raises(ZeroDivisionError):
             await server.housekeeping.apply_retention()
     server = await serve('[retention]\nmax_database_size = "1MiB"')

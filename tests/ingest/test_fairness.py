@@ -12,8 +12,8 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import pytest
-from samples import PEERS, head_of
-from server import App, RunningServer, wait_for
+from samples import PEERS
+from server import App, RunningServer, head_of, wait_for
 
 from sparkle_lite.errors import SparkleError
 from sparkle_lite.ingest import reading

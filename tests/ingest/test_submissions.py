@@ -29,11 +29,10 @@ from samples import (
     Row,
     Sample,
     check,
-    head_of,
     qbcb,
     read_sample,
 )
-from server import App, RunningServer, chunked, count, read_answer, wait_for
+from server import App, RunningServer, chunked, count, head_of, read_answer, wait_for
 
 from sparkle_lite.ingest.ingest import WORTH_AHEAD
 

