@@ -18,6 +18,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import NamedTuple
 
@@ -202,7 +203,8 @@ class Member:
         self._port = server.port
         self._app = app
         self._cookie = {"Cookie": f"X-BTN-Token={token}", "Sec-Fetch-Site": "same-origin"}
-        self._one(self._connection(), "POST", "/welcome/done", None, self._cookie)
+        with closing(self._connection()) as connection:
+            self._one(connection, "POST", "/welcome/done", None, self._cookie)
 
     def _connection(self) -> http.client.HTTPConnection:
         source = (self._app.source, 0) if self._app.source else None
@@ -223,34 +225,34 @@ class Member:
         end = time.monotonic() + seconds
         looking = threading.Thread(target=self._look, args=(seen, end))
         looking.start()
-        connection = self._connection()
-        head = {**self._app.headers, "Content-Encoding": "gzip"}
-        while time.monotonic() < end:
-            row = _ROW % (b"203.0.113.7", b"1")
-            body = gzip.compress(b'{"populate_time":%d,"peers":[%b]}' % (next(_TIMES), row), 1)
-            took, status = self._one(connection, "POST", "/ping/peers/submit", body, head)
-            seen.posts.append(took)
-            seen.statuses[f"post {status}"] += 1
-            time.sleep(_PACE_S)
+        with closing(self._connection()) as connection:
+            head = {**self._app.headers, "Content-Encoding": "gzip"}
+            while time.monotonic() < end:
+                row = _ROW % (b"203.0.113.7", b"1")
+                body = gzip.compress(b'{"populate_time":%d,"peers":[%b]}' % (next(_TIMES), row), 1)
+                took, status = self._one(connection, "POST", "/ping/peers/submit", body, head)
+                seen.posts.append(took)
+                seen.statuses[f"post {status}"] += 1
+                time.sleep(_PACE_S)
         looking.join()
         return seen
 
     def _look(self, seen: Seen, end: float) -> None:
-        connection = self._connection()
         asked: tuple[tuple[str, dict[str, str]], ...] = (
             ("/ping/queryIp?ip=203.0.113.7", self._app.headers),
             ("/explore/snapshots?peerClientName=Transmission", self._cookie),
             ("/explore/bans", self._cookie),
             ("/healthz", {}),
         )
-        for path, head in itertools.cycle(asked):
-            if time.monotonic() >= end:
-                return
-            took, status = self._one(connection, "GET", path, None, head)
-            seen.others.append(took)
-            seen.statuses[f"{path.partition('?')[0]} {status}"] += 1
-            # Not over thirty questions a minute.
-            time.sleep(0.5)
+        with closing(self._connection()) as connection:
+            for path, head in itertools.cycle(asked):
+                if time.monotonic() >= end:
+                    return
+                took, status = self._one(connection, "GET", path, None, head)
+                seen.others.append(took)
+                seen.statuses[f"{path.partition('?')[0]} {status}"] += 1
+                # Not over thirty questions a minute.
+                time.sleep(0.5)
 
 
 def measure(server: RunningServer, seconds: float, kinds: list[str], rows: int = 20_000) -> Report:
