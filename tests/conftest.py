@@ -25,6 +25,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--kills", type=int, default=3, help="how many times each test of kills kills a server")
 
 
+def pytest_xdist_auto_num_workers() -> int:
+    """How many processes test side by side: two more than there are CPUs, since most tests wait for a server."""
+    return (os.cpu_count() or 1) + 2
+
+
 @pytest.fixture(scope="session")
 def kills(request: pytest.FixtureRequest) -> int:
     """How many times a test kills a server."""
