@@ -8,12 +8,12 @@ A change of the decisions is served when the call that made it returns: their da
 import asyncio
 import logging
 import pickle
-import time
 from collections.abc import Callable, Mapping, Sequence, Set
 from contextlib import suppress
 from typing import NamedTuple
 
 from sparkle_lite.accounts.registry import Registry
+from sparkle_lite.clock import elapsed_ms
 from sparkle_lite.config import Config
 from sparkle_lite.db.database import Database
 from sparkle_lite.errors import SparkleError
@@ -23,13 +23,14 @@ from sparkle_lite.rules.operator import Rules
 from sparkle_lite.rules.protected import Protected
 from sparkle_lite.rules.render_worker import RenderOrder, RenderWorker
 from sparkle_lite.rules.rendering import Published
+from sparkle_lite.units import SECOND_MS
 from sparkle_lite.wire.rule_documents import Document
 
 # Decisions beyond which rendering in this process would be felt; starting another takes a quarter of a second.
 _LONG_LIST = 5_000
 
 # Between two attempts to publish what can't be.
-_RETRY_S = 5.0
+_RETRY_MS = 5 * SECOND_MS
 
 # Versions that are remembered, each in some 200 bytes.
 _VERSIONS = 20_000
@@ -152,7 +153,7 @@ class Publisher:
         self._is_outdated = False
         self._publishing = asyncio.Lock()
         self._requested = self._done = 0
-        self._took, self._at = 0.0, time.monotonic()
+        self._took, self._at = 0, elapsed_ms()
         _log_untold(first.untold, ())
 
     @property
@@ -198,7 +199,7 @@ class Publisher:
         async with self._publishing:
             if self._done >= requested:
                 return
-            covered, started = self._requested, time.monotonic()
+            covered, started = self._requested, elapsed_ms()
             self._is_outdated = False
             before = self._edition.untold
             try:
@@ -211,7 +212,7 @@ class Publisher:
                 self._remember_versions()
                 _log_untold(self.untold, before)
             self._done = covered
-            self._at = time.monotonic()
+            self._at = elapsed_ms()
             self._took = self._at - started
 
     async def publish_changes(self) -> None:
@@ -237,9 +238,9 @@ class Publisher:
 
     async def publish_due(self) -> None:
         """Publish what another process changed, what has expired, and what could not be published before."""
-        since = time.monotonic() - self._at
+        since = elapsed_ms() - self._at
         if self.failure is not None:
-            if since >= _RETRY_S:
+            if since >= _RETRY_MS:
                 await self.publish()
             return
         await self.publish_changes()
