@@ -14,7 +14,7 @@ from sparkle_lite.units import DAY_MS, MIB
 _SLOTS = 4
 _LEAVES = 0.25
 # How often a bad peer that is in the swarm finds its way to a client within a turn: they ask everybody.
-_EAGER = 0.35
+_EAGER = 0.12
 _LONG_MS, _USUAL_MS, _BTN_MS = 30 * DAY_MS, 14 * DAY_MS, 3 * DAY_MS
 # ProgressCheatBlocker: below this nothing is checked; shares of the torrent's size.
 _LEAST = 50_000_000
@@ -42,6 +42,8 @@ class Downloader:
         self._connected: dict[int, dict[Way, WorldPeer]] = {}
         self._banned: dict[str, int] = {}
         self._tested: set[Key] = set()
+        # What each network took of each torrent, which is what the modules go by: to change the port is no way out.
+        self._taken: dict[tuple[int, str], int] = {}
         self._rewound = False
         self._dials: dict[tuple[int, str], dict[str, int]] = {}
 
@@ -123,10 +125,13 @@ class Downloader:
     def _trade(self, transfer: Transfer, peer: WorldPeer, torrent: WorldTorrent, now_ms: int, while_ms: int) -> None:
         visit = self._works.visit_of(torrent)
         transfer.own_progress = round(visit.progress(now_ms), 6) if visit else 1.0
+        place = (torrent.number, _range(transfer.ip))
+        transfer.taken = self._taken.get(place, 0)
         trade = peer.trade(transfer, torrent, now_ms, while_ms)
         if transfer.last < now_ms - while_ms:
             transfer.earlier_up, transfer.earlier_down = transfer.up, transfer.down
         transfer.up += trade.up
+        transfer.taken = self._taken[place] = transfer.taken + trade.up
         transfer.down += trade.down
         # What it said before is what a rewind is measured by.
         self._rewound = transfer.progress - trade.progress > _REWIND
@@ -160,11 +165,11 @@ class Downloader:
         return why is not None
 
     def _progress(self, transfer: Transfer) -> Why | None:
-        if transfer.size < _LEAST or transfer.up < _LEAST:
+        if transfer.size < _LEAST or transfer.taken < _LEAST:
             return None
-        if transfer.up > transfer.size * _EXCESSIVE:
+        if transfer.taken > transfer.size * _EXCESSIVE:
             return "excessive"
-        if transfer.up / transfer.size - transfer.progress > _DIFFERENCE:
+        if transfer.taken / transfer.size - transfer.progress > _DIFFERENCE:
             return "difference"
         return "rewind" if self._rewound else None
 
@@ -185,6 +190,11 @@ class Downloader:
             # A blunder is believed to have been measured: a piece counted twice, a check of the files.
             as_it_was.up = max(transfer.up, 60 * MIB, transfer.size // 5)
         self.bans.append(Ban(len(self.bans) + 1, now_ms, as_it_was, why, detail))
+
+
+def _range(ip: str) -> str:
+    """What PeerBanHelper takes for one peer, by default: an address, of IPv6 a /56."""
+    return network_text(ip) if ":" in ip else ip
 
 
 @lru_cache(100_000)

@@ -36,6 +36,7 @@ class _Record:
     """What became of one address of a bad peer, or of the place that a moving one has."""
 
     kind: str
+    begins: int
     about: int = 0
     listed: int = 0
     first: int | None = None
@@ -52,7 +53,7 @@ class Judge:
         self._world = world
         self._victims = victims
         self._records = {
-            (number, place): _Record(peer.bad)
+            (number, place): _Record(peer.bad, peer.begins)
             for number, peer in enumerate(world.bad)
             for place in range(len(peer.lines))
         }
@@ -104,7 +105,7 @@ class Judge:
 
     def _caught(self, kind: str, records: Sequence[_Record]) -> Caught:
         about = sum(record.about for record in records)
-        hours = [(record.first - self._world.start_ms) / HOUR_MS for record in records if record.first is not None]
+        hours = [(record.first - record.begins) / HOUR_MS for record in records if record.first is not None]
         after = [
             (record.unlisted_at - record.ended_at) / HOUR_MS
             for record in records
@@ -139,7 +140,7 @@ def truth(world: World, victims: set[str]) -> Mapping[str, object]:
     """Who was bad, of whom it was said falsely, and who is a member: as JSON."""
 
     def ways(peer: WorldPeer) -> list[str]:
-        times = range(world.start_ms, min(world.end_ms, peer.ends), HOUR_MS)
+        times = range(peer.begins, min(world.end_ms, peer.ends), HOUR_MS)
         return sorted({way.ip for at in times for way in peer.ways(at)})
 
     return {

@@ -30,7 +30,8 @@ _HOSTILE = (
     "\u202e0.0.0.0/0\x00# ok",
     "{{ 7*7 }}${7*7}%n%s",
 )
-_PER_LIAR = 3
+# Of so many honest addresses, where there are so many with an address for good.
+_VICTIMS = 100
 _WHYS: tuple[Why, ...] = ("difference", "excessive", "rewind")
 
 
@@ -42,7 +43,7 @@ class Conspiracy:
         self.world = world
         self._random = Random(f"lies {style} {liars}")
         stable = [peer for peer in world.honest if peer.lines[0].is_stable and peer.lines[0].kind != "exit"]
-        wanted = min(len(stable), max(30, _PER_LIAR * liars)) if liars else 0
+        wanted = min(len(stable), _VICTIMS) if liars else 0
         self.peers: Sequence[Honest] = self._random.sample(stable, wanted)
         self.victims = {peer.ways(0)[0].ip for peer in self.peers}
         self.begins = world.start_ms + (world.end_ms - world.start_ms) // 2 if style == "sleeper" else world.start_ms

@@ -61,7 +61,7 @@ class Lines:
         self._cgnat = [self._v4(4) for _ in range(4)]
         self._campus = [self._v4(8) for _ in range(3)]
         self._hosters = [self._v4(8) for _ in range(8)]
-        self.exits = [self._v4(0) for _ in range(4)]
+        self.exits = [self._v4(0) for _ in range(3)]
         self._household: AccessLine | None = None
 
     def _line(self, kind: str, is_v6: bool, first: int, places: int, period_ms: int) -> AccessLine:
@@ -157,5 +157,5 @@ PEOPLE: Shares = (
 )
 PEERS: Shares = (
     *(("static", 20), ("dynamic", 30), ("household", 12), ("privacy", 15), ("cgnat", 8), ("campus", 5)),
-    *(("seedbox", 5), ("exit", 7)),
+    *(("seedbox", 5), ("exit", 14)),
 )

@@ -239,7 +239,7 @@ class Burner(WorldPeer):
         return self.where
 
     def trade(self, transfer: Transfer, torrent: WorldTorrent, now_ms: int, while_ms: int) -> Trade:
-        taken = self._taken.get(torrent.number, 0) if self._once else transfer.up
+        taken = self._taken.get(torrent.number, 0) if self._once else transfer.taken
         left = int(torrent.size * (1.0 if self._once else 1.06)) - taken
         wants = int(self._random.uniform(0.2, 1.2) * GIB)
         up = max(0, min(left, wants)) if transfer.own_progress > 0.2 else 0
@@ -267,8 +267,8 @@ class Scraper(WorldPeer):
         return self.where
 
     def trade(self, transfer: Transfer, torrent: WorldTorrent, now_ms: int, while_ms: int) -> Trade:
-        up = self._random.randrange(4 * MIB) if transfer.own_progress > 0.2 and transfer.up < 30 * MIB else 0
-        return Trade(up, 0, round(min(0.9, (transfer.up + up) / torrent.size), 4))
+        up = self._random.randrange(4 * MIB) if transfer.own_progress > 0.2 and transfer.taken < 30 * MIB else 0
+        return Trade(up, 0, round(min(0.9, (transfer.taken + up) / torrent.size), 4))
 
 
 class RandomIdentity(Scraper):
@@ -282,6 +282,6 @@ class RandomIdentity(Scraper):
         return text, text
 
     def trade(self, transfer: Transfer, torrent: WorldTorrent, now_ms: int, while_ms: int) -> Trade:
-        room = int(torrent.size * 0.95) - transfer.up
+        room = int(torrent.size * 0.95) - transfer.taken
         up = min(max(room, 0), self._random.randrange(150 * MIB)) if transfer.own_progress > 0.2 else 0
-        return Trade(up, 0, round(min(1.0, (transfer.up + up) / torrent.size + 0.02), 4))
+        return Trade(up, 0, round(min(1.0, (transfer.taken + up) / torrent.size + 0.02), 4))

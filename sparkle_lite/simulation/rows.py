@@ -23,7 +23,8 @@ _QBCB = "com.SimpleTracker.qBCB."
 class Transfer:
     """A peer on one torrent as a client sees it: totals in bytes, times in ms.
 
-    `earlier_up` and `earlier_down` of the totals went over connections that are closed.
+    `earlier_up` and `earlier_down` of the totals went over connections that are closed. `taken` is what went to its
+    network in all, over whatever ports and addresses.
     """
 
     ip: str
@@ -37,6 +38,7 @@ class Transfer:
     down: int = 0
     earlier_up: int = 0
     earlier_down: int = 0
+    taken: int = 0
     progress: float = 0.25
     own_progress: float = 1.0
     flags: str | None = None

@@ -34,6 +34,7 @@ _IDENTITIES = (
 # Who cheats passes for somebody else; scrapers say who they are, and every program bans that name.
 _CHEATS = ((("-qB4650-", "qBittorrent/4.6.5"), 5), (("-TR3000-", "Transmission 3.00"), 3))
 _SCRAPER = ("-XL0012-", "Xunlei 0.0.1.2")
+_ON_EXIT = "cheater on a shared exit"
 _FLAGS = ("U I X P", "u E P", "D I H", None, "K ? E P")
 
 
@@ -194,17 +195,23 @@ class World:
         for random in each(kind, 10):
             where = random.sample(popular, 3)
             found.append(Cheater(kind, [self.lines.short_lived()], *self._named(random), random, where, greed=0.3))
-        kind = "cheater on a shared exit"
-        for number, random in enumerate(each(kind, 3)):
+        for number, random in enumerate(each(_ON_EXIT, 3)):
             line = self.lines.exit()._replace(first=self.lines.exits[number % len(self.lines.exits)])
-            found.append(Cheater(kind, [line], *self._named(random), random, random.sample(popular, 5)))
-        self._end_some(found)
+            found.append(Cheater(_ON_EXIT, [line], *self._named(random), random, random.sample(popular, 5)))
+        self._begin_and_end(found)
         return found
 
-    def _end_some(self, found: list[WorldPeer]) -> None:
-        """Every third of the bad stops after two thirds of the time."""
+    def _begin_and_end(self, found: list[WorldPeer]) -> None:
+        """They come one by one in the first quarter of the time; every third stops after two thirds of it.
+
+        To a shared exit they come when half of it is over: people know it by then for what the honest gave.
+        """
+        whole, random = self.end_ms - self.start_ms, self._own("beginnings")
+        for peer in found:
+            late = whole // 2 if peer.bad == _ON_EXIT else 0
+            peer.begins = self.start_ms + late + random.randrange(max(1, whole // 4))
         for peer in found[::3]:
-            peer.ends = self.start_ms + (self.end_ms - self.start_ms) * 2 // 3
+            peer.ends = self.start_ms + whole * 2 // 3
 
     def _named(self, random: Random) -> tuple[int, tuple[str, str]]:
         (identity,) = random.choices([one for one, _ in _CHEATS], [weight for _, weight in _CHEATS])
