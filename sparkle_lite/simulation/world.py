@@ -31,9 +31,8 @@ _IDENTITIES = (
     *((("-DE211s-", "Deluge 2.1.1"), 6), (("A2-1-37-", "aria2/1.37.0"), 3), (("-WW0102-", "WebTorrent 1.2"), 2)),
     ((("-KT2310-", "KTorrent/23.10"), 1)),
 )
-# Who cheats passes for somebody else; scrapers say who they are, and every program bans that name.
+# Who cheats passes for somebody else.
 _CHEATS = ((("-qB4650-", "qBittorrent/4.6.5"), 5), (("-TR3000-", "Transmission 3.00"), 3))
-_SCRAPER = ("-XL0012-", "Xunlei 0.0.1.2")
 _ON_EXIT = "cheater on a shared exit"
 _FLAGS = ("U I X P", "u E P", "D I H", None, "K ? E P")
 
@@ -187,7 +186,7 @@ class World:
                 found.append(Cheater(kind, several, *self._named(random), random, where, greed=0.5))
         for random in each("scraper", 3):
             where = random.sample(self.torrents, 280)
-            found.append(Scraper([self.lines.static()], random.randrange(10_000, 40_000), _SCRAPER, random, where))
+            found.append(Scraper([self.lines.static()], *self._named(random), random, where))
         for random in each("random", 5):
             where = random.sample(popular, 8)
             found.append(RandomIdentity([self.lines.dynamic()], *self._named(random), random, where))
