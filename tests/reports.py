@@ -94,18 +94,31 @@ class World:
 
     # --- People ---
 
-    def person(self, name: str, *, by: str = "admin", age: int = 100 * DAY, active_days: int = 0) -> int:
-        """A user; the days on which a self-registered one sent something, before today."""
+    def person(
+        self, name: str, *, by: str = "admin", age: int = 100 * DAY, active_days: int = 0, vouched: bool | None = None
+    ) -> int:
+        """A user; the days on which a self-registered one sent something, before today.
+
+        Whom an administrator made is `vouched` for, unless it is said otherwise.
+        """
         user = next(self._numbers)
         self.main.execute(
-            "INSERT INTO user (id, name, name_key, role, registered_by, registered_at) VALUES (?,?,?,'user',?,?)",
-            (user, name, name, by, NOW - age),
+            "INSERT INTO user (id, name, name_key, role, registered_by, registered_at, vouched_at)"
+            " VALUES (?,?,?,'user',?,?,?)",
+            (user, name, name, by, NOW - age, (NOW if by == "admin" else None) if vouched is None else vouched or None),
         )
         if active_days:
             app = self.app(user)
             for day in range(active_days):
                 self._submission(self.main, app, NOW - day * DAY, None)
         return user
+
+    def word(self, user: int, value: float, voice: int | None = None) -> None:
+        """What somebody's word (0..1) was measured to be, and who speaks for them."""
+        self.main.execute(
+            "INSERT INTO word (user, value, agreed, disagreed, voice, addresses) VALUES (?,?,0,0,?,'{}')",
+            (user, value, user if voice is None else voice),
+        )
 
     def app(self, user: int) -> int:
         number = next(self._numbers)
@@ -212,6 +225,7 @@ class Reporter:
             "module": self.world.label(module),
             "ban_at": None if said is None else NOW - said,
             "dedupe": next(self.world._numbers),
+            "to_peer_traffic": GIB,
         }
         self.world.row("ban", self.app, self.address, NOW - ago, values | more)
 
@@ -232,6 +246,7 @@ class Reporter:
                 "module": self.world.label(BLOCKER),
                 "rule": rule,
                 "dedupe": key,
+                "to_peer_traffic": GIB,
                 "kind": "id_time",
                 "last_ban_at": NOW - said,
             }

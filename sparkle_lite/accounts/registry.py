@@ -221,7 +221,7 @@ class Registry:
 
     def _protects(self, userapp: Userapp) -> bool:
         entry = self._entries.get(userapp.app_id)
-        return userapp.user in self.earned or (entry is not None and entry[0].vouched)
+        return userapp.user in self.earned or (entry is not None and entry[0].known)
 
     @property
     def generation(self) -> int:

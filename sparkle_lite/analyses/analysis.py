@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from sparkle_lite.analyses.numbers import Number, Numbers
-from sparkle_lite.db.evidence.workspace import LONGEST_RECURRENCE, Evidence
+from sparkle_lite.db.evidence.workspace import LONGEST_RECURRENCE, SLACK, WORD, Evidence
 from sparkle_lite.net import Network
 from sparkle_lite.rules.findings import Finding
 from sparkle_lite.units import DAY_MS
@@ -18,12 +18,31 @@ HARD_EXPIRY_MS = 14 * DAY_MS
 
 
 class Need(NamedTuple):
-    """One threshold: the number's name, what there is, and what is needed (counts, percents or bytes)."""
+    """One threshold: the number's name, what there is, and what is needed (counts, words, percents or bytes).
+
+    `slack`: so much may be missing.
+    """
 
     analysis: str
     number: str
-    have: int
-    need: int
+    have: float
+    need: float
+    slack: float = 0
+
+    @property
+    def is_met(self) -> bool:
+        """Whether there is enough."""
+        return self.have + self.slack >= self.need
+
+
+def words_needed(analysis: str, number: str, words: int, people: int) -> Need:
+    """That people's words (hundredths) come to as much as so many people's."""
+    return Need(analysis, number, words / WORD, people, SLACK / WORD)
+
+
+def told(voices: int, words: int, against: int) -> dict[str, int | float]:
+    """How many people a finding rests on, and what their words come to, in whole ones, less those against it."""
+    return {"people": voices, "words": words / WORD, "against": against / WORD}
 
 
 class Examined(NamedTuple):
@@ -34,7 +53,7 @@ class Examined(NamedTuple):
 
     def is_listed(self, now_ms: int) -> bool:
         """Whether this is a finding."""
-        return self.finding.expires > now_ms and all(need.have >= need.need for need in self.needs)
+        return self.finding.expires > now_ms and all(need.is_met for need in self.needs)
 
 
 # (evidence, numbers, the first bytes of the one address to look at or None for all)

@@ -2,7 +2,7 @@
 
 from typing import Literal, NamedTuple
 
-from sparkle_lite.analyses.analysis import Analysis, Examined, Need, lasts
+from sparkle_lite.analyses.analysis import Analysis, Examined, Need, lasts, told, words_needed
 from sparkle_lite.analyses.numbers import Numbers, counts, modes, percents, spans
 from sparkle_lite.db.evidence.client_identity import Bearers, Disguise, find_bearers
 from sparkle_lite.db.evidence.workspace import Evidence
@@ -60,21 +60,21 @@ def _examined(bearers: Bearers, numbers: Numbers) -> Examined:
         target=Identity(pattern.kind, pattern.matcher.pbh()),
         code=pattern.code,
         numbers={
-            "people": bearers.people,
+            **told(bearers.voices, bearers.words, 0),
             "addresses": bearers.addresses,
             "percent": bearers.percent,
             "torrents": bearers.torrents,
             "days": bearers.days,
             "window_days": numbers["window"] // DAY_MS,
         },
-        people=bearers.people,
+        people=bearers.voices,
         decisive=bearers.decisive,
         first_seen=bearers.first,
         last_seen=bearers.last,
         expires=lasts(bearers.last, numbers["lifetime"], 1),
     )
     needs = (
-        Need(NAME, "min_people", bearers.people, numbers["min_people"]),
+        words_needed(NAME, "min_people", bearers.words, numbers["min_people"]),
         Need(NAME, "min_addresses", bearers.addresses, numbers["min_addresses"]),
         Need(NAME, "min_percent", bearers.percent, numbers["min_percent"]),
         Need(NAME, "min_torrents", max(bearers.torrents, bearers.days), numbers["min_torrents"]),
@@ -84,7 +84,7 @@ def _examined(bearers: Bearers, numbers: Numbers) -> Examined:
 
 ANALYSIS = Analysis(
     name=NAME,
-    version=1,
+    version=2,
     mode=modes("off"),
     numbers={
         "min_people": counts(1, 3, 4, 5),

@@ -1,6 +1,6 @@
 """Addresses that download very many torrents in the same ten minutes and give nothing back to anyone."""
 
-from sparkle_lite.analyses.analysis import Analysis, Examined, Need, lasts, network
+from sparkle_lite.analyses.analysis import Analysis, Examined, Need, lasts, network, told, words_needed
 from sparkle_lite.analyses.numbers import Numbers, counts, modes, spans
 from sparkle_lite.db.evidence.concurrent_download import Crowd, find_crowds
 from sparkle_lite.db.evidence.workspace import Evidence
@@ -19,19 +19,19 @@ def _examined(crowd: Crowd, numbers: Numbers) -> Examined:
         target=network(crowd.key),
         code="concurrent_downloader",
         numbers={
-            "people": crowd.people,
+            **told(crowd.voices, crowd.words, crowd.against),
             "torrents": crowd.torrents,
             "buckets": crowd.buckets,
             "window_days": numbers["window"] // DAY_MS,
         },
-        people=crowd.people,
+        people=crowd.voices,
         decisive=crowd.decisive,
         first_seen=crowd.first,
         last_seen=crowd.last,
         expires=lasts(crowd.last, numbers["lifetime"], 1),
     )
     needs = (
-        Need(NAME, "min_people", crowd.people, numbers["min_people"]),
+        words_needed(NAME, "min_people", crowd.words, numbers["min_people"]),
         Need(NAME, "min_torrents", crowd.torrents, numbers["min_torrents"]),
         # A single person to whom it gave is enough: what gives is a seedbox, a VPN's exit or a campus.
         Need(NAME, "gave_nothing", 0 if crowd.against else 1, 1),
@@ -41,8 +41,8 @@ def _examined(crowd: Crowd, numbers: Numbers) -> Examined:
 
 ANALYSIS = Analysis(
     name=NAME,
-    version=2,
-    mode=modes("off", "off", "shadow", "shadow"),
+    version=3,
+    mode=modes("off", "on", "on", "on"),
     numbers={
         "min_people": counts(1, 3, 3, 5),
         "min_torrents": counts(30, 30, 50, 80),

@@ -45,7 +45,7 @@ async def measure(
 
 
 def _missing(examined: Examined) -> float:
-    return sum(max(1 - need.have / need.need, 0) for need in examined.needs if need.need)
+    return sum(max(1 - (need.have + need.slack) / need.need, 0) for need in examined.needs if need.need)
 
 
 class Distances:

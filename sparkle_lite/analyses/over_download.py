@@ -1,9 +1,9 @@
 """Addresses that took a torrent several times over from several people: for somebody who says it never has enough."""
 
-from sparkle_lite.analyses.analysis import Analysis, Examined, Need, lasts, network
+from sparkle_lite.analyses.analysis import Analysis, Examined, Need, lasts, network, told, words_needed
 from sparkle_lite.analyses.numbers import Numbers, counts, modes, percents, sizes, spans
 from sparkle_lite.db.evidence.over_download import Flow, find_flows
-from sparkle_lite.db.evidence.workspace import Evidence
+from sparkle_lite.db.evidence.workspace import WORD, Evidence
 from sparkle_lite.rules.findings import Finding
 from sparkle_lite.units import DAY_MS
 
@@ -19,24 +19,23 @@ def _examined(flow: Flow, numbers: Numbers) -> Examined:
         target=network(flow.key),
         code="over_downloader",
         numbers={
-            "people": flow.people,
+            **told(flow.voices, flow.words, flow.against),
             "percent": flow.percent,
             "taken_bytes": flow.taken,
             "size_bytes": flow.size,
             "peers": flow.pairs,
             "torrents": flow.torrents,
             "days": flow.days,
-            "against": flow.against,
             "window_days": numbers["window"] // DAY_MS,
         },
-        people=flow.people,
+        people=flow.voices,
         decisive=flow.decisive,
         first_seen=flow.first,
         last_seen=flow.last,
         expires=lasts(flow.last, numbers["lifetime"], flow.days),
     )
     needs = (
-        Need(NAME, "min_people", min(flow.people, flow.sizes), numbers["min_people"]),
+        words_needed(NAME, "min_people", min(flow.words, flow.sizes * WORD), numbers["min_people"]),
         Need(NAME, "min_percent", flow.percent, numbers["min_percent"]),
         Need(NAME, "min_traffic", flow.taken, numbers["min_traffic"]),
         Need(NAME, "min_days", max(flow.days, flow.torrents), numbers["min_days"]),
@@ -46,7 +45,7 @@ def _examined(flow: Flow, numbers: Numbers) -> Examined:
 
 ANALYSIS = Analysis(
     name=NAME,
-    version=2,
+    version=3,
     mode=modes("shadow", "on", "on", "on"),
     numbers={
         "min_people": counts(1, 3, 3, 4),

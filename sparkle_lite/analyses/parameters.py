@@ -6,7 +6,7 @@ from typing import Any, NamedTuple, get_args
 
 from sparkle_lite.accounts.registry import ANONYMOUS
 from sparkle_lite.analyses.analysis import Analysis
-from sparkle_lite.analyses.numbers import Mode, Numbers
+from sparkle_lite.analyses.numbers import Mode, Numbers, sizes
 from sparkle_lite.analyses.registry import ANALYSES
 from sparkle_lite.config import AnalysisSection, Refused, parse
 from sparkle_lite.db.accounts import name_key
@@ -52,6 +52,18 @@ def _override(analysis: Analysis, key: str, raw: str | int) -> Any:
         raise SparkleError("bad_request", "analysis.bad_number", name=analysis.name, key=key, why=why) from None
 
 
+# What a peer must have taken of somebody for their vote to count: a module that measures progress looks at nobody who
+# took less than 48 MiB, so that this only keeps out what nobody measured.
+_MIN_HARM = sizes("1B", "32MiB", "32MiB", "64MiB")
+
+
 def trust(settings: AnalysisSection) -> Trust:
-    """Whose word counts."""
-    return Trust(settings.account_age, settings.active_days, name_key(ANONYMOUS))
+    """Whose word counts, and which evidence."""
+    counts_private = {"count": True, "ignore": False}.get(settings.private_torrents, settings.preset == "tracker")
+    return Trust(
+        account_age=settings.account_age,
+        active_days=settings.active_days,
+        nobody=name_key(ANONYMOUS),
+        private=counts_private,
+        min_harm=int(settings.min_harm or _MIN_HARM.by_preset[settings.preset]),
+    )

@@ -2,14 +2,18 @@
 
 import logging
 from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
+from typing import Any
 
 from sparkle_lite.analyses import worker
-from sparkle_lite.analyses.parameters import parameters
+from sparkle_lite.analyses.parameters import parameters, trust
 from sparkle_lite.analyses.registry import ANALYSES
-from sparkle_lite.analyses.worker import AnalysisOrder
+from sparkle_lite.analyses.worker import AnalysisOrder, WordOrder
 from sparkle_lite.clock import now_ms
 from sparkle_lite.config import AnalysisSection
+from sparkle_lite.db import words
 from sparkle_lite.db.database import Database
+from sparkle_lite.db.evidence.words import Standing
 from sparkle_lite.rules.decisions import Decisions
 from sparkle_lite.rules.findings import Finding
 from sparkle_lite.rules.plan import Plan
@@ -20,7 +24,7 @@ logger = logging.getLogger("sparkle.analyses")
 class Runs:
     """The analyses of one server or command, with the settings that are in effect.
 
-    `find` is how one is run: in a process of its own, unless somebody has reason to do otherwise.
+    `ask` is how one is run: in a process of its own, unless somebody has reason to do otherwise.
     """
 
     def __init__(
@@ -34,7 +38,7 @@ class Runs:
         self._decisions = decisions
         self._settings = settings
         self._clock = clock
-        self.find: Callable[[AnalysisOrder], Awaitable[list[Finding]]] = worker.run
+        self.ask: Callable[[AnalysisOrder | WordOrder], Awaitable[Any]] = worker.run
 
     async def run(self, name: str, overrides: Mapping[str, str | int] | None = None, *, dry: bool = False) -> Plan:
         """Run one analysis and make its findings decisions; `dry`: only tell what would change.
@@ -44,17 +48,31 @@ class Runs:
         """
         settings = self._settings()
         mode = parameters(name, settings, overrides).mode
-        findings = []
+        findings: list[Finding] = []
         at = self._clock()
         if mode != "off":
-            findings = await self.find(worker.order_of(name, self._database, settings, at, overrides))
+            findings = await self.ask(worker.order_of(name, self._database, settings, at, overrides))
         act = self._decisions.plan if dry else self._decisions.apply
         version = ANALYSES[name].version
         return await act(name, findings, at, mode="shadow" if mode == "shadow" else "on", formula=version)
 
+    async def weigh(self) -> None:
+        """Measure what everybody's word is worth by now. Raises SparkleError as `run` does."""
+        order = WordOrder(database=self._database.path, trust=trust(self._settings()), now_ms=self._clock())
+        standings: list[Standing] = await self.ask(order)
+        await self._database.write(partial(words.replace, standings=standings))
+
     async def run_all(self) -> None:
-        """Run every analysis. One that fails keeps its earlier decisions. Raises RuntimeError with all failures."""
+        """Weigh the words, and run every analysis with them. One that fails keeps its earlier decisions.
+
+        Raises RuntimeError with all failures.
+        """
         failures = []
+        try:
+            await self.weigh()
+        except Exception as error:
+            logger.exception("what people's words are worth could not be measured")
+            failures.append(f"words: {error}")
         for name in ANALYSES:
             try:
                 await self.run(name)

@@ -2,11 +2,11 @@
 
 import math
 
-from sparkle_lite.analyses.analysis import HARD_EXPIRY_MS, Analysis, Examined, Need, network
+from sparkle_lite.analyses.analysis import HARD_EXPIRY_MS, Analysis, Examined, Need, network, told, words_needed
 from sparkle_lite.analyses.evidence_table import MODULES
 from sparkle_lite.analyses.numbers import Numbers, counts, modes, percents, spans
 from sparkle_lite.db.evidence.untrusted_vote import Votes, find_votes
-from sparkle_lite.db.evidence.workspace import LONGEST_RECURRENCE, Evidence
+from sparkle_lite.db.evidence.workspace import LONGEST_RECURRENCE, Evidence, enough
 from sparkle_lite.rules.findings import Finding
 from sparkle_lite.units import DAY_MS
 
@@ -30,30 +30,30 @@ def _examine(evidence: Evidence, numbers: Numbers, only: bytes | None) -> list[E
 
 
 def _examined(votes: Votes, numbers: Numbers, now_ms: int) -> Examined:
-    by_any = votes.cheat_people < numbers["min_people"] and votes.people >= numbers["min_people_any"]
-    which, have = ("min_people_any", votes.people) if by_any else ("min_people", votes.cheat_people)
+    by_any = votes.cheat_words < enough(numbers["min_people"]) and votes.words >= enough(numbers["min_people_any"])
+    which, words = ("min_people_any", votes.words) if by_any else ("min_people", votes.cheat_words)
+    voices = votes.voices if by_any else votes.cheat_voices
     need = numbers[which]
     finding = Finding(
         target=network(votes.key),
         code="reported_peer" if by_any else "progress_cheater",
         numbers={
-            "people": have,
+            **told(voices, words, votes.against),
             "torrents": votes.torrents,
             "days": votes.days,
             "reports": votes.reports,
             "modules": votes.groups,
-            "against": votes.against,
             "weight": round(votes.weight, 2),
             "window_days": numbers["window"] // DAY_MS,
         },
-        people=have,
+        people=voices,
         decisive=votes.decisive,
         first_seen=votes.first,
         last_seen=votes.last,
         expires=fades(votes, now_ms, numbers["half_life"], need),
     )
     needs = (
-        Need(NAME, which, have, need),
+        words_needed(NAME, which, words, need),
         Need(NAME, "min_torrents", max(votes.torrents, votes.days), numbers["min_torrents"]),
         Need(NAME, "min_days", max(votes.days, votes.groups), numbers["min_days"]),
         Need(NAME, "weight_percent", round(votes.weight * 100), fresh_need(need)),
@@ -63,7 +63,7 @@ def _examined(votes: Votes, numbers: Numbers, now_ms: int) -> Examined:
 
 ANALYSIS = Analysis(
     name=NAME,
-    version=2,
+    version=3,
     mode=modes("on"),
     numbers={
         "min_people": counts(1, 3, 3, 5),

@@ -7,13 +7,16 @@ import asyncio
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+from sparkle_lite.analyses.evidence_table import MODULES
 from sparkle_lite.analyses.numbers import Numbers
 from sparkle_lite.analyses.parameters import parameters, trust
 from sparkle_lite.analyses.registry import ANALYSES
 from sparkle_lite.config import AnalysisSection
 from sparkle_lite.db.database import Database
+from sparkle_lite.db.evidence import words
+from sparkle_lite.db.evidence.words import Standing
 from sparkle_lite.db.evidence.workspace import Evidence, Trust, gather
 from sparkle_lite.rules.findings import Finding
 from sparkle_lite.worker_process import WorkerProcess, serve
@@ -35,6 +38,14 @@ class AnalysisOrder(NamedTuple):
     now_ms: int
 
 
+class WordOrder(NamedTuple):
+    """To weigh everybody's word: on which database, whose may count at all, and at which instant (ms)."""
+
+    database: Path
+    trust: Trust
+    now_ms: int
+
+
 def order_of(
     name: str,
     database: Database,
@@ -51,12 +62,11 @@ def order_of(
     return AnalysisOrder(name, database.path, numbers, trust(settings), now_ms)
 
 
-async def run(order: AnalysisOrder) -> list[Finding]:
-    """What `find` does, in a process of its own. Raises as that and as WorkerProcess.ask do."""
+async def run(order: AnalysisOrder | WordOrder) -> Any:
+    """What `find` or `weigh` does, in a process of its own. Raises as those and as WorkerProcess.ask do."""
     process = WorkerProcess(__name__)
     try:
-        findings: list[Finding] = await process.ask(order, _TIMEOUT_S)
-        return findings
+        return await process.ask(order, _TIMEOUT_S)
     finally:
         await process.close()
 
@@ -74,8 +84,22 @@ async def find(order: AnalysisOrder, time_limit_s: float = TIME_LIMIT_S) -> list
     return await gather(Database(order.database), order.trust, order.now_ms, work, time_limit_s)
 
 
-def _work(order: AnalysisOrder) -> list[Finding]:
-    return asyncio.run(find(order))
+async def weigh(order: WordOrder, time_limit_s: float = TIME_LIMIT_S) -> list[Standing]:
+    """What everybody's word is worth. Raises as `find` does."""
+
+    def work(evidence: Evidence) -> list[Standing]:
+        return words.weigh(evidence, MODULES)
+
+    return await gather(Database(order.database), order.trust, order.now_ms, work, time_limit_s)
+
+
+async def answer(order: AnalysisOrder | WordOrder) -> Any:
+    """What an order asks for, in this process."""
+    return await weigh(order) if isinstance(order, WordOrder) else await find(order)
+
+
+def _work(order: AnalysisOrder | WordOrder) -> Any:
+    return asyncio.run(answer(order))
 
 
 if __name__ == "__main__":

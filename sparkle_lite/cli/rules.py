@@ -213,7 +213,7 @@ def _why(args: argparse.Namespace) -> None:
     for name in why.protection:
         print(f"  {_PROTECTION[name]}")
     for distance in distances:
-        print(f"  {distance.analysis}: {distance.number} is {distance.have} of {distance.need}")
+        print(f"  {distance.analysis}: {distance.number} is {distance.have:g} of {distance.need:g}")
 
 
 async def _explain(place: "_Place", args: argparse.Namespace) -> "tuple[Why, list[Need]]":

@@ -160,6 +160,8 @@ class AnalysisSection(msgspec.Struct, frozen=True, kw_only=True):
     preset: Preset = "friends"
     account_age: Annotated[Duration, between(Duration(0), Duration(3650 * DAY_MS))] = Duration.parse("7d")
     active_days: Annotated[int, between(0, 365)] = 3
+    min_harm: Annotated[Size, between(Size(1), or_zero=True)] = Size(0)
+    private_torrents: Literal["preset", "count", "ignore"] = "preset"
 
 
 class RetentionSection(msgspec.Struct, frozen=True, kw_only=True):

@@ -44,7 +44,7 @@ class Protected:
         Costs a look at all segments where there are any such. Raises SparkleError where that takes too long.
         """
         trust = Trust(settings.account_age, settings.active_days, account_rows.name_key(ANONYMOUS))
-        before, self.earned = self.earned, await gather(database, trust, now_ms, Evidence.people, _ACCOUNTS_S)
+        before, self.earned = self.earned, await gather(database, trust, now_ms, Evidence.grown, _ACCOUNTS_S)
         return before != self.earned
 
     async def addresses(self, connection: Connection, now_ms: int) -> set[bytes]:

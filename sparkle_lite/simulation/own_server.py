@@ -109,7 +109,7 @@ async def own_server(preset: Preset, clock: DrivenClock) -> AsyncIterator[OwnSer
                 raise KeyboardInterrupt
             server = application.parts
             await server.jobs.stop()
-            server.analyses.find = worker.find
+            server.analyses.ask = worker.answer
             yield OwnServer(server, http, clock)
         finally:
             http.stop()

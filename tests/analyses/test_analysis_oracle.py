@@ -14,6 +14,7 @@ from sparkle_lite import net
 from sparkle_lite.analyses.numbers import Numbers
 from sparkle_lite.analyses.parameters import parameters
 from sparkle_lite.net import Network, network_of
+from sparkle_lite.rules.address_sets import AddressSet, carve
 
 MIB = 1 << 20
 OTHER = "com.ghostchu.peerbanhelper.module.impl.rule.PeerIdBlacklist"
@@ -30,18 +31,22 @@ CLIENTS = [
 
 
 class Row(NamedTuple):
-    """One report; `counts` tells whether its reporter's word does. Times in ms before NOW."""
+    """One report by a voice whose word is worth so many hundredths (0: silent). Times in ms before NOW."""
 
     kind: str
     app: int
-    user: int
+    voice: int
     network: str
-    counts: bool
+    word: int
     ip: str
     torrent: str
     ago: int
     said: int
     more: dict[str, Any]
+
+    @property
+    def counts(self) -> bool:
+        return self.word > 0
 
     @property
     def subject(self) -> Network:
@@ -67,17 +72,17 @@ def is_private(torrent: str) -> bool:
 
 
 class Person(NamedTuple):
-    """Somebody who reports, and whether their word counts."""
+    """Somebody who reports: who speaks for them, and what the word is worth (hundredths)."""
 
-    user: int
+    voice: int
     apps: list[Reporter]
-    counts: bool
+    word: int
 
     def row(self, kind: str, reporter: Reporter, **about: Any) -> Row:
         """What one of their applications reported."""
         assert reporter.address is not None
         network = reporter.address.rsplit(".", 1)[0]
-        return Row(kind=kind, app=reporter.app, user=self.user, network=network, counts=self.counts, **about)
+        return Row(kind=kind, app=reporter.app, voice=self.voice, network=network, word=self.word, **about)
 
 
 class Told:
@@ -88,16 +93,22 @@ class Told:
         self.rng = random.Random(seed)
         self.rows: list[Row] = []
         self.people: list[Person] = []
-        for number in range(7):
-            grown = number < 5
+        voices: dict[int, int] = {}
+        for number in range(9):
+            grown = number < 7
             user = world.person(f"p{number}", by="admin" if number % 2 else "self", age=99 * DAY if grown else DAY,
-                                active_days=5)  # fmt: skip
-            counts = grown or number % 2 == 1
+                                active_days=5, vouched=number in (1, 2, 3))  # fmt: skip
+            # The last has no word because it came yesterday; 5 and 6 are one voice.
+            value = (0.0, 0.0, 0.0, 0.1, 0.62, 0.55, 0.8, 0.49, 0.9)[number]
+            voice = voices.setdefault(6 if number == 5 else number, user)
+            if value:
+                world.word(user, value, voice)
+            word = 100 if number in (1, 2, 3) else (0, 0, 0, 0, 77, 100, 100, 0, 0)[number]
             # Some have several applications, and some share networks.
             apps = [
                 Reporter(world, world.app(user), f"82.1.{self.rng.randrange(6)}.{k}") for k in range(1 + number % 3)
             ]
-            self.people.append(Person(user, apps, counts))
+            self.people.append(Person(voice, apps, word))
 
     def ago(self) -> int:
         return self.rng.choice((0, HOUR, DAY, self.rng.randrange(16 * DAY), self.rng.randrange(DAY)))
@@ -124,6 +135,8 @@ class Told:
             self.add("ban", lambda _: {
                 "module": self.rng.choice((CHEAT, CHEAT, DIALING, OTHER)),
                 "btn_ban": int(self.rng.random() < 0.1),
+                "to_peer_traffic": self.rng.choice((0, 20 * MIB, GIB, 3 * GIB)),
+                "from_peer_traffic": self.rng.choice((0, 0, -1, 5 * MIB)),
                 "big_endian": int(self.rng.random() < 0.2),
                 "said": self.rng.choice((None, self.ago())),
             })  # fmt: skip
@@ -144,7 +157,7 @@ class Told:
             for ago, said in times:
                 if first is None or last - said > DAY:
                     first, last = (ago, said), said
-                    more = {"module": BLOCKER, "btn_ban": 0, "big_endian": 1}
+                    more = {"module": BLOCKER, "btn_ban": 0, "big_endian": 1, "to_peer_traffic": GIB}
                     about = {"ip": ip, "torrent": torrent, "ago": ago, "said": said, "more": more}
                     self.rows.append(person.row("ban", reporter, **about))
                 last = min(last, said)
@@ -183,10 +196,26 @@ class Told:
         self.add("swarm", lambda reporter: common | {"version": reporter.app * 1000 + same})
 
 
-def people_of(rows: Iterable[Row]) -> int:
-    """People collapsed by their networks."""
-    some = list(rows)
-    return min(len({row.user for row in some}), len({row.network for row in some}))
+def words_of(halves: Iterable[tuple[int, str, int]]) -> int:
+    """What voices in networks say, collapsed by either (hundredths)."""
+    voices: dict[int, int] = defaultdict(int)
+    networks: dict[str, int] = defaultdict(int)
+    for voice, network, word in halves:
+        voices[voice] = max(voices[voice], word)
+        networks[network] = max(networks[network], word)
+    return min(sum(voices.values()), sum(networks.values()))
+
+
+def said_by(rows: Iterable[Row]) -> int:
+    return words_of((row.voice, row.network, row.word) for row in rows)
+
+
+def voices_of(rows: Iterable[Row]) -> int:
+    return len({row.voice for row in rows})
+
+
+def enough(people: int) -> int:
+    return people * 100 - 40
 
 
 def torrents_of(rows: Iterable[Row]) -> int:
@@ -205,60 +234,92 @@ def by_subject(rows: Iterable[Row]) -> dict[Network, list[Row]]:
     return found
 
 
-def givers(told: Told, subject: Network, window: int, share: int) -> list[Row]:
-    """One row for each person and network to whom a peer gave that share of what it took."""
+def met(told: Told, subject: Network, window: int) -> dict[tuple[int, str, int], tuple[int, int]]:
+    """What a peer gave and took by voice, network and word."""
     largest: dict[Any, tuple[int, int]] = defaultdict(lambda: (0, 0))
-    example: dict[tuple[int, str], Row] = {}
     for row in told.rows:
         if row.kind != "ban" and row.counts and row.subject == subject and row.ago <= window:
-            key = (row.user, row.network, row.title, row.more["port"], row.kind)
-            gave, took = largest[key]
             # Sizes and privacy make other rows of the dictionary of the same torrent.
-            largest[*key, row.more.get("size"), is_private(row.torrent)] = (
-                max(largest[*key, row.more.get("size"), is_private(row.torrent)][0], row.more["got"]),
-                max(largest[*key, row.more.get("size"), is_private(row.torrent)][1], row.more["to"]),
-            )
-            example[row.user, row.network] = row
-    result = []
-    for (user, network), row in example.items():
-        mine = [value for key, value in largest.items() if key[:2] == (user, network)]
-        gave, took = sum(g for g, _ in mine), sum(t for _, t in mine)
-        if gave >= MIB and gave * 100 >= took * share:
-            result.append(row)
-    return result
+            title = (*row.title, row.more.get("size"), is_private(row.torrent))
+            key = (row.voice, row.network, row.word, title, row.more["port"], row.kind)
+            gave, took = largest[key]
+            largest[key] = max(gave, row.more["got"]), max(took, row.more["to"])
+    sums: dict[tuple[int, str, int], tuple[int, int]] = defaultdict(lambda: (0, 0))
+    for (voice, network, word, *_), (gave, took) in largest.items():
+        before = sums[voice, network, word]
+        sums[voice, network, word] = before[0] + gave, before[1] + took
+    return sums
+
+
+def against(
+    told: Told, subject: Network, window: int, share: int, losses: dict[int, int]
+) -> list[tuple[int, str, int]]:
+    """Who speaks for a peer, and with what: half a word, in proportion to what others lost."""
+    usual = max(sum(losses.values()) / len(losses), 1.0) if losses else 1.0
+    found = []
+    for (voice, network, word), (gave, took) in met(told, subject, window).items():
+        got_back = gave >= MIB and gave * 100 >= took * share
+        if got_back or (took - gave >= 48 * MIB and voice not in losses):
+            found.append((voice, network, int(word * 0.5 * min(1.0, (gave if got_back else took - gave) / usual))))
+    return found
 
 
 def weight_of(rows: list[Row], half_life: int) -> float:
     half = half_life * min(days_of(rows), 4)
 
     def total(who: Callable[[Row], Any]) -> float:
-        ages: dict[Any, int] = {}
+        left: dict[Any, float] = defaultdict(float)
         for row in rows:
-            ages[who(row)] = min(ages.get(who(row), row.age), row.age)
-        return sum((2 - age % half / half) / (2 << age // half) for age in ages.values())
+            faded = (2 - row.age % half / half) / (2 << row.age // half) * row.word / 100
+            left[who(row)] = max(left[who(row)], faded)
+        return sum(left.values())
 
-    return min(total(lambda row: row.user), total(lambda row: row.network))
+    return min(total(lambda row: row.voice), total(lambda row: row.network))
 
 
-def reports(told: Told, window: int) -> list[Row]:
-    return [
+def lost_to(rows: Iterable[Row]) -> dict[int, int]:
+    """What a peer took by voice: a total that grows from ban to ban of a torrent."""
+    largest: dict[Any, int] = defaultdict(int)
+    for row in rows:
+        lost = max(row.more["to_peer_traffic"], 0) - max(row.more.get("from_peer_traffic", 0), 0)
+        key = (row.voice, row.title)
+        largest[key] = max(largest.get(key, lost), lost)
+    losses: dict[int, int] = defaultdict(int)
+    for (voice, _), lost in largest.items():
+        losses[voice] += lost
+    return losses
+
+
+def reports(told: Told, window: int) -> dict[Network, list[Row]]:
+    """By subject what counts: of those whom it cost something."""
+    rows = by_subject(
         row
         for row in told.rows
         if row.kind == "ban" and row.counts and not row.more["btn_ban"] and row.more["module"] != OTHER
         and row.age <= window and not is_private(row.torrent)
-    ]  # fmt: skip
+    )  # fmt: skip
+    found = {}
+    for subject, some in rows.items():
+        losses = lost_to(some)
+        if left := [row for row in some if losses[row.voice] >= 32 * MIB]:
+            found[subject] = left
+    return found
+
+
+def is_cheat(row: Row) -> bool:
+    return row.more["module"] in (CHEAT, BLOCKER)
 
 
 def naive_votes(told: Told, numbers: Numbers) -> dict[str, tuple[int, ...]]:
     found = {}
-    for subject, rows in by_subject(reports(told, numbers["window"])).items():
-        against = people_of(givers(told, subject, numbers["window"], numbers["share_percent"]))
-        cheats = people_of(row for row in rows if row.more["module"] in (CHEAT, BLOCKER)) - against
-        everybody = people_of(rows) - against
-        if cheats >= numbers["min_people"]:
-            people, need = cheats, numbers["min_people"]
-        elif everybody >= numbers["min_people_any"]:
-            people, need = everybody, numbers["min_people_any"]
+    for subject, rows in reports(told, numbers["window"]).items():
+        less = words_of(against(told, subject, numbers["window"], numbers["share_percent"], lost_to(rows)))
+        cheats = max(said_by(row for row in rows if is_cheat(row)) - less, 0)
+        everybody = max(said_by(rows) - less, 0)
+        if cheats >= enough(numbers["min_people"]):
+            voices, words, need = voices_of(filter(is_cheat, rows)), cheats, numbers["min_people"]
+        elif everybody >= enough(numbers["min_people_any"]):
+            voices, words, need = voices_of(rows), everybody, numbers["min_people_any"]
         else:
             continue
         weight = weight_of(rows, numbers["half_life"])
@@ -272,16 +333,20 @@ def naive_votes(told: Told, numbers: Numbers) -> dict[str, tuple[int, ...]]:
             and round(weight * 100) >= need * 50
             and expires > NOW
         ):
-            found[str(subject)] = (people, torrents_of(rows), days_of(rows), len(rows), against)
+            found[str(subject)] = (voices, words, less, torrents_of(rows), days_of(rows), len(rows))
     return found
 
 
 def naive_prefixes(told: Told, numbers: Numbers) -> dict[str, tuple[int, ...]]:
+    window, share = numbers["window"], numbers["share_percent"]
+    least = enough(numbers["member_people"])
+    # Only what has so many words about it is looked at, of whatever module.
+    looked = {subject: rows for subject, rows in reports(told, window).items() if nearly(rows) >= least}
+    speak = {subject: against(told, subject, window, share, lost_to(rows)) for subject, rows in looked.items()}
     members = {
         subject: rows
-        for subject, rows in by_subject(reports(told, numbers["window"])).items()
-        if people_of(rows) - people_of(givers(told, subject, numbers["window"], numbers["share_percent"]))
-        >= numbers["member_people"]
+        for subject, rows in looked.items()
+        if nearly(row for row in rows if is_cheat(row)) - by_voice(speak[subject]) >= least
     }
     prefixes: dict[Network, list[Network]] = defaultdict(list)
     for member in members:
@@ -290,24 +355,60 @@ def naive_prefixes(told: Told, numbers: Numbers) -> dict[str, tuple[int, ...]]:
     for prefix, inside in prefixes.items():
         rows = [row for member in inside for row in members[member]]
         # Whoever somebody in the prefix gave to speaks for it, if that was looked at: with enough reports.
-        looked = [
-            subject for subject, some in by_subject(reports(told, numbers["window"])).items()
-            if prefix.contains(subject) and people_of(some) >= numbers["member_people"]
-        ]  # fmt: skip
-        against = people_of(
-            row for one in looked for row in givers(told, one, numbers["window"], numbers["share_percent"])
-        )
+        near = [subject for subject in looked if prefix.contains(subject)]
+        if len(near) < numbers["min_hosts" if prefix.bits == 32 else "min_subnets"]:
+            continue
+        less = words_of(half for subject in near for half in speak[subject])
         sharing = max(len({row.subject for row in rows if row.title == title}) for title in {row.title for row in rows})
-        people = people_of(rows) - against
+        words = max(said_by(rows) - less, 0)
+        known, givers = set(inside), set()
+        for subject in {row.subject for row in told.rows if prefix.contains(row.subject)}:
+            gave, took = 0, 0
+            for one, two in neighbour(told, subject, window):
+                gave, took = gave + one, took + two
+            if gave or took:
+                known.add(subject)
+                if gave >= took and subject not in inside:
+                    givers.add(subject)
         if (
-            people >= numbers["min_people"]
+            words >= enough(numbers["min_people"])
             and len(inside) >= numbers["min_hosts" if prefix.bits == 32 else "min_subnets"]
+            and len(inside) * 100 // len(known) >= numbers["met_percent"]
             and sharing * 100 // len(inside) >= numbers["sharing_percent"]
             and max(torrents_of(rows), days_of(rows)) >= numbers["min_torrents"]
             and round(weight_of(rows, numbers["half_life"]) * 100) >= numbers["min_people"] * 50
         ):
-            found[str(prefix)] = (people, len(inside), sharing, torrents_of(rows), against)
+            for piece in carve(prefix, AddressSet(givers)):
+                found[str(piece)] = (voices_of(rows), words, less, len(inside), sharing, torrents_of(rows))
     return found
+
+
+def nearly(rows: Iterable[Row]) -> int:
+    """What is never less than the words of some people, and quicker to tell."""
+    some = list(rows)
+    voices = {row.voice: row.word for row in some}
+    return min(sum(voices.values()), 100 * len({row.network for row in some}))
+
+
+def by_voice(halves: Iterable[tuple[int, str, int]]) -> int:
+    voices: dict[int, int] = defaultdict(int)
+    for voice, _, half in halves:
+        voices[voice] = max(voices[voice], half)
+    return sum(voices.values())
+
+
+def neighbour(told: Told, subject: Network, window: int) -> Iterable[tuple[int, int]]:
+    """What an address gave and took by connection, where it was worth telling."""
+    largest: dict[Any, tuple[int, int]] = {}
+    for row in told.rows:
+        if row.kind != "ban" and row.counts and row.subject == subject and row.ago <= window:
+            if max(row.more["got"], row.more["to"]) < MIB:
+                continue
+            title = (*row.title, row.more.get("size"), is_private(row.torrent))
+            key = (row.voice, title, row.more["port"], row.kind)
+            gave, took = largest.get(key, (0, 0))
+            largest[key] = max(gave, row.more["got"]), max(took, row.more["to"])
+    return largest.values()
 
 
 def taken_of(row: Row) -> int:
@@ -321,47 +422,67 @@ def naive_flows(told: Told, numbers: Numbers) -> dict[str, tuple[int, ...]]:
     for number, row in enumerate(told.rows):
         if row.kind == "swarm" and row.counts and row.age <= window and taken_of(row) >= 4 * MIB:
             versions[row.more.get("version", -number)].append(row)
-    flows: dict[tuple[Network, tuple[str, int]], list[tuple[Row, int]]] = defaultdict(list)
+    flows: dict[tuple[Network, tuple[str, int]], list[tuple[Row, int, int]]] = defaultdict(list)
     for rows in versions.values():
         old = rows[0].more["big_endian"] or any(row.more["began"] > window for row in rows)
         taken = max(map(taken_of, rows)) - (min(map(taken_of, rows)) if old else 0)
         if taken > 0 and not is_private(rows[0].torrent):
-            flows[rows[0].subject, rows[0].title].append((max(rows, key=lambda row: row.at), taken))
-    over: dict[Network, list[tuple[int, int, int, list[Row]]]] = defaultdict(list)
+            began = NOW - max(row.more["began"] for row in rows)
+            flows[rows[0].subject, rows[0].title].append((max(rows, key=lambda row: row.at), taken, began))
+    over: dict[Network, list[tuple[int, int, int, list[Row], dict[int, int], int]]] = defaultdict(list)
     for (subject, _), parts in flows.items():
         sizes: dict[int, int] = defaultdict(int)
-        for row, _ in parts:
-            sizes[row.user] = max(sizes[row.user], row.more["size"])
+        for row, _, _ in parts:
+            sizes[row.voice] = max(sizes[row.voice], row.more["size"])
         known = [size for size in sizes.values() if size]
-        rows = [row for row, _ in parts]
-        if min(people_of(rows), len(known)) < numbers["min_people"]:
+        rows = [row for row, _, _ in parts]
+        if min(nearly(rows), len(known) * 100) < enough(numbers["min_people"]):
             continue
         size = median_low(known)
         cap = -(-numbers["person_percent"] * size // 100)
 
-        def total(who: Callable[[Row], Any], parts: Any = parts, cap: int = cap) -> int:
-            sums: dict[Any, int] = defaultdict(int)
-            for row, taken in parts:
-                sums[who(row)] += taken
-            return sum(min(taken, cap) for taken in sums.values())
+        def sums(who: Callable[[Row], Any], parts: Any = parts) -> dict[Any, int]:
+            found: dict[Any, int] = defaultdict(int)
+            for row, taken, _ in parts:
+                found[who(row)] += taken
+            return found
 
-        taken = min(total(lambda row: row.user), total(lambda row: row.network))
-        pairs = len({(row.more["client"], row.more["port"]) for row in rows})
+        def total(who: Callable[[Row], Any], sums: Any = sums, cap: int = cap) -> int:
+            return sum(min(taken, cap) for taken in sums(who).values())
+
+        taken = min(total(lambda row: row.voice), total(lambda row: row.network))
+        # Peers behind an address: by their clients, or those that one person saw there at one time.
+        together = max(
+            len({(o.more["client"], o.more["port"]) for o, _, since in parts
+                 if o.voice == row.voice and since <= began <= o.at})
+            for row, _, began in parts
+        )  # fmt: skip
+        pairs = max(len({row.more["client"] for row in rows}), together)
         percent = taken * 100 // size // pairs
         if percent >= numbers["min_percent"] and taken >= numbers["min_traffic"]:
-            over[subject].append((percent, people_of(rows), pairs, rows))
+            over[subject].append((percent, taken, pairs, rows, sums(lambda row: row.voice), len(known)))
     found = {}
     for subject, some in over.items():
-        against = people_of(givers(told, subject, window, numbers["share_percent"]))
-        percent, people, pairs, _ = max(some, key=lambda one: one[0])
+        # Whom it took most of on any torrent is who speaks against it.
+        losses: dict[int, int] = {}
+        for (one, _), parts in flows.items():
+            if one == subject:
+                mine: dict[int, int] = defaultdict(int)
+                for row, taken, _ in parts:
+                    mine[row.voice] += taken
+                for voice, taken in mine.items():
+                    losses[voice] = max(losses.get(voice, 0), taken)
+        less = words_of(against(told, subject, window, numbers["share_percent"], losses))
+        percent, _, pairs, worst, _, known_sizes = max(some, key=lambda one: one[:2])
+        words = max(said_by(worst) - less, 0)
         rows = [row for one in some for row in one[3]]
         lasts = max(row.at for row in rows) + min(numbers["lifetime"] * min(days_of(rows), 4), 14 * DAY)
         if (
-            people - against >= numbers["min_people"]
+            min(words, known_sizes * 100) >= enough(numbers["min_people"])
             and max(days_of(rows), len(some)) >= numbers["min_days"]
             and lasts > NOW
         ):
-            found[str(subject)] = (people - against, percent, pairs, len(some), days_of(rows))
+            found[str(subject)] = (voices_of(worst), words, percent, pairs, len(some), days_of(rows))
     return found
 
 
@@ -383,8 +504,8 @@ def naive_crowds(told: Told, numbers: Numbers) -> dict[str, tuple[int, ...]]:
             buckets[row.subject, row.at // 600_000].append(row)
     found: dict[str, tuple[int, ...]] = {}
     for (subject, _), rows in sorted(buckets.items()):
-        enough = people_of(rows) >= numbers["min_people"] and torrents_of(rows) >= numbers["min_torrents"]
-        if enough and not givers(told, subject, numbers["window"], 0):
+        qualifies = nearly(rows) >= enough(numbers["min_people"]) and torrents_of(rows) >= numbers["min_torrents"]
+        if qualifies and all(gave < MIB for gave, _ in met(told, subject, numbers["window"]).values()):
             torrents, count = found.get(str(subject), (0, 0))
             found[str(subject)] = (max(torrents, torrents_of(rows)), count + 1)
     return found
@@ -414,36 +535,47 @@ def naive_identities(told: Told, numbers: Numbers) -> dict[str, tuple[int, ...]]
             continue
         percent = len(hidden) * 100 // len(hidden | owners)
         if (
-            people_of(rows) >= numbers["min_people"]
+            said_by(rows) >= enough(numbers["min_people"])
             and len(hidden) >= numbers["min_addresses"]
             and percent >= numbers["min_percent"]
             and max(torrents_of(rows), days) >= numbers["min_torrents"]
         ):
-            found[code] = (people_of(rows), len(hidden), percent, days)
+            found[code] = (said_by(rows), len(hidden), percent, days)
     return found
 
 
 # Weak thresholds, so that about half of the subjects qualify; the names of the numbers that must agree too.
 ORACLES: dict[str, tuple[Callable[..., dict[str, tuple[int, ...]]], tuple[str, ...], dict[str, int]]] = {
-    "untrusted_vote": (naive_votes, ("people", "torrents", "days", "reports", "against"), {"min_days": 2}),
+    "untrusted_vote": (
+        naive_votes,
+        ("people", "words", "against", "torrents", "days", "reports"),
+        {"min_people": 2, "min_people_any": 3, "min_days": 2},
+    ),
     "multi_dial": (
         naive_prefixes,
-        ("people", "members", "sharing", "torrents", "against"),
-        {"min_hosts": 4, "min_subnets": 2, "min_people": 2},
+        ("people", "words", "against", "members", "sharing", "torrents"),
+        {"min_hosts": 4, "min_subnets": 2, "min_people": 2, "member_people": 1, "met_percent": 40},
     ),
     "over_download": (
         naive_flows,
-        ("people", "percent", "peers", "torrents", "days"),
-        {"min_people": 2, "min_percent": 60, "min_traffic": 1},
+        ("people", "words", "percent", "peers", "torrents", "days"),
+        {"min_people": 1, "min_percent": 40, "min_traffic": 1},
     ),
     "concurrent_download": (naive_crowds, ("torrents", "buckets"), {"min_people": 2, "min_torrents": 2}),
     "client_identity": (
         naive_identities,
-        ("people", "addresses", "percent", "days"),
+        ("words", "addresses", "percent", "days"),
         {"min_people": 2, "min_percent": 40, "min_addresses": 2},
     ),
 }
 SEEDS = range(3)
+
+
+def whole(name: str, number: float) -> int:
+    """A number of a finding; of words in hundredths."""
+    return round(number * 100) if name in ("words", "against") else int(number)
+
+
 TELLING = {
     "untrusted_vote": tuple(SEEDS),
     "multi_dial": tuple(range(12)),
@@ -469,7 +601,7 @@ async def test_an_analysis_finds_what_the_naive_rule_finds(world: World, name: s
     found = await world.find(name, **weak)
     expected = naive(told, numbers)
     short = {
-        next((code for code in expected if code in target), target): tuple(int(finding.numbers[n]) for n in shown)
+        next((code for code in expected if code in target), target): tuple(whole(n, finding.numbers[n]) for n in shown)
         for target, finding in found.items()
     }
     assert short == expected

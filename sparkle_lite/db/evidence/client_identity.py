@@ -3,7 +3,16 @@
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from sparkle_lite.db.evidence.workspace import DAYS, TORRENTS, Evidence, network_of, subject_of, users_of
+from sparkle_lite.db.evidence.workspace import (
+    DAYS,
+    TORRENTS,
+    Evidence,
+    enough,
+    network_of,
+    people_in,
+    subject_of,
+    users_of,
+)
 from sparkle_lite.db.segments import KINDS, Kind
 from sparkle_lite.units import DAY_MS
 
@@ -20,11 +29,14 @@ class Disguise(NamedTuple):
 
 
 class Bearers(NamedTuple):
-    """Who was seen under a disguise: `percent` of the addresses with that name didn't have its peer_id."""
+    """Who was seen under a disguise: `percent` of the addresses with that name didn't have its peer_id.
+
+    `words` of those who saw them (hundredths, collapsed by networks).
+    """
 
     disguise: int
-    users: int
-    networks: int
+    voices: int
+    words: int
     addresses: int
     percent: int
     torrents: int
@@ -32,11 +44,6 @@ class Bearers(NamedTuple):
     first: int
     last: int
     decisive: tuple[int, ...]
-
-    @property
-    def people(self) -> int:
-        """Votes: people collapsed by their networks."""
-        return min(self.users, self.networks)
 
 
 def find_bearers(evidence: Evidence, disguises: Sequence[Disguise], numbers: Mapping[str, int]) -> list[Bearers]:
@@ -58,20 +65,20 @@ def find_bearers(evidence: Evidence, disguises: Sequence[Disguise], numbers: Map
     # True bearers are many, and matter only where enough others pass for them.
     evidence.do(
         "CREATE TEMP TABLE rival AS SELECT client, disguise FROM suspect WHERE NOT hidden AND disguise IN"
-        " (SELECT key FROM seen GROUP BY key HAVING count(DISTINCT address)>=? AND count(DISTINCT user)>=?)",
-        (numbers["min_addresses"], numbers["min_people"]),
+        f" (SELECT key FROM seen GROUP BY key HAVING count(DISTINCT address)>=? AND {people_in('TRUE')}>=?)",
+        (numbers["min_addresses"], enough(numbers["min_people"])),
     )
     _collect_true(evidence, since)
-    evidence.do("CREATE TEMP TABLE against (key INTEGER, user INTEGER, net BLOB)")
+    evidence.do("CREATE TEMP TABLE against (key INTEGER, voter INTEGER, net BLOB, half INTEGER)")
     evidence.make_voters(numbers["min_people"], torrents=numbers["min_torrents"])
     rows = evidence.do(
-        "SELECT s.*, s.addresses*100/(s.addresses+(SELECT count(DISTINCT o.address) FROM owner o"
-        " WHERE o.disguise=s.key AND o.address NOT IN (SELECT address FROM seen WHERE key=s.key))) AS percent,"
-        " d.users FROM (SELECT key, count(DISTINCT user), count(DISTINCT net),"
-        f" count(DISTINCT address) AS addresses, {TORRENTS}, {DAYS}, min(at),"
-        " max(at) FROM seen GROUP BY key) s LEFT JOIN decisive d ON d.key=s.key"
+        "SELECT s.key, w.voices, min(w.users, w.nets), s.addresses, s.addresses*100/(s.addresses+(SELECT"
+        " count(DISTINCT o.address) FROM owner o WHERE o.disguise=s.key AND o.address NOT IN"
+        " (SELECT address FROM seen WHERE key=s.key))) AS percent, s.torrents, s.days, s.first, s.last, d.users FROM"
+        f" (SELECT key, count(DISTINCT address) AS addresses, {TORRENTS}, {DAYS} AS days, min(at) AS first,"
+        " max(at) AS last FROM seen GROUP BY key) s JOIN whole w ON w.key=s.key LEFT JOIN decisive d ON d.key=s.key"
     )
-    return [Bearers._make((*row[:4], row[8], *row[4:8], users_of(row[9]))) for row in rows]
+    return [Bearers._make((*row[:9], users_of(row[9]))) for row in rows]
 
 
 def _collect_disguised(evidence: Evidence, since: int) -> None:
@@ -92,7 +99,7 @@ def _collect_disguised(evidence: Evidence, since: int) -> None:
         )
     evidence.make_titles("bearer")
     evidence.do(
-        "CREATE TEMP TABLE seen AS SELECT b.disguise AS key, b.address, r.user, b.net, t.torrent, t.big_endian,"
+        "CREATE TEMP TABLE seen AS SELECT b.disguise AS key, b.address, r.voter, b.net, t.torrent, t.big_endian,"
         " 0 AS grp, b.at, 0 AS value FROM bearer b JOIN title t ON t.id=b.torrent"
         " JOIN reporter r ON r.userapp=b.userapp WHERE NOT t.private"
     )

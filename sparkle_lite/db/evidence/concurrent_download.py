@@ -8,7 +8,9 @@ from sparkle_lite.db.evidence.workspace import (
     TORRENTS,
     Evidence,
     about,
+    enough,
     network_of,
+    people_in,
     subject_of,
     users_of,
 )
@@ -22,22 +24,20 @@ DOWNLOAD_FLOOR = MIB
 
 
 class Crowd(NamedTuple):
-    """What an address took at the same time, in its busiest ten minutes; `buckets` counts those that qualify."""
+    """What an address took at the same time, in its busiest ten minutes; `buckets` counts those that qualify.
+
+    `words` of the people who saw it (hundredths, collapsed by networks); `against` of those who got anything back.
+    """
 
     key: bytes
-    users: int
-    networks: int
+    voices: int
+    words: int
     torrents: int
     buckets: int
     first: int
     last: int
     against: int
     decisive: tuple[int, ...]
-
-    @property
-    def people(self) -> int:
-        """Votes: people collapsed by their networks."""
-        return min(self.users, self.networks)
 
 
 def find_crowds(evidence: Evidence, numbers: Mapping[str, int], only: bytes | None = None) -> list[Crowd]:
@@ -50,13 +50,12 @@ def find_crowds(evidence: Evidence, numbers: Mapping[str, int], only: bytes | No
     if not evidence.has("seen_moment"):
         return []
     values = {
-        "people": 0 if only else numbers["min_people"],
+        "words": 0 if only else enough(numbers["min_people"]),
         "torrents": 0 if only else numbers["min_torrents"],
     }
     evidence.do(
-        f"CREATE TEMP TABLE busy AS SELECT key, bucket, {TORRENTS}, count(DISTINCT user) AS users,"
-        " count(DISTINCT net) AS nets FROM seen_moment GROUP BY key, bucket"
-        " HAVING torrents>=:torrents AND min(users, nets)>=:people",
+        f"CREATE TEMP TABLE busy AS SELECT key, bucket, {TORRENTS} FROM seen_moment GROUP BY key, bucket"
+        f" HAVING torrents>=:torrents AND {people_in('TRUE')}>=:words",
         values,
     )
     evidence.do(
@@ -64,15 +63,16 @@ def find_crowds(evidence: Evidence, numbers: Mapping[str, int], only: bytes | No
         " row_number() OVER (PARTITION BY key ORDER BY torrents DESC, bucket) AS place FROM busy"
     )
     evidence.make_candidates("SELECT DISTINCT key FROM busy", {}, only)
-    evidence.make_givers(since, 0)
-    evidence.do("CREATE TEMP VIEW against AS SELECT * FROM giver")
+    evidence.make_met(since)
+    evidence.make_gifts()
     evidence.do(
-        "CREATE TEMP TABLE seen AS SELECT m.key, m.user, m.net, m.torrent, m.big_endian, 0 AS grp, m.at, 0 AS value"
+        "CREATE TEMP TABLE seen AS SELECT m.key, m.voter, m.net, m.torrent, m.big_endian, 0 AS grp, m.at, 0 AS value"
         " FROM seen_moment m JOIN busiest b ON b.key=m.key AND b.bucket=m.bucket AND b.place=1"
     )
     evidence.make_voters(numbers["min_people"], torrents=numbers["min_torrents"])
     rows = evidence.do(
-        f"SELECT b.key, b.users, b.nets, b.torrents, b.buckets, s.first*{BUCKET_MS}, w.last, w.against, d.users"
+        f"SELECT b.key, w.voices, min(w.users, w.nets), b.torrents, b.buckets, s.first*{BUCKET_MS}, w.last,"
+        " w.against, d.users"
         " FROM busiest b JOIN whole w ON w.key=b.key LEFT JOIN decisive d ON d.key=b.key"
         " JOIN (SELECT key, min(bucket) AS first FROM busy GROUP BY key) s ON s.key=b.key"
         " WHERE b.place=1 ORDER BY b.torrents DESC, b.key LIMIT ?",
@@ -106,7 +106,7 @@ def _collect_moments(evidence: Evidence, since: int, only: bytes | None) -> None
         )
     evidence.make_titles("moment")
     evidence.do(
-        "CREATE TEMP TABLE seen_moment AS SELECT m.key, m.bucket, r.user, m.net, t.torrent, t.big_endian, m.at"
+        "CREATE TEMP TABLE seen_moment AS SELECT m.key, m.bucket, r.voter, m.net, t.torrent, t.big_endian, m.at"
         " FROM (SELECT *, TRUE AS has_grown FROM moment WHERE peer IS NULL UNION ALL"
         " SELECT *, taken>lag(taken) OVER (PARTITION BY userapp, peer, port, kind, torrent ORDER BY at, taken)"
         " FROM moment WHERE peer IS NOT NULL) m JOIN title t ON t.id=m.torrent"

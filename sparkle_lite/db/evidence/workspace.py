@@ -33,8 +33,10 @@ T = TypeVar("T")
 # No counter is believed beyond it (16 TiB); sums of what is below don't overflow.
 MOST = 1 << 44
 
-# What somebody must have got from a peer to speak for it.
-GIVEN_FLOOR = MIB
+# What somebody must have got from a peer to speak for it, or lost to it without banning it: clients' modules look at
+# nobody who took less.
+GIVEN_FLOOR, MET_FLOOR = MIB, 48 * MIB
+_GAVE = "(m.gave>=:floor AND m.gave*100>=m.took*:share)"
 
 # Findings of one analysis: the strongest; more than this is an attack or a mistake.
 FINDINGS = 20_000
@@ -50,12 +52,42 @@ _CACHE_KIB = 32_768
 LONGEST_RECURRENCE = 4
 
 
+# What one whole word is worth: words are counted in hundredths. So much may be missing of what people are needed, since
+# a word that is earned is never quite whole.
+WORD, SLACK = 100, 40
+
+# A voter is one number: who speaks (a user, who may stand for a group) and, in the lowest bits, what the word is worth.
+# So the words of different voters can be summed in one pass: the bits are enough for all that can come together.
+WORD_BITS = 24
+_WORD_MASK = (1 << WORD_BITS) - 1
+WORD_OF = f"(voter & {_WORD_MASK})"
+
+# A word below it is silent; above, it is worth so many hundredths of it.
+SILENT, WORTH = 0.5, 125
+
+# Whose word counts from the start.
+VOUCHED = "(u.role='admin' OR u.vouched_at IS NOT NULL)"
+# Whose word may be weighed without having been here for long.
+_GROWN = f"({VOUCHED} OR u.registered_by='admin')"
+
+
 class Trust(NamedTuple):
-    """Whose word counts: self-registered accounts of this age (ms) with so many active days; never `nobody`."""
+    """Whose word counts: self-registered accounts of this age (ms) with so many active days; never `nobody`.
+
+    `private`: whether what is seen on private torrents is evidence. `min_harm`: what a peer must have taken of who
+    votes against it (bytes).
+    """
 
     account_age: int
     active_days: int
     nobody: str
+    private: bool = False
+    min_harm: int = 0
+
+
+def enough(people: int) -> int:
+    """What so many people's words must come to, in hundredths."""
+    return max(people * WORD - SLACK, 1)
 
 
 def subject_of(column: str) -> str:
@@ -81,7 +113,8 @@ def prefix_of(key: bytes) -> bytes:
 
 
 def users_of(text: str | None) -> tuple[int, ...]:
-    return tuple(sorted(map(int, text.split(",")))) if text else ()
+    """The users (row ids) behind a list of voters as text."""
+    return tuple(sorted({int(voter) >> WORD_BITS for voter in text.split(",")})) if text else ()
 
 
 def network_of(column: str) -> str:
@@ -94,9 +127,14 @@ TORRENTS = f"{DISTINCT} AS torrents"
 DAYS = f"count(DISTINCT at/{DAY_MS})"
 
 
+def voices_in(condition: str) -> str:
+    """The sum of the words of different voters (hundredths), of the rows of a group that meet a condition."""
+    return f"(coalesce(sum(DISTINCT iif({condition}, voter, NULL)), 0) & {_WORD_MASK})"
+
+
 def people_in(condition: str) -> str:
-    """People collapsed by their networks, of the rows of a group that meet a condition."""
-    return f"min(count(DISTINCT iif({condition}, user, NULL)), count(DISTINCT iif({condition}, net, NULL)))"
+    """The same collapsed by networks at the most: what `make_voters` counts exactly is never more."""
+    return f"min({voices_in(condition)}, {WORD}*count(DISTINCT iif({condition}, net, NULL)))"
 
 
 class Evidence:
@@ -133,30 +171,49 @@ class Evidence:
     # --- Whose word counts --------------------------------------------------------------------------------------------
 
     def _reporters(self, trust: Trust) -> None:
-        """The applications that count, with their people: banned, deleted, anonymous and young ones don't."""
-        self.do("CREATE TEMP TABLE reporter (userapp INTEGER PRIMARY KEY, user INTEGER NOT NULL)")
+        """The applications that count, with their people and what their words are worth.
+
+        Banned, deleted and anonymous ones don't; nor does anybody's word before it is earned, but for those vouched
+        for. `person` has everybody whose word may be weighed.
+        """
+        self._private, self.min_harm = trust.private, trust.min_harm
+        self.do(
+            "CREATE TEMP TABLE person (userapp INTEGER PRIMARY KEY, user INTEGER NOT NULL, vouched INTEGER NOT NULL)"
+        )
+        self.do("CREATE TEMP TABLE reporter (userapp INTEGER PRIMARY KEY, user INTEGER NOT NULL, voter INTEGER)")
         self.do("CREATE TEMP TABLE maturing (userapp INTEGER PRIMARY KEY, user INTEGER NOT NULL)")
         self.do("CREATE TEMP TABLE active (user INTEGER, day INTEGER, PRIMARY KEY (user, day)) WITHOUT ROWID")
         values = {"nobody": trust.nobody, "old": self.now - trust.account_age, "days": trust.active_days}
         # An account's activity counts with applications that are deleted by now too.
         self.do(
             "INSERT INTO maturing SELECT a.id, u.id FROM m.userapp a JOIN m.user u ON u.id=a.user"
-            " WHERE u.registered_by<>'admin' AND u.registered_at<=:old AND u.name_key<>:nobody",
+            f" WHERE NOT {_GROWN} AND u.registered_at<=:old AND u.name_key<>:nobody",
             values,
         )
         if self.do("SELECT 1 FROM maturing LIMIT 1"):
             self._active_days()
         self.do(
-            "INSERT INTO reporter SELECT a.id, u.id FROM m.userapp a JOIN m.user u ON u.id=a.user"
+            f"INSERT INTO person SELECT a.id, u.id, {VOUCHED} FROM m.userapp a JOIN m.user u ON u.id=a.user"
             " WHERE a.banned_at IS NULL AND a.deleted_at IS NULL AND u.banned_at IS NULL AND u.name_key<>:nobody"
-            " AND (u.registered_by='admin' OR (u.registered_at<=:old"
+            f" AND ({_GROWN} OR (u.registered_at<=:old"
             " AND (SELECT count(*) FROM active WHERE active.user=u.id)>=:days))",
             values,
         )
+        self.do(
+            f"INSERT INTO reporter SELECT p.userapp, p.user, iif(p.vouched, p.user<<{WORD_BITS} | {WORD},"
+            f" w.voice<<{WORD_BITS} | min(CAST({WORTH}*w.value AS INTEGER), {WORD})) FROM person p"
+            " LEFT JOIN m.word w ON w.user=p.user WHERE p.vouched OR w.value>=?",
+            (SILENT,),
+        )
+        # Who stand for one another speak as loudly as the loudest of them.
+        self.do(
+            f"UPDATE reporter SET voter=(SELECT max(o.voter) FROM reporter o"
+            f" WHERE o.voter>>{WORD_BITS}=reporter.voter>>{WORD_BITS})"
+        )
 
-    def people(self) -> frozenset[int]:
-        """The users whose word counts."""
-        return frozenset(user for (user,) in self.do("SELECT DISTINCT user FROM reporter"))
+    def grown(self) -> frozenset[int]:
+        """The users whose word may be weighed: vouched for, added by an administrator, or here for long enough."""
+        return frozenset(user for (user,) in self.do("SELECT DISTINCT user FROM person"))
 
     def _active_days(self) -> None:
         sql = (
@@ -208,25 +265,38 @@ class Evidence:
         )
 
     def make_titles(self, source: str) -> None:
-        """Make the table of the torrents that a table refers to: one number for all rows of one identifier."""
+        """Make the table of the torrents that a table (torrent, userapp) refers to: a number for all of one identifier.
+
+        A torrent is private when most of those who report it say so, one person one voice, by their words; where
+        private torrents count, none is.
+        """
         self.do(
             "CREATE TEMP TABLE title"
             " (id INTEGER PRIMARY KEY, torrent INTEGER, big_endian INTEGER, size INTEGER, private INTEGER)"
         )
         self.do(
             f"INSERT INTO title SELECT t.id, iif(t.identifier IN ({UNKNOWN_SQL}), NULL,"
-            " (SELECT min(o.id) FROM m.torrent o WHERE o.identifier=t.identifier)), t.big_endian, t.size,"
-            " EXISTS (SELECT 1 FROM m.torrent p WHERE p.identifier=t.identifier AND p.private=1)"
+            " (SELECT min(o.id) FROM m.torrent o WHERE o.identifier=t.identifier)), t.big_endian, t.size, 0"
             f" FROM m.torrent t WHERE t.id IN (SELECT torrent FROM {source})"
         )
+        if self._private:
+            return
+        self.do(
+            "UPDATE title SET private=1 WHERE torrent IN (SELECT t.torrent FROM title t JOIN m.torrent p ON p.id=t.id"
+            f" JOIN (SELECT DISTINCT torrent, userapp FROM {source}) s ON s.torrent=t.id"
+            " JOIN reporter r ON r.userapp=s.userapp WHERE t.torrent IS NOT NULL"
+            f" GROUP BY t.torrent HAVING {voices_in('p.private=1')}>{voices_in('p.private=0')})"
+            " OR (torrent IS NULL AND id IN (SELECT id FROM m.torrent WHERE private=1))"
+        )
 
-    def make_givers(self, since: int, share_percent: int) -> None:
-        """Make the table of the people to whom candidates gave at least this share of what they took.
+    def make_met(self, since: int, of: str = "reporter") -> None:
+        """Make the table of the people whom candidates met: what they gave and took (bytes), over all torrents.
 
-        A row of traffic is one connection as one application tells it; of its versions the largest count.
+        A row of traffic is one connection as one application tells it; of its versions the largest count. `of` is a
+        table of applications with their voters.
         """
         self.do(
-            "CREATE TEMP TABLE traffic (key BLOB, user INTEGER, net BLOB, torrent INTEGER, port INTEGER, kind TEXT,"
+            "CREATE TEMP TABLE traffic (key BLOB, voter INTEGER, net BLOB, torrent INTEGER, port INTEGER, kind TEXT,"
             " gave INTEGER, took INTEGER)"
         )
         lookups = int(self.do("SELECT count(*) FROM candidate")[0][0]) <= _LOOKUPS
@@ -237,68 +307,110 @@ class Evidence:
                 else f"seg.{kind} s CROSS JOIN candidate c ON c.key={subject_of('s.peer_ip')}"
             )
             self.do(
-                f"INSERT INTO traffic SELECT c.key, r.user, {network_of('sub.address')} AS net, s.torrent, s.peer_port,"
-                f" '{kind}', max(s.from_peer_traffic), max(s.to_peer_traffic) FROM {peers}"
-                " CROSS JOIN seg.submission sub ON sub.id=s.submission JOIN reporter r ON r.userapp=sub.userapp"
-                " WHERE sub.received_at BETWEEN ? AND ? GROUP BY c.key, r.user, net, s.torrent, s.peer_port",
+                f"INSERT INTO traffic SELECT c.key, r.voter, {network_of('sub.address')} AS net, s.torrent,"
+                f" s.peer_port, '{kind}', max(s.from_peer_traffic), max(s.to_peer_traffic) FROM {peers}"
+                f" CROSS JOIN seg.submission sub ON sub.id=s.submission JOIN {of} r ON r.userapp=sub.userapp"
+                " WHERE sub.received_at BETWEEN ? AND ? GROUP BY c.key, r.voter, net, s.torrent, s.peer_port",
                 (since, self.now),
             )
         self.do(
-            "CREATE TEMP TABLE giver AS SELECT key, user, net FROM (SELECT key, user, net, max(gave) AS gave,"
-            " max(took) AS took FROM traffic GROUP BY key, user, net, torrent, port, kind) GROUP BY key, user, net"
-            " HAVING total(max(gave, 0))>=? AND total(max(gave, 0))*100>=total(max(took, 0))*?",
-            (GIVEN_FLOOR, share_percent),
+            "CREATE TEMP TABLE met AS SELECT key, voter, net, CAST(total(max(gave, 0)) AS INTEGER) AS gave,"
+            " CAST(total(max(took, 0)) AS INTEGER) AS took FROM (SELECT key, voter, net, max(gave) AS gave,"
+            " max(took) AS took FROM traffic GROUP BY key, voter, net, torrent, port, kind) GROUP BY key, voter, net"
         )
-        self.do("CREATE INDEX temp.giver_key ON giver (key)")
+        self.do("DROP TABLE traffic")
+        self.do("CREATE INDEX temp.met_key ON met (key, voter)")
+
+    def make_against(self, losses: str, share_percent: int) -> None:
+        """From `met` make the table of those who speak for a peer, with half their words (`half`, hundredths).
+
+        They got at least this share back of what it took of them, or lost as much as makes a module look and didn't
+        ban it. It counts in proportion to what those who speak against it lost: `losses` is a query of their losses
+        (key, voter, lost in bytes).
+        """
+        self.do(f"CREATE TEMP TABLE loss AS {losses}")
+        self.do("CREATE INDEX temp.loss_key ON loss (key, voter)")
+        self.do("CREATE TEMP TABLE usual AS SELECT key, max(total(lost)/count(*), 1.0) AS lost FROM loss GROUP BY key")
+        self.do("CREATE INDEX temp.usual_key ON usual (key)")
+        self.do(
+            "CREATE TEMP TABLE against AS SELECT m.key, m.voter, m.net,"
+            f" CAST((m.voter & {_WORD_MASK})*0.5*min(1.0, iif({_GAVE}, m.gave, m.took-m.gave)/coalesce(u.lost, 1.0))"
+            f" AS INTEGER) AS half FROM met m LEFT JOIN usual u ON u.key=m.key WHERE {_GAVE} OR"
+            " (m.took-m.gave>=:met AND NOT EXISTS (SELECT 1 FROM loss l WHERE l.key=m.key AND l.voter=m.voter))",
+            {"floor": GIVEN_FLOOR, "share": share_percent, "met": MET_FLOOR},
+        )
+        self.do("CREATE INDEX temp.against_key ON against (key)")
+
+    def make_gifts(self) -> None:
+        """The same table from `met`, of everybody who got anything at all back."""
+        self.do(
+            f"CREATE TEMP TABLE against AS SELECT key, voter, net, {WORD_OF}/2 AS half FROM met WHERE gave>=?",
+            (GIVEN_FLOOR,),
+        )
+        self.do("CREATE INDEX temp.against_key ON against (key)")
 
     # --- Counting people ----------------------------------------------------------------------------------------------
 
     def make_voters(self, people: int, *, anyhow: int | None = None, torrents: int = 0, value: int = 0) -> None:
-        """From `seen` and `against` make `whole` (people per key) and `decisive`.
+        """From `seen` and `against` make `whole` (words per key, in hundredths) and `decisive`.
 
-        These are the users whose removal would drop the target below a threshold. Needed are so many people in the
-        first group of modules or, where more suffice of whatever group, `anyhow`; so many torrents or days; and such a
-        sum of values.
+        These are the voters whose removal would drop the target below a threshold. Needed are the words of so many
+        people in the first group of modules or, where more suffice of whatever group, `anyhow`; so many torrents or
+        days; and such a sum of values.
         """
-        counts = "count(DISTINCT user) AS users, count(DISTINCT net) AS nets"
+        self.do("CREATE TEMP TABLE heard AS SELECT key, voter, net, max(grp=0) AS first FROM seen GROUP BY 1, 2, 3")
+        # Of a network the loudest counts; `lone` is what it would lose without that voter.
+        for table, where in (("loud", "TRUE"), ("loud_first", "first")):
+            self.do(
+                f"CREATE TEMP TABLE {table} AS SELECT key, voter, word, word-coalesce(next, 0) AS lone FROM (SELECT"
+                f" key, voter, {WORD_OF} AS word, lead({WORD_OF}) OVER w AS next, row_number() OVER w AS place"
+                f" FROM heard WHERE {where} WINDOW w AS (PARTITION BY key, net ORDER BY {WORD_OF} DESC, voter))"
+                " WHERE place=1"
+            )
+            self.do(f"CREATE INDEX temp.{table}_key ON {table} (key, voter)")
         self.do(
-            f"CREATE TEMP TABLE whole AS SELECT key, {counts}, count(DISTINCT iif(grp=0, user, NULL)) AS first_users,"
-            " count(DISTINCT iif(grp=0, net, NULL)) AS first_nets,"
-            f" max({DISTINCT}, {DAYS}) AS torrents, total(value) AS value, max(at) AS last,"
-            " coalesce((SELECT min(count(DISTINCT g.user), count(DISTINCT g.net)) FROM against g"
-            " WHERE g.key=seen.key), 0) AS against FROM seen GROUP BY key"
+            f"CREATE TEMP TABLE whole AS SELECT key, count(DISTINCT voter) AS voices, {voices_in('TRUE')} AS users,"
+            f" {voices_in('grp=0')} AS first_users,"
+            " (SELECT CAST(total(l.word) AS INTEGER) FROM loud l WHERE l.key=seen.key) AS nets,"
+            " (SELECT CAST(total(l.word) AS INTEGER) FROM loud_first l WHERE l.key=seen.key) AS first_nets,"
+            f" max({DISTINCT}, {DAYS}) AS torrents, total(value) AS value, max(at) AS last, 0 AS against"
+            " FROM seen GROUP BY key"
         )
         self.do("CREATE INDEX temp.whole_key ON whole (key)")
-        for table, column, where in (
-            ("lone_net", "net", "TRUE"),
-            ("lone_first", "net", "grp=0"),
-            ("lone_torrent", "torrent", "torrent IS NOT NULL"),
-        ):
-            self.do(
-                f"CREATE TEMP TABLE {table} AS SELECT key, user, count(*) AS lone FROM (SELECT key, {column},"
-                f" min(user) AS user FROM seen WHERE {where} GROUP BY key, {column} HAVING min(user)=max(user))"
-                " GROUP BY key, user"
-            )
-            self.do(f"CREATE INDEX temp.{table}subject_of ON {table} (key, user)")
         self.do(
-            "CREATE TEMP TABLE decisive AS SELECT v.key, group_concat(v.user) AS users FROM"
-            " (SELECT key, user, max(grp=0) AS first, total(value) AS value FROM seen GROUP BY key, user) v"
-            " JOIN whole w ON w.key=v.key"
-            " LEFT JOIN lone_net n ON n.key=v.key AND n.user=v.user"
-            " LEFT JOIN lone_first f ON f.key=v.key AND f.user=v.user"
-            " LEFT JOIN lone_torrent t ON t.key=v.key AND t.user=v.user"
-            " WHERE (min(w.users-1, w.nets-coalesce(n.lone, 0))-w.against<:anyhow"
-            " AND min(w.first_users-v.first, w.first_nets-coalesce(f.lone, 0))-w.against<:people)"
+            "UPDATE whole SET against=a.half FROM (SELECT u.key, min(u.half, n.half) AS half FROM"
+            " (SELECT key, sum(half) AS half FROM (SELECT key, max(half) AS half FROM against GROUP BY key, voter)"
+            " GROUP BY key) u JOIN (SELECT key, sum(half) AS half FROM (SELECT key, max(half) AS half FROM against"
+            " GROUP BY key, net) GROUP BY key) n ON n.key=u.key) a WHERE a.key=whole.key"
+        )
+        self.do(
+            "CREATE TEMP TABLE lone_torrent AS SELECT key, voter, count(*) AS lone FROM (SELECT key, torrent,"
+            " min(voter) AS voter FROM seen WHERE torrent IS NOT NULL GROUP BY key, torrent"
+            " HAVING min(voter)=max(voter)) GROUP BY key, voter"
+        )
+        self.do("CREATE INDEX temp.lone_torrent_key ON lone_torrent (key, voter)")
+        self.do(
+            "CREATE TEMP TABLE decisive AS SELECT v.key, group_concat(v.voter) AS users FROM"
+            f" (SELECT key, voter, {WORD_OF} AS word, max(grp=0) AS first, total(value) AS value FROM seen"
+            " GROUP BY key, voter) v JOIN whole w ON w.key=v.key"
+            " LEFT JOIN lone_torrent t ON t.key=v.key AND t.voter=v.voter"
+            f" WHERE (min(w.users-v.word, w.nets-{_lone('loud')})-w.against<:anyhow"
+            f" AND min(w.first_users-v.first*v.word, w.first_nets-{_lone('loud_first')})-w.against<:people)"
             " OR w.torrents-coalesce(t.lone, 0)<:torrents OR w.value-v.value<:value"
             " GROUP BY v.key",
             {
-                "people": people,
-                "anyhow": people if anyhow is None else anyhow,
+                "people": enough(people),
+                "anyhow": enough(people if anyhow is None else anyhow),
                 "torrents": torrents,
                 "value": value,
             },
         )
         self.do("CREATE INDEX temp.decisive_key ON decisive (key)")
+
+
+def _lone(table: str) -> str:
+    """What the networks of a key would lose without the voter `v`."""
+    return f"(SELECT CAST(total(l.lone) AS INTEGER) FROM {table} l WHERE l.key=v.key AND l.voter=v.voter)"
 
 
 # --- Off the event loop -----------------------------------------------------------------------------------------------

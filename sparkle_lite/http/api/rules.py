@@ -136,8 +136,9 @@ class DistanceEntry(msgspec.Struct, frozen=True):
 
     analysis: str
     number: str
-    have: int
-    need: int
+    have: float
+    need: float
+    met: bool
 
 
 class Pardon(msgspec.Struct, frozen=True):
@@ -299,7 +300,7 @@ async def list_changes(
     responses=documented(
         Answer[Explanation],
         "Everything about it.",
-        Explanation("203.0.113.7", True, [], [_EXAMPLE], [DistanceEntry("over_download", "min_people", 2, 3)]),
+        Explanation("203.0.113.7", True, [], [_EXAMPLE], [DistanceEntry("over_download", "min_people", 2, 3, False)]),
     ),
 )
 async def why(
@@ -490,7 +491,10 @@ def _explained(me: SignedIn, why: Why, distances: Sequence[Need] = ()) -> Explan
         listed=why.listed,
         protected_by=[name for name in why.protection if name != "member" or me.is_admin],
         rules=[_entry(me, match) for match in why.matches],
-        distances=[DistanceEntry(*need) for need in distances],
+        distances=[
+            DistanceEntry(analysis=one.analysis, number=one.number, have=one.have, need=one.need, met=one.is_met)
+            for one in distances
+        ],
         untried=[_entry(me, match) for match in why.untried],
     )
 
