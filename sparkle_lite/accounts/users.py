@@ -50,21 +50,30 @@ class Users:
         return row
 
     @transacted
-    async def add(self, connection: Connection, name: str, role: Role, actor: Actor) -> UserRow:
-        """Add a local user: 1-64 characters. Raises SparkleError: bad_request, conflict, forbidden."""
+    async def add(
+        self, connection: Connection, name: str, role: Role, actor: Actor, *, vouched: bool = True
+    ) -> UserRow:
+        """Add a local user: 1-64 characters. `vouched`: their word counts from the start.
+
+        Raises SparkleError: bad_request, conflict, forbidden.
+        """
         actor.require_admin()
         if store.name_key(name) == ANONYMOUS:
             raise SparkleError("bad_request", "user.reserved_name", name=ANONYMOUS)
-        return await self.insert(connection, name, role, actor)
+        return await self.insert(connection, name, role, actor, vouched=vouched)
 
-    async def insert(self, connection: Connection, name: str, role: Role, actor: Actor) -> UserRow:
+    async def insert(
+        self, connection: Connection, name: str, role: Role, actor: Actor, *, vouched: bool = True
+    ) -> UserRow:
         """Add a local user within a transaction. Raises SparkleError: bad_request, conflict."""
         check_name(name)
         taken = await store.user_by_name(connection, name)
         if taken is not None:
             raise SparkleError("conflict", "user.name_taken", name=taken.name)
         user = await store.add_user(connection, name, role, "admin", self._clock())
-        await self._audit.record(connection, actor, "USER_CREATE", user=user, name=name, role=role)
+        if vouched:
+            await store.set_vouched(connection, user, self._clock())
+        await self._audit.record(connection, actor, "USER_CREATE", user=user, name=name, role=role, vouched=vouched)
         return await find_user(connection, user)
 
     @transacted
@@ -106,6 +115,29 @@ class Users:
         row = await find_user(connection, user)
         await store.set_user_ban(connection, user, None, None)
         await self._audit.record(connection, actor, "USER_UNBAN", user=user, name=row.name)
+
+    @transacted
+    async def vouch(self, connection: Connection, user: int, actor: Actor) -> None:
+        """Let a user's word count from the start. Raises SparkleError: forbidden, not_found."""
+        await self._set_vouched(connection, user, self._clock(), actor)
+
+    @transacted
+    async def unvouch(self, connection: Connection, user: int, actor: Actor) -> None:
+        """Let a user's word be worth what it earns. Raises SparkleError: forbidden, not_found, conflict for one of the
+        administrators, whose word always counts.
+        """
+        await self._set_vouched(connection, user, None, actor)
+
+    async def _set_vouched(self, connection: Connection, user: int, at: int | None, actor: Actor) -> None:
+        actor.require_admin()
+        row = await find_user(connection, user)
+        if at is None and row.role == "admin":
+            raise SparkleError("conflict", "user.admin_speaks", name=row.name)
+        if (row.vouched_at is None) == (at is None):
+            return
+        await store.set_vouched(connection, user, at)
+        action = "USER_UNVOUCH" if at is None else "USER_VOUCH"
+        await self._audit.record(connection, actor, action, user=user, name=row.name)
 
     @transacted
     async def set_role(self, connection: Connection, user: int, role: Role, actor: Actor) -> None:

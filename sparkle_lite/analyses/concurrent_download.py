@@ -1,4 +1,4 @@
-"""Addresses that download very many torrents in the same ten minutes and give nothing back to anyone."""
+"""Addresses that download very many torrents in the same half hour and give nothing back to anyone."""
 
 from sparkle_lite.analyses.analysis import Analysis, Examined, Need, lasts, network, told, words_needed
 from sparkle_lite.analyses.numbers import Numbers, counts, modes, spans
@@ -28,7 +28,7 @@ def _examined(crowd: Crowd, numbers: Numbers) -> Examined:
         decisive=crowd.decisive,
         first_seen=crowd.first,
         last_seen=crowd.last,
-        expires=lasts(crowd.last, numbers["lifetime"], 1),
+        expires=lasts(crowd.knocked, numbers["lifetime"], 1),
     )
     needs = (
         words_needed(NAME, "min_people", crowd.words, numbers["min_people"]),

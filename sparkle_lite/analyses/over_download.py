@@ -32,7 +32,7 @@ def _examined(flow: Flow, numbers: Numbers) -> Examined:
         decisive=flow.decisive,
         first_seen=flow.first,
         last_seen=flow.last,
-        expires=lasts(flow.last, numbers["lifetime"], flow.days),
+        expires=lasts(flow.knocked, numbers["lifetime"], flow.days),
     )
     needs = (
         words_needed(NAME, "min_people", min(flow.words, flow.sizes * WORD), numbers["min_people"]),

@@ -22,7 +22,7 @@ def fades(votes: Votes, now_ms: int, half_life: int, need: int) -> int:
     """When too little weight is left without new evidence, or the hard expiry if that is earlier."""
     half = half_life * min(votes.days, LONGEST_RECURRENCE)
     left = votes.weight * 100 / max(fresh_need(need), 1)
-    return min(votes.last + HARD_EXPIRY_MS, now_ms + int(half * math.log2(max(left, 0.01))))
+    return min(votes.knocked + HARD_EXPIRY_MS, now_ms + int(half * math.log2(max(left, 0.01))))
 
 
 def _examine(evidence: Evidence, numbers: Numbers, only: bytes | None) -> list[Examined]:

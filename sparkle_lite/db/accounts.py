@@ -17,7 +17,7 @@ OAUTH_STATES = 10_000
 
 
 class UserRow(NamedTuple):
-    """A person. Times in ms; `registered_by` says whether an administrator vouched for the account.
+    """A person. Times in ms; `registered_by` says who made the account, `vouched_at` since when its word counts anyway.
 
     `name` is unique and never changes; `nickname` is what GitHub shows, if that is nobody else's name here.
     """
@@ -35,6 +35,12 @@ class UserRow(NamedTuple):
     banned_at: int | None
     banned_reason: str | None
     nickname: str | None
+    vouched_at: int | None
+
+    @property
+    def speaks(self) -> bool:
+        """Whether their word counts from the start: nobody needs to vouch for an administrator."""
+        return self.role == "admin" or self.vouched_at is not None
 
 
 class UserappRow(NamedTuple):
@@ -228,6 +234,11 @@ async def add_user(connection: Connection, name: str, role: str, registered_by: 
         (name, name_key(name), role, registered_by, now_ms),
     )
     return int(cursor.lastrowid or 0)
+
+
+async def set_vouched(connection: Connection, user: int, vouched_at: int | None) -> None:
+    """Note since when somebody vouches for a user, or with None that nobody does."""
+    await connection.execute("UPDATE user SET vouched_at=? WHERE id=?", (vouched_at, user))
 
 
 async def set_user_ban(connection: Connection, user: int, banned_at: int | None, reason: str | None) -> None:

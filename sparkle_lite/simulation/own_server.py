@@ -7,7 +7,7 @@ how fast the machine is; analyses run in this process too, which spares a start 
 
 import asyncio
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -71,13 +71,13 @@ class OwnServer:
         """Whether the user or the system wants an end: the HTTP server hears of it first."""
         return self._http.should_exit
 
-    async def accounts(self, names: list[str]) -> list[Account]:
-        """An application each for people of these names; a name that comes again has several."""
+    async def accounts(self, names: list[str], vouched: Collection[str]) -> list[Account]:
+        """An application each for people of these names, some `vouched` for; a name that comes again has several."""
         users: dict[str, int] = {}
         found = []
         for number, name in enumerate(names):
             if name not in users:
-                users[name] = (await self.server.users.add(name, "user", COMMAND_LINE)).id
+                users[name] = (await self.server.users.add(name, "user", COMMAND_LINE, vouched=name in vouched)).id
             made = await self.server.apps.add(users[name], f"simulated client {number + 1}", COMMAND_LINE)
             found.append(Account(made.userapp.app_id, made.secret))
         return found

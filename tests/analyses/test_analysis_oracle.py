@@ -264,13 +264,15 @@ def against(
     return found
 
 
-def weight_of(rows: list[Row], half_life: int) -> float:
-    half = half_life * min(days_of(rows), 4)
+def weight_of(rows: list[Row], half_life: int, knocked: dict[Network, int]) -> float:
+    half, latest = half_life * min(days_of(rows), 4), max((NOW - at for at in knocked.values()), default=None)
 
     def total(who: Callable[[Row], Any]) -> float:
         left: dict[Any, float] = defaultdict(float)
         for row in rows:
-            faded = (2 - row.age % half / half) / (2 << row.age // half) * row.word / 100
+            # What is turned away can't be seen cheating.
+            age = row.age if latest is None else min(row.age, latest)
+            faded = (2 - age % half / half) / (2 << age // half) * row.word / 100
             left[who(row)] = max(left[who(row)], faded)
         return sum(left.values())
 
@@ -290,13 +292,23 @@ def lost_to(rows: Iterable[Row]) -> dict[int, int]:
     return losses
 
 
+def knocks(told: Told, window: int) -> dict[Network, int]:
+    """When each subject was turned away last because it is listed."""
+    found: dict[Network, int] = {}
+    for row in told.rows:
+        if row.kind == "ban" and row.counts and row.more["btn_ban"] and row.ago <= window:
+            found[row.subject] = max(found.get(row.subject, 0), NOW - row.ago)
+    return found
+
+
 def reports(told: Told, window: int) -> dict[Network, list[Row]]:
     """By subject what counts: of those whom it cost something."""
+    knocked = knocks(told, window)
     rows = by_subject(
         row
         for row in told.rows
         if row.kind == "ban" and row.counts and not row.more["btn_ban"] and row.more["module"] != OTHER
-        and row.age <= window and not is_private(row.torrent)
+        and row.age <= (60 * DAY if row.subject in knocked else window) and not is_private(row.torrent)
     )  # fmt: skip
     found = {}
     for subject, some in rows.items():
@@ -312,7 +324,9 @@ def is_cheat(row: Row) -> bool:
 
 def naive_votes(told: Told, numbers: Numbers) -> dict[str, tuple[int, ...]]:
     found = {}
+    knocked = knocks(told, numbers["window"])
     for subject, rows in reports(told, numbers["window"]).items():
+        mine = {subject: knocked[subject]} if subject in knocked else {}
         less = words_of(against(told, subject, numbers["window"], numbers["share_percent"], lost_to(rows)))
         cheats = max(said_by(row for row in rows if is_cheat(row)) - less, 0)
         everybody = max(said_by(rows) - less, 0)
@@ -322,10 +336,11 @@ def naive_votes(told: Told, numbers: Numbers) -> dict[str, tuple[int, ...]]:
             voices, words, need = voices_of(rows), everybody, numbers["min_people_any"]
         else:
             continue
-        weight = weight_of(rows, numbers["half_life"])
+        weight = weight_of(rows, numbers["half_life"], mine)
         left = weight / (need / 2)
         half = numbers["half_life"] * min(days_of(rows), 4)
-        expires = min(max(row.at for row in rows) + 14 * DAY, NOW + int(half * math.log2(max(left, 1e-4))))
+        last = max(max(row.at for row in rows), *mine.values(), 0)
+        expires = min(last + 14 * DAY, NOW + int(half * math.log2(max(left, 1e-4))))
         groups = len({row.more["module"] == DIALING for row in rows})
         if (
             max(torrents_of(rows), days_of(rows)) >= numbers["min_torrents"]
@@ -339,7 +354,7 @@ def naive_votes(told: Told, numbers: Numbers) -> dict[str, tuple[int, ...]]:
 
 def naive_prefixes(told: Told, numbers: Numbers) -> dict[str, tuple[int, ...]]:
     window, share = numbers["window"], numbers["share_percent"]
-    least = enough(numbers["member_people"])
+    least, knocked = enough(numbers["member_people"]), knocks(told, window)
     # Only what has so many words about it is looked at, of whatever module.
     looked = {subject: rows for subject, rows in reports(told, window).items() if nearly(rows) >= least}
     speak = {subject: against(told, subject, window, share, lost_to(rows)) for subject, rows in looked.items()}
@@ -354,6 +369,7 @@ def naive_prefixes(told: Told, numbers: Numbers) -> dict[str, tuple[int, ...]]:
     found = {}
     for prefix, inside in prefixes.items():
         rows = [row for member in inside for row in members[member]]
+        mine = {member: knocked[member] for member in inside if member in knocked}
         # Whoever somebody in the prefix gave to speaks for it, if that was looked at: with enough reports.
         near = [subject for subject in looked if prefix.contains(subject)]
         if len(near) < numbers["min_hosts" if prefix.bits == 32 else "min_subnets"]:
@@ -376,7 +392,7 @@ def naive_prefixes(told: Told, numbers: Numbers) -> dict[str, tuple[int, ...]]:
             and len(inside) * 100 // len(known) >= numbers["met_percent"]
             and sharing * 100 // len(inside) >= numbers["sharing_percent"]
             and max(torrents_of(rows), days_of(rows)) >= numbers["min_torrents"]
-            and round(weight_of(rows, numbers["half_life"]) * 100) >= numbers["min_people"] * 50
+            and round(weight_of(rows, numbers["half_life"], mine) * 100) >= numbers["min_people"] * 50
         ):
             for piece in carve(prefix, AddressSet(givers)):
                 found[str(piece)] = (voices_of(rows), words, less, len(inside), sharing, torrents_of(rows))
@@ -476,7 +492,8 @@ def naive_flows(told: Told, numbers: Numbers) -> dict[str, tuple[int, ...]]:
         percent, _, pairs, worst, _, known_sizes = max(some, key=lambda one: one[:2])
         words = max(said_by(worst) - less, 0)
         rows = [row for one in some for row in one[3]]
-        lasts = max(row.at for row in rows) + min(numbers["lifetime"] * min(days_of(rows), 4), 14 * DAY)
+        last = max(max(row.at for row in rows), knocks(told, window).get(subject, 0))
+        lasts = last + min(numbers["lifetime"] * min(days_of(rows), 4), 14 * DAY)
         if (
             min(words, known_sizes * 100) >= enough(numbers["min_people"])
             and max(days_of(rows), len(some)) >= numbers["min_days"]
@@ -501,7 +518,7 @@ def naive_crowds(told: Told, numbers: Numbers) -> dict[str, tuple[int, ...]]:
                 before[key] = row.more["to"]
                 if not grown:
                     continue
-            buckets[row.subject, row.at // 600_000].append(row)
+            buckets[row.subject, row.at // 1_800_000].append(row)
     found: dict[str, tuple[int, ...]] = {}
     for (subject, _), rows in sorted(buckets.items()):
         qualifies = nearly(rows) >= enough(numbers["min_people"]) and torrents_of(rows) >= numbers["min_torrents"]

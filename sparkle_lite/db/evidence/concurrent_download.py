@@ -17,14 +17,15 @@ from sparkle_lite.db.evidence.workspace import (
 from sparkle_lite.db.segments import KINDS
 from sparkle_lite.units import MIB, MINUTE_MS
 
-BUCKET_MS = 10 * MINUTE_MS
+# As often as clients report, at the most.
+BUCKET_MS = 30 * MINUTE_MS
 
 # A snapshot or swarm row of less is a handshake and some requests, not a download.
 DOWNLOAD_FLOOR = MIB
 
 
 class Crowd(NamedTuple):
-    """What an address took at the same time, in its busiest ten minutes; `buckets` counts those that qualify.
+    """What an address took at the same time, in its busiest half hour; `buckets` counts those that qualify.
 
     `words` of the people who saw it (hundredths, collapsed by networks); `against` of those who got anything back.
     """
@@ -36,6 +37,7 @@ class Crowd(NamedTuple):
     buckets: int
     first: int
     last: int
+    knocked: int
     against: int
     decisive: tuple[int, ...]
 
@@ -63,6 +65,7 @@ def find_crowds(evidence: Evidence, numbers: Mapping[str, int], only: bytes | No
         " row_number() OVER (PARTITION BY key ORDER BY torrents DESC, bucket) AS place FROM busy"
     )
     evidence.make_candidates("SELECT DISTINCT key FROM busy", {}, only)
+    evidence.make_knocks(numbers["window"])
     evidence.make_met(since)
     evidence.make_gifts()
     evidence.do(
@@ -72,17 +75,18 @@ def find_crowds(evidence: Evidence, numbers: Mapping[str, int], only: bytes | No
     evidence.make_voters(numbers["min_people"], torrents=numbers["min_torrents"])
     rows = evidence.do(
         f"SELECT b.key, w.voices, min(w.users, w.nets), b.torrents, b.buckets, s.first*{BUCKET_MS}, w.last,"
-        " w.against, d.users"
+        " max(w.last, coalesce(k.knocked, 0)), w.against, d.users"
         " FROM busiest b JOIN whole w ON w.key=b.key LEFT JOIN decisive d ON d.key=b.key"
+        " LEFT JOIN knock k ON k.key=b.key"
         " JOIN (SELECT key, min(bucket) AS first FROM busy GROUP BY key) s ON s.key=b.key"
         " WHERE b.place=1 ORDER BY b.torrents DESC, b.key LIMIT ?",
         (FINDINGS,),
     )
-    return [Crowd._make((*row[:8], users_of(row[8]))) for row in rows]
+    return [Crowd._make((*row[:9], users_of(row[9]))) for row in rows]
 
 
 def _collect_moments(evidence: Evidence, since: int, only: bytes | None) -> None:
-    """Make `seen_moment`: who saw an address download which torrent in which ten minutes."""
+    """Make `seen_moment`: who saw an address download which torrent in which half hour."""
     evidence.do(
         "CREATE TEMP TABLE moment (key BLOB, bucket INTEGER, userapp INTEGER, net BLOB, torrent INTEGER,"
         " at INTEGER, peer BLOB, port INTEGER, kind TEXT, taken INTEGER)"

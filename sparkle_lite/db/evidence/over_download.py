@@ -25,6 +25,7 @@ class Flow(NamedTuple):
     """What an address took of torrents, the worst of them in full: `percent` of its size for each of `pairs`.
 
     `words` of those whom it took from (hundredths, collapsed by networks), less those that speak for it (`against`).
+    `knocked`: when it was turned away last, or was seen last (ms).
     """
 
     key: bytes
@@ -39,6 +40,7 @@ class Flow(NamedTuple):
     days: int
     first: int
     last: int
+    knocked: int
     against: int
     decisive: tuple[int, ...]
 
@@ -68,6 +70,7 @@ def find_flows(evidence: Evidence, numbers: Mapping[str, int], only: bytes | Non
         {"percent": numbers["min_percent"], "traffic": numbers["min_traffic"]},
     )
     evidence.make_candidates("SELECT DISTINCT key FROM over", {}, only)
+    evidence.make_knocks(numbers["window"])
     evidence.make_met(since)
     evidence.make_against(
         "SELECT key, voter, max(taken) AS lost FROM source WHERE key IN (SELECT key FROM over) GROUP BY key, voter",
@@ -89,14 +92,16 @@ def find_flows(evidence: Evidence, numbers: Mapping[str, int], only: bytes | Non
     evidence.make_voters(numbers["min_people"], value=numbers["min_percent"])
     rows = evidence.do(
         "SELECT w.key, v.voices, max(min(v.users, v.nets)-v.against, 0), w.percent, w.taken, w.size, w.sizes, w.pairs,"
-        " o.torrents, o.days, o.first, o.last, v.against, d.users FROM worst w JOIN whole v ON v.key=w.key"
+        " o.torrents, o.days, o.first, o.last,"
+        " max(o.last, coalesce(k.knocked, 0)), v.against, d.users FROM worst w JOIN whole v ON v.key=w.key"
         " JOIN (SELECT o.key, count(DISTINCT o.torrent) AS torrents,"
         f" count(DISTINCT p.at/{DAY_MS}) AS days, min(p.at) AS first, max(p.at) AS last FROM over o"
         " JOIN part p ON p.key=o.key AND p.torrent=o.torrent GROUP BY o.key) o ON o.key=w.key"
-        " LEFT JOIN decisive d ON d.key=w.key WHERE w.place=1 ORDER BY w.percent DESC, w.key LIMIT ?",
+        " LEFT JOIN knock k ON k.key=w.key LEFT JOIN decisive d ON d.key=w.key"
+        " WHERE w.place=1 ORDER BY w.percent DESC, w.key LIMIT ?",
         (FINDINGS,),
     )
-    return [Flow._make((*row[:13], users_of(row[13]))) for row in rows]
+    return [Flow._make((*row[:14], users_of(row[14]))) for row in rows]
 
 
 def _collect_flows(evidence: Evidence, since: int, only: bytes | None) -> None:

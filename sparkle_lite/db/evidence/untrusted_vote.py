@@ -7,6 +7,7 @@ from sparkle_lite.db.evidence.workspace import (
     DAYS,
     DISTINCT,
     FINDINGS,
+    LONGEST_MS,
     LONGEST_RECURRENCE,
     MOST,
     TORRENTS,
@@ -35,7 +36,7 @@ class Votes(NamedTuple):
     """What people reported of a subject: how many voices, and what their words come to (hundredths).
 
     `words` are collapsed by networks, less those that speak for the peer (`against`); `cheat_*` those in the first
-    group of modules alone. Times in ms.
+    group of modules alone. `knocked`: when it was turned away last, or was reported last. Times in ms.
     """
 
     key: bytes
@@ -49,6 +50,7 @@ class Votes(NamedTuple):
     reports: int
     first: int
     last: int
+    knocked: int
     against: int
     weight: float
     decisive: tuple[int, ...]
@@ -103,9 +105,19 @@ def collect_reports(
 
     numbers: window (ms). What stands behind a vote is what the peer took of who reports it, less what it gave.
     """
-    values: dict[str, Any] = {"since": evidence.now - numbers["window"], "now": evidence.now, "words": words}
+    values: dict[str, Any] = {
+        "since": evidence.now - numbers["window"],
+        "ever": evidence.now - LONGEST_MS,
+        "now": evidence.now,
+        "words": words,
+    }
+    evidence.make_knocks(numbers["window"])
     make_modules(evidence, modules)
-    counted = "b.btn_ban=0 AND b.received_at BETWEEN :since AND :now AND coalesce(b.ban_at, b.received_at)>=:since"
+    at = "min(b.received_at, coalesce(b.ban_at, b.received_at))"
+    counted = (
+        f"b.btn_ban=0 AND b.received_at BETWEEN :ever AND :now AND ({at}>=:since OR"
+        f" ({at}>=:ever AND {subject_of('b.peer_ip')} IN (SELECT key FROM knock)))"
+    )
     beside = ""
     if near is not None:
         prefix, rest = prefix_of(near), (1 if len(near) == 4 else 9)
@@ -122,8 +134,7 @@ def collect_reports(
     )
     evidence.do(
         "CREATE TEMP TABLE raw AS SELECT c.key, r.voter, b.userapp, sub.address, b.torrent, mo.grp,"
-        " min(b.received_at, coalesce(b.ban_at, b.received_at)) AS at,"
-        f" min(max(b.to_peer_traffic, 0)-max(b.from_peer_traffic, 0), {MOST}) AS lost"
+        f" {at} AS at, min(max(b.to_peer_traffic, 0)-max(b.from_peer_traffic, 0), {MOST}) AS lost"
         " FROM candidate c CROSS JOIN m.ban b INDEXED BY ban_evidence ON b.peer_ip BETWEEN c.low AND c.high"
         " JOIN module mo ON mo.id=b.module JOIN reporter r ON r.userapp=b.userapp"
         f" LEFT JOIN m.submission sub ON sub.id=b.submission WHERE {counted}"
@@ -169,13 +180,16 @@ def count_votes(evidence: Evidence, numbers: Mapping[str, int], only: bytes | No
     evidence.make_voters(numbers["min_people"], anyhow=numbers["min_people_any"], torrents=numbers["min_torrents"])
     # A vote loses half its weight with every half-life, which is longer the more days there is evidence of.
     # Straight lines between the powers of two: not every SQLite has a logarithm.
-    evidence.do(f"CREATE TEMP TABLE span AS SELECT key, {DAYS} AS days FROM seen GROUP BY key")
+    evidence.do(
+        f"CREATE TEMP TABLE span AS SELECT s.key, {DAYS} AS days, max(k.knocked) AS knocked FROM seen s"
+        " LEFT JOIN knock k ON k.key=s.member GROUP BY s.key"
+    )
     evidence.do("CREATE INDEX temp.span_key ON span (key)")
     evidence.do(
         "CREATE TEMP TABLE faded AS SELECT v.key, v.voter, v.net,"
         f" (2.0-(v.age%v.half)*1.0/v.half)/(2 << min(v.age/v.half, 60))*{WORD_OF}/{WORD} AS weight FROM"
-        " (SELECT s.key, s.voter, s.net, :now-max(s.at) AS age, :half*min(a.days, :longest) AS half FROM seen s"
-        " JOIN span a ON a.key=s.key GROUP BY s.key, s.voter, s.net) v",
+        " (SELECT s.key, s.voter, s.net, :now-max(max(s.at), coalesce(a.knocked, 0)) AS age,"
+        " :half*min(a.days, :longest) AS half FROM seen s JOIN span a ON a.key=s.key GROUP BY s.key, s.voter, s.net) v",
         {"now": evidence.now, "half": numbers["half_life"], "longest": LONGEST_RECURRENCE},
     )
     for who in ("voter", "net"):
@@ -188,11 +202,12 @@ def count_votes(evidence: Evidence, numbers: Mapping[str, int], only: bytes | No
     rows = evidence.do(
         "SELECT s.key, w.voices, s.cheat_voices, max(min(w.users, w.nets)-w.against, 0) AS words,"
         " max(min(w.first_users, w.first_nets)-w.against, 0), s.torrents, s.days, s.groups, s.reports, s.first, s.last,"
-        " w.against, min(u.weight, n.weight), d.users, s.members FROM"
+        " max(s.last, coalesce(a.knocked, 0)), w.against, min(u.weight, n.weight), d.users, s.members FROM"
         f" (SELECT key, count(DISTINCT iif(grp=0, voter, NULL)) AS cheat_voices, {TORRENTS}, {DAYS} AS days,"
         " count(DISTINCT grp) AS groups, count(*) AS reports, min(at) AS first, max(at) AS last,"
         f" count(DISTINCT member) AS members FROM seen {where} GROUP BY key) s"
-        " JOIN whole w ON w.key=s.key JOIN voter_weight u ON u.key=s.key JOIN net_weight n ON n.key=s.key"
+        " JOIN whole w ON w.key=s.key JOIN span a ON a.key=s.key JOIN voter_weight u ON u.key=s.key"
+        " JOIN net_weight n ON n.key=s.key"
         " LEFT JOIN decisive d ON d.key=s.key ORDER BY words DESC, s.key LIMIT :limit",
         {"only": only, "limit": FINDINGS},
     )
@@ -201,7 +216,7 @@ def count_votes(evidence: Evidence, numbers: Mapping[str, int], only: bytes | No
             "SELECT key, max(members) FROM (SELECT key, count(DISTINCT member) AS members FROM seen"
             " WHERE torrent IS NOT NULL GROUP BY key, torrent) GROUP BY key"
         )
-        if any(row[14] > 1 for row in rows)
+        if any(row[15] > 1 for row in rows)
         else ()
     )
-    return [Votes._make((*row[:13], users_of(row[13]), row[14], sharing.get(row[0], 0))) for row in rows]
+    return [Votes._make((*row[:14], users_of(row[14]), row[15], sharing.get(row[0], 0))) for row in rows]

@@ -111,7 +111,7 @@ def _collect_known(evidence: Evidence, since: int) -> None:
     evidence.make_candidates("SELECT DISTINCT key FROM said WHERE key NOT IN (SELECT key FROM bad)", {}, None)
     evidence.make_met(since, of="(SELECT userapp, user AS voter FROM person WHERE vouched)")
     evidence.do(
-        "CREATE TEMP TABLE good AS SELECT DISTINCT key FROM met WHERE gave>=? OR took-gave>=?", (GIVEN_FLOOR, MET_FLOOR)
+        "CREATE TEMP TABLE good AS SELECT DISTINCT key FROM met WHERE gave>=? OR judged>=?", (GIVEN_FLOOR, MET_FLOOR)
     )
 
 

@@ -33,9 +33,9 @@ T = TypeVar("T")
 # No counter is believed beyond it (16 TiB); sums of what is below don't overflow.
 MOST = 1 << 44
 
-# What somebody must have got from a peer to speak for it, or lost to it without banning it: clients' modules look at
-# nobody who took less.
-GIVEN_FLOOR, MET_FLOOR = MIB, 48 * MIB
+# What somebody must have got from a peer to speak for it, or lost to it of a torrent without banning it: clients' modules
+# look at nobody who took less than 48 MiB, and let a tenth of the size pass.
+GIVEN_FLOOR, MET_FLOOR, _MET_PERCENT = MIB, 48 * MIB, 12
 _GAVE = "(m.gave>=:floor AND m.gave*100>=m.took*:share)"
 
 # Findings of one analysis: the strongest; more than this is an attack or a mistake.
@@ -47,6 +47,9 @@ _LOOKUPS = 3_000
 # Virtual machine steps between two looks at the clock: some milliseconds, each takes the interpreter lock once.
 _STEPS = 400_000
 _CACHE_KIB = 32_768
+
+# How long a listing may last on evidence that is no longer renewed, because its peer is turned away.
+LONGEST_MS = 60 * DAY_MS
 
 # A vote's half-life grows with the days of evidence up to so many times.
 LONGEST_RECURRENCE = 4
@@ -250,6 +253,21 @@ class Evidence:
             return False
         return True
 
+    # --- Ends ---------------------------------------------------------------------------------------------------------
+
+    def make_knocks(self, window: int) -> None:
+        """Make `knock`: when those whose words count turned a listed peer away last, within a window (ms).
+
+        While it keeps knocking nobody can see it cheat: so its listing doesn't fade, for `LONGEST_MS` at the most.
+        """
+        self.do(
+            f"CREATE TEMP TABLE knock AS SELECT {subject_of('b.peer_ip')} AS key, max(b.received_at) AS knocked"
+            " FROM m.ban b INDEXED BY ban_caused JOIN reporter r ON r.userapp=b.userapp"
+            " WHERE b.btn_ban=1 AND b.received_at BETWEEN ? AND ? GROUP BY 1",
+            (self.now - window, self.now),
+        )
+        self.do("CREATE UNIQUE INDEX temp.knock_key ON knock (key)")
+
     # --- Subjects and torrents ----------------------------------------------------------------------------------------
 
     def make_candidates(self, sql: str, values: Mapping[str, Any], only: bytes | None) -> None:
@@ -292,6 +310,7 @@ class Evidence:
     def make_met(self, since: int, of: str = "reporter") -> None:
         """Make the table of the people whom candidates met: what they gave and took (bytes), over all torrents.
 
+        `judged` is what they took of torrents of which they took so much that a module had to judge them.
         A row of traffic is one connection as one application tells it; of its versions the largest count. `of` is a
         table of applications with their voters.
         """
@@ -314,9 +333,12 @@ class Evidence:
                 (since, self.now),
             )
         self.do(
-            "CREATE TEMP TABLE met AS SELECT key, voter, net, CAST(total(max(gave, 0)) AS INTEGER) AS gave,"
-            " CAST(total(max(took, 0)) AS INTEGER) AS took FROM (SELECT key, voter, net, max(gave) AS gave,"
-            " max(took) AS took FROM traffic GROUP BY key, voter, net, torrent, port, kind) GROUP BY key, voter, net"
+            "CREATE TEMP TABLE met AS SELECT key, voter, net, CAST(total(gave) AS INTEGER) AS gave,"
+            " CAST(total(took) AS INTEGER) AS took, CAST(total(iif(t.size>0 AND"
+            f" took>=max({MET_FLOOR}, t.size*{_MET_PERCENT}/100), took-gave, 0)) AS INTEGER) AS judged"
+            " FROM (SELECT key, voter, net, torrent, max(max(gave), 0) AS gave, max(max(took), 0) AS took"
+            " FROM traffic GROUP BY key, voter, net, torrent, port, kind) JOIN m.torrent t ON t.id=torrent"
+            " GROUP BY key, voter, net"
         )
         self.do("DROP TABLE traffic")
         self.do("CREATE INDEX temp.met_key ON met (key, voter)")
@@ -334,9 +356,9 @@ class Evidence:
         self.do("CREATE INDEX temp.usual_key ON usual (key)")
         self.do(
             "CREATE TEMP TABLE against AS SELECT m.key, m.voter, m.net,"
-            f" CAST((m.voter & {_WORD_MASK})*0.5*min(1.0, iif({_GAVE}, m.gave, m.took-m.gave)/coalesce(u.lost, 1.0))"
+            f" CAST((m.voter & {_WORD_MASK})*0.5*min(1.0, iif({_GAVE}, m.gave, m.judged)/coalesce(u.lost, 1.0))"
             f" AS INTEGER) AS half FROM met m LEFT JOIN usual u ON u.key=m.key WHERE {_GAVE} OR"
-            " (m.took-m.gave>=:met AND NOT EXISTS (SELECT 1 FROM loss l WHERE l.key=m.key AND l.voter=m.voter))",
+            " (m.judged>=:met AND NOT EXISTS (SELECT 1 FROM loss l WHERE l.key=m.key AND l.voter=m.voter))",
             {"floor": GIVEN_FLOOR, "share": share_percent, "met": MET_FLOOR},
         )
         self.do("CREATE INDEX temp.against_key ON against (key)")

@@ -19,6 +19,9 @@ CREATE TABLE word (
     addresses TEXT NOT NULL
 ) STRICT;
 
+-- When a listed peer was turned away last is read for the end of its listing.
+DROP INDEX ban_caused;
+CREATE INDEX ban_caused ON ban (peer_ip, userapp, module, torrent, received_at) WHERE btn_ban = 1;
 -- What stands behind a vote is read with it.
 DROP INDEX ban_evidence;
 CREATE INDEX ban_evidence ON ban
