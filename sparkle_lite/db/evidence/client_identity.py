@@ -69,7 +69,7 @@ def find_bearers(evidence: Evidence, disguises: Sequence[Disguise], numbers: Map
         (numbers["min_addresses"], enough(numbers["min_people"])),
     )
     _collect_true(evidence, since)
-    evidence.do("CREATE TEMP TABLE against (key INTEGER, voter INTEGER, net BLOB, half INTEGER)")
+    evidence.do("CREATE TEMP TABLE against (key INTEGER, voter INTEGER, net BLOB, less INTEGER)")
     evidence.make_voters(numbers["min_people"], torrents=numbers["min_torrents"])
     rows = evidence.do(
         "SELECT s.key, w.voices, min(w.users, w.nets), s.addresses, s.addresses*100/(s.addresses+(SELECT"

@@ -53,7 +53,7 @@ def find_prefix_votes(
     evidence.make_against(LOSSES, numbers["share_percent"])
     evidence.do(
         f"CREATE TEMP TABLE member AS SELECT key FROM report GROUP BY key HAVING {people_in('grp=0')}"
-        " -coalesce((SELECT total(half) FROM (SELECT max(half) AS half FROM against g WHERE g.key=report.key"
+        " -coalesce((SELECT total(less) FROM (SELECT max(less) AS less FROM against g WHERE g.key=report.key"
         " GROUP BY g.voter)), 0)>=?",
         (enough(numbers["member_people"]),),
     )

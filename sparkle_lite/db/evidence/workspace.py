@@ -33,9 +33,11 @@ T = TypeVar("T")
 # No counter is believed beyond it (16 TiB); sums of what is below don't overflow.
 MOST = 1 << 44
 
-# What somebody must have got from a peer to speak for it, or lost to it of a torrent without banning it: clients' modules
-# look at nobody who took less than 48 MiB, and let a tenth of the size pass.
+# What somebody must have got from a peer to speak for it, or lost to it of a torrent without banning it: the modules of
+# clients look at nobody who took less than 48 MiB, and let a tenth of the size pass.
 GIVEN_FLOOR, MET_FLOOR, _MET_PERCENT = MIB, 48 * MIB, 12
+# An address that was met as so many clients is a VPN's exit, a household or a carrier's.
+_SHARED_BY = 4
 _GAVE = "(m.gave>=:floor AND m.gave*100>=m.took*:share)"
 
 # Findings of one analysis: the strongest; more than this is an attack or a mistake.
@@ -310,13 +312,15 @@ class Evidence:
     def make_met(self, since: int, of: str = "reporter") -> None:
         """Make the table of the people whom candidates met: what they gave and took (bytes), over all torrents.
 
+        `shared` are those that were met as so many different clients that several people must be behind them.
         `judged` is what they took of torrents of which they took so much that a module had to judge them.
+
         A row of traffic is one connection as one application tells it; of its versions the largest count. `of` is a
         table of applications with their voters.
         """
         self.do(
             "CREATE TEMP TABLE traffic (key BLOB, voter INTEGER, net BLOB, torrent INTEGER, port INTEGER, kind TEXT,"
-            " gave INTEGER, took INTEGER)"
+            " client INTEGER, gave INTEGER, took INTEGER)"
         )
         lookups = int(self.do("SELECT count(*) FROM candidate")[0][0]) <= _LOOKUPS
         for kind, indexed in self.segments(KINDS, since):
@@ -327,9 +331,9 @@ class Evidence:
             )
             self.do(
                 f"INSERT INTO traffic SELECT c.key, r.voter, {network_of('sub.address')} AS net, s.torrent,"
-                f" s.peer_port, '{kind}', max(s.from_peer_traffic), max(s.to_peer_traffic) FROM {peers}"
+                f" s.peer_port, '{kind}', s.client, max(s.from_peer_traffic), max(s.to_peer_traffic) FROM {peers}"
                 f" CROSS JOIN seg.submission sub ON sub.id=s.submission JOIN {of} r ON r.userapp=sub.userapp"
-                " WHERE sub.received_at BETWEEN ? AND ? GROUP BY c.key, r.voter, net, s.torrent, s.peer_port",
+                " WHERE sub.received_at BETWEEN ? AND ? GROUP BY c.key, r.voter, net, s.torrent, s.peer_port, s.client",
                 (since, self.now),
             )
         self.do(
@@ -340,24 +344,31 @@ class Evidence:
             " FROM traffic GROUP BY key, voter, net, torrent, port, kind) JOIN m.torrent t ON t.id=torrent"
             " GROUP BY key, voter, net"
         )
-        self.do("DROP TABLE traffic")
         self.do("CREATE INDEX temp.met_key ON met (key, voter)")
+        self.do(
+            "CREATE TEMP TABLE shared AS SELECT t.key FROM traffic t GROUP BY t.key HAVING count(DISTINCT t.client)>=?",
+            (_SHARED_BY,),
+        )
+        self.do("DROP TABLE traffic")
 
     def make_against(self, losses: str, share_percent: int) -> None:
-        """From `met` make the table of those who speak for a peer, with half their words (`half`, hundredths).
+        """From `met` make the table of those who speak for a peer, and how much (`less`, hundredths).
 
-        They got at least this share back of what it took of them, or lost as much as makes a module look and didn't
-        ban it. It counts in proportion to what those who speak against it lost: `losses` is a query of their losses
-        (key, voter, lost in bytes).
+        They got at least this share back of what it took of them, or lost as much as makes a module look and didn't ban
+        it: that is half their word, in proportion to what those lost who speak against it. Where several people share
+        the address, whoever got anything back would lose an honest peer, and counts twice. `losses` is a query of the
+        losses (key, voter, lost in bytes).
         """
         self.do(f"CREATE TEMP TABLE loss AS {losses}")
         self.do("CREATE INDEX temp.loss_key ON loss (key, voter)")
         self.do("CREATE TEMP TABLE usual AS SELECT key, max(total(lost)/count(*), 1.0) AS lost FROM loss GROUP BY key")
         self.do("CREATE INDEX temp.usual_key ON usual (key)")
+        shared = "(m.gave>=:floor AND m.key IN (SELECT key FROM shared))"
         self.do(
             "CREATE TEMP TABLE against AS SELECT m.key, m.voter, m.net,"
-            f" CAST((m.voter & {_WORD_MASK})*0.5*min(1.0, iif({_GAVE}, m.gave, m.judged)/coalesce(u.lost, 1.0))"
-            f" AS INTEGER) AS half FROM met m LEFT JOIN usual u ON u.key=m.key WHERE {_GAVE} OR"
+            f" CAST((m.voter & {_WORD_MASK})*iif({shared}, 2.0,"
+            f" 0.5*min(1.0, iif({_GAVE}, m.gave, m.judged)/coalesce(u.lost, 1.0))) AS INTEGER) AS less"
+            f" FROM met m LEFT JOIN usual u ON u.key=m.key WHERE {shared} OR {_GAVE} OR"
             " (m.judged>=:met AND NOT EXISTS (SELECT 1 FROM loss l WHERE l.key=m.key AND l.voter=m.voter))",
             {"floor": GIVEN_FLOOR, "share": share_percent, "met": MET_FLOOR},
         )
@@ -366,7 +377,7 @@ class Evidence:
     def make_gifts(self) -> None:
         """The same table from `met`, of everybody who got anything at all back."""
         self.do(
-            f"CREATE TEMP TABLE against AS SELECT key, voter, net, {WORD_OF}/2 AS half FROM met WHERE gave>=?",
+            f"CREATE TEMP TABLE against AS SELECT key, voter, net, {WORD_OF}/2 AS less FROM met WHERE gave>=?",
             (GIVEN_FLOOR,),
         )
         self.do("CREATE INDEX temp.against_key ON against (key)")
@@ -400,9 +411,9 @@ class Evidence:
         )
         self.do("CREATE INDEX temp.whole_key ON whole (key)")
         self.do(
-            "UPDATE whole SET against=a.half FROM (SELECT u.key, min(u.half, n.half) AS half FROM"
-            " (SELECT key, sum(half) AS half FROM (SELECT key, max(half) AS half FROM against GROUP BY key, voter)"
-            " GROUP BY key) u JOIN (SELECT key, sum(half) AS half FROM (SELECT key, max(half) AS half FROM against"
+            "UPDATE whole SET against=a.less FROM (SELECT u.key, min(u.less, n.less) AS less FROM"
+            " (SELECT key, sum(less) AS less FROM (SELECT key, max(less) AS less FROM against GROUP BY key, voter)"
+            " GROUP BY key) u JOIN (SELECT key, sum(less) AS less FROM (SELECT key, max(less) AS less FROM against"
             " GROUP BY key, net) GROUP BY key) n ON n.key=u.key) a WHERE a.key=whole.key"
         )
         self.do(
