@@ -10,8 +10,9 @@ from collections.abc import Iterator, Mapping
 from functools import cache
 from importlib import resources
 from importlib.resources.abc import Traversable
+from posixpath import normpath
 from typing import Any
-from urllib.parse import quote, urlencode
+from urllib.parse import quote, unquote, urlencode, urlsplit
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from litestar import MediaType, Response
@@ -267,7 +268,11 @@ def here(request: AnyRequest) -> str:
 def local(url: str) -> str:
     """A URL if it leads to a page of this server, else the first page."""
     is_path = url.startswith("/") and not url.startswith("//") and "\\" not in url and url.isprintable()
-    return url if is_path and url.isascii() else "/"
+    if not (is_path and url.isascii()):
+        return "/"
+    # The REST API has no pages, and one GET of it signs out. What is a dot or a second slash in a path is taken out.
+    path = normpath(unquote(urlsplit(url).path)).lstrip("/")
+    return "/" if path.startswith("api/") else url
 
 
 def is_partial(request: AnyRequest) -> bool:

@@ -333,6 +333,10 @@ def test_nobody_is_led_elsewhere(busy: RunningServer) -> None:
         "/\\example.org",
         "javascript:alert(1)",
         "/\n/example.org",
+        "/api/user/logout",
+        "/%61pi/user/logout",
+        "/./x/../api/user/logout",
+        "/%2fapi/user/logout",
     ):
         answer = asked(busy, f"/language?{urlencode({'to': 'zh', 'next': wanted})}")
         assert (answer.status, answer.headers["location"]) == (303, "/"), wanted
@@ -417,6 +421,7 @@ def test_the_audit_says_what_was_done_in_words(tmp_path: Path) -> None:
         asked(
             server, "/rules/analyses/over_download", token, {"over_download.min_people": "", "over_download.mode": "on"}
         )
+        server.run("rules", "deny", "203.0.113.57", "--forever")
         server.run("user", "add", "bob")
         said = {}
         for language in ("en", "zh"):
@@ -429,6 +434,8 @@ def test_the_audit_says_what_was_done_in_words(tmp_path: Path) -> None:
     assert said["zh"][0] == "用户 2 名称 bob 角色 成员"
     assert "setting size of the circle value Friends" in said["en"]
     assert "设置项 圈子大小 值 朋友圈子" in said["zh"]
+    assert said["en"][1].endswith("until without an end")
+    assert said["zh"][1].endswith("截止 无期限")
     assert "setting Over-download: mode value shadow" in said["en"]
     assert "设置项 超量下载: 见证人数 值 5" in said["zh"]
     assert "设置项 超量下载: 见证人数 值 恢复为预设值" in said["zh"]
