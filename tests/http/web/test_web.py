@@ -6,6 +6,7 @@ import importlib
 import pkgutil
 import re
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlencode
@@ -208,6 +209,64 @@ def test_an_application_is_created_reset_and_deleted(busy: RunningServer, browse
         page.click("text=Delete it for good")
         assert page.url.startswith(f"{busy.url}/apps?done=")
         visit.go(f"/apps/{app.app_id}", 404)
+
+
+def shown_secret(answer: Answer) -> tuple[str, str]:
+    """The id and the secret of an application that a page shows."""
+    assert answer.status == 200, answer
+    found = dict(re.findall(r'id="(app-id|app-secret)"[^>]*>([^<]*)<', answer.body.decode()))
+    return found["app-id"], found["app-secret"]
+
+
+def once_id(answer: Answer) -> str:
+    """What tells a form of a page from the same form shown again."""
+    return re.findall(r'name="once" value="([^"]+)"', answer.body.decode())[-1]
+
+
+@pytest.mark.parametrize("path", ["/apps", "/welcome/connect"])
+def test_a_form_that_is_sent_twice_makes_one_application(busy: RunningServer, path: str) -> None:
+    token = busy.token()
+    before = len(busy.run("app", "list").splitlines())
+    form = {"comment": f"twice, from {path}", "once": once_id(asked(busy, path, token))}
+    with ThreadPoolExecutor(4) as pool:
+        pages = list(pool.map(lambda _: asked(busy, path, token, form), range(4)))
+    [(app_id, secret)] = {shown_secret(page) for page in pages}
+    assert len(busy.run("app", "list").splitlines()) == before + 1
+    assert busy.get("/ping/config", App(app_id, secret), LEGACY).status == 200
+    # Another comment in the same form is another application, and so is the same form of another person.
+    other, _ = shown_secret(asked(busy, path, token, {**form, "comment": "another"}))
+    theirs, their_secret = shown_secret(asked(busy, "/apps", busy.token(HOSTILE[0]), form))
+    assert len({app_id, other, theirs}) == 3
+    assert secret != their_secret
+    for made in (app_id, other, theirs):
+        busy.run("app", "delete", made)
+    again = asked(busy, path, token, form)
+    assert (again.status, secret in again.body.decode()) == (409, False)
+    assert len(busy.run("app", "list").splitlines()) == before
+
+
+def test_a_secret_is_made_anew_once_by_a_form_that_is_sent_twice(busy: RunningServer) -> None:
+    token, app = busy.token(), busy.add_app()
+    page, reset = f"/apps/{app.app_id}", f"/apps/{app.app_id}/reset"
+    first, second = ({"once": once_id(asked(busy, page, token))} for _ in range(2))
+    made = shown_secret(asked(busy, reset, token, first))
+    assert shown_secret(asked(busy, reset, token, first)) == made
+    # A page from before doesn't void what somebody may have pasted meanwhile.
+    assert asked(busy, reset, token, second).status == 409
+    busy.run("app", "reset", app.app_id)
+    assert asked(busy, reset, token, first).status == 409
+
+
+@pytest.mark.parametrize("text", ["", "x", "1.x.", "0..", "é"])
+def test_an_id_of_a_form_that_is_none_of_ours_makes_nothing(busy: RunningServer, text: str) -> None:
+    token = busy.token()
+    before = busy.run("app", "list")
+    form = {"comment": "of an old page", "once": text}
+    answer = asked(busy, "/apps", token, form)
+    assert (answer.status, 'value="of an old page"' in answer.body.decode()) == (409, True)
+    assert busy.run("app", "list") == before
+    app_id, _ = shown_secret(asked(busy, "/apps", token, {**form, "once": once_id(answer)}))
+    busy.run("app", "delete", app_id)
 
 
 def test_a_user_is_added_and_signs_in_by_the_link_they_are_given(busy: RunningServer, browser: Any) -> None:
