@@ -320,6 +320,22 @@ def test_the_language_is_switched_on_the_page_and_stays(busy: RunningServer, bro
 # --- Without one ------------------------------------------------------------------------------------------------------
 
 
+def test_nobody_is_shown_by_the_name_that_somebody_else_is_shown_by(busy: RunningServer) -> None:
+    busy.run("user", "add", "carol")
+    carol, mallory = busy.token("carol"), busy.token(HOSTILE[0])
+    assert asked(busy, "/account/name", carol, {"name": "Käpt'n Carol"}).status == 303
+    for name in ("Käpt'n Carol", "KÄPT'N CAROL", "\uff2b\u00e4pt'n Carol", "carol"):
+        assert asked(busy, "/account/name", mallory, {"name": name}).status == 409, name
+    for name in ("Käpt'n Carol", "käpt'n carol"):
+        added = asked(busy, "/admin/users", busy.token(), {"name": name})
+        assert (added.status, "carol" in added.body.decode()) == (409, True)
+    # Whoever has a name may keep it and go back to it.
+    for name in ("Käpt'n Carol", "carol", ""):
+        assert asked(busy, "/account/name", carol, {"name": name}).status == 303, name
+    assert asked(busy, "/account/name", mallory, {"name": "Käpt'n Carol"}).status == 303
+    asked(busy, "/account/name", mallory, {"name": ""})
+
+
 def test_every_page_forbids_what_it_does_not_need(busy: RunningServer) -> None:
     token = busy.token()
     for path in (*PAGES, "/login", "/nothing", "/admin/users/999"):
