@@ -10,7 +10,6 @@ from collections.abc import Iterator, Mapping
 from functools import cache
 from importlib import resources
 from importlib.resources.abc import Traversable
-from posixpath import normpath
 from typing import Any
 from urllib.parse import quote, unquote, urlencode, urlsplit
 
@@ -270,9 +269,9 @@ def local(url: str) -> str:
     is_path = url.startswith("/") and not url.startswith("//") and "\\" not in url and url.isprintable()
     if not (is_path and url.isascii()):
         return "/"
-    # The REST API has no pages, and one GET of it signs out. What is a dot or a second slash in a path is taken out.
-    path = normpath(unquote(urlsplit(url).path)).lstrip("/")
-    return "/" if path.startswith("api/") else url
+    steps = [step for step in unquote(urlsplit(url).path).split("/") if step not in ("", ".")]
+    # The REST API has no pages, and one GET of it signs out. Upwards is out of where a proxy serves us.
+    return "/" if steps[:1] == ["api"] or ".." in steps else url
 
 
 def is_partial(request: AnyRequest) -> bool:

@@ -411,6 +411,8 @@ def test_nobody_is_led_elsewhere(busy: RunningServer) -> None:
         "/api/user/logout",
         "/%61pi/user/logout",
         "/./x/../api/user/logout",
+        "/.//api/user/logout",
+        "/%2e%2e/neighbour",
         "/%2fapi/user/logout",
     ):
         answer = asked(busy, f"/language?{urlencode({'to': 'zh', 'next': wanted})}")
