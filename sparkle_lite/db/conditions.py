@@ -300,7 +300,8 @@ def _by_entry(field: Field, entry: Condition, find_ids: FindIds) -> Condition:
     if len(ids) == 1 and indexed:
         return Condition(f"s.{field.via}=?", (ids[0],), True)
     if len(ids) <= MAX_IDS:
-        return Condition(f"s.{field.via} IN (SELECT value FROM json_each(?))", (json.dumps(ids),), indexed)
+        # No entry has the id 0: with it there is always something to look through.
+        return Condition(f"s.{field.via} IN (SELECT value FROM json_each(?))", (json.dumps([0, *ids]),), indexed)
     return _in_entry(field, entry)
 
 
