@@ -322,10 +322,10 @@ async def _why_ended(connection: Connection, subject: str) -> SparkleError:
 
 
 async def _free_name(connection: Connection, wanted: str) -> str:
-    """A name that nobody has: the wanted one, or with a number behind it."""
+    """A name that nobody has or is shown by: the wanted one, or with a number behind it."""
     for number in itertools.count(1):
         name = wanted if number == 1 else f"{wanted[:50]}-{number}"
-        if store.name_key(name) != ANONYMOUS and await store.user_by_name(connection, name) is None:
+        if store.name_key(name) != ANONYMOUS and not await store.users_called(connection, name):
             return name
     raise AssertionError("numbers don't end")
 
@@ -333,10 +333,10 @@ async def _free_name(connection: Connection, wanted: str) -> str:
 async def _nickname(connection: Connection, github: GitHubUser, user: int) -> str | None:
     """What to show instead of the name, unless it is somebody else's."""
     for text in (clean_name(github.nickname or ""), clean_name(github.login)):
-        if text and store.name_key(text) != ANONYMOUS:
-            owner = await store.user_by_name(connection, text)
-            if owner is None or owner.id == user:
-                return text
+        if not text or store.name_key(text) == ANONYMOUS:
+            continue
+        if not {*await store.users_called(connection, text)} - {user}:
+            return text
     return None
 
 

@@ -170,6 +170,15 @@ async def user_by_name(connection: Connection, name: str) -> UserRow | None:
     return UserRow(*row) if row else None
 
 
+async def users_called(connection: Connection, name: str) -> dict[int, str]:
+    """The users (row ids) who have a name or are shown by it, with their names; case and width don't matter."""
+    key = name_key(name)
+    rows = await fetch_all(
+        connection, "SELECT id, name, name_key, nickname FROM user WHERE name_key=? OR nickname IS NOT NULL", (key,)
+    )
+    return {row[0]: row[1] for row in rows if row[2] == key or (row[3] is not None and name_key(row[3]) == key)}
+
+
 def name_key(name: str) -> str:
     """A name without differences of case and width."""
     return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", name).casefold())

@@ -189,7 +189,8 @@ def _fraction(progress: float | None) -> float:
 
 def _ban(row: ObservedBan, torrents: dict[bytes | str, str]) -> answers.BanRecord:
     return answers.BanRecord(
-        populate_time=row.received_at if row.ban_at is None else row.ban_at,
+        # By our clock: by how far one of theirs is off, the bans of one client could be told from others.
+        populate_time=row.received_at,
         torrent=_torrent(row, torrents),
         peer_ip=net.address_text(row.peer_ip),
         peer_port=row.peer_port,

@@ -45,7 +45,7 @@ def test_a_failure_is_one_sentence_and_no_stack_trace() -> None:
     done = python("user", "add", "BOB")
     assert done.returncode == 1
     assert done.stdout == ""
-    assert done.stderr == "sparkle-lite: There is a user named 'bob' already.\n"
+    assert done.stderr == "sparkle-lite: The user 'bob' has this name already, or is shown by it.\n"
 
 
 @pytest.mark.parametrize(

@@ -200,7 +200,7 @@ async def export(request: AnyRequest, server: Injected[Server], me: Injected[Sig
     start = await find(server, view, page_request, viewer_of(me), 0)
     headers = {**HEADERS, "content-disposition": f'attachment; filename="{name}.csv"'}
     lines = _lines(server, view, page_request, viewer_of(me), start)
-    return Stream(lines, media_type="text/csv; charset=utf-8", headers=headers)
+    return Stream(lines, media_type="text/csv", headers=headers)
 
 
 async def _lines(
