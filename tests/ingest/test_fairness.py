@@ -5,6 +5,7 @@ import gzip
 import json
 import random
 import socket
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -242,6 +243,34 @@ def test_one_persons_searches_hold_up_nobody_else(start: Callable[..., RunningSe
     assert set(seen) == {200, 429}
     assert seen[200] >= 2
     assert seen[429] >= 20
+
+
+# --- Changes ----------------------------------------------------------------------------------------------------------
+
+
+def test_one_persons_changes_hold_up_nobodys_reports(start: Callable[..., RunningServer]) -> None:
+    server = start()
+    server.run("user", "add", "mallory")
+    mallory, other = server.add_app("mallory"), server.add_app()
+    headers = {"Authorization": f"Bearer {server.token('mallory')}", "Content-Type": "application/json"}
+    path, is_over = f"/api/userapp/{mallory.app_id}", threading.Event()
+
+    def change() -> None:
+        while not is_over.is_set():
+            server.request("PATCH", path, b'{"comment":"again"}', headers)
+
+    with ThreadPoolExecutor(40) as pool:
+        for _ in range(40):
+            pool.submit(change)
+        try:
+            time.sleep(0.5)
+            for number in range(5):
+                started = time.monotonic()
+                assert server.post(report(1, number), other).status == 200
+                # Commands in front of reports made it ten seconds.
+                assert time.monotonic() - started < 1
+        finally:
+            is_over.set()
 
 
 # --- The measure ------------------------------------------------------------------------------------------------------
