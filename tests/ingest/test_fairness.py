@@ -18,7 +18,7 @@ from server import App, RunningServer, head_of, wait_for
 
 from sparkle_lite.errors import SparkleError
 from sparkle_lite.ingest import reading
-from sparkle_lite.turns import Costs, Turns
+from sparkle_lite.turns import Costs, Owner, Turns
 from sparkle_lite.wire.bodies import Laborious, decode
 from tests.bench import fairness, load
 
@@ -42,9 +42,14 @@ class Thing(NamedTuple):
     number: int
 
 
+def owner_of(name: str) -> Owner:
+    """The owner that a letter stands for; behind a person's letter may stand the number of an application."""
+    return Owner(name[0], int(name[1:] or 0))
+
+
 def queue(*owners: str) -> tuple[Costs, Turns[Thing]]:
     costs = Costs()
-    turns: Turns[Thing] = Turns(costs, lambda thing: thing.owner)
+    turns: Turns[Thing] = Turns(costs, lambda thing: owner_of(thing.owner))
     for number, owner in enumerate(owners):
         turns.put(Thing(owner, number))
     return costs, turns
@@ -62,12 +67,12 @@ def test_while_others_wait_each_has_two_and_alone_one_has_everything() -> None:
 
 def test_whoever_has_cost_much_waits_behind_those_who_have_not_and_then_has_its_turn() -> None:
     costs, turns = queue(*"abb")
-    costs.charge("a", 1.0)
+    costs.charge(Owner("a"), 1.0)
     assert [thing.owner for thing in turns.together(2, 0.05)] == ["b", "b"]
-    costs.charge("b", 0.5)
+    costs.charge(Owner("b"), 0.5)
     turns.put(Thing("b", 9))
     assert turns.take() == Thing("b", 9)
-    costs.charge("b", 0.6)
+    costs.charge(Owner("b"), 0.6)
     turns.put(Thing("b", 10))
     assert turns.take() == Thing("a", 0)
 
@@ -76,16 +81,39 @@ def test_nobody_saves_turns_up_while_away() -> None:
     costs, turns = queue(*"a")
     for number in range(100):
         assert turns.take() is not None
-        costs.charge("a", 1.0)
+        costs.charge(Owner("a"), 1.0)
         turns.put(Thing("a", number))
     turns.put(Thing("b", 0))
     # One turn ahead, and no hundred.
     assert turns.take() == Thing("b", 0)
-    costs.charge("b", 2.0)
+    costs.charge(Owner("b"), 2.0)
     turns.put(Thing("b", 1))
     taken = turns.take()
     assert taken is not None
     assert taken.owner == "a"
+
+
+def test_a_person_with_many_applications_weighs_no_more_than_one_with_a_single_one() -> None:
+    _, turns = queue(*(f"a{number}" for number in range(10) for _ in range(3)), *"bbb")
+    assert [thing.owner[0] for thing in turns.together(2, 0.05)] == ["a", "b", "a", "b"]
+    costs, turns = queue(*(f"a{number}" for number in range(10)), *"bb")
+    for number in range(10):
+        costs.charge(Owner("a", number), 0.01)
+    assert [thing.owner for thing in turns.together(2, 0.05)] == ["b", "b"]
+    costs, turns = queue(*(f"a{number}" for number in range(10)), *"bb")
+    for number in range(10):
+        costs.charge(Owner("a", number), 0.01)
+    costs.charge(Owner("b"), 0.01)
+    assert costs.takes_too_much(Owner("a", 3))
+    assert not costs.takes_too_much(Owner("b"))
+
+
+def test_the_applications_of_one_person_take_turns_as_well() -> None:
+    costs, turns = queue("a1", "a1", "a1", "a2", "b")
+    costs.charge(Owner("a", 1), 1.0)
+    assert [turns.take() for _ in range(2)] == [Thing("b", 4), Thing("a2", 3)]
+    _, turns = queue("a1", "a1", "a1", "a2", "a2", "a2")
+    assert [thing.owner for thing in turns.together(2, 0.05)] == ["a1", "a2", "a1", "a2"]
 
 
 # --- Large bodies -----------------------------------------------------------------------------------------------------
@@ -206,6 +234,24 @@ def test_one_applications_silent_connections_leave_room_for_others(start: Callab
         assert time.monotonic() - started < 2
         assert server.metric("sparkle_queue_bytes") <= MIB
         # Ends what still wants to be sent.
+        stack.close()
+
+
+def test_one_persons_silent_connections_leave_room_for_others(start: Callable[..., RunningServer]) -> None:
+    server = start('[limits]\nmax_body_size = "1MiB"\nqueue_size = "4MiB"\nmax_inflated_size = "4MiB"')
+    server.run("user", "add", "mallory")
+    other = server.add_app()
+    with contextlib.ExitStack() as stack, ThreadPoolExecutor(6) as pool:
+        for app in [server.add_app("mallory") for _ in range(6)]:
+            lines = [f"{name}: {value}" for name, value in app.headers.items()]
+            sock = stack.enter_context(server.connect())
+            stack.callback(sock.shutdown, socket.SHUT_RDWR)
+            pool.submit(sock.sendall, head_of(PEERS, "Host: a", *lines, f"Content-Length: {MIB}") + b" " * (MIB - 1))
+        wait_for(lambda: server.metric("sparkle_queue_bytes") > MIB * 1.9, 5)
+        started = time.monotonic()
+        body = report(1_000)
+        assert server.post(body + b" " * (MIB - len(body)), other).status == 200
+        assert time.monotonic() - started < 2
         stack.close()
 
 

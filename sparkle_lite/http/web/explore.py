@@ -31,6 +31,7 @@ from sparkle_lite.observations.stored import (
 )
 from sparkle_lite.rules.decisions import LONGEST_NAME
 from sparkle_lite.server import Server
+from sparkle_lite.turns import Owner
 from sparkle_lite.units import INT64_MAX, INT64_MIN
 from sparkle_lite.wire.torrents import parse_info_hash, torrent_identifier
 
@@ -269,7 +270,7 @@ async def _recent(server: Server, me: SignedIn, parameters: Mapping[str, str]) -
 async def _client_by_number(server: Server, me: SignedIn, number: int) -> str | None:
     """The page of the client identity with a public number, if there is one."""
     limits = server.config.limits
-    query = Query("discovery", (Filter("hash", "EQUAL", number),), limit=1, asker=me.user.id)
+    query = Query("discovery", (Filter("hash", "EQUAL", number),), limit=1, asker=Owner(me.user.id))
     with suppress(SparkleError):
         for row in (await server.search.discoveries(query, int(limits.query_time), 0)).rows:
             return links.client(row.client_name or "N/A", row.peer_id or "N/A")
