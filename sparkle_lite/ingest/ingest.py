@@ -69,6 +69,11 @@ _ROW_WEIGHT = 40
 # What a body costs (s) beside the time that reading and cleaning it takes: for itself, for each byte inflated, each row
 # stored, each row rejected.
 _BODY_S, _BYTE_S, _ROW_S, _REJECTED_S = 1e-4, 5e-9, 2e-6, 1e-5
+
+# The same (s) for what goes to the main database, which takes longest: each new entry of a dictionary, each ban.
+_ENTRY_S, _BAN_S = 4e-5, 5e-5
+# With so many of those a group ends, and a body that has more by itself is stored in portions.
+_GROUP_ENTRIES = 1_000
 logger = logging.getLogger("sparkle.ingest")
 
 
@@ -411,7 +416,9 @@ class Ingest:
                         row.downloader_progress = None
                 who = Reporter(job.userapp, job.received_at, job.dialect.traits)
                 body = _Decoded(job, who, batch, digest, Counter(batch.rejected))
+                entries = len(group.wanted)
                 self._clean(group, number, body)
+                group.costs[job.owner] += _ENTRY_S * (len(group.wanted) - entries) + _BAN_S * len(batch.bans)
                 group.rows_read += batch.rows
                 group.costs[job.owner] += _ROW_S * batch.rows + _REJECTED_S * body.rejected.total()
             except Exception as error:
@@ -426,6 +433,8 @@ class Ingest:
         """Whether what of a group isn't prepared after so many s of work has to wait for the next one."""
         if group.inflated >= _GROUP_BYTES or group.rows_read >= _GROUP_ROWS:
             return True
+        if len(group.wanted) + len(group.bans) >= _GROUP_ENTRIES:
+            return True
         return seconds >= _GROUP_S and self._turns.beside({job.owner for job in group.jobs})
 
     def _decoded(self, group: _Group, job: Submission, max_rows: int) -> tuple[Batch, bytes]:
@@ -434,7 +443,9 @@ class Ingest:
         group.inflated += len(data)
         group.costs[job.owner] += _BYTE_S * len(data)
         batch = decode(data, max_rows, offsets_add=job.dialect.traits.offsets_add, cut_off=cut_off, patient=False)
-        if batch.rows > PORTION_ROWS and self._was_in_portions(digest, job.settled_at):
+        if batch.rows > PORTION_ROWS and (
+            self._was_in_portions(digest, job.settled_at) or group.clean.unknown(batch) > _GROUP_ENTRIES
+        ):
             raise Laborious
         return batch, digest
 

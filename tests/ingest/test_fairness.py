@@ -291,6 +291,39 @@ def test_one_persons_searches_hold_up_nobody_else(start: Callable[..., RunningSe
     assert seen[429] >= 20
 
 
+def new_to_all(count: int) -> bytes:
+    """A body of rows each with a torrent and a name that nobody has told of before."""
+    row = '{"ip_address":"203.0.113.7","torrent_identifier":"new-%d","client_name":"new %d"}'
+    rows = ",".join(row % (number, number) for number in range(count))
+    return b'{"populate_time":1784000000000,"peers":[%b]}' % rows.encode()
+
+
+def test_a_body_of_new_names_is_stored_in_portions_between_which_others_have_their_turn(
+    start: Callable[..., RunningServer],
+) -> None:
+    slow = (
+        "import asyncio, sparkle_lite.db.dictionaries as d; resolve = d.Dictionary.resolve\n"
+        "async def slow(self, main, wants, spend):\n"
+        "    await asyncio.sleep(len(wants.missing) / 1_000)\n"
+        "    return await resolve(self, main, wants, spend)\n"
+        "d.Dictionary.resolve = slow"
+    )
+    server = start(prelude=f"exec({slow!r})")
+    other = server.add_app()
+    assert server.post(report(1), other).status == 200
+    body = new_to_all(3_000)
+    with ThreadPoolExecutor(1) as pool:
+        sent = pool.submit(server.post, body)
+        time.sleep(0.5)
+        started = time.monotonic()
+        assert server.post(report(1, at=1_784_000_000_001), other).status == 200
+        # All three thousand rows take six seconds, a portion takes two.
+        assert time.monotonic() - started < 3.5
+        assert sent.result().status == 200
+    assert server.post(body).status == 200
+    assert len(server.rows("snapshot")) == 3_000
+
+
 # --- Changes ----------------------------------------------------------------------------------------------------------
 
 
