@@ -31,6 +31,7 @@ from sparkle_lite.http.observe import Observe
 from sparkle_lite.http.problems import internal, known, problem, with_head
 from sparkle_lite.http.requests import PlainRequest, Receive, Scope, Send
 from sparkle_lite.http.session import DEPENDENCIES, AnyRequest
+from sparkle_lite.http.visitors import LimitVisitors
 from sparkle_lite.http.web.render import is_for_person, refusal
 from sparkle_lite.rules import operator
 from sparkle_lite.server import Server, running
@@ -106,7 +107,10 @@ class Application:
         await send({"type": "lifespan.shutdown.complete"})
 
     def _take(self, parts: Server) -> None:
-        self._parts, self._answer = parts, Observe(Head(BasePath(create_app(parts), parts)), parts)
+        self._parts, self._answer = (
+            parts,
+            Observe(LimitVisitors(Head(BasePath(create_app(parts), parts)), parts), parts),
+        )
         self._is_up.set()
 
     async def _until_restart(self, parts: Server, stop: "asyncio.Future[Any]") -> None:

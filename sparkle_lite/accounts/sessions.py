@@ -26,6 +26,8 @@ from sparkle_lite.units import MINUTE_MS
 LOGIN_LINK_MS = 30 * MINUTE_MS
 OAUTH_STATE_MS = 10 * MINUTE_MS
 _JWT_KEY = "jwt_key"
+# Ours have some 250 characters.
+_LONGEST_TOKEN = 1024
 
 _Claims = dict[str, str | int]
 
@@ -180,7 +182,7 @@ class Sessions:
             "verify_iat": False,
         }
         key = await self._known_key()
-        if not key:
+        if not key or len(token) > _LONGEST_TOKEN:
             return None
         try:
             return jwt.decode(token, key, algorithms=["HS256"], options=options)

@@ -40,6 +40,8 @@ _BAD_HOST = phrase("server.bad_host").raw()
 _BAD_CODING = phrase("server.bad_coding").raw()
 RETRY_AFTER_S = 10
 
+_MOST_FIELDS, _LONGEST_URL = 256, 8 * KIB
+
 # Bytes that are parsed before the requests in them are counted, and that may wait unparsed.
 _PIECE, _MOST_BEHIND = 4 * KIB, 1024 * KIB
 
@@ -313,7 +315,13 @@ class Protocol(HttpToolsProtocol):
             self._stop(431, _HEAD_TOO_LARGE)
 
     def _check_fields(self) -> None:
-        """Refuse what RFC 9112 has a server refuse: anything but one Host (3.2), codings that it doesn't know (6.1)."""
+        """Refuse what RFC 9112 has a server refuse: anything but one Host (3.2), codings that it doesn't know (6.1).
+
+        And a longer URL or more fields than anybody sends: thousands of small ones take milliseconds to read each time
+        that somebody looks at them, and what is read of a query is kept by the framework.
+        """
+        if len(self.headers) > _MOST_FIELDS or len(self.url) > _LONGEST_URL or self.url.count(b"&") > _MOST_FIELDS:
+            self._stop(431, _HEAD_TOO_LARGE)
         hosts = 0
         for name, value in self.headers:
             if name == b"host":
@@ -401,6 +409,9 @@ class Protocol(HttpToolsProtocol):
     def _part(self) -> None:
         """Send what is written and our end of the stream, then ignore the client until it goes or `linger` is over."""
         self._refused = True
+        # What nobody needs any more may be much, and the client may take its time to go.
+        self.scope = cast("Any", None)
+        self.headers, self.url, self._behind, self._refusal = [], b"", b"", None
         self._unset_keepalive_if_required()
         self._stop_timer()
         self.flow.resume_reading()

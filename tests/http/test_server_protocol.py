@@ -454,6 +454,21 @@ def test_endless_noise_in_a_chunked_body_is_cut(running: Running, noise: bytes) 
         assert re.match(rb"HTTP/1.1 431|$", sock.recv(12))
 
 
+@pytest.mark.parametrize("path", ["/" + "a" * 9_000, "/?" + "a=1&" * 300])
+def test_a_very_long_url_is_refused(running: Running, path: str) -> None:
+    with connect(running) as sock:
+        sock.sendall(b"GET %b HTTP/1.1\r\nHost: a\r\n\r\n" % path.encode())
+        assert answer(sock).refusal(431)
+
+
+def test_a_head_of_very_many_fields_is_refused(running: Running) -> None:
+    for count, status in ((200, 200), (5_000, 431)):
+        fields = b"".join(b"x%d: 1\r\n" % number for number in range(count))
+        with connect(running) as sock:
+            sock.sendall(b"GET / HTTP/1.1\r\nHost: a\r\n" + fields + b"\r\n")
+            assert answer(sock).status == status
+
+
 def test_a_slow_head_is_closed_and_a_finished_one_is_not() -> None:
     with serving(Impatient) as running:
         begin = time.monotonic()
