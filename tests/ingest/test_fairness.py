@@ -328,6 +328,31 @@ def test_a_body_of_new_names_is_stored_in_portions_between_which_others_have_the
     assert len(server.rows("snapshot")) == 3_000
 
 
+def test_one_persons_questions_of_distances_hold_up_nobody_else(start: Callable[..., RunningServer]) -> None:
+    slow = (
+        "import asyncio, sparkle_lite.analyses.distances as d; measure = d.measure\n"
+        "async def slowly(*given, **more):\n"
+        "    await asyncio.sleep(0.5)\n"
+        "    return await measure(*given, **more)\n"
+        "d.measure = slowly"
+    )
+    server = start(UNLIMITED, prelude=f"exec({slow!r})")
+    server.run("user", "add", "mallory")
+    mallory, other = ({"Cookie": f"X-BTN-Token={server.token(name)}"} for name in ("mallory", "admin"))
+
+    def look(number: int) -> int:
+        return server.request("GET", f"/ip/203.0.113.{number}?distances=1", headers=mallory).status
+
+    with ThreadPoolExecutor(40) as pool:
+        looks = [pool.submit(look, number) for number in range(1, 41)]
+        time.sleep(0.5)
+        started = time.monotonic()
+        assert server.request("GET", "/ip/203.0.113.77?distances=1", headers=other).status == 200
+        # Behind all of them it took ten seconds.
+        assert time.monotonic() - started < 4
+        assert Counter(answer.result() for answer in looks).keys() == {200, 429}
+
+
 def cpu_seconds(server: RunningServer) -> float:
     """What a server has used of the processor so far."""
     fields = Path(f"/proc/{server.process.pid}/stat").read_text().rpartition(")")[2].split()
