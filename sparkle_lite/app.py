@@ -26,6 +26,7 @@ from sparkle_lite.errors import ConfigError, SparkleError
 from sparkle_lite.http import btn, lifecycle, web
 from sparkle_lite.http.api import docs, openapi
 from sparkle_lite.http.base_path import BasePath
+from sparkle_lite.http.downloads import Downloads
 from sparkle_lite.http.head import Head
 from sparkle_lite.http.observe import Observe
 from sparkle_lite.http.problems import internal, known, problem, with_head
@@ -55,6 +56,7 @@ def create_app(parts: Server) -> Litestar:
         pdb_on_exception=False,
     )
     app.state.server = parts
+    app.state.downloads = Downloads()
     return app
 
 

@@ -328,6 +328,25 @@ def test_a_body_of_new_names_is_stored_in_portions_between_which_others_have_the
     assert len(server.rows("snapshot")) == 3_000
 
 
+def test_one_persons_files_that_nobody_takes_are_few(start: Callable[..., RunningServer]) -> None:
+    server = start(UNLIMITED)
+    server.run("user", "add", "mallory")
+    assert server.post(gzip.compress(report(20_000), 1), Content_Encoding="gzip").status == 200
+    mallory, other = (server.token(name) for name in ("mallory", "admin"))
+    lines = ["Host: a", "Content-Type: application/json", "Content-Length: 2"]
+
+    def begin(token: str, stack: contextlib.ExitStack) -> bytes:
+        sock = stack.enter_context(server.connect())
+        sock.sendall(head_of("/api/snapshot/export?format=jsonl", *lines, f"Authorization: Bearer {token}") + b"{}")
+        return sock.recv(12)
+
+    with contextlib.ExitStack() as stack:
+        assert [begin(mallory, stack) for _ in range(5)] == [b"HTTP/1.1 200"] * 4 + [b"HTTP/1.1 429"]
+        assert begin(other, stack) == b"HTTP/1.1 200"
+    wait_for(lambda: begin(mallory, stack) == b"HTTP/1.1 200", 5)
+    stack.close()
+
+
 def test_one_persons_questions_of_distances_hold_up_nobody_else(start: Callable[..., RunningServer]) -> None:
     slow = (
         "import asyncio, sparkle_lite.analyses.distances as d; measure = d.measure\n"

@@ -13,6 +13,7 @@ from litestar import Response, get
 from litestar.response import Stream
 
 from sparkle_lite.errors import SparkleError
+from sparkle_lite.http.downloads import downloads_of
 from sparkle_lite.http.session import AnyRequest, Injected, SignedIn
 from sparkle_lite.http.web import filters, links, paging
 from sparkle_lite.http.web.access import MEMBERS
@@ -200,7 +201,7 @@ async def export(request: AnyRequest, server: Injected[Server], me: Injected[Sig
     # What is refused is refused before the file has begun.
     start = await find(server, view, page_request, viewer_of(me), 0)
     headers = {**HEADERS, "content-disposition": f'attachment; filename="{name}.csv"'}
-    lines = _lines(server, view, page_request, viewer_of(me), start)
+    lines = downloads_of(request).begin(me.user.id, _lines(server, view, page_request, viewer_of(me), start))
     return Stream(lines, media_type="text/csv; charset=utf-8", headers=headers)
 
 
