@@ -343,8 +343,8 @@ def test_one_persons_files_that_nobody_takes_are_few(start: Callable[..., Runnin
     with contextlib.ExitStack() as stack:
         assert [begin(mallory, stack) for _ in range(5)] == [b"HTTP/1.1 200"] * 4 + [b"HTTP/1.1 429"]
         assert begin(other, stack) == b"HTTP/1.1 200"
-    wait_for(lambda: begin(mallory, stack) == b"HTTP/1.1 200", 5)
-    stack.close()
+    with contextlib.ExitStack() as stack:
+        wait_for(lambda: begin(mallory, stack) == b"HTTP/1.1 200", 5)
 
 
 def test_one_persons_questions_of_distances_hold_up_nobody_else(start: Callable[..., RunningServer]) -> None:
