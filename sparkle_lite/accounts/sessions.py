@@ -156,7 +156,8 @@ class Sessions:
     async def _end_others(self, connection: Connection, user: int, jti_hash: bytes, actor: Actor) -> int:
         row = await find_user(connection, user)
         ended = await store.delete_other_sessions(connection, user, jti_hash)
-        await self._audit.record(connection, actor, "LOGOUT", user=user, name=row.name, others=ended)
+        if ended:
+            await self._audit.record(connection, actor, "LOGOUT", user=user, name=row.name, others=ended)
         return ended
 
     @transacted

@@ -427,7 +427,7 @@ def test_a_form_of_very_many_fields_is_refused(shared: RunningServer) -> None:
 
 def test_one_persons_changes_hold_up_nobodys_reports(start: Callable[..., RunningServer]) -> None:
     server = start()
-    server.run("user", "add", "mallory")
+    server.run("user", "add", "mallory", "--admin")
     mallory, other = server.add_app("mallory"), server.add_app()
     headers = {"Authorization": f"Bearer {server.token('mallory')}", "Content-Type": "application/json"}
     path, is_over = f"/api/userapp/{mallory.app_id}", threading.Event()
@@ -448,6 +448,25 @@ def test_one_persons_changes_hold_up_nobodys_reports(start: Callable[..., Runnin
                 assert time.monotonic() - started < 1
         finally:
             is_over.set()
+
+
+def test_a_member_changes_no_more_than_anybody_does(start: Callable[..., RunningServer]) -> None:
+    """Whatever is changed stands in the audit for a month."""
+    server = start(UNLIMITED)
+    server.run("user", "add", "mallory")
+    apps = {name: server.add_app(name) for name in ("mallory", "admin")}
+
+    def change(name: str, count: int) -> Counter[int]:
+        headers = {"Authorization": f"Bearer {server.token(name)}", "Content-Type": "application/json"}
+        path = f"/api/userapp/{apps[name].app_id}"
+        return Counter(server.request("PATCH", path, b'{"comment":"again"}', headers).status for _ in range(count))
+
+    counted = change("mallory", 130)
+    assert counted.keys() == {200, 429}
+    assert 95 <= counted[200] <= 110
+    assert change("admin", 130) == {200: 130}
+    ending = {"Authorization": f"Bearer {server.token('mallory')}"}
+    assert server.request("POST", "/api/user/logout", None, ending).status == 200
 
 
 # --- The measure ------------------------------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ from litestar.response import Stream
 
 from sparkle_lite.http.api.common import Answer, allow_only, api_router, documented, invalid, ok, refused
 from sparkle_lite.http.downloads import downloads_of
-from sparkle_lite.http.session import AnyRequest, Injected, SignedIn, requires_sign_in
+from sparkle_lite.http.session import AnyRequest, Injected, SignedIn, requires_sign_in, server_of
 from sparkle_lite.observations.presentation import (
     BanHistory,
     ClientDiscovery,
@@ -304,10 +304,8 @@ async def query_bans(
 
 
 @_export(_BANS)
-async def export_bans(
-    request: AnyRequest, server: Injected[Server], me: Injected[SignedIn], data: BanBody, format_: Format
-) -> Stream:
-    return await _file(request, server, me, _BANS, await _body(request, data, format=format_), format_)
+async def export_bans(request: AnyRequest, me: Injected[SignedIn], data: BanBody, format_: Format) -> Stream:
+    return await _file(request, me, _BANS, await _body(request, data, format=format_), format_)
 
 
 @_latest(_SNAPSHOTS)
@@ -334,10 +332,8 @@ async def query_snapshots(
 
 
 @_export(_SNAPSHOTS)
-async def export_snapshots(
-    request: AnyRequest, server: Injected[Server], me: Injected[SignedIn], data: SnapshotBody, format_: Format
-) -> Stream:
-    return await _file(request, server, me, _SNAPSHOTS, await _body(request, data, format=format_), format_)
+async def export_snapshots(request: AnyRequest, me: Injected[SignedIn], data: SnapshotBody, format_: Format) -> Stream:
+    return await _file(request, me, _SNAPSHOTS, await _body(request, data, format=format_), format_)
 
 
 @_latest(_SWARMS)
@@ -362,10 +358,8 @@ async def query_swarms(
 
 
 @_export(_SWARMS)
-async def export_swarms(
-    request: AnyRequest, server: Injected[Server], me: Injected[SignedIn], data: SwarmBody, format_: Format
-) -> Stream:
-    return await _file(request, server, me, _SWARMS, await _body(request, data, format=format_), format_)
+async def export_swarms(request: AnyRequest, me: Injected[SignedIn], data: SwarmBody, format_: Format) -> Stream:
+    return await _file(request, me, _SWARMS, await _body(request, data, format=format_), format_)
 
 
 @_latest(_DISCOVERIES)
@@ -393,9 +387,9 @@ async def query_discoveries(
 
 @_export(_DISCOVERIES)
 async def export_discoveries(
-    request: AnyRequest, server: Injected[Server], me: Injected[SignedIn], data: DiscoveryBody, format_: Format
+    request: AnyRequest, me: Injected[SignedIn], data: DiscoveryBody, format_: Format
 ) -> Stream:
-    return await _file(request, server, me, _DISCOVERIES, await _body(request, data, format=format_), format_)
+    return await _file(request, me, _DISCOVERIES, await _body(request, data, format=format_), format_)
 
 
 # --- Pages and files --------------------------------------------------------------------------------------------------
@@ -444,10 +438,10 @@ def _encoded(page: Page | Discoveries, viewer: Viewer, page_request: PageRequest
 
 
 async def _file(
-    request: AnyRequest, server: Server, me: SignedIn, kind: _RowKind, page_request: PageRequest, form: FileFormat
+    request: AnyRequest, me: SignedIn, kind: _RowKind, page_request: PageRequest, form: FileFormat
 ) -> Stream:
     viewer = Viewer(me.user.id, me.is_admin)
-    pieces = downloads_of(request).begin(me.user.id, _pieces(server, viewer, kind, page_request, form))
+    pieces = downloads_of(request).begin(me.user.id, _pieces(server_of(request), viewer, kind, page_request, form))
     # The first lines are fetched before the status is sent: a query that fails is never an empty file.
     first = await anext(pieces)
     name = f'attachment; filename="{kind.path}.{form}"'
