@@ -134,6 +134,7 @@ class Protocol(HttpToolsProtocol):
         "_ended",
         "_ending",
         "_noise",
+        "_pieces",
         "_received",
         "_refusal",
         "_refused",
@@ -153,6 +154,7 @@ class Protocol(HttpToolsProtocol):
         self._noise = 0  # bytes in whole packets since the last head was complete or body bytes came
         self._timer: TimerHandle | None = None  # closes the connection unless a head completes
         self._write_timer: TimerHandle | None = None
+        self._pieces: list[bytes] = []  # of a body, as they stand in the packet in work
         self._behind = b""  # what came behind more requests than are taken up at once
         self._ended = False  # the client has closed its end
         self._ending = False  # nothing more is taken from the client; what it asked before is answered
@@ -237,6 +239,7 @@ class Protocol(HttpToolsProtocol):
                 self.parser.feed_data(data)
             except httptools.HttpParserUpgrade as pause:
                 self._parse_without_upgrade(memoryview(data)[pause.args[0] :])
+            self._pass_body_on()
         except (httptools.HttpParserError, _Refusal):
             self._refuse(self._refusal or _Refusal(400, _UNREADABLE))
             return
@@ -269,7 +272,18 @@ class Protocol(HttpToolsProtocol):
         """Body bytes (parser callback): the client waits for no `100 Continue`, or no longer."""
         self._noise = -self._received
         self.expect_100_continue = False
-        super().on_body(body)
+        self._pieces.append(body)
+
+    def on_message_complete(self) -> None:
+        """A request is there (parser callback)."""
+        self._pass_body_on()
+        super().on_message_complete()
+
+    def _pass_body_on(self) -> None:
+        """Hand over what came of a body, a whole packet at once: one may hold thousands of the smallest chunks."""
+        if self._pieces:
+            pieces, self._pieces = self._pieces, []
+            super().on_body(pieces[0] if len(pieces) == 1 else b"".join(pieces))
 
     def timeout_keep_alive_handler(self) -> None:
         """Close an idle connection."""

@@ -398,6 +398,26 @@ def test_a_large_head_costs_little_whatever_stands_in_it(shared: RunningServer, 
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_a_body_in_the_smallest_chunks_costs_little(shared: RunningServer, app: App) -> None:
+    lines = [f"{name}: {value}" for name, value in app.headers.items()]
+    body = report(1) + b" " * 400_000
+    chunks = b"".join(b"1\r\n%c\r\n" % byte for byte in body) + b"0\r\n\r\n"
+    head = head_of(PEERS, "Host: a", *lines, "Transfer-Encoding: chunked")
+
+    def send(_: int) -> bytes:
+        with shared.connect() as sock:
+            sock.sendall(head + chunks)
+            return sock.recv(12)
+
+    began = cpu_seconds(shared)
+    # Several, so that what comes lies ready in large packets.
+    with ThreadPoolExecutor(8) as pool:
+        assert set(pool.map(send, range(24))) == {b"HTTP/1.1 200"}
+    # Each chunk by itself made it two and a half seconds.
+    assert cpu_seconds(shared) - began < 1.5
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_what_was_read_of_large_requests_is_not_kept(start: Callable[..., RunningServer]) -> None:
     server = start(UNLIMITED)
     form = {"Content-Type": "application/x-www-form-urlencoded", "Origin": server.url}
