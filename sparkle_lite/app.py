@@ -26,11 +26,13 @@ from sparkle_lite.errors import ConfigError, SparkleError
 from sparkle_lite.http import btn, lifecycle, web
 from sparkle_lite.http.api import docs, openapi
 from sparkle_lite.http.base_path import BasePath
+from sparkle_lite.http.downloads import Downloads
 from sparkle_lite.http.head import Head
 from sparkle_lite.http.observe import Observe
 from sparkle_lite.http.problems import internal, known, problem, with_head
 from sparkle_lite.http.requests import PlainRequest, Receive, Scope, Send
 from sparkle_lite.http.session import DEPENDENCIES, AnyRequest
+from sparkle_lite.http.visitors import LimitVisitors
 from sparkle_lite.http.web.render import is_for_person, refusal
 from sparkle_lite.rules import operator
 from sparkle_lite.server import Server, running
@@ -54,6 +56,7 @@ def create_app(parts: Server) -> Litestar:
         pdb_on_exception=False,
     )
     app.state.server = parts
+    app.state.downloads = Downloads()
     return app
 
 
@@ -106,7 +109,10 @@ class Application:
         await send({"type": "lifespan.shutdown.complete"})
 
     def _take(self, parts: Server) -> None:
-        self._parts, self._answer = parts, Observe(Head(BasePath(create_app(parts), parts)), parts)
+        self._parts, self._answer = (
+            parts,
+            Observe(LimitVisitors(Head(BasePath(create_app(parts), parts)), parts), parts),
+        )
         self._is_up.set()
 
     async def _until_restart(self, parts: Server, stop: "asyncio.Future[Any]") -> None:

@@ -26,6 +26,8 @@ from sparkle_lite.units import MINUTE_MS
 LOGIN_LINK_MS = 30 * MINUTE_MS
 OAUTH_STATE_MS = 10 * MINUTE_MS
 _JWT_KEY = "jwt_key"
+# Ours have some 250 characters.
+_LONGEST_TOKEN = 1024
 
 _Claims = dict[str, str | int]
 
@@ -154,7 +156,8 @@ class Sessions:
     async def _end_others(self, connection: Connection, user: int, jti_hash: bytes, actor: Actor) -> int:
         row = await find_user(connection, user)
         ended = await store.delete_other_sessions(connection, user, jti_hash)
-        await self._audit.record(connection, actor, "LOGOUT", user=user, name=row.name, others=ended)
+        if ended:
+            await self._audit.record(connection, actor, "LOGOUT", user=user, name=row.name, others=ended)
         return ended
 
     @transacted
@@ -180,7 +183,7 @@ class Sessions:
             "verify_iat": False,
         }
         key = await self._known_key()
-        if not key:
+        if not key or len(token) > _LONGEST_TOKEN:
             return None
         try:
             return jwt.decode(token, key, algorithms=["HS256"], options=options)

@@ -95,6 +95,7 @@ class CredentialRow(NamedTuple):
     app_banned_reason: str | None
     user_banned_reason: str | None
     vouched: bool
+    user_key: str
 
 
 # An administrator knows who it is: they added the account or made it one of theirs.
@@ -104,7 +105,7 @@ _USERAPP = f"SELECT {', '.join(UserappRow._fields)} FROM userapp"
 _CREDENTIAL = (
     "SELECT a.id, a.app_id, a.secret_hash, a.user,"
     " CASE WHEN a.banned_at IS NOT NULL THEN coalesce(a.banned_reason, '') END,"
-    f" CASE WHEN u.banned_at IS NOT NULL THEN coalesce(u.banned_reason, '') END, {_VOUCHED}"
+    f" CASE WHEN u.banned_at IS NOT NULL THEN coalesce(u.banned_reason, '') END, {_VOUCHED}, u.name_key"
     " FROM userapp a JOIN user u ON u.id = a.user WHERE a.deleted_at IS NULL"
 )
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple
 
 from sparkle_lite.net import Network
+from sparkle_lite.turns import Owner
 
 Table = Literal["ban", "snapshot", "swarm", "discovery"]
 TextMethod = Literal[
@@ -203,7 +204,7 @@ class Query(NamedTuple):
     highest first. `after` and `before` are cursors: of the page before, and of the page behind; they exclude each other
     and `offset`. `viewer` is the user who asks: of others' rows private fields are as if they had no value. None is
     somebody who may see all.
-    `asker` is who asks, a person's row id, or with `is_client` an application's: each has a turn.
+    `asker` is who asks, by a person's row id: each has a turn. With `is_client` an application asks.
     """
 
     table: Table
@@ -219,7 +220,7 @@ class Query(NamedTuple):
     after: str | None = None
     before: str | None = None
     viewer: int | None = None
-    asker: int | None = None
+    asker: Owner = Owner(None)
     is_client: bool = False
 
     def is_quick(self) -> bool:

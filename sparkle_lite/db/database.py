@@ -421,7 +421,8 @@ class Writer(Generic[S]):
 
     `store` commits a group, settles each submission's own future, and returns those it had no room for; `weigh` tells a
     submission's compressed bytes, and `turns` whose is the next one. Commands run between groups, one by one in
-    transactions of their own. Nothing that a requester does (going away, timing out) can interrupt a transaction.
+    transactions of their own, and one at the most where submissions wait as well: whoever changes something over and
+    over holds up nobody's reports. Nothing that a requester does (going away, timing out) can interrupt a transaction.
     """
 
     def __init__(
@@ -481,10 +482,13 @@ class Writer(Generic[S]):
         return await asyncio.shield(future)
 
     async def _run(self) -> None:
+        was_command = False
         while True:
-            if self._commands:
+            if self._commands and not (was_command and self._submissions):
+                was_command = True
                 await self._command(*self._commands.popleft())
             elif self._submissions:
+                was_command = False
                 self._storing = True
                 rest = await self._store(self._group())
                 self._storing = False
