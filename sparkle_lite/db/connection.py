@@ -45,11 +45,13 @@ async def connect(
     with refused("open", path):
         if create:
             _create_private(path)
+        is_empty = not path.stat().st_size
         connection = await _opened(f"{absolute(path).as_uri()}?mode=rw", path, begins, cached_statements=256)
         pragmas = (
             f"PRAGMA busy_timeout={BUSY_TIMEOUT_MS}",
-            # Only an empty file takes this; it lets retention give space back in small steps.
-            "PRAGMA auto_vacuum=INCREMENTAL",
+            # Only an empty file takes this; it lets retention give space back in small steps. Others must not be asked:
+            # SQLite would write to each that is opened.
+            *(["PRAGMA auto_vacuum=INCREMENTAL"] if is_empty else []),
             "PRAGMA journal_mode=WAL",
             f"PRAGMA synchronous={synchronous}",
             f"PRAGMA cache_size=-{cache_kib}",

@@ -54,6 +54,7 @@ class Keeper:
             await self._look_only()
             return
         main = self._database.main
+        await asyncio.to_thread(segments.discard_unready, self._folder)
         belongs = await aside.belongs_to(main, self._database.stamp)
         known = await segments.catalogue(main)
         for segment, wrong in await asyncio.to_thread(lambda: list(self._examined(known, belongs))):
@@ -295,7 +296,8 @@ class Keeper:
 
     def _is_empty_one_of_ours(self, path: Path) -> bool:
         kind: Kind = "swarm" if path.name.startswith("swarm") else "snapshot"
-        if path.with_name(f"{path.name}-wal").exists() or not path.stat().st_size:
+        # To open it for writing makes a log, in which there is nothing before the first row.
+        if _bytes(path.with_name(f"{path.name}-wal")) or not _bytes(path):
             return False
         try:
             with closing(sqlite3.connect(f"{plain_uri(path)}&immutable=1", uri=True)) as file:

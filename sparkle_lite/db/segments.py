@@ -499,6 +499,12 @@ def _name(unready: Path, path: Path) -> None:
         os.close(folder)
 
 
+def discard_unready(folder: Path) -> None:
+    """Remove the empty files that somebody was making who was killed meanwhile. Blocks."""
+    for path in folder.glob(f"*-????????.db{UNREADY}*"):
+        path.unlink(missing_ok=True)
+
+
 def set_aside_folder(folder: Path) -> Path:
     """Where what can't be served of a folder of segments is kept: beside it."""
     return folder.with_name(folder.name.removesuffix(".segments") + ".set-aside")

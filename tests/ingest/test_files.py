@@ -152,7 +152,8 @@ def test_a_segment_that_is_harmed_while_the_server_runs_costs_its_own_rows(start
     # What a hot file held that was taken away is saved from the connection that has it.
     harmed = {which: each for which, each in files.items() if fault != "missing" or not which.startswith("hot")}
     names, lost = {path.name for path, _ in harmed.values()}, set().union(*(bodies for _, bodies in harmed.values()))
-    wait_for(lambda: shown(server, token) and set(readiness(server)["set_aside"]) == names, 10)
+    # What stands in a hot file's log as well is found only when all files are read, 10 s after the start.
+    wait_for(lambda: shown(server, token) and set(readiness(server)["set_aside"]) == names, 30)
     kept = shown(server, token)
     # What came in before somebody saw the damage may be in the damaged file.
     assert ALL - lost <= kept <= ALL - lost | {20, 21}

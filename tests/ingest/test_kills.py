@@ -16,7 +16,8 @@ from collections.abc import Callable
 from contextlib import closing, suppress
 from pathlib import Path
 
-from server import App, RunningServer, count, start_server, wait_for
+import pytest
+from server import App, RunningServer, catalogue, count, segment_file, start_server, wait_for
 from test_durability import Load, check_catalogue, expected, stored
 
 SMALL = "import sparkle_lite.db.segments as s; s.SEGMENT_ROWS = 200"
@@ -103,3 +104,26 @@ def test_under_load_while_rules_are_published(start: Callable[..., RunningServer
     assert acknowledged and denied
     listed = server.get("/ping/ruleIpDenylist").body.decode()
     assert [network for network in denied if network.removesuffix("/32") not in listed] == []
+
+
+KILLED = {
+    "before it has its name": "do = s._name; s._name = lambda new, path: os._exit(9) if '-00000003' in path.name else"
+    " do(new, path)",
+    "before it is named": "do = s.Stream.begin; s.Stream.begin = lambda stream, main, number, now:"
+    " os._exit(9) if number == 3 else do(stream, main, number, now)",
+}
+
+
+@pytest.mark.parametrize("moment", KILLED)
+def test_while_a_segment_is_made(tmp_path: Path, moment: str) -> None:
+    with start_server(tmp_path / "server", UNLIMITED, prelude=f"import os; {SMALL}; {KILLED[moment]}") as server:
+        load = Load(server, 1)
+        server.process.wait(20)
+        load.end()
+        assert server.process.returncode == 9
+    with start_server(tmp_path / "server", UNLIMITED, prelude=SMALL) as server:
+        # What was made is empty: it is neither set aside nor left behind.
+        check(server, load.acknowledged)
+        files = {path.name.removesuffix("-wal").removesuffix("-shm") for path in server.segments.iterdir()}
+        named = [each for kind in ("snapshot", "swarm") for each in catalogue(server.database, kind)]
+        assert files == {segment_file(server.database, each).name for each in named}
