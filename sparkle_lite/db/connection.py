@@ -45,7 +45,7 @@ async def connect(
     with refused("open", path):
         if create:
             _create_private(path)
-        is_empty = not path.stat().st_size
+        is_empty = _is_empty(path)
         connection = await _opened(f"{absolute(path).as_uri()}?mode=rw", path, begins, cached_statements=256)
         pragmas = (
             f"PRAGMA busy_timeout={BUSY_TIMEOUT_MS}",
@@ -151,6 +151,10 @@ def _create_private(path: Path) -> None:
     except FileExistsError:
         return
     sync_folder(path.parent)
+
+
+def _is_empty(path: Path) -> bool:
+    return not path.stat().st_size
 
 
 def sync_folder(folder: Path) -> None:

@@ -9,7 +9,7 @@ import os
 import secrets
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar
@@ -66,7 +66,7 @@ class Database:
     def __init__(self, path: Path, synchronous: Synchronous = "full", *, still: bool = False) -> None:
         """`still`: only read, on a disk that can't be written; what would write is refused."""
         self.path = path
-        self.segment_folder = path.with_name(path.name + ".segments")
+        self.segment_folder = _segment_folder(path)
         self.synchronous: Synchronous = synchronous
         self.is_still = still
         # How to open the main file for reading, here and on threads.
@@ -211,15 +211,15 @@ class Database:
 
         Not the database itself: closing any handle on it would drop SQLite's own locks. Raises SparkleError: conflict.
         """
-        path = self.path.with_name(self.path.name + ".lock")
+        path, folder = _lock_places(self.path)
         with refused("open", path):
             if self.is_still:
                 # What can't be made there nobody else can make, either.
-                wanted = [(place, os.O_RDONLY) for place in (path, self.segment_folder) if place.exists()]
+                wanted = [(place, os.O_RDONLY) for place in (path, folder) if place.exists()]
             else:
                 self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-                self.segment_folder.mkdir(mode=0o700, exist_ok=True)
-                wanted = [(path, os.O_CREAT | os.O_RDWR), (self.segment_folder, os.O_RDONLY | os.O_DIRECTORY)]
+                folder.mkdir(mode=0o700, exist_ok=True)
+                wanted = [(path, os.O_CREAT | os.O_RDWR), (folder, os.O_RDONLY | os.O_DIRECTORY)]
             self._locks += [os.open(place, flags, 0o600) for place, flags in wanted]
         for lock in self._locks:
             try:
@@ -314,6 +314,27 @@ def is_there(path: Path) -> bool:
     """Whether there is a main database. Raises FileFault where that can't be seen."""
     with refused("open", path):
         return path.exists()
+
+
+def require_unused(path: Path) -> None:
+    """Raises SparkleError: conflict where a server has a main database already."""
+    for place in _lock_places(path):
+        with suppress(OSError):
+            lock = os.open(place, os.O_RDONLY)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise SparkleError("conflict", "database.in_use", path=path) from None
+            finally:
+                os.close(lock)
+
+
+def _lock_places(path: Path) -> tuple[Path, Path]:
+    return path.with_name(path.name + ".lock"), _segment_folder(path)
+
+
+def _segment_folder(path: Path) -> Path:
+    return path.with_name(path.name + ".segments")
 
 
 def _has_content(path: Path) -> bool:

@@ -45,6 +45,8 @@ class Keeper:
         # What indexed files looked like: they never change. And what was found to be no better than before.
         self._seen: dict[int, tuple[int, int, int]] = {}
         self._no_better: dict[int, tuple[int, int, int]] = {}
+        # What nothing names and can't be moved, and why.
+        self._stuck: dict[Path, str] = {}
 
     # --- At the start -------------------------------------------------------------------------------------------------
 
@@ -105,6 +107,7 @@ class Keeper:
             await self.suspect(segment.id)
         named = {aside.name_of(each) for each in (*known, *(row.segment for row in away))}
         unnamed = await asyncio.to_thread(self._unnamed, named)
+        self._stuck = {path: why for path, why in self._stuck.items() if path in unnamed}
         if away or unnamed:
             await self._database.write(self._tidy, alone=True)
         else:
@@ -290,8 +293,14 @@ class Keeper:
         try:
             name = aside.put_away(path, self._aside)
         except OSError as error:
-            logger.error("%s is not named by the main database, and can't be moved to %s: %s", path, self._aside, error)
+            # Tried again at each look, and said once.
+            if path not in self._stuck:
+                logger.error(
+                    "%s is not named by the main database, and can't be moved to %s: %s", path, self._aside, error
+                )
+            self._stuck[path] = str(error)
             return
+        self._stuck.pop(path, None)
         logger.error("%s is not named by the main database and is set aside as %s", path, self._aside / name)
 
     def _is_empty_one_of_ours(self, path: Path) -> bool:
@@ -357,6 +366,7 @@ class Keeper:
         ]
         named = {row.file for row in away}
         entries += [SetAside(path.name, path, Wrong("unnamed"), None, None) for path in files if path.name not in named]
+        entries += [SetAside(path.name, path, Wrong("unnamed", why), None, None) for path, why in self._stuck.items()]
         if passed_over is None and self.skipped:
             names = {entry.name for entry in entries}
             entries += [

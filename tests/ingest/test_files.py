@@ -206,6 +206,21 @@ def test_a_file_that_nothing_names_is_set_aside_and_never_deleted(start: Start) 
     wait_for(lambda: readiness(server)["set_aside"] == [], 10)
 
 
+def test_a_file_that_nothing_names_and_that_cannot_be_moved_is_told_once(start: Start) -> None:
+    server = start(UNLIMITED, prelude=SMALL)
+    fill(server)
+    blocked = server.database.with_name("sparkle.db.set-aside")
+    blocked.write_bytes(b"")
+    (server.segments / "snapshot-00000099.db").write_bytes(b"x")
+    wait_for(lambda: readiness(server)["set_aside"] == ["snapshot-00000099.db"], 10)
+    looks = server.metric("sparkle_job_runs_total", job="files", outcome="ok")
+    wait_for(lambda: server.metric("sparkle_job_runs_total", job="files", outcome="ok") > looks + 1, 10)
+    assert log_of(server).count("snapshot-00000099.db is not named") == 1
+    blocked.unlink()
+    wait_for(lambda: away(server) == {"snapshot-00000099.db": b"x"}, 10)
+    assert readiness(server)["set_aside"] == ["snapshot-00000099.db"]
+
+
 def test_a_segment_of_another_database_is_not_taken_for_ours(start: Start, tmp_path: Path) -> None:
     server = start(UNLIMITED, prelude=SMALL)
     fill(server)
