@@ -4,11 +4,12 @@ import asyncio
 import errno
 import fcntl
 import functools
+import itertools
 import logging
 import os
 import secrets
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -32,7 +33,7 @@ from sparkle_lite.db.connection import (
     transaction,
     version_of,
 )
-from sparkle_lite.db.faults import FileFault
+from sparkle_lite.db.faults import BESIDE, FileFault, places_beside, taken_away
 from sparkle_lite.errors import SparkleError
 from sparkle_lite.texts import phrase
 from sparkle_lite.turns import Turns
@@ -75,6 +76,7 @@ class Database:
         self.stamp = 0
         self._main: Connection | None = None
         self._place: tuple[int, int] | None = None
+        self._beside: Mapping[str, tuple[int, int]] = {}
         # Why nothing may be written any more.
         self.lost: FileFault | None = None
         # Whether something could not be written, and nobody has seen since that it can.
@@ -123,6 +125,7 @@ class Database:
         await migrate(self._main, self.path, "main")
         with refused("open", self.path):
             self._place = await asyncio.to_thread(_place, self.path)
+            self._beside = await asyncio.to_thread(places_beside, self.path)
         await self._read_stamp()
         if not self.stamp:
             async with transaction(self._main) as main:
@@ -161,7 +164,7 @@ class Database:
             )
 
     def verify(self) -> None:
-        """Look whether the main file is where it was, and has anything in it. Raises FileFault; any thread.
+        """Look whether the main file is where it was with its log, and not empty. Raises FileFault; any thread.
 
         Only from outside: closing a file that SQLite has open, too, would end its locks.
         """
@@ -170,10 +173,15 @@ class Database:
         with refused("write", self.path):
             place = _place(self.path)
             is_empty = not self.path.stat().st_size
+            beside = places_beside(self.path)
         if place != self._place:
             raise FileFault("write", "replaced", "missing", phrase("file.replaced", path=self.path))
         if is_empty:
             raise FileFault("write", "emptied", "damaged", phrase("file.damaged", path=self.path, reason="emptied"))
+        if gone := taken_away(self._beside, beside):
+            # What is in it would be lost with this process, and others write to another one by now.
+            log = self.path.with_name(self.path.name + gone)
+            raise FileFault("write", "taken away", "missing", phrase("file.log_taken", path=log))
 
     def require_whole(self) -> None:
         """Raises FileFault where nothing may be written any more, because the main file is not what it was."""
@@ -186,7 +194,7 @@ class Database:
         await asyncio.to_thread(self.verify)
 
     async def save(self, main: Connection, fault: FileFault) -> Path | None:
-        """Save what a main file held that was taken away, and write nothing more to it; where it is saved.
+        """Save what a main file held that was taken away, or its log; write nothing more to it; where it is saved.
 
         It takes its old place, or another name where something else stands there. None where the file is still there
         and only damaged. For the writer's task; raises FileFault where there is no room.
@@ -204,7 +212,7 @@ class Database:
             finally:
                 await target.close()
             self.lost = fault
-            return await asyncio.to_thread(_settle, copy, self.path)
+            return await asyncio.to_thread(_settle, copy, self.path, self._place)
 
     def _take_lock(self) -> None:
         """Hold a file beside the database and the folder of the segments, which nobody deletes by mistake.
@@ -344,16 +352,27 @@ def _has_content(path: Path) -> bool:
         return False
 
 
-def _settle(copy: Path, path: Path) -> Path:
-    """Give a copy the name of what was taken away, or one of its own where that is taken."""
-    place, number = path, 0
+def _settle(copy: Path, path: Path, own: tuple[int, int] | None) -> Path:
+    """Give a copy the name of what was taken away, or one of its own where that is taken.
+
+    Where the file itself (`own`) stands there still, which is not all without its log, it gives up its place.
+    """
+    if path.exists() and _place(path) == own:
+        replaced = _free_name(path)
+        replaced.hardlink_to(path)
+        for suffix in BESIDE:
+            # Somebody else may have made them since. They must not be taken for the copy's.
+            with suppress(FileNotFoundError):
+                path.with_name(path.name + suffix).rename(replaced.with_name(replaced.name + suffix))
+        copy.replace(path)
+        return path
+    place = path
     while True:
         try:
             # Unlike a rename it never replaces anything.
             place.hardlink_to(copy)
         except FileExistsError:
-            number += 1
-            place = path.with_name(f"{path.name}.replaced-{number}")
+            place = _free_name(path)
         else:
             copy.unlink()
             break
@@ -362,6 +381,12 @@ def _settle(copy: Path, path: Path) -> Path:
             # They are of the file that is gone, and in the copy already.
             path.with_name(path.name + suffix).unlink(missing_ok=True)
     return place
+
+
+def _free_name(path: Path) -> Path:
+    """A name for what has to make room for another, or for what was saved beside it."""
+    names = (path.with_name(f"{path.name}.replaced-{number}") for number in itertools.count(1))
+    return next(name for name in names if not name.exists())
 
 
 def _place(path: Path) -> tuple[int, int]:

@@ -192,7 +192,7 @@ class Keeper:
                 return
         except HotFault:
             pass
-        if fault.reason == "missing" and await self._rescue(main, stream):
+        if fault.reason == "missing" and await self._rescue(main, stream, fault.details):
             return
         hot = stream.hot
         assert hot is not None
@@ -217,7 +217,7 @@ class Keeper:
         await stream.take(fresh, connection)
         await self.refresh()
 
-    async def _rescue(self, main: Connection, stream: Stream) -> bool:
+    async def _rescue(self, main: Connection, stream: Stream, details: str) -> bool:
         """Save what a file held that was taken away, from the connection that still has it; whether that went."""
         hot, number = stream.hot, await stream.new_number(main)
         assert hot is not None
@@ -236,8 +236,9 @@ class Keeper:
             await connection.close()
             raise
         logger.error(
-            "%s was taken away while it was written to; what it held is saved as %s",
+            "%s was taken away while it was written to (%s); what it held is saved as %s",
             self._path(hot),
+            details,
             stream.path(number),
         )
         await stream.take(hot._replace(id=number), connection)

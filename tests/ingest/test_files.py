@@ -320,6 +320,26 @@ def test_a_main_file_that_is_replaced_while_the_server_runs_loses_neither(start:
         assert connection.execute("SELECT count(*) FROM user WHERE name='bob'").fetchone() == (1,)
 
 
+@pytest.mark.parametrize("taken", ["-wal", "-shm", "-wal -shm"])
+@pytest.mark.parametrize("whose", ["main", "hot snapshot"])
+def test_a_log_that_is_taken_away_while_the_server_runs_loses_nothing(start: Start, whose: str, taken: str) -> None:
+    server = start(UNLIMITED, prelude=SMALL)
+    fill(server)
+    server.run("user", "add", "bob")
+    path = server.database if whose == "main" else chosen(server)[whose][0]
+    for suffix in taken.split():
+        path.with_name(path.name + suffix).unlink()
+    wait_for(lambda: path.name in log_of(server) and "saved as" in log_of(server), 10)
+    wait_for(lambda: readiness(server)["ready"], 10)
+    server.run("user", "add", "carl")
+    wait_for(lambda: server.post(body(20)).status == 200, 5)
+    assert shown(server, server.token()) == ALL | {20}
+    server.kill()
+    server.start()
+    assert shown(server, server.token()) == ALL | {20}
+    assert "bob" in (users := server.run("user", "list")) and "carl" in users
+
+
 def test_a_main_file_that_is_emptied_while_the_server_runs_is_told(start: Start) -> None:
     server = start(UNLIMITED)
     assert server.post(body(1)).status == 200
