@@ -14,7 +14,7 @@ from pathlib import Path
 
 from sparkle_lite.db import aside, segments
 from sparkle_lite.db.aside import AsideRow, Belongs, SetAside, Wrong, examine
-from sparkle_lite.db.connection import Connection, plain_uri, still_uri, transaction
+from sparkle_lite.db.connection import Connection, plain_uri, remove_file, still_uri, transaction
 from sparkle_lite.db.database import Database
 from sparkle_lite.db.faults import FileFault
 from sparkle_lite.db.segments import HotFault, Kind, SegmentRow, Stream, segment_path
@@ -289,7 +289,7 @@ class Keeper:
     def _put_unnamed_away(self, path: Path) -> None:
         if self._is_empty_one_of_ours(path):
             # Made, and not named yet when the process was killed: there is nothing in it.
-            segments.remove_file(path)
+            remove_file(path)
             return
         try:
             name = aside.put_away(path, self._aside)

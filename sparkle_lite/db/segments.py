@@ -26,6 +26,7 @@ from sparkle_lite.db.connection import (
     merge_log,
     migrate,
     refused,
+    remove_file,
     roll_back,
     schema,
     statements,
@@ -642,9 +643,3 @@ def unlink(folder: Path, segments: Sequence[SegmentRow]) -> None:
     """Remove the files of segments that the catalogue no longer names."""
     for segment in segments:
         remove_file(segment_path(folder, segment.kind, segment.id))
-
-
-def remove_file(path: Path) -> None:
-    """Remove a database file with everything that SQLite keeps beside it."""
-    for suffix in ("", "-wal", "-shm", "-journal"):
-        path.with_name(path.name + suffix).unlink(missing_ok=True)

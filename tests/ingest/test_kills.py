@@ -18,7 +18,9 @@ from pathlib import Path
 
 import pytest
 from server import App, RunningServer, catalogue, count, segment_file, start_server, wait_for
-from test_durability import Load, check_catalogue, expected, stored
+from test_durability import Load, body_of, check_catalogue, expected, stored
+
+from sparkle_lite.db.connection import schema
 
 SMALL = "import sparkle_lite.db.segments as s; s.SEGMENT_ROWS = 200"
 UNLIMITED = "[limits]\nrequests_per_minute = 0\n"
@@ -104,6 +106,34 @@ def test_under_load_while_rules_are_published(start: Callable[..., RunningServer
     assert acknowledged and denied
     listed = server.get("/ping/ruleIpDenylist").body.decode()
     assert [network for network in denied if network.removesuffix("/32") not in listed] == []
+
+
+def test_in_the_middle_of_a_migration_of_several_steps(tmp_path: Path) -> None:
+    """The database is as it was before, and so is its copy."""
+    killed = (
+        "import os, sparkle_lite.db.connection as c; do = c.statements;"
+        " c.statements = lambda script: os._exit(9) if 'segment_aside' in script else do(script)"
+    )
+    server = RunningServer(tmp_path / "server", killed, dict(os.environ))
+    copy = server.database.with_name("sparkle.db.before-v12")
+    server.database.parent.mkdir(parents=True)
+    server.config.write_text(UNLIMITED)
+    with closing(sqlite3.connect(server.database)) as connection:
+        connection.create_function("stable_number", -1, lambda *_: 0, deterministic=True)
+        for number in range(1, 10):
+            connection.executescript(schema(f"main_{number:04}.sql"))
+        connection.executescript("PRAGMA user_version=9; PRAGMA journal_mode=WAL")
+    for _ in range(2):
+        with pytest.raises(AssertionError, match="ended with 9"), server:
+            server.start()
+        for path in (server.database, copy):
+            with closing(sqlite3.connect(path)) as connection:
+                assert connection.execute("PRAGMA user_version").fetchone() == (9,)
+    with start_server(tmp_path / "server", UNLIMITED) as server:
+        check(server, set())
+        assert server.post(body_of(7)).status == 200
+    with closing(sqlite3.connect(copy)) as connection:
+        assert connection.execute("PRAGMA user_version").fetchone() == (9,)
 
 
 KILLED = {
