@@ -229,7 +229,11 @@ async def _tell_first_start(application: Application, url: str) -> None:
     if parts.first_start is not None:
         # Who is killed before has it told by the next start; who is killed in between, once more.
         await parts.accounts.note_telling(parts.first_start)
-        print(_welcome(parts.config.server.public_url or url, parts.first_start), file=sys.stdout, flush=True)
+        try:
+            print(_welcome(parts.config.server.public_url or url, parts.first_start), file=sys.stdout, flush=True)
+        except OSError as error:
+            logger.error("how to get in can't be printed, the next start tells it: %s", error)
+            return
         parts.first_start = None
         with suppress(SparkleError):
             await parts.accounts.note_told()

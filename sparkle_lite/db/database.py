@@ -116,12 +116,12 @@ class Database:
         with refused("open", self.path):
             is_new = not await asyncio.to_thread(_has_content, self.path)
             if is_new:
-                await asyncio.to_thread(partial(self._require_nothing_beside, is_new=True))
+                await asyncio.to_thread(partial(_require_nothing_beside, self.path, is_new=True))
         self._main = await connect(self.path, synchronous=self.synchronous, cache_kib=16384)
         if not is_new and await version_of(self._main) == 0:
             # Begun, and nothing in it: what made it was lost with its log.
             with refused("open", self.path):
-                await asyncio.to_thread(self._require_nothing_beside)
+                await asyncio.to_thread(_require_nothing_beside, self.path)
         await migrate(self._main, self.path, "main")
         with refused("open", self.path):
             self._place = await asyncio.to_thread(_place, self.path)
@@ -146,22 +146,6 @@ class Database:
     async def _read_stamp(self) -> None:
         row = await fetch_one(self.main, "SELECT value FROM setting WHERE name=?", (_STAMP,))
         self.stamp = int(row[0]) if row else 0
-
-    def _require_nothing_beside(self, *, is_new: bool = False) -> None:
-        """A new main database must not be made beside what belongs to another one, whose log may be there. Blocks."""
-        files = [path for path in self.segment_folder.glob("*-????????.db") if path.stat().st_size]
-        log = self.path.with_name(self.path.name + "-wal")
-        if is_new and log.exists() and log.stat().st_size:
-            files.append(log)
-        if files:
-            raise SparkleError(
-                "conflict",
-                "database.main_missing",
-                path=self.path,
-                count=len(files),
-                folder=files[0].parent,
-                file=files[0].name,
-            )
 
     def verify(self) -> None:
         """Look whether the main file is where it was with its log, and not empty. Raises FileFault; any thread.
@@ -319,9 +303,32 @@ class Database:
 
 
 def is_there(path: Path) -> bool:
-    """Whether there is a main database. Raises FileFault where that can't be seen."""
+    """Whether there is a main database, with anything in it.
+
+    Raises FileFault where that can't be seen, and SparkleError: conflict where one is missing beside its segments.
+    """
     with refused("open", path):
-        return path.exists()
+        if _has_content(path):
+            return True
+        _require_nothing_beside(path, is_new=True)
+        return False
+
+
+def _require_nothing_beside(path: Path, *, is_new: bool = False) -> None:
+    """A new main database must not be made beside what belongs to another one, whose log may be there. Blocks."""
+    files = [segment for segment in _segment_folder(path).glob("*-????????.db") if segment.stat().st_size]
+    log = path.with_name(path.name + "-wal")
+    if is_new and log.exists() and log.stat().st_size:
+        files.append(log)
+    if files:
+        raise SparkleError(
+            "conflict",
+            "database.main_missing",
+            path=path,
+            count=len(files),
+            folder=files[0].parent,
+            file=files[0].name,
+        )
 
 
 def require_unused(path: Path) -> None:

@@ -259,15 +259,17 @@ def test_without_its_main_file_a_server_does_not_begin_anew(start: Start, tmp_pa
     said = refused_start(server)
     assert str(server.database) in said
     assert "backup" in said
-    with_command = subprocess.run(
-        [sys.executable, "-m", "sparkle_lite", "user", "add", "x", "--config", str(server.config)],
-        capture_output=True,
-        text=True,
-        timeout=20,
-        check=False,
-    )
-    assert with_command.returncode == 1
-    assert "Traceback" not in with_command.stderr
+    for command in ("user add x", "user list", "app list", "rules list"):
+        with_command = subprocess.run(
+            [sys.executable, "-m", "sparkle_lite", *command.split(), "--config", str(server.config)],
+            capture_output=True,
+            text=True,
+            timeout=20,
+            check=False,
+        )
+        assert with_command.returncode == 1
+        assert "Traceback" not in with_command.stderr
+        assert "backup" in with_command.stderr
     assert {path.name: path.read_bytes() for path in server.segments.iterdir()} == before
     shutil.copy(tmp_path / "kept.db", server.database)
     server.start()
@@ -414,6 +416,21 @@ def test_a_first_start_that_was_killed_while_it_told_keeps_what_it_told(tmp_path
         assert server.stdout.count("app-secret") == 2
         for app in (App(*told), App(*again[2:])):
             assert server.post(body(1), app).status == 200
+
+
+def test_a_first_start_that_can_not_print_serves_and_is_told_by_the_next(tmp_path: Path) -> None:
+    with start_server(tmp_path / "server") as server:
+        server.stop()
+        shutil.rmtree(server.database.parent)
+        (tmp_path / "server" / "stdout").unlink()
+        (tmp_path / "server" / "stdout").symlink_to("/dev/full")
+        server.start()
+        assert server.request("GET", "/readyz").status == 200
+        assert "the next start tells it" in log_of(server)
+        assert server.stop() == 0
+        (tmp_path / "server" / "stdout").unlink()
+        server.start()
+        wait_for(lambda: server.stdout.count("app-secret") == 1, 5)
 
 
 # --- Rights -----------------------------------------------------------------------------------------------------------
