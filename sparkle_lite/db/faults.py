@@ -28,6 +28,8 @@ _BY_ERRNO: dict[int, FaultKind] = {
     errno.EACCES: "rights",
     errno.EPERM: "rights",
     errno.ENOENT: "missing",
+    errno.ENOTDIR: "missing",
+    errno.ELOOP: "missing",
     errno.ENOSPC: "room",
     errno.EDQUOT: "room",
     errno.EFBIG: "room",

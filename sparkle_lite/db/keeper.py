@@ -236,9 +236,9 @@ class Keeper:
             await connection.close()
             raise
         logger.error(
-            "%s was taken away while it was written to (%s); what it held is saved as %s",
+            "%s was taken away while it was written to%s; what it held is saved as %s",
             self._path(hot),
-            details,
+            f" ({details})" if details else "",
             stream.path(number),
         )
         await stream.take(hot._replace(id=number), connection)

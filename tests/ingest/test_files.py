@@ -113,6 +113,49 @@ ALL = set(range(10))
 # --- Segments ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("what", ["a folder", "a pipe", "a link to itself", "another database"])
+@pytest.mark.parametrize("when", ["stopped", "running"])
+def test_what_is_no_segment_in_the_place_of_one_costs_its_rows(
+    start: Start, tmp_path: Path, when: str, what: str
+) -> None:
+    if when == "running" and what == "a pipe":
+        pytest.skip("who reads at that moment waits for ever")
+    server = start(UNLIMITED, prelude=SMALL)
+    fill(server)
+    token, files = server.token(), chosen(server)
+    if when == "stopped":
+        server.stop()
+    for path in (path for which, (path, _) in files.items() if which.startswith("closed")):
+        path.unlink()
+        match what:
+            case "a folder":
+                path.mkdir()
+            case "a pipe":
+                os.mkfifo(path)
+            case "a link to itself":
+                path.symlink_to(path.name)
+            case "another database":
+                with closing(sqlite3.connect(path)) as other:
+                    other.execute("CREATE TABLE x (y)")
+    if when == "stopped":
+        server.start()
+    # Whoever searches comes by it, and has it looked at.
+    assert shown(server, token) == {4, 5, 6, 7, 8, 9}
+    assert set(readiness(server)["set_aside"]) == {"snapshot-00000001.db", "swarm-00000002.db"}
+    assert server.post(body(20)).status == 200
+    server.restart()
+    assert shown(server, server.token()) == {4, 5, 6, 7, 8, 9, 20}
+
+
+def test_a_link_that_leads_nowhere_and_that_nothing_names_is_put_away(start: Start) -> None:
+    server = start(UNLIMITED)
+    link = server.segments / "snapshot-00000099.db"
+    link.symlink_to("nowhere")
+    place = server.database.with_name("sparkle.db.set-aside") / link.name
+    wait_for(place.is_symlink, 10)
+    assert not link.is_symlink()
+
+
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_segment_that_is_harmed_while_the_server_is_stopped_costs_its_own_rows(start: Start, fault: str) -> None:
     server = start(UNLIMITED, prelude=SMALL)
