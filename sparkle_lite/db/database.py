@@ -393,7 +393,7 @@ def _settle(copy: Path, path: Path, own: tuple[int, int] | None) -> Path:
 def _free_name(path: Path) -> Path:
     """A name for what has to make room for another, or for what was saved beside it."""
     names = (path.with_name(f"{path.name}.replaced-{number}") for number in itertools.count(1))
-    return next(name for name in names if not name.exists())
+    return next(name for name in names if not name.exists() and not name.is_symlink())
 
 
 def _place(path: Path) -> tuple[int, int]:
