@@ -130,7 +130,9 @@ class Reader:
         try:
             yield
         finally:
-            self._main.execute("ROLLBACK")
+            # SQLite ends a transaction itself where the disk fails, and what failed is to be heard of.
+            if self._main.in_transaction:
+                self._main.execute("ROLLBACK")
             # These are about to be rewritten and must not be held open for long.
             for connection in self._brief.values():
                 connection.close()
@@ -169,8 +171,10 @@ class Reader:
             yield
         except (sqlite3.DatabaseError, FileFault) as error:
             cause = error.__cause__ if isinstance(error, FileFault) else error
-            is_closed = isinstance(cause, sqlite3.Error) and getattr(cause, "sqlite_errorcode", 0) == _CANT_OPEN
-            if not isinstance(cause, sqlite3.Error) or not (is_closed or is_damage(cause)):
+            code = getattr(cause, "sqlite_errorcode", 0)
+            # A database of something else, in the place of ours, has other tables.
+            is_other = code == sqlite3.SQLITE_ERROR and str(cause).startswith("no such ")
+            if not isinstance(cause, sqlite3.Error) or not (code == _CANT_OPEN or is_other or is_damage(cause)):
                 raise
             if kept := self._kept.pop(self._file(segment), None):
                 kept[0].close()
@@ -372,7 +376,7 @@ def _inode(path: Path) -> int:
     """Which file a path names; 0 where it names none."""
     try:
         return path.stat().st_ino
-    except FileNotFoundError:
+    except OSError:
         return 0
 
 

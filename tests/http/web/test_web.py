@@ -465,7 +465,9 @@ def test_what_the_file_sets_no_page_can(tmp_path: Path) -> None:
         server.reload("")
         assert asked(server, "/admin/settings/preset", token, {"preset": "solo"}).status == 303
         server.reload('[analysis]\npreset = "tracker"\n')
-        assert "A community" in asked(server, "/admin/settings", token).body.decode()
+        page = asked(server, "/admin/settings", token).body.decode()
+        assert "A community" in page
+        assert {"every 0.25 s", "every 2 s", "every 7 d"} <= set(re.findall(r"every [^<]+", page))
 
 
 def test_a_number_that_the_file_or_the_environment_sets_is_shown_and_locked(tmp_path: Path) -> None:
