@@ -22,15 +22,18 @@ from sparkle_lite.accounts.parts import FirstStart
 from sparkle_lite.analyses.registry import SCHEMA
 from sparkle_lite.config import Config
 from sparkle_lite.config.notes import notes
+from sparkle_lite.db.database import require_unused
 from sparkle_lite.errors import ConfigError, SparkleError
 from sparkle_lite.http import btn, lifecycle, web
 from sparkle_lite.http.api import docs, openapi
 from sparkle_lite.http.base_path import BasePath
+from sparkle_lite.http.downloads import Downloads
 from sparkle_lite.http.head import Head
 from sparkle_lite.http.observe import Observe
 from sparkle_lite.http.problems import internal, known, problem, with_head
 from sparkle_lite.http.requests import PlainRequest, Receive, Scope, Send
 from sparkle_lite.http.session import DEPENDENCIES, AnyRequest
+from sparkle_lite.http.visitors import LimitVisitors
 from sparkle_lite.http.web.render import is_for_person, refusal
 from sparkle_lite.rules import operator
 from sparkle_lite.server import Server, running
@@ -54,6 +57,7 @@ def create_app(parts: Server) -> Litestar:
         pdb_on_exception=False,
     )
     app.state.server = parts
+    app.state.downloads = Downloads()
     return app
 
 
@@ -106,7 +110,10 @@ class Application:
         await send({"type": "lifespan.shutdown.complete"})
 
     def _take(self, parts: Server) -> None:
-        self._parts, self._answer = parts, Observe(Head(BasePath(create_app(parts), parts)), parts)
+        self._parts, self._answer = (
+            parts,
+            Observe(LimitVisitors(Head(BasePath(create_app(parts), parts)), parts), parts),
+        )
         self._is_up.set()
 
     async def _until_restart(self, parts: Server, stop: "asyncio.Future[Any]") -> None:
@@ -194,6 +201,8 @@ def serve(config: Config, *, config_path: Callable[[], Path | None], host: str |
     `config_path` finds the file anew each time, because one may have been made since. Raises SparkleError when the
     database or the address can't be used.
     """
+    # Whoever starts a second server should hear of the first, and not only of its port.
+    require_unused(config.database.file)
     logs.setup(config.server.log_format)
     _tune()
     application = Application(partial(running, config, configuration.given(SCHEMA, config_path(), os.environ)))
@@ -226,7 +235,11 @@ async def _tell_first_start(application: Application, url: str) -> None:
     if parts.first_start is not None:
         # Who is killed before has it told by the next start; who is killed in between, once more.
         await parts.accounts.note_telling(parts.first_start)
-        print(_welcome(parts.config.server.public_url or url, parts.first_start), file=sys.stdout, flush=True)
+        try:
+            print(_welcome(parts.config.server.public_url or url, parts.first_start), file=sys.stdout, flush=True)
+        except OSError as error:
+            logger.error("how to get in can't be printed, the next start tells it: %s", error)
+            return
         parts.first_start = None
         with suppress(SparkleError):
             await parts.accounts.note_told()

@@ -38,6 +38,8 @@ _STEP, _WORTH_CLOSING = MIB, 64 * KIB
 _COLLECTIONS = 3
 # What part of the limit is freed beyond it.
 _SLACK = 50
+# And of what part of the limit observations and bans are never robbed by what can't go.
+_ROOM = 4
 
 logger = logging.getLogger("sparkle.jobs")
 
@@ -281,7 +283,9 @@ class Housekeeping:
     async def _shrink(self, limit: int) -> None:
         """Let go of the oldest of whoever stores most until the whole is within the limit.
 
-        What is weighed is what is in use, so that space that is being given back costs nobody anything.
+        What is weighed is what is in use, so that space that is being given back costs nobody anything. Where accounts,
+        decisions and the audit alone are about as large as the limit, all that was reported would go for nothing: a
+        part of the limit stays for that, and the whole is larger.
         """
         if await self.size() <= limit:
             return
@@ -291,16 +295,22 @@ class Housekeeping:
         touched: set[int] = set()
         # Some more than needed, or what comes in meanwhile would have to be met a few rows at a time.
         limit -= limit // _SLACK
-        while (excess := await self._used() - limit) > 0:
-            weighed = await self._weigh()
+        names = await self._entry_bytes()
+        while True:
+            weighed, used = await self._weigh(), await self._used()
+            goal = max(limit, used - weighed.total.total() - names + limit // _ROOM)
+            if (excess := used - goal) <= 0:
+                break
             userapp = next((each for each, _ in weighed.total.most_common()), None)
             if userapp not in touched and 0 < len(touched) <= _COLLECTIONS:
                 # Before another one loses anything: torrents and names that only those had.
                 await self.collect()
-                excess = await self._used() - limit
+                names, excess = await self._entry_bytes(), await self._used() - goal
             if excess > 0 and not await self._free(excess, weighed, touched):
-                logger.warning("the database is larger than retention.max_database_size, and nothing more can go")
+                goal = used
                 break
+        if goal > limit:
+            logger.warning("the database is larger than retention.max_database_size, and nothing more can go")
         await self.collect()
         await self._give_back_space()
         await self._empty_logs()
@@ -318,6 +328,10 @@ class Housekeeping:
             used = await retention.stored_bytes(reader) + await bans.used_bytes(reader)
         hot = [stream.hot for stream in self._ingest.streams.values() if stream.hot]
         return used + sum([await segments.used_bytes(self._database.segment_folder, each) for each in hot])
+
+    async def _entry_bytes(self) -> int:
+        async with self._database.reader() as reader:
+            return await retention.entry_bytes(reader)
 
     async def _free(self, excess: int, weighed: _Weighed, touched: set[int]) -> bool:
         """Let go of some of what the application has that stores most; whether there was anything."""

@@ -15,7 +15,7 @@ from sparkle_lite.accounts.apps import Apps
 from sparkle_lite.accounts.audit import Audit
 from sparkle_lite.accounts.parts import Accounts, FirstStart
 from sparkle_lite.accounts.proof_of_work import ProofOfWork
-from sparkle_lite.accounts.registry import Registry
+from sparkle_lite.accounts.registry import ANONYMOUS, Registry
 from sparkle_lite.accounts.sessions import Sessions
 from sparkle_lite.accounts.users import Users
 from sparkle_lite.analyses.distances import Distances
@@ -222,7 +222,7 @@ async def _start(written: Config, given: Mapping[str, str], stack: AsyncExitStac
     await troubles.load()
     search = Search(database, ingest.streams, ingest.keeper)
     stack.push_async_callback(search.close)
-    overview = Overview(database, ingest.streams, clock.settled, ingest.keeper)
+    overview = Overview(database, ingest.streams, clock.settled, ingest.keeper, nobody=ANONYMOUS)
     stack.push_async_callback(overview.close)
     accounts = Accounts.on(database, audit, lambda: settings.config.auth, clock.settled, stamp=clock.stamp)
     await accounts.registry.open()

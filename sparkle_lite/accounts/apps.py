@@ -1,14 +1,13 @@
 """User applications: the installations of clients, each with an id and a secret of its own."""
 
 import json
-import uuid
 from collections.abc import Callable
 from typing import NamedTuple
 
 from sparkle_lite.accounts.actors import Actor
 from sparkle_lite.accounts.audit import Audit, app_details
 from sparkle_lite.accounts.registry import ANONYMOUS, app_banned
-from sparkle_lite.accounts.secrets import hash_secret, new_secret
+from sparkle_lite.accounts.secrets import REPLACED_BYTES, Credentials, Once, hash_secret, new_credentials, new_secret
 from sparkle_lite.accounts.texts import checked_line, storable
 from sparkle_lite.accounts.users import find_user
 from sparkle_lite.config import AuthSection
@@ -71,23 +70,39 @@ class Apps:
 
     # --- What their owners do -----------------------------------------------------------------------------------------
 
-    async def add(self, user: int, comment: str, actor: Actor) -> NewSecret:
-        """Give a user an application; comments have 1-255 characters. Raises SparkleError: quota among others."""
+    async def add(self, user: int, comment: str, actor: Actor, once: Once | None = None) -> NewSecret:
+        """Give a user an application; comments have 1-255 characters. With `once` the same again, if asked again.
+
+        Raises SparkleError: quota among others; conflict where what was made once is not as it was.
+        """
         async with self._audit.noting("USERAPP_CREATE", actor, userId=actor.user):
-            return await self._add(user, comment, actor)
+            return await self._add(user, comment, actor, once)
 
     @transacted
-    async def _add(self, connection: Connection, user: int, comment: str, actor: Actor) -> NewSecret:
+    async def _add(self, connection: Connection, user: int, comment: str, actor: Actor, once: Once | None) -> NewSecret:
         text = checked_line(comment, "comment")
         owner = await find_user(connection, user)
         actor.require_owner(owner.id)
+        made = once.credentials(f"{owner.id} {text}") if once else new_credentials()
+        if once and await store.is_app_id_used(connection, made.app_id):
+            row = await store.userapp_by_app_id(connection, made.app_id)
+            if row is None or row.secret_hash != hash_secret(made.secret):
+                raise SparkleError("conflict", "form.done")
+            return NewSecret(row, made.secret)
         if await store.count_userapps(connection, user) >= self._auth().max_apps_per_user:
             raise _quota(owner.name, self._auth().max_apps_per_user)
-        return await self.insert(connection, owner, text, actor)
+        return await self.insert(connection, owner, text, actor, made)
 
-    async def insert(self, connection: Connection, owner: UserRow, comment: str, actor: Actor) -> NewSecret:
-        """Give a user an application within a transaction."""
-        app_id, secret = str(uuid.uuid4()), new_secret()
+    async def insert(
+        self,
+        connection: Connection,
+        owner: UserRow,
+        comment: str,
+        actor: Actor,
+        credentials: Credentials | None = None,
+    ) -> NewSecret:
+        """Give a user an application within a transaction, with these credentials or new ones."""
+        app_id, secret = credentials or new_credentials()
         await store.add_userapp(
             connection, app_id, hash_secret(secret), user=owner.id, comment=comment, now_ms=self._clock()
         )
@@ -108,18 +123,29 @@ class Apps:
         await self._record(connection, actor, "USERAPP_EDIT", row, userAppOld=row.comment, userAppNew=text)
         return row._replace(comment=text)
 
-    async def reset(self, app_id: str, actor: Actor) -> NewSecret:
-        """A new secret for an application; the old one is void at once. Raises SparkleError: forbidden, not_found."""
+    async def reset(self, app_id: str, actor: Actor, once: Once | None = None) -> NewSecret:
+        """A new secret for an application; the old one is void at once. With `once` the same again, if asked again.
+
+        Raises SparkleError: forbidden, not_found; conflict where the secret is another one than `once` replaces.
+        """
         async with self._audit.noting("USERAPP_RESET_SECRET", actor, **app_details(app_id)):
-            return await self._reset(app_id, actor)
+            return await self._reset(app_id, actor, once)
 
     @transacted
-    async def _reset(self, connection: Connection, app_id: str, actor: Actor) -> NewSecret:
-        return await self.renew(connection, app_id, actor)
+    async def _reset(self, connection: Connection, app_id: str, actor: Actor, once: Once | None) -> NewSecret:
+        if once is None:
+            return await self.renew(connection, app_id, actor)
+        row = await _find_app(connection, app_id, actor)
+        secret = once.credentials(row.app_id).secret
+        if row.secret_hash == hash_secret(secret):
+            return NewSecret(row, secret)
+        if row.secret_hash[:REPLACED_BYTES] != once.replaces:
+            raise SparkleError("conflict", "form.done")
+        return await self.renew(connection, app_id, actor, secret)
 
-    async def renew(self, connection: Connection, app_id: str, actor: Actor) -> NewSecret:
-        """A new secret for an application within a transaction."""
-        secret = new_secret()
+    async def renew(self, connection: Connection, app_id: str, actor: Actor, secret: str = "") -> NewSecret:
+        """A new secret for an application within a transaction, this one where it is given."""
+        secret = secret or new_secret()
         row = await _find_app(connection, app_id, actor)
         await store.set_userapp_secret(connection, row.id, hash_secret(secret))
         await self._record(connection, actor, "USERAPP_RESET_SECRET", row)

@@ -15,6 +15,8 @@ from sparkle_lite.db.orders import Position as Position
 from sparkle_lite.errors import SparkleError
 from sparkle_lite.rate_limits import Buckets, client_key
 
+# What a member may change: a hundred things at once, then one every six seconds.
+_CHANGES_AT_ONCE, _CHANGES_PER_MINUTE = 100, 10
 _UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 
 
@@ -24,11 +26,20 @@ class Audit:
     def __init__(self, database: Database, clock: Callable[[], int]) -> None:
         self.database = database
         self._clock = clock
+        self._changes = Buckets(burst=_CHANGES_AT_ONCE, per_minute=_CHANGES_PER_MINUTE)
         self._failures = Buckets(burst=3, per_minute=0.1)
         self._all_failures = Buckets(burst=60, per_minute=6)
 
     async def record(self, connection: Connection, actor: Actor, action: str, /, **details: object) -> None:
-        """Record what an actor does, in the transaction that does it. `details` are values for JSON, and no secrets."""
+        """Record what an actor does, in the transaction that does it. `details` are values for JSON, and no secrets.
+
+        Raises SparkleError (too_many) where somebody who is no administrator changes more than anybody does: all of it
+        is kept. Signing out is always possible.
+        """
+        if actor.user is not None and not actor.admin and action != "LOGOUT":
+            wait = self._changes.take(actor.user, self._clock())
+            if wait:
+                raise SparkleError("too_many", "request.too_many", seconds=wait, retry_after=wait)
         await self._add(connection, actor, action, details, success=True)
 
     async def note_failure(self, action: str, actor: Actor, error: SparkleError, /, **details: object) -> None:

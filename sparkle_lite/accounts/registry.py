@@ -21,6 +21,7 @@ from sparkle_lite.db.connection import Connection
 from sparkle_lite.db.database import Database, transacted
 from sparkle_lite.errors import SparkleError
 from sparkle_lite.rate_limits import Buckets, client_key
+from sparkle_lite.turns import Owner
 from sparkle_lite.wire.credentials import Presented
 
 # The owner of every application that a client without credentials was given.
@@ -31,11 +32,20 @@ _FLUSH_MS = 55_000
 
 
 class Userapp(NamedTuple):
-    """An application that was let in: its row id, its public id, its owner's row id."""
+    """An application that was let in: its row id, its public id, its owner's row id.
+
+    `is_anonymous`: it is of a client without credentials, and nobody knows whose.
+    """
 
     id: int
     app_id: str
     user: int
+    is_anonymous: bool = False
+
+    @property
+    def owner(self) -> Owner:
+        """Whose turn it is when it is this application's."""
+        return Owner(("nobody", self.id) if self.is_anonymous else self.user, self.id)
 
 
 _Entry = tuple[CredentialRow, Userapp]
@@ -279,7 +289,7 @@ def _anonymous(installation_id: str) -> Presented:
 
 
 def _entry(row: CredentialRow) -> _Entry:
-    return row, Userapp(row.userapp, row.app_id, row.user)
+    return row, Userapp(row.userapp, row.app_id, row.user, is_anonymous=row.user_key == ANONYMOUS)
 
 
 def _admit(entry: _Entry) -> Userapp | SparkleError:

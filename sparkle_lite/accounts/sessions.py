@@ -26,6 +26,8 @@ from sparkle_lite.units import MINUTE_MS
 LOGIN_LINK_MS = 30 * MINUTE_MS
 OAUTH_STATE_MS = 10 * MINUTE_MS
 _JWT_KEY = "jwt_key"
+# Ours have some 250 characters.
+_LONGEST_TOKEN = 1024
 
 _Claims = dict[str, str | int]
 
@@ -154,7 +156,8 @@ class Sessions:
     async def _end_others(self, connection: Connection, user: int, jti_hash: bytes, actor: Actor) -> int:
         row = await find_user(connection, user)
         ended = await store.delete_other_sessions(connection, user, jti_hash)
-        await self._audit.record(connection, actor, "LOGOUT", user=user, name=row.name, others=ended)
+        if ended:
+            await self._audit.record(connection, actor, "LOGOUT", user=user, name=row.name, others=ended)
         return ended
 
     @transacted
@@ -180,7 +183,7 @@ class Sessions:
             "verify_iat": False,
         }
         key = await self._known_key()
-        if not key:
+        if not key or len(token) > _LONGEST_TOKEN:
             return None
         try:
             return jwt.decode(token, key, algorithms=["HS256"], options=options)
@@ -322,10 +325,10 @@ async def _why_ended(connection: Connection, subject: str) -> SparkleError:
 
 
 async def _free_name(connection: Connection, wanted: str) -> str:
-    """A name that nobody has: the wanted one, or with a number behind it."""
+    """A name that nobody has or is shown by: the wanted one, or with a number behind it."""
     for number in itertools.count(1):
         name = wanted if number == 1 else f"{wanted[:50]}-{number}"
-        if store.name_key(name) != ANONYMOUS and await store.user_by_name(connection, name) is None:
+        if store.name_key(name) != ANONYMOUS and not await store.users_called(connection, name):
             return name
     raise AssertionError("numbers don't end")
 
@@ -333,10 +336,10 @@ async def _free_name(connection: Connection, wanted: str) -> str:
 async def _nickname(connection: Connection, github: GitHubUser, user: int) -> str | None:
     """What to show instead of the name, unless it is somebody else's."""
     for text in (clean_name(github.nickname or ""), clean_name(github.login)):
-        if text and store.name_key(text) != ANONYMOUS:
-            owner = await store.user_by_name(connection, text)
-            if owner is None or owner.id == user:
-                return text
+        if not text or store.name_key(text) == ANONYMOUS:
+            continue
+        if not {*await store.users_called(connection, text)} - {user}:
+            return text
     return None
 
 

@@ -67,9 +67,8 @@ class Users:
     ) -> UserRow:
         """Add a local user within a transaction. Raises SparkleError: bad_request, conflict."""
         check_name(name)
-        taken = await store.user_by_name(connection, name)
-        if taken is not None:
-            raise SparkleError("conflict", "user.name_taken", name=taken.name)
+        for taken in (await store.users_called(connection, name)).values():
+            raise SparkleError("conflict", "user.name_taken", name=taken)
         user = await store.add_user(connection, name, role, "admin", self._clock())
         if vouched:
             await store.set_vouched(connection, user, self._clock())
@@ -87,8 +86,8 @@ class Users:
         if wanted:
             check_name(wanted)
         row = await find_user(connection, user)
-        owner = await store.user_by_name(connection, wanted) if wanted else None
-        if store.name_key(wanted) == ANONYMOUS or (owner is not None and owner.id != user):
+        others = {*(await store.users_called(connection, wanted) if wanted else ())} - {user}
+        if store.name_key(wanted) == ANONYMOUS or others:
             raise SparkleError("conflict", "user.nickname_taken", name=wanted)
         shown = wanted if wanted != row.name else ""
         await store.set_nickname(connection, user, shown or None)

@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 
 from sparkle_lite.analyses.analysis import Analysis, Examined, Need
@@ -10,10 +11,13 @@ from sparkle_lite.analyses.registry import ANALYSES
 from sparkle_lite.config import AnalysisSection
 from sparkle_lite.db.database import Database
 from sparkle_lite.db.evidence.workspace import Evidence, gather
+from sparkle_lite.errors import SparkleError
 
 # How long measured distances are good, and of how many addresses they are kept.
 _GOOD_S, _KEPT = 60.0, 256
 _AT_ONCE = 2
+# What one person may wait for at once: others wait behind it.
+_EACH = 4
 
 
 TIME_LIMIT_S = 10.0
@@ -57,6 +61,7 @@ class Distances:
         self._clock = clock
         self._measured: dict[bytes, tuple[float, asyncio.Task[Sequence[Need]]]] = {}
         self._measuring = asyncio.Semaphore(_AT_ONCE)
+        self._asked: Counter[int] = Counter()
         self._closing = False
 
     async def close(self) -> None:
@@ -71,11 +76,22 @@ class Distances:
         """What was measured is out of date: the numbers of the analyses have changed."""
         self._measured = {address: one for address, one in self._measured.items() if not one[1].done()}
 
-    async def of(self, address: bytes) -> Sequence[Need]:
+    async def of(self, address: bytes, asker: int) -> Sequence[Need]:
         """How far an address (4 or 16 bytes) is from each analysis, as measured within the last minute.
 
-        Raises as `measure` does.
+        Raises as `measure` does, and too_many for a person (row id) who waits for several others already.
         """
+        if self._asked[asker] >= _EACH:
+            raise SparkleError("too_many", "address.too_many", retry_after=5)
+        self._asked[asker] += 1
+        try:
+            return await self._wait(address)
+        finally:
+            self._asked[asker] -= 1
+            if not self._asked[asker]:
+                del self._asked[asker]
+
+    async def _wait(self, address: bytes) -> Sequence[Need]:
         while True:
             # Others share what is being measured, and who began it may have given it up.
             task = self._task(address)

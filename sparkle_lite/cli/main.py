@@ -23,6 +23,7 @@ from sparkle_lite.errors import ConfigError, SparkleError
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command and return its exit status; wrong usage raises SystemExit as argparse does."""
+    _open_standard_streams()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             # A name that the terminal's encoding doesn't know is shown escaped.
@@ -54,6 +55,19 @@ def main(argv: list[str] | None = None) -> int:
         complain(_fault(error))
         return 1
     return 0
+
+
+def _open_standard_streams() -> None:
+    """Have something in the place of standard streams that are closed: a file opened later would be taken for one."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            mode = "r" if name == "stdin" else "w"
+            try:
+                os.fstat(number)
+            except OSError:
+                # The lowest number that is free is this one.
+                os.open(os.devnull, os.O_RDWR)
+            setattr(sys, name, open(number, mode, encoding="utf-8", closefd=False))  # noqa: SIM115
 
 
 def _fault(error: Exception) -> str:

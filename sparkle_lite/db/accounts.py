@@ -100,7 +100,8 @@ class CredentialRow(NamedTuple):
     user: int
     app_banned_reason: str | None
     user_banned_reason: str | None
-    known: bool
+    vouched: bool
+    user_key: str
 
 
 # An administrator knows who it is: they added the account or made it one of theirs.
@@ -110,7 +111,7 @@ _USERAPP = f"SELECT {', '.join(UserappRow._fields)} FROM userapp"
 _CREDENTIAL = (
     "SELECT a.id, a.app_id, a.secret_hash, a.user,"
     " CASE WHEN a.banned_at IS NOT NULL THEN coalesce(a.banned_reason, '') END,"
-    f" CASE WHEN u.banned_at IS NOT NULL THEN coalesce(u.banned_reason, '') END, {_KNOWN}"
+    f" CASE WHEN u.banned_at IS NOT NULL THEN coalesce(u.banned_reason, '') END, {_KNOWN}, u.name_key"
     " FROM userapp a JOIN user u ON u.id = a.user WHERE a.deleted_at IS NULL"
 )
 
@@ -174,6 +175,15 @@ async def user_by_name(connection: Connection, name: str) -> UserRow | None:
     """A user by name; case and width of the letters don't matter."""
     row = await fetch_one(connection, f"{_USER} WHERE name_key=?", (name_key(name),))
     return UserRow(*row) if row else None
+
+
+async def users_called(connection: Connection, name: str) -> dict[int, str]:
+    """The users (row ids) who have a name or are shown by it, with their names; case and width don't matter."""
+    key = name_key(name)
+    rows = await fetch_all(
+        connection, "SELECT id, name, name_key, nickname FROM user WHERE name_key=? OR nickname IS NOT NULL", (key,)
+    )
+    return {row[0]: row[1] for row in rows if row[2] == key or (row[3] is not None and name_key(row[3]) == key)}
 
 
 def name_key(name: str) -> str:

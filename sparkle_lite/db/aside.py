@@ -6,6 +6,7 @@ waits in a table of its own until the file is right again or retention would hav
 """
 
 import sqlite3
+import stat
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
@@ -83,12 +84,16 @@ def examine(
     Raises FileFault where that can't be judged now: no room on the disk for what SQLite needs, a lock.
     """
     try:
-        if not path.stat().st_size:
-            return Wrong("empty")
+        status = path.stat()
     except FileNotFoundError:
         return Wrong("missing")
     except OSError as error:
         return _unreadable(error, path)
+    if not stat.S_ISREG(status.st_mode):
+        # Who opens a pipe waits for ever.
+        return Wrong("foreign")
+    if not status.st_size:
+        return Wrong("empty")
     # One that was becoming a plain file is rolled back first, which nobody can do who only reads.
     half = path.with_name(path.name + "-journal").exists()
     plain = f"{absolute(path).as_uri()}?mode=rw" if half else plain_uri(path)
@@ -186,7 +191,8 @@ def _move(path: Path, target: Path) -> None:
     # The log first: without its file it is nothing, but the file without its log would be taken for whole.
     for suffix in (*reversed(BESIDE), ""):
         source = path.with_name(path.name + suffix)
-        if source.exists():
+        # A link that leads nowhere is put away, too.
+        if source.exists() or source.is_symlink():
             source.rename(target.with_name(target.name + suffix))
 
 

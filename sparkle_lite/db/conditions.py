@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple
 
 from sparkle_lite.net import Network
+from sparkle_lite.turns import Owner
 
 Table = Literal["ban", "snapshot", "swarm", "discovery"]
 TextMethod = Literal[
@@ -203,7 +204,7 @@ class Query(NamedTuple):
     highest first. `after` and `before` are cursors: of the page before, and of the page behind; they exclude each other
     and `offset`. `viewer` is the user who asks: of others' rows private fields are as if they had no value. None is
     somebody who may see all.
-    `asker` is who asks, a person's row id, or with `is_client` an application's: each has a turn.
+    `asker` is who asks, by a person's row id: each has a turn. With `is_client` an application asks.
     """
 
     table: Table
@@ -219,7 +220,7 @@ class Query(NamedTuple):
     after: str | None = None
     before: str | None = None
     viewer: int | None = None
-    asker: int | None = None
+    asker: Owner = Owner(None)
     is_client: bool = False
 
     def is_quick(self) -> bool:
@@ -234,6 +235,7 @@ FindIds = Callable[[str, Sequence[Any]], list[int]]
 def condition(table: Table, wanted: Filter, find_ids: FindIds, viewer: int | None) -> Condition:
     """One filter as a condition on a row, as `viewer` (None: whoever may see all) may ask it."""
     field = FIELDS[table][wanted.field]
+    is_veiled = field.is_private and viewer is not None
     positive = wanted.method.removeprefix("NOT_")
     if isinstance(wanted.value, Network):
         found = _within(wanted.value)
@@ -242,17 +244,18 @@ def condition(table: Table, wanted: Filter, find_ids: FindIds, viewer: int | Non
     else:
         found = _compare(field, positive, wanted.value)
         if field.via:
-            found = _by_entry(field, found, find_ids)
+            found = _in_entry(field, found) if is_veiled else _by_entry(field, found, find_ids)
     if positive != wanted.method:
         found = found.negated()
-    return _of_own_rows(found, viewer, find_ids) if field.is_private and viewer is not None else found
+    return _of_own_rows(found, viewer, find_ids) if is_veiled else found
 
 
-def _of_own_rows(wanted: Condition, viewer: int, find_ids: FindIds) -> Condition:
-    """A condition that no row of another user meets, whatever is in it."""
+def _of_own_rows(wanted: Condition, viewer: int | None, find_ids: FindIds) -> Condition:
+    """A condition that no row of another user meets, whatever is in it, nor does it take longer for what is in it."""
     own = json.dumps(find_ids("SELECT a.id FROM m.userapp a WHERE a.user=?", (viewer,)))
-    sql = f"sub.userapp IN (SELECT value FROM json_each(?)) AND ({wanted.sql})"
-    return wanted._replace(sql=sql, values=(own, *wanted.values))
+    # With AND, SQLite would choose which of the two it looks at first.
+    sql = f"iif(sub.userapp IN (SELECT value FROM json_each(?)), ({wanted.sql}), FALSE)"
+    return wanted._replace(sql=sql, values=(own, *wanted.values), indexed=False)
 
 
 def _within(network: Network) -> Condition:
@@ -290,14 +293,21 @@ def _compare(field: Field, method: str, value: Any) -> Condition:
 def _by_entry(field: Field, entry: Condition, find_ids: FindIds) -> Condition:
     """The condition on rows whose dictionary entry meets a condition."""
     ids = find_ids(f"SELECT d.id FROM m.{field.dictionary} d WHERE {entry.sql} LIMIT {MAX_IDS + 1}", entry.values)
-    # What few segments index is not worth a plan of its own: only clients and torrents have one.
+    # What few segments index is not worth a plan of its own: only clients and torrents have one. Labels are also what
+    # some call their downloaders: how long it takes must not tell whether there is one.
     indexed = field.via in ("client", "torrent")
-    if not ids:
+    if not ids and indexed:
         return Condition("FALSE", (), True)
-    if len(ids) == 1:
-        return Condition(f"s.{field.via}=?", (ids[0],), indexed)
+    if len(ids) == 1 and indexed:
+        return Condition(f"s.{field.via}=?", (ids[0],), True)
     if len(ids) <= MAX_IDS:
-        return Condition(f"s.{field.via} IN (SELECT value FROM json_each(?))", (json.dumps(ids),), indexed)
+        # No entry has the id 0: with it there is always something to look through.
+        return Condition(f"s.{field.via} IN (SELECT value FROM json_each(?))", (json.dumps([0, *ids]),), indexed)
+    return _in_entry(field, entry)
+
+
+def _in_entry(field: Field, entry: Condition) -> Condition:
+    """The same without looking anything up before: each row's entry is looked at."""
     sql = f"(SELECT {entry.sql} FROM m.{field.dictionary} d WHERE d.id=s.{field.via})"
     return Condition(sql, entry.values, False, True)
 

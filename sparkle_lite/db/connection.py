@@ -12,7 +12,7 @@ from weakref import WeakKeyDictionary
 
 import aiosqlite
 
-from sparkle_lite.db.faults import Doing, fault_of
+from sparkle_lite.db.faults import BESIDE, Doing, fault_of
 from sparkle_lite.db.keys import stable_number
 from sparkle_lite.errors import SparkleError
 from sparkle_lite.units import MIB
@@ -45,11 +45,13 @@ async def connect(
     with refused("open", path):
         if create:
             _create_private(path)
+        is_empty = _is_empty(path)
         connection = await _opened(f"{absolute(path).as_uri()}?mode=rw", path, begins, cached_statements=256)
         pragmas = (
             f"PRAGMA busy_timeout={BUSY_TIMEOUT_MS}",
-            # Only an empty file takes this; it lets retention give space back in small steps.
-            "PRAGMA auto_vacuum=INCREMENTAL",
+            # Only an empty file takes this; it lets retention give space back in small steps. Others must not be asked:
+            # SQLite would write to each that is opened.
+            *(["PRAGMA auto_vacuum=INCREMENTAL"] if is_empty else []),
             "PRAGMA journal_mode=WAL",
             f"PRAGMA synchronous={synchronous}",
             f"PRAGMA cache_size=-{cache_kib}",
@@ -151,6 +153,10 @@ def _create_private(path: Path) -> None:
     sync_folder(path.parent)
 
 
+def _is_empty(path: Path) -> bool:
+    return not path.stat().st_size
+
+
 def sync_folder(folder: Path) -> None:
     """Have the names in a folder on the disk: a new file's must survive a power failure as well as its content."""
     opened = os.open(folder, os.O_RDONLY)
@@ -158,6 +164,12 @@ def sync_folder(folder: Path) -> None:
         os.fsync(opened)
     finally:
         os.close(opened)
+
+
+def remove_file(path: Path) -> None:
+    """Remove a database file with everything that SQLite keeps beside it."""
+    for suffix in ("", *BESIDE):
+        path.with_name(path.name + suffix).unlink(missing_ok=True)
 
 
 @contextmanager
@@ -241,17 +253,15 @@ def known_version(kind: str) -> int:
 
 
 async def migrate(connection: Connection, path: Path, kind: str) -> None:
-    """Bring a file to this program's schema version, each step in a transaction of its own.
+    """Bring a file to this program's schema version, all steps in one transaction: what fails leaves it as it was.
 
     `kind` names the series of schema files: main_0001.sql, main_0002.sql, ... A main database that holds data is copied
-    to "<name>.before-v<N>" first. Raises SparkleError("conflict") for a file of a newer program.
+    to "<name>.before-v<N>" first. Raises SparkleError("conflict") for a file of a newer program, and FileFault.
     """
     steps = _steps(kind)
     version = await version_of(connection)
     if version > len(steps):
         raise SparkleError("conflict", "database.newer", path=path, version=version, known=len(steps))
-    if version and version < len(steps) and kind == "main":
-        await _copy(connection, path.with_name(f"{path.name}.before-v{len(steps)}"))
     if version == len(steps):
         return
     await connection.create_function(
@@ -259,13 +269,15 @@ async def migrate(connection: Connection, path: Path, kind: str) -> None:
     )
     # What a step sorts may be larger than memory.
     await connection.execute("PRAGMA temp_store=FILE")
-    for number in range(version + 1, len(steps) + 1):
-        async with transaction(connection):
-            if await version_of(connection) >= number:
-                continue  # Another process was quicker.
-            for statement in statements(steps[number - 1]):
+    async with transaction(connection):
+        # Another process may have been quicker.
+        version = await version_of(connection)
+        if 0 < version < len(steps) and kind == "main":
+            await _copy(path, path.with_name(f"{path.name}.before-v{len(steps)}"))
+        for step in steps[version:]:
+            for statement in statements(step):
                 await connection.execute(statement)
-            await connection.execute(f"PRAGMA user_version={number}")
+        await connection.execute(f"PRAGMA user_version={len(steps)}")
     await connection.execute("PRAGMA temp_store=MEMORY")
     await merge_log(connection)
 
@@ -281,10 +293,24 @@ async def version_of(connection: Connection) -> int:
     return int(row[0]) if row else 0
 
 
-async def _copy(connection: Connection, target: Path) -> None:
-    await asyncio.to_thread(target.unlink, missing_ok=True)
-    copy = await connect(target)
-    try:
-        await connection.backup(copy)
-    finally:
-        await copy.close()
+async def _copy(path: Path, target: Path) -> None:
+    """Copy what a database has committed to a file, which has its name only when it is whole. Raises FileFault."""
+    unready = target.with_name(f"{target.name}.new")
+    with refused("write", unready):
+        await asyncio.to_thread(remove_file, unready)
+        # A connection that is about to write can't be copied from.
+        source = await connect_readonly(path)
+        try:
+            copy = await connect(unready)
+            try:
+                await source.backup(copy)
+                await merge_log(copy)
+            finally:
+                await copy.close()
+        except BaseException:
+            await asyncio.to_thread(remove_file, unready)
+            raise
+        finally:
+            await source.close()
+        await asyncio.to_thread(unready.replace, target)
+        await asyncio.to_thread(sync_folder, target.parent)

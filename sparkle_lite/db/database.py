@@ -4,12 +4,13 @@ import asyncio
 import errno
 import fcntl
 import functools
+import itertools
 import logging
 import os
 import secrets
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar
@@ -32,7 +33,7 @@ from sparkle_lite.db.connection import (
     transaction,
     version_of,
 )
-from sparkle_lite.db.faults import FileFault
+from sparkle_lite.db.faults import BESIDE, FileFault, places_beside, taken_away
 from sparkle_lite.errors import SparkleError
 from sparkle_lite.texts import phrase
 from sparkle_lite.turns import Turns
@@ -66,7 +67,7 @@ class Database:
     def __init__(self, path: Path, synchronous: Synchronous = "full", *, still: bool = False) -> None:
         """`still`: only read, on a disk that can't be written; what would write is refused."""
         self.path = path
-        self.segment_folder = path.with_name(path.name + ".segments")
+        self.segment_folder = _segment_folder(path)
         self.synchronous: Synchronous = synchronous
         self.is_still = still
         # How to open the main file for reading, here and on threads.
@@ -75,6 +76,7 @@ class Database:
         self.stamp = 0
         self._main: Connection | None = None
         self._place: tuple[int, int] | None = None
+        self._beside: Mapping[str, tuple[int, int]] = {}
         # Why nothing may be written any more.
         self.lost: FileFault | None = None
         # Whether something could not be written, and nobody has seen since that it can.
@@ -114,15 +116,16 @@ class Database:
         with refused("open", self.path):
             is_new = not await asyncio.to_thread(_has_content, self.path)
             if is_new:
-                await asyncio.to_thread(partial(self._require_nothing_beside, is_new=True))
+                await asyncio.to_thread(partial(_require_nothing_beside, self.path, is_new=True))
         self._main = await connect(self.path, synchronous=self.synchronous, cache_kib=16384)
         if not is_new and await version_of(self._main) == 0:
             # Begun, and nothing in it: what made it was lost with its log.
             with refused("open", self.path):
-                await asyncio.to_thread(self._require_nothing_beside)
+                await asyncio.to_thread(_require_nothing_beside, self.path)
         await migrate(self._main, self.path, "main")
         with refused("open", self.path):
             self._place = await asyncio.to_thread(_place, self.path)
+            self._beside = await asyncio.to_thread(places_beside, self.path)
         await self._read_stamp()
         if not self.stamp:
             async with transaction(self._main) as main:
@@ -144,24 +147,8 @@ class Database:
         row = await fetch_one(self.main, "SELECT value FROM setting WHERE name=?", (_STAMP,))
         self.stamp = int(row[0]) if row else 0
 
-    def _require_nothing_beside(self, *, is_new: bool = False) -> None:
-        """A new main database must not be made beside what belongs to another one, whose log may be there. Blocks."""
-        files = [path for path in self.segment_folder.glob("*-????????.db") if path.stat().st_size]
-        log = self.path.with_name(self.path.name + "-wal")
-        if is_new and log.exists() and log.stat().st_size:
-            files.append(log)
-        if files:
-            raise SparkleError(
-                "conflict",
-                "database.main_missing",
-                path=self.path,
-                count=len(files),
-                folder=files[0].parent,
-                file=files[0].name,
-            )
-
     def verify(self) -> None:
-        """Look whether the main file is where it was, and has anything in it. Raises FileFault; any thread.
+        """Look whether the main file is where it was with its log, and not empty. Raises FileFault; any thread.
 
         Only from outside: closing a file that SQLite has open, too, would end its locks.
         """
@@ -170,10 +157,15 @@ class Database:
         with refused("write", self.path):
             place = _place(self.path)
             is_empty = not self.path.stat().st_size
+            beside = places_beside(self.path)
         if place != self._place:
             raise FileFault("write", "replaced", "missing", phrase("file.replaced", path=self.path))
         if is_empty:
             raise FileFault("write", "emptied", "damaged", phrase("file.damaged", path=self.path, reason="emptied"))
+        if gone := taken_away(self._beside, beside):
+            # What is in it would be lost with this process, and others write to another one by now.
+            log = self.path.with_name(self.path.name + gone)
+            raise FileFault("write", "taken away", "missing", phrase("file.log_taken", path=log))
 
     def require_whole(self) -> None:
         """Raises FileFault where nothing may be written any more, because the main file is not what it was."""
@@ -186,7 +178,7 @@ class Database:
         await asyncio.to_thread(self.verify)
 
     async def save(self, main: Connection, fault: FileFault) -> Path | None:
-        """Save what a main file held that was taken away, and write nothing more to it; where it is saved.
+        """Save what a main file held that was taken away, or its log; write nothing more to it; where it is saved.
 
         It takes its old place, or another name where something else stands there. None where the file is still there
         and only damaged. For the writer's task; raises FileFault where there is no room.
@@ -204,22 +196,22 @@ class Database:
             finally:
                 await target.close()
             self.lost = fault
-            return await asyncio.to_thread(_settle, copy, self.path)
+            return await asyncio.to_thread(_settle, copy, self.path, self._place)
 
     def _take_lock(self) -> None:
         """Hold a file beside the database and the folder of the segments, which nobody deletes by mistake.
 
         Not the database itself: closing any handle on it would drop SQLite's own locks. Raises SparkleError: conflict.
         """
-        path = self.path.with_name(self.path.name + ".lock")
+        path, folder = _lock_places(self.path)
         with refused("open", path):
             if self.is_still:
                 # What can't be made there nobody else can make, either.
-                wanted = [(place, os.O_RDONLY) for place in (path, self.segment_folder) if place.exists()]
+                wanted = [(place, os.O_RDONLY) for place in (path, folder) if place.exists()]
             else:
                 self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-                self.segment_folder.mkdir(mode=0o700, exist_ok=True)
-                wanted = [(path, os.O_CREAT | os.O_RDWR), (self.segment_folder, os.O_RDONLY | os.O_DIRECTORY)]
+                folder.mkdir(mode=0o700, exist_ok=True)
+                wanted = [(path, os.O_CREAT | os.O_RDWR), (folder, os.O_RDONLY | os.O_DIRECTORY)]
             self._locks += [os.open(place, flags, 0o600) for place, flags in wanted]
         for lock in self._locks:
             try:
@@ -311,9 +303,53 @@ class Database:
 
 
 def is_there(path: Path) -> bool:
-    """Whether there is a main database. Raises FileFault where that can't be seen."""
+    """Whether there is a main database, with anything in it.
+
+    Raises FileFault where that can't be seen, and SparkleError: conflict where one is missing beside its segments.
+    """
     with refused("open", path):
-        return path.exists()
+        if _has_content(path):
+            return True
+        _require_nothing_beside(path, is_new=True)
+        return False
+
+
+def _require_nothing_beside(path: Path, *, is_new: bool = False) -> None:
+    """A new main database must not be made beside what belongs to another one, whose log may be there. Blocks."""
+    files = [segment for segment in _segment_folder(path).glob("*-????????.db") if segment.stat().st_size]
+    log = path.with_name(path.name + "-wal")
+    if is_new and log.exists() and log.stat().st_size:
+        files.append(log)
+    if files:
+        raise SparkleError(
+            "conflict",
+            "database.main_missing",
+            path=path,
+            count=len(files),
+            folder=files[0].parent,
+            file=files[0].name,
+        )
+
+
+def require_unused(path: Path) -> None:
+    """Raises SparkleError: conflict where a server has a main database already."""
+    for place in _lock_places(path):
+        with suppress(OSError):
+            lock = os.open(place, os.O_RDONLY)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise SparkleError("conflict", "database.in_use", path=path) from None
+            finally:
+                os.close(lock)
+
+
+def _lock_places(path: Path) -> tuple[Path, Path]:
+    return path.with_name(path.name + ".lock"), _segment_folder(path)
+
+
+def _segment_folder(path: Path) -> Path:
+    return path.with_name(path.name + ".segments")
 
 
 def _has_content(path: Path) -> bool:
@@ -323,16 +359,27 @@ def _has_content(path: Path) -> bool:
         return False
 
 
-def _settle(copy: Path, path: Path) -> Path:
-    """Give a copy the name of what was taken away, or one of its own where that is taken."""
-    place, number = path, 0
+def _settle(copy: Path, path: Path, own: tuple[int, int] | None) -> Path:
+    """Give a copy the name of what was taken away, or one of its own where that is taken.
+
+    Where the file itself (`own`) stands there still, which is not all without its log, it gives up its place.
+    """
+    if path.exists() and _place(path) == own:
+        replaced = _free_name(path)
+        replaced.hardlink_to(path)
+        for suffix in BESIDE:
+            # Somebody else may have made them since. They must not be taken for the copy's.
+            with suppress(FileNotFoundError):
+                path.with_name(path.name + suffix).rename(replaced.with_name(replaced.name + suffix))
+        copy.replace(path)
+        return path
+    place = path
     while True:
         try:
             # Unlike a rename it never replaces anything.
             place.hardlink_to(copy)
         except FileExistsError:
-            number += 1
-            place = path.with_name(f"{path.name}.replaced-{number}")
+            place = _free_name(path)
         else:
             copy.unlink()
             break
@@ -341,6 +388,12 @@ def _settle(copy: Path, path: Path) -> Path:
             # They are of the file that is gone, and in the copy already.
             path.with_name(path.name + suffix).unlink(missing_ok=True)
     return place
+
+
+def _free_name(path: Path) -> Path:
+    """A name for what has to make room for another, or for what was saved beside it."""
+    names = (path.with_name(f"{path.name}.replaced-{number}") for number in itertools.count(1))
+    return next(name for name in names if not name.exists() and not name.is_symlink())
 
 
 def _place(path: Path) -> tuple[int, int]:
@@ -421,7 +474,8 @@ class Writer(Generic[S]):
 
     `store` commits a group, settles each submission's own future, and returns those it had no room for; `weigh` tells a
     submission's compressed bytes, and `turns` whose is the next one. Commands run between groups, one by one in
-    transactions of their own. Nothing that a requester does (going away, timing out) can interrupt a transaction.
+    transactions of their own, and one at the most where submissions wait as well: whoever changes something over and
+    over holds up nobody's reports. Nothing that a requester does (going away, timing out) can interrupt a transaction.
     """
 
     def __init__(
@@ -481,10 +535,13 @@ class Writer(Generic[S]):
         return await asyncio.shield(future)
 
     async def _run(self) -> None:
+        was_command = False
         while True:
-            if self._commands:
+            if self._commands and not (was_command and self._submissions):
+                was_command = True
                 await self._command(*self._commands.popleft())
             elif self._submissions:
+                was_command = False
                 self._storing = True
                 rest = await self._store(self._group())
                 self._storing = False

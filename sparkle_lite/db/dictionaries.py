@@ -41,6 +41,10 @@ class Generations(Generic[K, V]):
             self.young[key] = value
         return value
 
+    def __contains__(self, key: K) -> bool:
+        """Whether a key is in either generation."""
+        return key in self.young or key in self._old
+
     def rotate(self) -> None:
         """Let the old generation go if the young one is full; called between groups, never within one."""
         if len(self.young) >= self._size:
@@ -183,8 +187,8 @@ class NeededEntries:
         self.clients: Wants[tuple[str | None, str | None]] = Wants()
         self.labels: Wants[str] = Wants()
 
-    def __bool__(self) -> bool:
-        return bool(self.torrents.missing or self.clients.missing or self.labels.missing)
+    def __len__(self) -> int:
+        return len(self.torrents.missing) + len(self.clients.missing) + len(self.labels.missing)
 
 
 class Resolved(NamedTuple, Generic[V]):

@@ -8,6 +8,8 @@ import errno
 import os
 import pwd
 import sqlite3
+from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,6 +28,8 @@ _BY_ERRNO: dict[int, FaultKind] = {
     errno.EACCES: "rights",
     errno.EPERM: "rights",
     errno.ENOENT: "missing",
+    errno.ENOTDIR: "missing",
+    errno.ELOOP: "missing",
     errno.ENOSPC: "room",
     errno.EDQUOT: "room",
     errno.EFBIG: "room",
@@ -149,6 +153,21 @@ def forbidden(path: Path) -> Path | None:
 
 def _may(path: Path, mode: int) -> bool:
     return os.access(path, mode, effective_ids=os.access in os.supports_effective_ids)
+
+
+def places_beside(path: Path) -> dict[str, tuple[int, int]]:
+    """Which files SQLite keeps beside a database that is open: its log, and the memory that its processes share."""
+    found = {}
+    for suffix in ("-wal", "-shm"):
+        with suppress(FileNotFoundError):
+            status = path.with_name(path.name + suffix).stat()
+            found[suffix] = status.st_dev, status.st_ino
+    return found
+
+
+def taken_away(before: Mapping[str, tuple[int, int]], now: Mapping[str, tuple[int, int]]) -> str | None:
+    """What was beside a database and is not there any more, or another; nobody takes it while the file is open."""
+    return next((suffix for suffix, place in before.items() if now.get(suffix) != place), None)
 
 
 def owner_of(path: Path) -> str:

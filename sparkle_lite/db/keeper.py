@@ -14,7 +14,7 @@ from pathlib import Path
 
 from sparkle_lite.db import aside, segments
 from sparkle_lite.db.aside import AsideRow, Belongs, SetAside, Wrong, examine
-from sparkle_lite.db.connection import Connection, plain_uri, still_uri, transaction
+from sparkle_lite.db.connection import Connection, plain_uri, remove_file, still_uri, transaction
 from sparkle_lite.db.database import Database
 from sparkle_lite.db.faults import FileFault
 from sparkle_lite.db.segments import HotFault, Kind, SegmentRow, Stream, segment_path
@@ -45,6 +45,8 @@ class Keeper:
         # What indexed files looked like: they never change. And what was found to be no better than before.
         self._seen: dict[int, tuple[int, int, int]] = {}
         self._no_better: dict[int, tuple[int, int, int]] = {}
+        # What nothing names and can't be moved, and why.
+        self._stuck: dict[Path, str] = {}
 
     # --- At the start -------------------------------------------------------------------------------------------------
 
@@ -54,6 +56,7 @@ class Keeper:
             await self._look_only()
             return
         main = self._database.main
+        await asyncio.to_thread(segments.discard_unready, self._folder)
         belongs = await aside.belongs_to(main, self._database.stamp)
         known = await segments.catalogue(main)
         for segment, wrong in await asyncio.to_thread(lambda: list(self._examined(known, belongs))):
@@ -104,6 +107,7 @@ class Keeper:
             await self.suspect(segment.id)
         named = {aside.name_of(each) for each in (*known, *(row.segment for row in away))}
         unnamed = await asyncio.to_thread(self._unnamed, named)
+        self._stuck = {path: why for path, why in self._stuck.items() if path in unnamed}
         if away or unnamed:
             await self._database.write(self._tidy, alone=True)
         else:
@@ -188,7 +192,7 @@ class Keeper:
                 return
         except HotFault:
             pass
-        if fault.reason == "missing" and await self._rescue(main, stream):
+        if fault.reason == "missing" and await self._rescue(main, stream, fault.details):
             return
         hot = stream.hot
         assert hot is not None
@@ -213,7 +217,7 @@ class Keeper:
         await stream.take(fresh, connection)
         await self.refresh()
 
-    async def _rescue(self, main: Connection, stream: Stream) -> bool:
+    async def _rescue(self, main: Connection, stream: Stream, details: str) -> bool:
         """Save what a file held that was taken away, from the connection that still has it; whether that went."""
         hot, number = stream.hot, await stream.new_number(main)
         assert hot is not None
@@ -232,8 +236,9 @@ class Keeper:
             await connection.close()
             raise
         logger.error(
-            "%s was taken away while it was written to; what it held is saved as %s",
+            "%s was taken away while it was written to%s; what it held is saved as %s",
             self._path(hot),
+            f" ({details})" if details else "",
             stream.path(number),
         )
         await stream.take(hot._replace(id=number), connection)
@@ -284,18 +289,25 @@ class Keeper:
     def _put_unnamed_away(self, path: Path) -> None:
         if self._is_empty_one_of_ours(path):
             # Made, and not named yet when the process was killed: there is nothing in it.
-            segments.remove_file(path)
+            remove_file(path)
             return
         try:
             name = aside.put_away(path, self._aside)
         except OSError as error:
-            logger.error("%s is not named by the main database, and can't be moved to %s: %s", path, self._aside, error)
+            # Tried again at each look, and said once.
+            if path not in self._stuck:
+                logger.error(
+                    "%s is not named by the main database, and can't be moved to %s: %s", path, self._aside, error
+                )
+            self._stuck[path] = str(error)
             return
+        self._stuck.pop(path, None)
         logger.error("%s is not named by the main database and is set aside as %s", path, self._aside / name)
 
     def _is_empty_one_of_ours(self, path: Path) -> bool:
         kind: Kind = "swarm" if path.name.startswith("swarm") else "snapshot"
-        if path.with_name(f"{path.name}-wal").exists() or not path.stat().st_size:
+        # To open it for writing makes a log, in which there is nothing before the first row.
+        if _bytes(path.with_name(f"{path.name}-wal")) or not _bytes(path):
             return False
         try:
             with closing(sqlite3.connect(f"{plain_uri(path)}&immutable=1", uri=True)) as file:
@@ -355,6 +367,7 @@ class Keeper:
         ]
         named = {row.file for row in away}
         entries += [SetAside(path.name, path, Wrong("unnamed"), None, None) for path in files if path.name not in named]
+        entries += [SetAside(path.name, path, Wrong("unnamed", why), None, None) for path, why in self._stuck.items()]
         if passed_over is None and self.skipped:
             names = {entry.name for entry in entries}
             entries += [

@@ -114,9 +114,12 @@ class Overview:
         streams: Mapping[Kind, Stream],
         clock: Callable[[], int],
         keeper: Keeper | None = None,
+        *,
+        nobody: str,
     ) -> None:
-        """`keeper` is told of segments that can't be read."""
+        """`keeper` is told of segments that can't be read; `nobody` is the name (key) of who is no person."""
         self._database = database
+        self._nobody = nobody
         self._keeper = keeper
         self._streams = streams
         self._clock = clock
@@ -152,7 +155,8 @@ class Overview:
 
     async def _read(self) -> Figures:
         chain = await self._catalogue()
-        figures = await self._reader.run(partial(_figures, now=self._clock(), rows=self._rows(chain), chain=len(chain)))
+        read = partial(_figures, now=self._clock(), rows=self._rows(chain), chain=len(chain), nobody=self._nobody)
+        figures = await self._reader.run(read)
         self._figures = time.monotonic(), figures
         return figures
 
@@ -303,7 +307,7 @@ def _sent(reader: Reader, chain: Sequence[SegmentRow], since: int) -> dict[int, 
     return dict(by_userapp)
 
 
-def _figures(reader: Reader, now: int, rows: Mapping[str, int], chain: int) -> Figures:
+def _figures(reader: Reader, now: int, rows: Mapping[str, int], chain: int, nobody: str) -> Figures:
     reader.until(_PATIENCE_MS)
     with refused("read", reader.path), reader.snapshot():
         day, week = now - DAY_MS, now - WEEK_MS
@@ -314,7 +318,7 @@ def _figures(reader: Reader, now: int, rows: Mapping[str, int], chain: int) -> F
         )[0]
         newest = (week, BANS)
         return Figures(
-            people=_count(reader, "user"),
+            people=reader.main("SELECT count(*) FROM user WHERE name_key<>?", (nobody,))[0][0],
             apps=apps[0],
             apps_day=apps[1],
             apps_week=apps[2],

@@ -24,7 +24,7 @@ from sparkle_lite.db.database import Database
 from sparkle_lite.db.faults import FileFault, is_damage
 from sparkle_lite.db.segments import VERSIONS, SegmentRow, segment_path, take_up_versions
 from sparkle_lite.errors import SparkleError
-from sparkle_lite.turns import Costs, Turns
+from sparkle_lite.turns import Costs, Owner, Turns
 
 T = TypeVar("T")
 
@@ -130,7 +130,9 @@ class Reader:
         try:
             yield
         finally:
-            self._main.execute("ROLLBACK")
+            # SQLite ends a transaction itself where the disk fails, and what failed is to be heard of.
+            if self._main.in_transaction:
+                self._main.execute("ROLLBACK")
             # These are about to be rewritten and must not be held open for long.
             for connection in self._brief.values():
                 connection.close()
@@ -169,8 +171,10 @@ class Reader:
             yield
         except (sqlite3.DatabaseError, FileFault) as error:
             cause = error.__cause__ if isinstance(error, FileFault) else error
-            is_closed = isinstance(cause, sqlite3.Error) and getattr(cause, "sqlite_errorcode", 0) == _CANT_OPEN
-            if not isinstance(cause, sqlite3.Error) or not (is_closed or is_damage(cause)):
+            code = getattr(cause, "sqlite_errorcode", 0)
+            # A database of something else, in the place of ours, has other tables.
+            is_other = code == sqlite3.SQLITE_ERROR and str(cause).startswith("no such ")
+            if not isinstance(cause, sqlite3.Error) or not (code == _CANT_OPEN or is_other or is_damage(cause)):
                 raise
             if kept := self._kept.pop(self._file(segment), None):
                 kept[0].close()
@@ -265,7 +269,7 @@ class Reader:
 
 
 class _Turn(NamedTuple):
-    who: Hashable
+    who: Owner
     reader: asyncio.Future[Reader]
 
 
@@ -278,9 +282,9 @@ class ReaderPool:
         self._costs = Costs()
         self._turns: Turns[_Turn] = Turns(self._costs, lambda turn: turn.who)
         self._served: set[Hashable] = set()
-        self._asked: Counter[Hashable] = Counter()
+        self._asked: Counter[Owner] = Counter()
 
-    async def run(self, who: Hashable, function: Callable[[Reader], T]) -> T:
+    async def run(self, who: Owner, function: Callable[[Reader], T]) -> T:
         """Run a function on a thread when it is somebody's turn.
 
         Raises SparkleError: too_many when they have two under way already that don't end soon, overloaded when too many
@@ -310,12 +314,12 @@ class ReaderPool:
         running.add_done_callback(done)
         return await asyncio.shield(running)
 
-    def _forget(self, who: Hashable) -> None:
+    def _forget(self, who: Owner) -> None:
         self._asked[who] -= 1
         if not self._asked[who]:
             del self._asked[who]
 
-    async def _reader(self, who: Hashable, *, is_further: bool) -> Reader:
+    async def _reader(self, who: Owner, *, is_further: bool) -> Reader:
         turn = _Turn(who, asyncio.get_running_loop().create_future())
         self._turns.put(turn)
         self._hand_out()
@@ -335,12 +339,12 @@ class ReaderPool:
             raise SparkleError("overloaded", "query.too_many", retry_after=5) from None
 
     def _hand_out(self) -> None:
-        while self._idle and (turn := self._turns.take(lambda who: who not in self._served)) is not None:
-            self._served.add(turn.who)
+        while self._idle and (turn := self._turns.take(lambda who: who.person not in self._served)) is not None:
+            self._served.add(turn.who.person)
             turn.reader.set_result(self._idle.pop())
 
-    def _give_back(self, who: Hashable, reader: Reader) -> None:
-        self._served.discard(who)
+    def _give_back(self, who: Owner, reader: Reader) -> None:
+        self._served.discard(who.person)
         self._idle.append(reader)
         self._hand_out()
 
@@ -372,7 +376,7 @@ def _inode(path: Path) -> int:
     """Which file a path names; 0 where it names none."""
     try:
         return path.stat().st_ino
-    except FileNotFoundError:
+    except OSError:
         return 0
 
 

@@ -14,6 +14,13 @@ _REFERENCES = {
     "client_identity": ("client",),
     "label": ("flags", "downloader", "module"),
 }
+# What of an entry stands in its table and in the index, and what each takes besides.
+_TEXTS = {
+    "torrent": "length(identifier)",
+    "client_identity": "length(CAST(peer_id AS BLOB))+length(CAST(client_name AS BLOB))",
+    "label": "length(CAST(text AS BLOB))",
+}
+_ENTRY_BYTES = 50
 _SEGMENT_COLUMNS = {kind: set(segments.columns(kind)) for kind in segments.KINDS}
 
 
@@ -71,6 +78,15 @@ def _uses(database: str, table: str, present: Sequence[str]) -> Iterator[str]:
                     f"INSERT OR IGNORE INTO used_{dictionary}"
                     f" SELECT DISTINCT {column} FROM {database}.{table} WHERE {column} IS NOT NULL"
                 )
+
+
+async def entry_bytes(main: Connection) -> int:
+    """About how many bytes the entries of the dictionaries take, with their indexes."""
+    total = 0
+    for table, text in _TEXTS.items():
+        row = await fetch_one(main, f"SELECT count(*)*{_ENTRY_BYTES}+coalesce(sum(2*({text})), 0) FROM {table}")
+        total += int(row[0]) if row else 0
+    return total
 
 
 async def delete_entries(main: Connection, table: str, ids: Sequence[int]) -> None:

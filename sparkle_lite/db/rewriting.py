@@ -13,6 +13,7 @@ from sparkle_lite.db.connection import (
     fetch_one,
     migrate,
     refused,
+    remove_file,
     sync_folder,
     transaction,
 )
@@ -22,7 +23,6 @@ from sparkle_lite.db.segments import (
     file_size,
     leave_log,
     make_indexes,
-    remove_file,
     segment_path,
 )
 from sparkle_lite.units import INT64_MAX

@@ -27,6 +27,7 @@ from sparkle_lite.db.orders import MAIN_TABLES, NEWEST, Key, Mark, behind, curso
 from sparkle_lite.db.readers import Gone, Reader, ReaderPool, is_interrupted
 from sparkle_lite.db.segments import Kind, SegmentRow, Stream
 from sparkle_lite.errors import SparkleError
+from sparkle_lite.turns import Owner
 from sparkle_lite.units import INT64_MAX
 
 # Cumulative rows looked at in one step at the most, and what a count of them may remember (64 MB).
@@ -145,7 +146,7 @@ class Search:
             with refused("read"), _in_time(), reader.snapshot():
                 return reader.main(sql, values)
 
-        return await self._scan.run(asker, work)
+        return await self._scan.run(Owner(asker), work)
 
     async def _find(self, query: Query, query_ms: int, count_ms: int, hurry: bool) -> _Found:
         pool = self._quick if query.is_quick() else self._scan

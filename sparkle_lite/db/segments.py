@@ -9,7 +9,7 @@ import logging
 import os
 import re
 import sqlite3
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -26,12 +26,13 @@ from sparkle_lite.db.connection import (
     merge_log,
     migrate,
     refused,
+    remove_file,
     roll_back,
     schema,
     statements,
     transaction,
 )
-from sparkle_lite.db.faults import FileFault, is_damage
+from sparkle_lite.db.faults import FileFault, is_damage, places_beside, taken_away
 from sparkle_lite.errors import SparkleError
 from sparkle_lite.units import DAY_MS
 
@@ -180,6 +181,7 @@ class Stream:
         self.folder = folder
         self._stamp = stamp
         self._place: tuple[int, int] | None = None
+        self._beside: Mapping[str, tuple[int, int]] = {}
         self._size = 0
         self._synchronous: Synchronous = synchronous
         self._width = len(COLUMNS[kind])
@@ -225,8 +227,9 @@ class Stream:
     async def take(self, hot: SegmentRow, connection: Connection) -> None:
         """Write on to a segment from now on."""
         before, self._connection, self.hot = self._connection, connection, hot
-        self._place, self._size = await asyncio.to_thread(_place, self.path(hot.id))
         await self.count(connection)
+        self._place, self._size = await asyncio.to_thread(_place, self.path(hot.id))
+        self._beside = await asyncio.to_thread(places_beside, self.path(hot.id))
         if before is not None:
             await before.close()
 
@@ -377,7 +380,7 @@ class Stream:
         return fresh
 
     def verify(self) -> None:
-        """Look whether the hot segment's file is where it was and no smaller. Raises HotFault; any thread.
+        """Look whether the hot segment's file and log are where they were, and no smaller. Raises HotFault; any thread.
 
         Only from outside: closing a file that SQLite has open, too, would end its locks.
         """
@@ -390,6 +393,8 @@ class Stream:
             raise HotFault(self.kind, "missing", error.strerror or str(error)) from error
         if place != self._place:
             raise HotFault(self.kind, "missing", "another file is in its place")
+        if gone := taken_away(self._beside, places_beside(path)):
+            raise HotFault(self.kind, "missing", f"its {gone} is not there any more")
         # Nothing ever makes it smaller.
         if size < self._size:
             raise HotFault(self.kind, "damaged", f"{size} bytes, {self._size} before")
@@ -497,6 +502,12 @@ def _name(unready: Path, path: Path) -> None:
         os.fsync(folder)
     finally:
         os.close(folder)
+
+
+def discard_unready(folder: Path) -> None:
+    """Remove the empty files that somebody was making who was killed meanwhile. Blocks."""
+    for path in folder.glob(f"*-????????.db{UNREADY}*"):
+        path.unlink(missing_ok=True)
 
 
 def set_aside_folder(folder: Path) -> Path:
@@ -632,9 +643,3 @@ def unlink(folder: Path, segments: Sequence[SegmentRow]) -> None:
     """Remove the files of segments that the catalogue no longer names."""
     for segment in segments:
         remove_file(segment_path(folder, segment.kind, segment.id))
-
-
-def remove_file(path: Path) -> None:
-    """Remove a database file with everything that SQLite keeps beside it."""
-    for suffix in ("", "-wal", "-shm", "-journal"):
-        path.with_name(path.name + suffix).unlink(missing_ok=True)

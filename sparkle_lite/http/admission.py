@@ -22,6 +22,8 @@ _SHARED = 8
 _QUERIES_PER_MINUTE = 30
 # Hashing more than this would be felt by others.
 _HASHED_AT_ONCE = 256 * KIB
+# What is looked at of a program's name, and kept for the next time.
+_AGENT_LENGTH = 1024
 
 
 class Caller(NamedTuple):
@@ -51,7 +53,7 @@ class Admission:
         server = self._server
         text = client_address(scope, server.config.server.trusted_proxies)
         scope["state"]["client"] = text
-        agent = header(scope, b"user-agent")
+        agent = header(scope, b"user-agent")[:_AGENT_LENGTH]
         userapp = await self._userapp(scope, action, text, scope["query_string"] if by_query else b"")
         self._limit(userapp, text)
         scope["state"]["app_id"] = userapp.app_id

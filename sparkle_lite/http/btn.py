@@ -111,7 +111,7 @@ class Call(NamedTuple):
     @property
     def memory(self) -> OwnRoom:
         """What the bodies of the application may take."""
-        return self.server.ingest.memory.of(self.caller.userapp.id)
+        return self.server.ingest.memory.of(self.caller.userapp.owner)
 
 
 class Reply(NamedTuple):
@@ -148,7 +148,8 @@ async def _store(call: Call) -> Outcome:
     body = await _read_body(call, limits.max_body_size, limits.body_timeout / 1000)
     try:
         encoding = header(call.scope, b"content-encoding")
-        return await ingest.submit(caller.userapp.id, caller.address, body, encoding, caller.dialect)
+        userapp, dialect = caller.userapp, caller.dialect
+        return await ingest.submit(userapp.id, caller.address, body, encoding, dialect, person=userapp.owner.person)
     except SparkleError:
         raise
     except Exception as error:
@@ -266,7 +267,7 @@ async def _report(call: Call) -> answers.IpQuery:
     except net.AddressError as error:
         raise SparkleError("bad_request", "address.not_single", why=error.said) from None
     server = call.server
-    asked = ip_report.AddressQuestion(address, call.caller.userapp.id, server.timekeeping.clock.settled())
+    asked = ip_report.AddressQuestion(address, call.caller.userapp.owner, server.timekeeping.clock.settled())
     return await ip_report.look_up(asked, server.decisions, server.search, server.config.limits)
 
 

@@ -7,17 +7,20 @@ import asyncio
 import json
 import logging
 from asyncio import TimerHandle
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn, cast
+from weakref import WeakKeyDictionary
 
 import httptools
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
+from sparkle_lite.rate_limits import client_key
 from sparkle_lite.texts import phrase
 from sparkle_lite.units import KIB
 
 if TYPE_CHECKING:
     from uvicorn._types import ASGIReceiveCallable, ASGISendCallable, Scope
+    from uvicorn.server import ServerState
 
 logger = logging.getLogger("sparkle.server")
 _JSON = b"application/json; charset=utf-8"
@@ -36,6 +39,8 @@ _NO_TUNNEL = phrase("server.no_tunnel").raw()
 _BAD_HOST = phrase("server.bad_host").raw()
 _BAD_CODING = phrase("server.bad_coding").raw()
 RETRY_AFTER_S = 10
+
+_MOST_FIELDS, _LONGEST_URL = 256, 8 * KIB
 
 # Bytes that are parsed before the requests in them are counted, and that may wait unparsed.
 _PIECE, _MOST_BEHIND = 4 * KIB, 1024 * KIB
@@ -70,6 +75,36 @@ async def _answer_busy(scope: "Scope", receive: "ASGIReceiveCallable", send: "AS
     await send({"type": "http.response.body", "body": _BUSY, "more_body": False})
 
 
+class _Crowd:
+    """The open connections of one server, by where they come from, the oldest first."""
+
+    def __init__(self) -> None:
+        self._of: dict[Hashable, dict[Protocol, None]] = {}
+
+    def add(self, connection: "Protocol") -> None:
+        self._of.setdefault(connection.whence, {})[connection] = None
+
+    def remove(self, connection: "Protocol") -> None:
+        """Forget a connection that may have been forgotten already."""
+        mine = self._of.get(connection.whence, {})
+        mine.pop(connection, None)
+        if not mine:
+            self._of.pop(connection.whence, None)
+
+    def one_too_many(self, newcomer: "Protocol") -> "Protocol":
+        """Who is to go where there is no room for a newcomer: of those who come from where most do.
+
+        That is the newcomer where nobody has more, else one of whom nothing is being answered, or the oldest.
+        """
+        most = max(self._of.values(), key=len)
+        if len(most) <= len(self._of[newcomer.whence]):
+            return newcomer
+        return next((one for one in most if one.is_idle), next(iter(most)))
+
+
+_crowds: "WeakKeyDictionary[ServerState, _Crowd]" = WeakKeyDictionary()
+
+
 class Protocol(HttpToolsProtocol):
     """uvicorn's httptools protocol, for clients that are old, slow or hostile.
 
@@ -78,7 +113,8 @@ class Protocol(HttpToolsProtocol):
     - A request head must be complete `head_timeout` s after it began (after connecting, for the first).
     - Heads above `max_head` bytes are refused, and so is as much noise around a body (trailers, chunk extensions).
     - A client that takes nothing of its answer for `write_timeout` s is cut off; a slow one isn't.
-    - Beyond `max_connections` a request is answered 503 with Retry-After; a quarter above that, connections are cut.
+    - Beyond `max_connections` one of those gives way who come from where most come from. Who comes from there gets 503
+      with Retry-After as the answer; a quarter above that, connections are cut.
     - Of what is pipelined some `max_pipelined` requests are taken up at once; the rest waits as the bytes that it is.
     - A client that has sent all it wants and closed its end still gets its answers.
     """
@@ -94,24 +130,31 @@ class Protocol(HttpToolsProtocol):
     # Slots, because uvicorn's class has 28 attributes: from 30 on CPython gives up its fast attribute access.
     __slots__ = (
         "_behind",
+        "_crowd",
         "_ended",
         "_ending",
         "_noise",
+        "_pieces",
         "_received",
         "_refusal",
         "_refused",
         "_timer",
         "_write_timer",
+        "whence",
     )
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self._crowd = _crowds.setdefault(self.server_state, _Crowd())
+        # What counts as one place that connections come from.
+        self.whence: Hashable = ""
         self._refused = False
         self._refusal: _Refusal | None = None
         self._received = 0  # bytes of the packet in work
         self._noise = 0  # bytes in whole packets since the last head was complete or body bytes came
         self._timer: TimerHandle | None = None  # closes the connection unless a head completes
         self._write_timer: TimerHandle | None = None
+        self._pieces: list[bytes] = []  # of a body, as they stand in the packet in work
         self._behind = b""  # what came behind more requests than are taken up at once
         self._ended = False  # the client has closed its end
         self._ending = False  # nothing more is taken from the client; what it asked before is answered
@@ -121,13 +164,16 @@ class Protocol(HttpToolsProtocol):
         super().connection_made(transport)
         if self.client is not None and self.client[0].startswith("::ffff:"):
             self.client = (self.client[0].removeprefix("::ffff:"), self.client[1])
+        self.whence = client_key(self.client[0] if self.client else "")
+        self._crowd.add(self)
         if len(self.connections) > self.max_connections:
-            self._turn_away()
+            self._make_room()
         self._timer = self.loop.call_later(self.head_timeout, self._on_head_timeout)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget the connection and its timers, whatever ended it."""
         super().connection_lost(exc)
+        self._crowd.remove(self)
         self._unset_keepalive_if_required()
         self._stop_timer()
         if self._write_timer is not None:
@@ -193,6 +239,7 @@ class Protocol(HttpToolsProtocol):
                 self.parser.feed_data(data)
             except httptools.HttpParserUpgrade as pause:
                 self._parse_without_upgrade(memoryview(data)[pause.args[0] :])
+            self._pass_body_on()
         except (httptools.HttpParserError, _Refusal):
             self._refuse(self._refusal or _Refusal(400, _UNREADABLE))
             return
@@ -225,7 +272,18 @@ class Protocol(HttpToolsProtocol):
         """Body bytes (parser callback): the client waits for no `100 Continue`, or no longer."""
         self._noise = -self._received
         self.expect_100_continue = False
-        super().on_body(body)
+        self._pieces.append(body)
+
+    def on_message_complete(self) -> None:
+        """A request is there (parser callback)."""
+        self._pass_body_on()
+        super().on_message_complete()
+
+    def _pass_body_on(self) -> None:
+        """Hand over what came of a body, a whole packet at once: one may hold thousands of the smallest chunks."""
+        if self._pieces:
+            pieces, self._pieces = self._pieces, []
+            super().on_body(pieces[0] if len(pieces) == 1 else b"".join(pieces))
 
     def timeout_keep_alive_handler(self) -> None:
         """Close an idle connection."""
@@ -271,7 +329,13 @@ class Protocol(HttpToolsProtocol):
             self._stop(431, _HEAD_TOO_LARGE)
 
     def _check_fields(self) -> None:
-        """Refuse what RFC 9112 has a server refuse: anything but one Host (3.2), codings that it doesn't know (6.1)."""
+        """Refuse what RFC 9112 has a server refuse: anything but one Host (3.2), codings that it doesn't know (6.1).
+
+        And a longer URL or more fields than anybody sends: thousands of small ones take milliseconds to read each time
+        that somebody looks at them, and what is read of a query is kept by the framework.
+        """
+        if len(self.headers) > _MOST_FIELDS or len(self.url) > _LONGEST_URL or self.url.count(b"&") > _MOST_FIELDS:
+            self._stop(431, _HEAD_TOO_LARGE)
         hosts = 0
         for name, value in self.headers:
             if name == b"host":
@@ -285,6 +349,22 @@ class Protocol(HttpToolsProtocol):
         # Kept as well, because the parser raises an error of its own when a callback raises.
         self._refusal = _Refusal(status, message)
         raise self._refusal
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether no whole request is there that waits for its answer, or for somebody to take it."""
+        is_answered = self.cycle is None or self.cycle.response_complete or self.cycle.more_body
+        return is_answered and not self.pipeline and not self.transport.get_write_buffer_size()
+
+    def _make_room(self) -> None:
+        leaving = self._crowd.one_too_many(self)
+        if leaving is self:
+            self._turn_away()
+            return
+        # At once, because who comes next counts as well.
+        self._crowd.remove(leaving)
+        self.connections.discard(leaving)
+        leaving.transport.abort()
 
     def _turn_away(self) -> None:
         if len(self.connections) > self.max_connections * 5 // 4:
@@ -343,6 +423,9 @@ class Protocol(HttpToolsProtocol):
     def _part(self) -> None:
         """Send what is written and our end of the stream, then ignore the client until it goes or `linger` is over."""
         self._refused = True
+        # What nobody needs any more may be much, and the client may take its time to go.
+        self.scope = cast("Any", None)
+        self.headers, self.url, self._behind, self._refusal = [], b"", b"", None
         self._unset_keepalive_if_required()
         self._stop_timer()
         self.flow.resume_reading()

@@ -143,9 +143,14 @@ class HttpServer(uvicorn.Server):
         if sockets:
             self.url = url_of(self.config.host, sockets[0])
         if self._on_ready is not None and not self.should_exit:
-            outcome = self._on_ready(self.url)
-            if inspect.isawaitable(outcome):
-                await outcome
+            try:
+                outcome = self._on_ready(self.url)
+                if inspect.isawaitable(outcome):
+                    await outcome
+            except BaseException:
+                # The threads of an application that is up would keep the process alive.
+                await self.shutdown(sockets=sockets)
+                raise
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Finish what runs, then shut the application down; what hangs is left behind."""

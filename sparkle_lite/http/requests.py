@@ -6,16 +6,18 @@ import sys
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
-from urllib.parse import parse_qsl
+from urllib.parse import parse_qsl, unquote
 
 from litestar import Request
+from litestar.datastructures import FormMultiDict
+from litestar.types import Empty
 
 from sparkle_lite import net
 from sparkle_lite.errors import SparkleError
 from sparkle_lite.http.problems import problem
 from sparkle_lite.net import Network
 from sparkle_lite.texts import phrase
-from sparkle_lite.units import MIB
+from sparkle_lite.units import KIB, MIB
 from sparkle_lite.wire.bodies import inflate, utf8
 
 if TYPE_CHECKING:
@@ -29,6 +31,11 @@ Scope = Any
 # What is taken of a refused request's body.
 _LINGER_S = 2
 _LINGER_BYTES = 64 * MIB
+# Of cookies: the browser sends those of other servers on this machine as well. Of a form: the longest has some thirty.
+_COOKIE_BYTES, _MOST_FIELDS = 16 * KIB, 256
+_ESCAPE = re.compile(r"\\(?:([0-3][0-7]{2})|(.))", re.DOTALL)
+# Of a client's query; the longest, of the widget, has some 300.
+_QUERY_BYTES = 4 * KIB
 _NO_WEIGHT = re.compile(r"q\s*=\s*0(\.0*)?")
 # Of proxies, load balancers and the networks that stand before servers, each with its way to say who asks.
 _PROXY_HEADER = re.compile(
@@ -55,8 +62,8 @@ def header(scope: Scope, name: bytes) -> str:
 
 
 def query_value(scope: Scope, name: str) -> str:
-    """The first value of a query parameter, "" if it is absent."""
-    query = str(scope["query_string"], "latin-1")
+    """The first value of a query parameter, "" if it is absent; of a long query no more than its beginning is read."""
+    query = str(scope["query_string"][:_QUERY_BYTES], "latin-1")
     return next((value for key, value in parse_qsl(query, keep_blank_values=True) if key == name), "")
 
 
@@ -175,6 +182,19 @@ class PlainRequest(Request[Any, Any, Any]):
 
     _is_plain = False
 
+    @property
+    def cookies(self) -> dict[str, str]:
+        """The cookies. The framework takes seconds for thousands of escapes, and keeps what it has read."""
+        if self._cookies is Empty:
+            self._cookies = read_cookies(header(self.scope, b"cookie")[:_COOKIE_BYTES])
+        return self._cookies
+
+    async def form(self) -> FormMultiDict:
+        """The fields of a form. Raises SparkleError (bad_request) for more than anybody has: their texts are kept."""
+        if (await self.body()).count(b"&") > _MOST_FIELDS:
+            raise SparkleError("bad_request", "request.many_fields", limit=_MOST_FIELDS)
+        return await super().form()
+
     async def body(self) -> bytes:
         """The body as UTF-8. Raises SparkleError: unsupported, bad_request (damaged), too_large."""
         body = await super().body()
@@ -186,6 +206,18 @@ class PlainRequest(Request[Any, Any, Any]):
             self._body = self._connection_state.body = body = utf8(body)
             self._is_plain = True
         return body
+
+
+def read_cookies(text: str) -> dict[str, str]:
+    """The cookies of a Cookie header; of those of one name the last."""
+    cookies = {}
+    for part in text.split(";"):
+        name, _, value = part.partition("=")
+        value = value.strip()
+        if len(value) > 1 and value[0] == value[-1] == '"':
+            value = _ESCAPE.sub(lambda match: chr(int(match[1], 8)) if match[1] else match[2], value[1:-1])
+        cookies[name.strip()] = unquote(value)
+    return cookies
 
 
 async def read_body(scope: Scope, receive: Receive, memory: "OwnRoom", limit: int, timeout_s: float) -> bytes:

@@ -18,6 +18,9 @@ def bind(host: str, port: int) -> list[socket.socket]:
         for family, _, proto, _, address in _resolve(host, port):
             taken = bound[0].getsockname()[1] if bound and not port else port
             bound.append(_bind_one(family, proto, (address[0], taken, *address[2:])))
+    except UnicodeError:
+        # A part of a name that is too long for any.
+        raise SparkleError("conflict", "server.no_address", host=host) from None
     except OSError as exc:
         # "localhost" may name an IPv6 address on a machine without IPv6: the other one is enough.
         if bound and exc.errno != errno.EADDRINUSE:

@@ -14,7 +14,7 @@ from sparkle_lite import net
 from sparkle_lite.db.bans import Report
 from sparkle_lite.db.dictionaries import ClientIdentity, Dictionaries, NeededEntries, TorrentKey
 from sparkle_lite.db.keys import stable_number
-from sparkle_lite.wire.bodies import Peer, PeerBan, PeerSnapshot, PeerSwarm
+from sparkle_lite.wire.bodies import Batch, Peer, PeerBan, PeerSnapshot, PeerSwarm
 from sparkle_lite.wire.dialect import Traits
 
 PEER_ID_LENGTH = 8
@@ -45,6 +45,14 @@ class Cleaner:
     def __init__(self, dictionaries: Dictionaries, wanted: NeededEntries) -> None:
         self._dictionaries = dictionaries
         self._wanted = wanted
+
+    def unknown(self, batch: Batch) -> int:
+        """About how many torrents and client identities of a body no cache has."""
+        torrents, clients = self._dictionaries.torrents.cache, self._dictionaries.clients.cache
+        rows: Iterable[Peer] = (*batch.snapshots, *batch.swarms, *batch.bans)
+        keys = {(row.torrent_identifier, row.torrent_size, row.torrent_is_private) for row in rows}
+        names = {(row.peer_id, row.peer_client_name) for row in rows}
+        return sum(key not in torrents for key in keys) + sum(name not in clients for name in names)
 
     def snapshots(
         self, who: Reporter, rows: Iterable[PeerSnapshot], submission: int, rejected: Counter[str]

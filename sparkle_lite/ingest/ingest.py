@@ -14,7 +14,7 @@ import hashlib
 import logging
 import time
 from collections import Counter, defaultdict, deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -46,7 +46,7 @@ from sparkle_lite.ingest.reading import (
 from sparkle_lite.ingest.repeats import DIGESTS, STREAMS, LastSightings, RecentDigests
 from sparkle_lite.ingest.trouble import CLOCK_MS, Receipt
 from sparkle_lite.metrics import Metrics
-from sparkle_lite.turns import Costs, Turns
+from sparkle_lite.turns import Costs, Owner, Turns
 from sparkle_lite.units import DAY_MS, MIB
 from sparkle_lite.wire.bodies import Batch, Laborious, PeerBan, PeerSnapshot, PeerSwarm, decode, inflate
 from sparkle_lite.wire.dialect import Dialect, Shape
@@ -69,6 +69,11 @@ _ROW_WEIGHT = 40
 # What a body costs (s) beside the time that reading and cleaning it takes: for itself, for each byte inflated, each row
 # stored, each row rejected.
 _BODY_S, _BYTE_S, _ROW_S, _REJECTED_S = 1e-4, 5e-9, 2e-6, 1e-5
+
+# The same (s) for what goes to the main database, which takes longest: each new entry of a dictionary, each ban.
+_ENTRY_S, _BAN_S = 4e-5, 5e-5
+# With so many of those a group ends, and a body that has more by itself is stored in portions.
+_GROUP_ENTRIES = 1_000
 logger = logging.getLogger("sparkle.ingest")
 
 
@@ -100,7 +105,7 @@ class Submission:
     received when it is taken for a group, at `received_at`; `settled_at` is the same where the clock is believed.
     """
 
-    userapp: int
+    owner: Owner
     address: bytes | None
     received_at: int = 0
     settled_at: int = 0
@@ -112,6 +117,11 @@ class Submission:
     light: int = LIGHT_BYTES
     read: ReadBody | None = None
     number: int | None = None
+
+    @property
+    def userapp(self) -> int:
+        """The application that it came from (row id)."""
+        return self.owner.userapp
 
     @property
     def weight(self) -> int:
@@ -155,7 +165,7 @@ class _Group:
 
     def __init__(self, waiting: Sequence[Submission], clean: Cleaner, wanted: NeededEntries) -> None:
         self.waiting = deque(waiting)
-        self.costs: dict[int, float] = defaultdict(float)
+        self.costs: dict[Owner, float] = defaultdict(float)
         self.inflated = self.rows_read = 0
         self.clean = clean
         self.wanted = wanted
@@ -230,7 +240,7 @@ class Ingest:
         self._is_evidence = is_evidence
         self._inflater = ThreadPoolExecutor(1, thread_name_prefix="inflate")
         costs = Costs()
-        self._turns: Turns[Submission] = Turns(costs, lambda job: job.userapp)
+        self._turns: Turns[Submission] = Turns(costs, lambda job: job.owner)
         self._costs = costs
         self._reading = PatientReader(costs)
         # Inflated bytes so far: found ahead, and taken from there. Each is counted by one thread alone.
@@ -287,24 +297,32 @@ class Ingest:
         self._inflater.shutdown()
 
     async def submit(
-        self, userapp: int, address: bytes | None, body: bytes, encoding: str, dialect: Dialect
+        self,
+        userapp: int,
+        address: bytes | None,
+        body: bytes,
+        encoding: str,
+        dialect: Dialect,
+        *,
+        person: Hashable = None,
     ) -> Outcome:
-        """Store a body; returns when it is committed.
+        """Store a body; returns when it is committed. `person` is whose applications take turns as one.
 
         Raises SparkleError for a body that isn't readable, beyond the sender's daily share, or when the database can't
         be written.
         """
         if self._database.is_still:
             raise SparkleError("overloaded", "database.still", retry_after=30)
-        light = LIGHT_BYTES_OF_GREEDY if self._costs.takes_too_much(userapp) else LIGHT_BYTES
+        owner = Owner(person, userapp)
+        light = LIGHT_BYTES_OF_GREEDY if self._costs.takes_too_much(owner) else LIGHT_BYTES
         if not looks_large(body, light):
             with suppress(Laborious):
                 return await self._store_whole(
-                    self._waiting(userapp, address, dialect, body=body, encoding=encoding, light=light)
+                    self._waiting(owner, address, dialect, body=body, encoding=encoding, light=light)
                 )
         limits = self._limits()
         order = ReadOrder(
-            userapp=userapp,
+            owner=owner,
             body=body,
             encoding=encoding,
             max_inflated=limits.max_inflated_size,
@@ -314,7 +332,7 @@ class Ingest:
         async with self._reading.read(order) as (batch, digest):
             made = list(portions(batch, PORTION_ROWS))
             parts = [
-                self._waiting(userapp, address, dialect, read=ReadBody(portion, digest), number=number)
+                self._waiting(owner, address, dialect, read=ReadBody(portion, digest), number=number)
                 for number, portion in enumerate(made)
             ]
             if len(parts) == 1:
@@ -329,9 +347,9 @@ class Ingest:
                 raise outcome
         return _joined([outcome for outcome in outcomes if not isinstance(outcome, BaseException)])
 
-    def _waiting(self, userapp: int, address: bytes | None, dialect: Dialect, **what: Any) -> Submission:
+    def _waiting(self, owner: Owner, address: bytes | None, dialect: Dialect, **what: Any) -> Submission:
         outcome: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
-        return Submission(userapp=userapp, address=address, dialect=dialect, outcome=outcome, **what)
+        return Submission(owner=owner, address=address, dialect=dialect, outcome=outcome, **what)
 
     async def _store_whole(self, job: Submission) -> Outcome:
         """Store a body in one piece. Raises as `submit`, and Laborious for one that takes long to read."""
@@ -398,30 +416,36 @@ class Ingest:
                         row.downloader_progress = None
                 who = Reporter(job.userapp, job.received_at, job.dialect.traits)
                 body = _Decoded(job, who, batch, digest, Counter(batch.rejected))
+                entries = len(group.wanted)
                 self._clean(group, number, body)
+                group.costs[job.owner] += _ENTRY_S * (len(group.wanted) - entries) + _BAN_S * len(batch.bans)
                 group.rows_read += batch.rows
-                group.costs[job.userapp] += _ROW_S * batch.rows + _REJECTED_S * body.rejected.total()
+                group.costs[job.owner] += _ROW_S * batch.rows + _REJECTED_S * body.rejected.total()
             except Exception as error:
                 if not isinstance(error, SparkleError | Laborious):
                     logger.exception("a body could not be decoded")
                 # A traceback would keep the inflated body alive until the collector comes by.
                 group.failed[number] = error.with_traceback(None)
-            group.costs[job.userapp] += _BODY_S + time.thread_time() - began
+            group.costs[job.owner] += _BODY_S + time.thread_time() - began
         group.bans = bans.joined(group.bans)
 
     def _is_enough(self, group: _Group, seconds: float) -> bool:
         """Whether what of a group isn't prepared after so many s of work has to wait for the next one."""
         if group.inflated >= _GROUP_BYTES or group.rows_read >= _GROUP_ROWS:
             return True
-        return seconds >= _GROUP_S and self._turns.beside({job.userapp for job in group.jobs})
+        if len(group.wanted) + len(group.bans) >= _GROUP_ENTRIES:
+            return True
+        return seconds >= _GROUP_S and self._turns.beside({job.owner for job in group.jobs})
 
     def _decoded(self, group: _Group, job: Submission, max_rows: int) -> tuple[Batch, bytes]:
         """A body's rows and digest. Raises SparkleError or Laborious."""
         data, cut_off, digest = self._inflated(job)
         group.inflated += len(data)
-        group.costs[job.userapp] += _BYTE_S * len(data)
+        group.costs[job.owner] += _BYTE_S * len(data)
         batch = decode(data, max_rows, offsets_add=job.dialect.traits.offsets_add, cut_off=cut_off, patient=False)
-        if batch.rows > PORTION_ROWS and self._was_in_portions(digest, job.settled_at):
+        if batch.rows > PORTION_ROWS and (
+            self._was_in_portions(digest, job.settled_at) or group.clean.unknown(batch) > _GROUP_ENTRIES
+        ):
             raise Laborious
         return batch, digest
 
@@ -535,8 +559,8 @@ class Ingest:
         else:
             self._answer(group)
             self._metrics.commit_seconds.observe(time.perf_counter() - group.prepared_at)
-        for userapp, seconds in group.costs.items():
-            self._costs.charge(userapp, seconds)
+        for owner, seconds in group.costs.items():
+            self._costs.charge(owner, seconds)
         return list(group.waiting)
 
     async def _store_elsewhere(

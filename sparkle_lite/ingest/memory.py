@@ -6,10 +6,11 @@ from collections.abc import Callable, Hashable
 from typing import NamedTuple
 
 from sparkle_lite.errors import SparkleError
+from sparkle_lite.turns import Owner
 
 
 class _Wait(NamedTuple):
-    owner: Hashable
+    owner: Owner
     size: int
     admitted: asyncio.Future[None]
 
@@ -17,7 +18,8 @@ class _Wait(NamedTuple):
 class MemoryBudget:
     """Bytes of bodies that may be held at once, being read or waiting; who finds none free waits for a while.
 
-    One owner's bodies may take a quarter of it, but always as much as one body may have.
+    One application's bodies may take a quarter of it, and one person's half; but always as much as one body may have,
+    and one person's two of them.
     """
 
     def __init__(self, size: int, largest: Callable[[], int], patience_s: float = 5.0) -> None:
@@ -26,7 +28,8 @@ class MemoryBudget:
         self._size = size
         self._largest = largest
         self._patience_s = patience_s
-        self._held: Counter[Hashable] = Counter()
+        self._held: Counter[Owner] = Counter()
+        self._held_of: Counter[Hashable] = Counter()
         self._waiting: list[_Wait] = []
 
     @property
@@ -34,13 +37,13 @@ class MemoryBudget:
         """Bytes held now."""
         return self._size - self._free
 
-    def of(self, owner: Hashable) -> "OwnRoom":
+    def of(self, owner: Owner) -> "OwnRoom":
         """What one owner's bodies may take."""
         return OwnRoom(self, owner)
 
-    async def acquire(self, owner: Hashable, size: int) -> None:
+    async def acquire(self, owner: Owner, size: int) -> None:
         """Wait for so many bytes. Raises SparkleError("overloaded") when they aren't free within the patience (s)."""
-        if not self._waiting and size <= self._free and self._held[owner] + size <= self._most():
+        if not self._waiting and size <= self._free and self._has_share(owner, size):
             self._take(owner, size)
             return
         wait = _Wait(owner, size, asyncio.get_running_loop().create_future())
@@ -61,20 +64,22 @@ class MemoryBudget:
                 raise
             raise SparkleError("overloaded", "server.busy", retry_after=5) from None
 
-    def release(self, owner: Hashable, size: int) -> None:
+    def release(self, owner: Owner, size: int) -> None:
         """Give so many bytes back."""
         self._free += size
         self._held[owner] -= size
+        self._held_of[owner.person] -= size
         if not self._held[owner]:
             del self._held[owner]
+        if not self._held_of[owner.person]:
+            del self._held_of[owner.person]
         self._admit()
 
     def _admit(self) -> None:
         """Let in who has waited longest; who has taken its share holds up nobody but itself."""
-        most = self._most()
-        full: set[Hashable] = set()
+        full: set[Owner] = set()
         for wait in list(self._waiting):
-            if wait.owner in full or self._held[wait.owner] + wait.size > most:
+            if wait.owner in full or not self._has_share(wait.owner, wait.size):
                 full.add(wait.owner)
             elif wait.size > self._free:
                 return
@@ -83,19 +88,22 @@ class MemoryBudget:
                 self._take(wait.owner, wait.size)
                 wait.admitted.set_result(None)
 
-    def _most(self) -> int:
-        return max(self._size // 4, self._largest())
+    def _has_share(self, owner: Owner, size: int) -> bool:
+        """Whether so many bytes more are within what an application and its person may take."""
+        most = max(self._size // 4, self._largest())
+        return self._held[owner] + size <= most and self._held_of[owner.person] + size <= 2 * most
 
-    def _take(self, owner: Hashable, size: int) -> None:
+    def _take(self, owner: Owner, size: int) -> None:
         self._free -= size
         self._held[owner] += size
+        self._held_of[owner.person] += size
 
 
 class OwnRoom(NamedTuple):
     """A memory budget as one owner's bodies see it."""
 
     budget: MemoryBudget
-    owner: Hashable
+    owner: Owner
 
     async def acquire(self, size: int) -> None:
         """Wait for so many bytes. Raises as `MemoryBudget.acquire`."""

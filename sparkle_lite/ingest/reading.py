@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from sparkle_lite.errors import SparkleError
-from sparkle_lite.turns import Costs, Turns
+from sparkle_lite.turns import Costs, Owner, Turns
 from sparkle_lite.units import KIB, MIB
 from sparkle_lite.wire.bodies import Batch, decode, inflate
 from sparkle_lite.wire.packed import Packed, pack, unpack
@@ -39,9 +39,9 @@ logger = logging.getLogger("sparkle.reading")
 
 
 class ReadOrder(NamedTuple):
-    """A body as it came, of an application (row id), and how to read it: as wire.bodies.inflate and decode take it."""
+    """A body as it came, whose it is, and how to read it: as wire.bodies.inflate and decode take it."""
 
-    userapp: int
+    owner: Owner
     body: bytes
     encoding: str
     max_inflated: int
@@ -90,7 +90,7 @@ class PatientReader:
         """What a body takes is charged to its application in `costs`."""
         self._costs = costs
         self._process = WorkerProcess(__name__)
-        self._turns: Turns[_Waiting] = Turns(costs, lambda waiting: waiting.order.userapp)
+        self._turns: Turns[_Waiting] = Turns(costs, lambda waiting: waiting.order.owner)
         self._wake = asyncio.Event()
         self._room = asyncio.Semaphore(_AT_ONCE)
         self._task: asyncio.Task[None] | None = None
@@ -136,16 +136,16 @@ class PatientReader:
                 raise
             except TimeoutError:
                 logger.error("a body could not be read in %d s", TIMEOUT_S, extra=_about(waiting.order))
-                self._costs.charge(waiting.order.userapp, TIMEOUT_S)
+                self._costs.charge(waiting.order.owner, TIMEOUT_S)
                 self._refuse(waiting, _overloaded())
             except Exception as error:
-                self._costs.charge(waiting.order.userapp, 0.01)
+                self._costs.charge(waiting.order.owner, 0.01)
                 has_ended = isinstance(error, SparkleError) and error.code == "internal"
                 if has_ended:
                     logger.error("the process that reads large bodies ended", extra=_about(waiting.order))
                 self._refuse(waiting, _overloaded() if has_ended else error)
             else:
-                self._costs.charge(waiting.order.userapp, found.seconds)
+                self._costs.charge(waiting.order.owner, found.seconds)
                 if waiting.answer.done():
                     self._room.release()
                 else:
@@ -170,7 +170,7 @@ class PatientReader:
 
 
 def _about(order: ReadOrder) -> dict[str, int]:
-    return {"userapp": order.userapp, "bytes": len(order.body)}
+    return {"userapp": order.owner.userapp, "bytes": len(order.body)}
 
 
 def _overloaded() -> SparkleError:
@@ -187,7 +187,7 @@ def read_body(order: ReadOrder) -> tuple[Packed, bytes, float]:
     """
     started = time.process_time()
     data, cut_off = inflate(order.body, order.encoding, order.max_inflated)
-    digest = digest_of(order.userapp, data)
+    digest = digest_of(order.owner.userapp, data)
     batch = decode(data, order.max_rows, offsets_add=order.offsets_add, cut_off=cut_off)
     return pack(batch), digest, time.process_time() - started
 

@@ -19,6 +19,7 @@ from sparkle_lite.db.torrents import UNKNOWN_TORRENTS, different
 from sparkle_lite.net import Network
 from sparkle_lite.rules.decisions import Decisions
 from sparkle_lite.texts import Phrase, phrase
+from sparkle_lite.turns import Owner
 from sparkle_lite.units import DAY_MS, HOUR_MS
 from sparkle_lite.wire import answers
 
@@ -29,10 +30,10 @@ _CONCURRENT_MS = HOUR_MS
 
 
 class AddressQuestion(NamedTuple):
-    """Which address is asked about, by which application (row id), and when (ms)."""
+    """Which address is asked about, by whom, and when (ms)."""
 
     address: bytes
-    userapp: int
+    asker: Owner
     now_ms: int
 
 
@@ -40,10 +41,10 @@ async def look_up(
     asked: AddressQuestion, decisions: Decisions, search: Search, limits: LimitsSection
 ) -> answers.IpQuery:
     """What this network knows of one address. Raises SparkleError when the look-up takes too long."""
-    address, userapp, now_ms = asked
+    address, asker, now_ms = asked
     verdict = await decisions.verdict(address)
     bans, swarms = [
-        await search.page(query._replace(asker=userapp, is_client=True), int(limits.query_time), int(limits.count_time))
+        await search.page(query._replace(asker=asker, is_client=True), int(limits.query_time), int(limits.count_time))
         for query in queries(address, now_ms)
     ]
     listed = [(match.decision.category, match.reason) for match in verdict.matches]
@@ -189,7 +190,8 @@ def _fraction(progress: float | None) -> float:
 
 def _ban(row: ObservedBan, torrents: dict[bytes | str, str]) -> answers.BanRecord:
     return answers.BanRecord(
-        populate_time=row.received_at if row.ban_at is None else row.ban_at,
+        # By our clock: by how far one of theirs is off, the bans of one client could be told from others.
+        populate_time=row.received_at,
         torrent=_torrent(row, torrents),
         peer_ip=net.address_text(row.peer_ip),
         peer_port=row.peer_port,

@@ -69,7 +69,7 @@ class Snapshot(_Peer, frozen=True, kw_only=True, rename="camel"):
 class BanHistory(_Peer, frozen=True, kw_only=True, rename="camel"):
     """A ban, with what was first said of it. `structuredData` is JSON as a string, `lastReportedAt` ms.
 
-    `appId`, `submitId` and `populateTime` are null where the row is somebody else's.
+    `appId`, `submitId`, `populateTime` and `banAt` are null where the row is somebody else's.
     """
 
     btn_ban: bool
@@ -152,7 +152,8 @@ def present(row: Observed | Discovered, viewer: Viewer) -> Snapshot | BanHistory
             rule=row.rule,
             ban_unique_id=row.ban_unique_id,
             structured_data=row.structured_data or "null",
-            ban_at=row.ban_at,
+            # By its client's clock; where clients don't say it, it is the time that they gave for all of a request.
+            ban_at=row.ban_at if viewer.sees(row.user) else None,
             description=row.description,
             last_reported_at=row.last_reported_at,
         )

@@ -20,6 +20,7 @@ from sparkle_lite.db.conditions import (
 )
 from sparkle_lite.errors import SparkleError
 from sparkle_lite.observations.presentation import Viewer
+from sparkle_lite.turns import Owner
 from sparkle_lite.units import INT64_MAX, INT64_MIN
 
 MAX_PAGE_SIZE = 3000
@@ -220,7 +221,7 @@ def build_query(table: Table, request: PageRequest, viewer: Viewer) -> Query:
         after=request.after or None,
         before=request.before or None,
         viewer=None if viewer.is_admin else viewer.user,
-        asker=viewer.user,
+        asker=Owner(viewer.user),
     )
 
 

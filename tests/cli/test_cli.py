@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from server import wait_for
 
 from sparkle_lite.cli.main import main
 
@@ -45,7 +46,7 @@ def test_a_failure_is_one_sentence_and_no_stack_trace() -> None:
     done = python("user", "add", "BOB")
     assert done.returncode == 1
     assert done.stdout == ""
-    assert done.stderr == "sparkle-lite: There is a user named 'bob' already.\n"
+    assert done.stderr == "sparkle-lite: The user 'bob' has this name already, or is shown by it.\n"
 
 
 @pytest.mark.parametrize(
@@ -161,6 +162,11 @@ def test_lists_without_a_database_are_empty_and_say_so(folder: Path, capsys: pyt
         assert "There is no database" in captured.err
     assert main(["user", "token", "bob"]) == 1
     assert not (folder / "data").exists()
+    (folder / "data").mkdir()
+    (folder / "data" / "sparkle.db").touch()
+    assert main(["user", "list"]) == 0
+    assert "There is no database" in capsys.readouterr().err
+    assert (folder / "data" / "sparkle.db").read_bytes() == b""
 
 
 def test_lists_are_aligned_also_with_wide_characters(capsys: pytest.CaptureFixture[str]) -> None:
@@ -275,6 +281,38 @@ def test_a_reader_that_goes_away_causes_no_stack_trace(capsys: pytest.CaptureFix
     finally:
         os.close(writer)
     assert (done.returncode, done.stderr) == (1, b"")
+
+
+@pytest.mark.parametrize("closed", [(1,), (2,), (0, 1, 2)])
+def test_closed_standard_streams_are_no_fault(folder: Path, closed: tuple[int, ...]) -> None:
+    def close() -> None:
+        for number in closed:
+            os.close(number)
+
+    command = [sys.executable, "-m", "sparkle_lite"]
+    for arguments, status in (("user add bob", 0), ("user list", 0), ("user token nobody", 1)):
+        done = subprocess.run(
+            [*command, *arguments.split()], capture_output=True, text=True, check=False, timeout=60, preexec_fn=close
+        )
+        assert done.returncode == status
+        assert "fault" not in done.stderr
+    # A file in the place of a closed stream would be written to by whoever means the stream.
+    with subprocess.Popen(
+        [*command, "serve", "--port", "0"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, preexec_fn=close
+    ) as server:
+        try:
+            wait_for((folder / "data" / "sparkle.db.lock").exists, 20)
+            links = [Path(f"/proc/{server.pid}/fd/{number}").readlink() for number in closed]
+            assert links == [Path(os.devnull)] * len(closed)
+        finally:
+            server.terminate()
+            assert server.wait(20) == 0
+
+
+def test_a_host_that_is_no_name_is_one_sentence(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for host in ("a" * 300, "nosuch.invalid", "[::1]", "127.0.0.1:80"):
+        assert main(["serve", "--port", "0", "--host", host]) == 1
+        assert "This machine has no address" in capsys.readouterr().err
 
 
 def test_a_command_does_not_wait_for_the_servers_libraries() -> None:

@@ -30,6 +30,7 @@ _INJECTED = {
     "scope",
     "reader",
     "lookups",
+    "once",
     "connection",
     "send",
     "receive",

@@ -264,6 +264,15 @@ def test_a_login_name_that_is_taken_or_reserved_here_gives_no_rights(
     assert (user["name"].casefold().rpartition("-")[0], user["role"]) == (login.casefold(), "user")
 
 
+def test_who_is_called_something_is_not_imitated(place: Place) -> None:
+    with Browser(place) as alice, Browser(place) as mallory:
+        place.github.person = Person(next(_NUMBERS), "known-as-login", "Known As")
+        alice.sign_in()
+        place.github.person = Person(next(_NUMBERS), "KNOWN AS", "known as")
+        mallory.sign_in()
+        assert (alice.me()["nickname"], mallory.me()["nickname"]) == ("Known As", "KNOWN AS-2")
+
+
 def test_a_name_with_marks_and_markup_is_only_text(place: Place, browser: Browser) -> None:
     place.github.person.name = "<b>\u202ebob\x00\n</b> " + "x" * 100
     browser.sign_in()

@@ -217,9 +217,11 @@ def test_the_files_are_their_owners_alone(start: Callable[..., RunningServer]) -
     assert {stat.S_IMODE(path.stat().st_mode) for path in (server.database.parent, server.segments)} == {0o700}
 
 
-def test_a_second_server_on_the_same_database_is_refused(start: Callable[..., RunningServer]) -> None:
+@pytest.mark.parametrize("port", ["another port", "the same port"])
+def test_a_second_server_on_the_same_database_is_refused(start: Callable[..., RunningServer], port: str) -> None:
     server = start()
-    second = subprocess.run(server.command(), capture_output=True, text=True, timeout=20)
+    command = [*server.command()[:-1], str(server.port)] if port == "the same port" else server.command()
+    second = subprocess.run(command, capture_output=True, text=True, timeout=20)
     assert second.returncode == 1
     assert "Another server is running" in second.stderr
     assert "Traceback" not in second.stderr

@@ -110,8 +110,8 @@ def running() -> Iterator[Running]:
         yield started
 
 
-def connect(running: Running) -> socket.socket:
-    sock = socket.create_connection(running.address, timeout=10)
+def connect(running: Running, source: str = "127.0.0.1") -> socket.socket:
+    sock = socket.create_connection(running.address, timeout=10, source_address=(source, 0))
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return sock
 
@@ -454,6 +454,21 @@ def test_endless_noise_in_a_chunked_body_is_cut(running: Running, noise: bytes) 
         assert re.match(rb"HTTP/1.1 431|$", sock.recv(12))
 
 
+@pytest.mark.parametrize("path", ["/" + "a" * 9_000, "/?" + "a=1&" * 300])
+def test_a_very_long_url_is_refused(running: Running, path: str) -> None:
+    with connect(running) as sock:
+        sock.sendall(b"GET %b HTTP/1.1\r\nHost: a\r\n\r\n" % path.encode())
+        assert answer(sock).refusal(431)
+
+
+def test_a_head_of_very_many_fields_is_refused(running: Running) -> None:
+    for count, status in ((200, 200), (5_000, 431)):
+        fields = b"".join(b"x%d: 1\r\n" % number for number in range(count))
+        with connect(running) as sock:
+            sock.sendall(b"GET / HTTP/1.1\r\nHost: a\r\n" + fields + b"\r\n")
+            assert answer(sock).status == status
+
+
 def test_a_slow_head_is_closed_and_a_finished_one_is_not() -> None:
     with serving(Impatient) as running:
         begin = time.monotonic()
@@ -510,6 +525,38 @@ def test_connections_beyond_the_bound_get_503_with_retry_after() -> None:
         with connect(running) as sock:
             sock.sendall(request(b"room again"))
             assert is_echo_of(answer(sock), b"room again")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs the loopback addresses beside 127.0.0.1")
+def test_whoever_takes_all_connections_makes_room_for_others() -> None:
+    with serving(Small) as running, contextlib.ExitStack() as stack:
+        greedy = [stack.enter_context(connect(running, "127.0.0.2")) for _ in range(4)]
+        greedy[0].sendall(request(b"slow", path="/slow"))
+        for sock in greedy[1:]:
+            sock.sendall(request(b"in"))
+            assert is_echo_of(answer(sock), b"in")
+        for source in ("127.0.0.3", "127.0.0.4"):
+            other = stack.enter_context(connect(running, source))
+            other.sendall(request(b"other"))
+            assert is_echo_of(answer(other), b"other")
+        # What is being answered stays.
+        assert is_echo_of(answer(greedy[0]), b"slow")
+        assert is_gone(greedy[1])
+        assert is_gone(greedy[2])
+        # Two of it are left, and nobody has more.
+        again = stack.enter_context(connect(running, "127.0.0.2"))
+        again.sendall(request(b"again"))
+        assert answer(again).refusal(503)
+        other.sendall(request(b"other"))
+        assert is_echo_of(answer(other), b"other")
+
+
+def is_gone(sock: socket.socket) -> bool:
+    """Whether the server has cut a connection."""
+    try:
+        return sock.recv(1) == b""
+    except ConnectionError:
+        return True
 
 
 def test_a_client_that_leaves_in_the_middle_leaves_no_trace(caplog: pytest.LogCaptureFixture) -> None:

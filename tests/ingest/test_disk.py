@@ -4,9 +4,10 @@ import json
 import os
 import resource
 import shutil
+import sqlite3
 import subprocess
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -150,3 +151,23 @@ def test_a_limit_on_the_size_of_files_is_seen_as_a_full_disk_is(tmp_path: Path) 
         resource.prlimit(server.process.pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
         wait_for(lambda: server.request("GET", "/readyz").status == 200, 3)
         assert server.post(body(1)).status == 200
+
+
+def test_an_upgrade_without_room_for_its_copy_is_one_sentence_and_leaves_nothing(disk: SmallDisk) -> None:
+    disk.server.stop()
+    with closing(sqlite3.connect(disk.server.database)) as connection:
+        connection.executescript("DROP TABLE segment_aside; PRAGMA user_version=11")
+    before = {path.name for path in disk.place.iterdir()}
+    for free in (64, 150):
+        disk.fill()
+        os.truncate(disk.place / "ballast", (disk.place / "ballast").stat().st_size - free * 1024)
+        ended = subprocess.run(disk.server.command(), capture_output=True, text=True, timeout=20, check=False)
+        assert ended.returncode == 1
+        assert f"There is no room for {disk.place}" in ended.stderr
+        assert len(ended.stderr.splitlines()) == 1
+        disk.empty()
+        left = {path.name for path in disk.place.iterdir() if path.suffix not in (".db-wal", ".db-shm")}
+        assert left == before
+    disk.server.start()
+    assert disk.shown() == {1}
+    assert (disk.place / "sparkle.db.before-v12").exists()

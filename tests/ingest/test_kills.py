@@ -16,8 +16,11 @@ from collections.abc import Callable
 from contextlib import closing, suppress
 from pathlib import Path
 
-from server import App, RunningServer, count, start_server, wait_for
-from test_durability import Load, check_catalogue, expected, stored
+import pytest
+from server import App, RunningServer, catalogue, count, segment_file, start_server, wait_for
+from test_durability import Load, body_of, check_catalogue, expected, stored
+
+from sparkle_lite.db.connection import schema
 
 SMALL = "import sparkle_lite.db.segments as s; s.SEGMENT_ROWS = 200"
 UNLIMITED = "[limits]\nrequests_per_minute = 0\n"
@@ -103,3 +106,54 @@ def test_under_load_while_rules_are_published(start: Callable[..., RunningServer
     assert acknowledged and denied
     listed = server.get("/ping/ruleIpDenylist").body.decode()
     assert [network for network in denied if network.removesuffix("/32") not in listed] == []
+
+
+def test_in_the_middle_of_a_migration_of_several_steps(tmp_path: Path) -> None:
+    """The database is as it was before, and so is its copy."""
+    killed = (
+        "import os, sparkle_lite.db.connection as c; do = c.statements;"
+        " c.statements = lambda script: os._exit(9) if 'segment_aside' in script else do(script)"
+    )
+    server = RunningServer(tmp_path / "server", killed, dict(os.environ))
+    copy = server.database.with_name("sparkle.db.before-v12")
+    server.database.parent.mkdir(parents=True)
+    server.config.write_text(UNLIMITED)
+    with closing(sqlite3.connect(server.database)) as connection:
+        connection.create_function("stable_number", -1, lambda *_: 0, deterministic=True)
+        for number in range(1, 10):
+            connection.executescript(schema(f"main_{number:04}.sql"))
+        connection.executescript("PRAGMA user_version=9; PRAGMA journal_mode=WAL")
+    for _ in range(2):
+        with pytest.raises(AssertionError, match="ended with 9"), server:
+            server.start()
+        for path in (server.database, copy):
+            with closing(sqlite3.connect(path)) as connection:
+                assert connection.execute("PRAGMA user_version").fetchone() == (9,)
+    with start_server(tmp_path / "server", UNLIMITED) as server:
+        check(server, set())
+        assert server.post(body_of(7)).status == 200
+    with closing(sqlite3.connect(copy)) as connection:
+        assert connection.execute("PRAGMA user_version").fetchone() == (9,)
+
+
+KILLED = {
+    "before it has its name": "do = s._name; s._name = lambda new, path: os._exit(9) if '-00000003' in path.name else"
+    " do(new, path)",
+    "before it is named": "do = s.Stream.begin; s.Stream.begin = lambda stream, main, number, now:"
+    " os._exit(9) if number == 3 else do(stream, main, number, now)",
+}
+
+
+@pytest.mark.parametrize("moment", KILLED)
+def test_while_a_segment_is_made(tmp_path: Path, moment: str) -> None:
+    with start_server(tmp_path / "server", UNLIMITED, prelude=f"import os; {SMALL}; {KILLED[moment]}") as server:
+        load = Load(server, 1)
+        server.process.wait(20)
+        load.end()
+        assert server.process.returncode == 9
+    with start_server(tmp_path / "server", UNLIMITED, prelude=SMALL) as server:
+        # What was made is empty: it is neither set aside nor left behind.
+        check(server, load.acknowledged)
+        files = {path.name.removesuffix("-wal").removesuffix("-shm") for path in server.segments.iterdir()}
+        named = [each for kind in ("snapshot", "swarm") for each in catalogue(server.database, kind)]
+        assert files == {segment_file(server.database, each).name for each in named}

@@ -17,7 +17,7 @@ async def overview_of(world: World, now: int = NOW) -> AsyncIterator[Overview]:
     streams = database.streams()
     for stream in streams.values():
         await stream.open(database.main, now)
-    overview = Overview(database, streams, lambda: now)
+    overview = Overview(database, streams, lambda: now, nobody="anonymous")
     try:
         yield overview
     finally:
@@ -67,6 +67,14 @@ async def test_an_hour_is_counted_once_however_often_it_is_recorded(world: World
     assert series.rows["snapshot"][-1] + series.rows["snapshot"][-2] == 1
     assert sums(series) == (2, 0, 2)
     assert series.times[-1] * 1000 <= NOW < (series.times[-1] + 2 * 3600) * 1000
+
+
+async def test_who_comes_without_an_account_is_no_member(world: World) -> None:
+    world.friends(2)
+    world.app(world.person("anonymous", by="self"))
+    async with overview_of(world) as overview:
+        figures = await overview.figures()
+    assert (figures.people, figures.apps) == (2, 3)
 
 
 async def test_a_torrent_of_two_sizes_or_byte_orders_is_one(world: World) -> None:

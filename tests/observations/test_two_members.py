@@ -3,7 +3,9 @@
 import base64
 import json
 import re
+import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, NamedTuple
 from uuid import UUID
 
@@ -200,6 +202,21 @@ def test_a_refusal_of_what_is_anothers_says_nothing_of_them(circle: Circle) -> N
             assert set(leaks(circle, one)) <= {theirs}
 
 
+def test_a_time_that_a_client_gave_a_whole_request_is_not_told_as_one_of_its_bans(circle: Circle) -> None:
+    peer = _peer("203.0.113.99", 9)
+    ban = {"module": "m", "rule": "r", "btn_ban": False, "ban_unique_id": "no-time-of-its-own", "peer": peer}
+    legacy = {"populate_time": POPULATED, "bans": [ban]}
+    assert circle.server.post(legacy, circle.app, "/ping/bans/submit").status == 200
+    told = {name: getattr(circle, name).found("ban", peerIp="203.0.113.99") for name in ("alice", "bob", "admin")}
+    assert {name: found["results"][0]["banAt"] for name, found in told.items()} == {
+        "alice": POPULATED, "bob": None, "admin": POPULATED,
+    }  # fmt: skip
+    bob = circle.server.add_app("bob")
+    for path in ("/ping/queryIp?ip=203.0.113.99", "/ping/queryIp/widget?ip=203.0.113.99"):
+        assert not leaks(circle, circle.server.get(path, bob))
+    assert not leaks(circle, circle.bob.get("/ip/203.0.113.99"))
+
+
 # --- What can be asked ------------------------------------------------------------------------------------------------
 
 
@@ -217,6 +234,30 @@ def test_a_filter_on_a_downloader_is_no_oracle(circle: Circle, method: str) -> N
     assert answers[0] == answers[1] == answers[2]
     assert circle.alice.found("swarm", downloader=DOWNLOADER)["total"] == len(PEERS)
     assert circle.admin.found("swarm", downloader=DOWNLOADER)["total"] == len(PEERS)
+
+
+def test_how_long_an_answer_takes_does_not_tell_what_others_call_their_downloaders(tmp_path: Path) -> None:
+    with start_server(tmp_path) as server:
+        for name in ("alice", "bob"):
+            server.run("user", "add", name)
+        alice, bob = server.add_app("alice"), Asker(server, server.token("bob"))
+        for part in range(3):
+            swarms = [_swarm(f"203.0.{part}.{n % 256}", n, DOWNLOADER) for n in range(40_000)]
+            assert server.post({"swarms": swarms}, alice, "/ping/syncSwarm", PBH20).status == 200
+        for method in ("EQUALS", "STARTS_WITH", "NOT_CONTAINS"):
+            there, not_there = (_fastest(bob, value, method) for value in (DOWNLOADER, "nobody-has-this"))
+            assert there < 2 * not_there
+            assert not_there < 2 * there
+
+
+def _fastest(asker: Asker, value: str, method: str) -> float:
+    """How many seconds a search takes when nothing is in its way."""
+    times = []
+    for _ in range(7):
+        began = time.perf_counter()
+        assert asker.found("swarm", downloader=value, downloaderCompareMethod=method)["total"] == 0
+        times.append(time.perf_counter() - began)
+    return min(times)
 
 
 @pytest.mark.parametrize("table", ["snapshot", "ban", "swarm"])

@@ -18,7 +18,8 @@ from litestar.params import Body, QueryParameter
 from litestar.response import Stream
 
 from sparkle_lite.http.api.common import Answer, allow_only, api_router, documented, invalid, ok, refused
-from sparkle_lite.http.session import AnyRequest, Injected, SignedIn, requires_sign_in
+from sparkle_lite.http.downloads import downloads_of
+from sparkle_lite.http.session import AnyRequest, Injected, SignedIn, requires_sign_in, server_of
 from sparkle_lite.observations.presentation import (
     BanHistory,
     ClientDiscovery,
@@ -225,7 +226,7 @@ _EXPORTING = (
 _REFUSALS = {
     400: "Something in the request is not valid, or the query takes too long; the sentence says what.",
     403: "Not signed in, or banned; the sentence says which.",
-    429: "You have two searches under way already; try again after Retry-After seconds.",
+    429: "You have two searches or four files under way already; try again after Retry-After seconds.",
     503: "Too many queries are waiting; try again after Retry-After seconds.",
 }
 
@@ -303,10 +304,8 @@ async def query_bans(
 
 
 @_export(_BANS)
-async def export_bans(
-    request: AnyRequest, server: Injected[Server], me: Injected[SignedIn], data: BanBody, format_: Format
-) -> Stream:
-    return await _file(server, me, _BANS, await _body(request, data, format=format_), format_)
+async def export_bans(request: AnyRequest, me: Injected[SignedIn], data: BanBody, format_: Format) -> Stream:
+    return await _file(request, me, _BANS, await _body(request, data, format=format_), format_)
 
 
 @_latest(_SNAPSHOTS)
@@ -333,10 +332,8 @@ async def query_snapshots(
 
 
 @_export(_SNAPSHOTS)
-async def export_snapshots(
-    request: AnyRequest, server: Injected[Server], me: Injected[SignedIn], data: SnapshotBody, format_: Format
-) -> Stream:
-    return await _file(server, me, _SNAPSHOTS, await _body(request, data, format=format_), format_)
+async def export_snapshots(request: AnyRequest, me: Injected[SignedIn], data: SnapshotBody, format_: Format) -> Stream:
+    return await _file(request, me, _SNAPSHOTS, await _body(request, data, format=format_), format_)
 
 
 @_latest(_SWARMS)
@@ -361,10 +358,8 @@ async def query_swarms(
 
 
 @_export(_SWARMS)
-async def export_swarms(
-    request: AnyRequest, server: Injected[Server], me: Injected[SignedIn], data: SwarmBody, format_: Format
-) -> Stream:
-    return await _file(server, me, _SWARMS, await _body(request, data, format=format_), format_)
+async def export_swarms(request: AnyRequest, me: Injected[SignedIn], data: SwarmBody, format_: Format) -> Stream:
+    return await _file(request, me, _SWARMS, await _body(request, data, format=format_), format_)
 
 
 @_latest(_DISCOVERIES)
@@ -392,9 +387,9 @@ async def query_discoveries(
 
 @_export(_DISCOVERIES)
 async def export_discoveries(
-    request: AnyRequest, server: Injected[Server], me: Injected[SignedIn], data: DiscoveryBody, format_: Format
+    request: AnyRequest, me: Injected[SignedIn], data: DiscoveryBody, format_: Format
 ) -> Stream:
-    return await _file(server, me, _DISCOVERIES, await _body(request, data, format=format_), format_)
+    return await _file(request, me, _DISCOVERIES, await _body(request, data, format=format_), format_)
 
 
 # --- Pages and files --------------------------------------------------------------------------------------------------
@@ -442,8 +437,11 @@ def _encoded(page: Page | Discoveries, viewer: Viewer, page_request: PageRequest
     return msgspec.json.encode(ok(result))
 
 
-async def _file(server: Server, me: SignedIn, kind: _RowKind, page_request: PageRequest, form: FileFormat) -> Stream:
-    pieces = _pieces(server, Viewer(me.user.id, me.is_admin), kind, page_request, form)
+async def _file(
+    request: AnyRequest, me: SignedIn, kind: _RowKind, page_request: PageRequest, form: FileFormat
+) -> Stream:
+    viewer = Viewer(me.user.id, me.is_admin)
+    pieces = downloads_of(request).begin(me.user.id, _pieces(server_of(request), viewer, kind, page_request, form))
     # The first lines are fetched before the status is sent: a query that fails is never an empty file.
     first = await anext(pieces)
     name = f'attachment; filename="{kind.path}.{form}"'

@@ -316,7 +316,7 @@ async def why(
         raise invalid("query.one_of_three")
     if ip is not None:
         network = _network(ip)
-        distances = await server.distances.of(network.address) if network.prefix == network.bits else ()
+        distances = await server.distances.of(network.address, me.user.id) if network.prefix == network.bits else ()
         return ok(_explained(me, await server.decisions.why(network), distances))
     kind: Literal["client_name", "peer_id"] = "peer_id" if client_name is None else "client_name"
     return ok(_explained(me, await server.decisions.why_named(kind, client_name or peer_id or "")))

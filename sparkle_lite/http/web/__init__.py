@@ -19,6 +19,7 @@ from sparkle_lite.http.web import (
     welcome,
     why,
 )
+from sparkle_lite.http.web.once import OnceForms
 from sparkle_lite.http.web.render import Page
 from sparkle_lite.http.web.sign_in import sign_in_page
 from sparkle_lite.server import Server
@@ -75,6 +76,7 @@ def router() -> Router:
             "reader": Provide(access.reader, sync_to_thread=False),
             # Made once and kept.
             "lookups": Provide(why.lookup_limit, use_cache=True, sync_to_thread=False),
+            "once": Provide(OnceForms, use_cache=True, sync_to_thread=False),
             "dry_run": Provide(analyses.one_dry_run, use_cache=True, sync_to_thread=False),
         },
         include_in_schema=False,

@@ -14,7 +14,7 @@ from sparkle_lite.accounts.audit import AuditFilter, AuditRow
 from sparkle_lite.accounts.sessions import LOGIN_LINK_MS
 from sparkle_lite.accounts.users import Role, UserRow
 from sparkle_lite.analyses.numbers import PRESETS
-from sparkle_lite.clock import now_ms
+from sparkle_lite.clock import date, now_ms
 from sparkle_lite.errors import ConfigError, SparkleError
 from sparkle_lite.http.session import AnyRequest, Injected, SignedIn, own_url, set_session_cookie
 from sparkle_lite.http.web.access import ADMINS
@@ -202,6 +202,8 @@ def _in_words(name: str, value: object, setting: str, texts: PageTexts) -> str:
             return texts.known(f"rules.origin.{text}", session)
         case "kind":
             return texts.known(f"rules.kind.{text}", text)
+        case "until" if text == date(None):
+            return texts("audit.forever")
         case "key":
             _, analysis, number = f"{text}..".split(".", 3)[:3]
             if not number:

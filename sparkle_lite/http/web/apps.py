@@ -9,6 +9,7 @@ from sparkle_lite.accounts.apps import NewSecret, UserappRow, peerbanhelper_line
 from sparkle_lite.errors import SparkleError
 from sparkle_lite.http.session import AnyRequest, Injected, SignedIn, own_url
 from sparkle_lite.http.web.access import ADMINS, MEMBERS
+from sparkle_lite.http.web.once import OnceForms
 from sparkle_lite.http.web.paging import page_number, row_id
 from sparkle_lite.http.web.render import Page, PostedForm, page, see_other
 from sparkle_lite.server import Server
@@ -17,13 +18,21 @@ _PAGE = 100
 
 
 @get("/apps", guards=MEMBERS)
-async def list_apps(request: AnyRequest, server: Injected[Server], me: Injected[SignedIn]) -> Page:
+async def list_apps(
+    request: AnyRequest, server: Injected[Server], me: Injected[SignedIn], once: Injected[OnceForms]
+) -> Page:
     """One's own applications, and a form for one more."""
-    return await _list_page(request, server, me)
+    return await _list_page(request, server, me, once_id=once.new_id())
 
 
 async def _list_page(
-    request: AnyRequest, server: Server, me: SignedIn, comment: str = "", refused: SparkleError | None = None
+    request: AnyRequest,
+    server: Server,
+    me: SignedIn,
+    *,
+    once_id: str,
+    comment: str = "",
+    refused: SparkleError | None = None,
 ) -> Page:
     return page(
         request,
@@ -34,19 +43,24 @@ async def _list_page(
         troubles_of=server.troubles.of,
         limit=server.config.auth.max_apps_per_user,
         comment=comment,
+        once_id=once_id,
     )
 
 
 @post("/apps", status_code=200, guards=MEMBERS)
 async def create(
-    request: AnyRequest, server: Injected[Server], me: Injected[SignedIn], form: Injected[PostedForm]
+    request: AnyRequest,
+    server: Injected[Server],
+    me: Injected[SignedIn],
+    form: Injected[PostedForm],
+    once: Injected[OnceForms],
 ) -> Page:
     """Make an application; its secret is shown only now."""
     comment = form.get("comment", "")
     try:
-        made = await server.apps.add(me.user.id, comment, me.actor)
+        made = await server.apps.add(me.user.id, comment, me.actor, once.of(form))
     except SparkleError as error:
-        return await _list_page(request, server, me, comment, error)
+        return await _list_page(request, server, me, once_id=once.new_id(), comment=comment, refused=error)
     return page(request, "app_secret.html", made=True, **secret_values(request, server, made))
 
 
@@ -68,12 +82,15 @@ async def list_all(request: AnyRequest, server: Injected[Server]) -> Page:
 
 
 @get("/apps/{app_id:str}", guards=MEMBERS)
-async def show(request: AnyRequest, server: Injected[Server], me: Injected[SignedIn], app_id: str) -> Page:
+async def show(
+    request: AnyRequest, server: Injected[Server], me: Injected[SignedIn], once: Injected[OnceForms], app_id: str
+) -> Page:
     """An application."""
     app = await server.apps.get(app_id, me.actor)
     return page(
         request,
         "app.html",
+        once_id=once.new_id(app.secret_hash),
         owner=await server.users.get(app.user),
         sent=(await server.overview.sent()).get(app.id, {}),
         troubles=server.troubles.of(app.id),
@@ -97,9 +114,16 @@ async def edit(server: Injected[Server], me: Injected[SignedIn], form: Injected[
 
 
 @post("/apps/{app_id:str}/reset", status_code=200, guards=MEMBERS)
-async def reset(request: AnyRequest, server: Injected[Server], me: Injected[SignedIn], app_id: str) -> Page:
+async def reset(
+    request: AnyRequest,
+    server: Injected[Server],
+    me: Injected[SignedIn],
+    form: Injected[PostedForm],
+    once: Injected[OnceForms],
+    app_id: str,
+) -> Page:
     """Make a new secret, which is shown only now."""
-    made = await server.apps.reset(app_id, me.actor)
+    made = await server.apps.reset(app_id, me.actor, once.of(form))
     return page(request, "app_secret.html", made=False, **secret_values(request, server, made))
 
 

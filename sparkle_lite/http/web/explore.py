@@ -13,6 +13,7 @@ from litestar import Response, get
 from litestar.response import Stream
 
 from sparkle_lite.errors import SparkleError
+from sparkle_lite.http.downloads import downloads_of
 from sparkle_lite.http.session import AnyRequest, Injected, SignedIn
 from sparkle_lite.http.web import filters, links, paging
 from sparkle_lite.http.web.access import MEMBERS
@@ -31,6 +32,7 @@ from sparkle_lite.observations.stored import (
 )
 from sparkle_lite.rules.decisions import LONGEST_NAME
 from sparkle_lite.server import Server
+from sparkle_lite.turns import Owner
 from sparkle_lite.units import INT64_MAX, INT64_MIN
 from sparkle_lite.wire.torrents import parse_info_hash, torrent_identifier
 
@@ -199,8 +201,8 @@ async def export(request: AnyRequest, server: Injected[Server], me: Injected[Sig
     # What is refused is refused before the file has begun.
     start = await find(server, view, page_request, viewer_of(me), 0)
     headers = {**HEADERS, "content-disposition": f'attachment; filename="{name}.csv"'}
-    lines = _lines(server, view, page_request, viewer_of(me), start)
-    return Stream(lines, media_type="text/csv; charset=utf-8", headers=headers)
+    lines = downloads_of(request).begin(me.user.id, _lines(server, view, page_request, viewer_of(me), start))
+    return Stream(lines, media_type="text/csv", headers=headers)
 
 
 async def _lines(
@@ -269,7 +271,7 @@ async def _recent(server: Server, me: SignedIn, parameters: Mapping[str, str]) -
 async def _client_by_number(server: Server, me: SignedIn, number: int) -> str | None:
     """The page of the client identity with a public number, if there is one."""
     limits = server.config.limits
-    query = Query("discovery", (Filter("hash", "EQUAL", number),), limit=1, asker=me.user.id)
+    query = Query("discovery", (Filter("hash", "EQUAL", number),), limit=1, asker=Owner(me.user.id))
     with suppress(SparkleError):
         for row in (await server.search.discoveries(query, int(limits.query_time), 0)).rows:
             return links.client(row.client_name or "N/A", row.peer_id or "N/A")

@@ -11,7 +11,7 @@ from functools import cache
 from importlib import resources
 from importlib.resources.abc import Traversable
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from urllib.parse import unquote
 
 from litestar import Response, get
@@ -96,8 +96,8 @@ def _anchors(language: str, name: str) -> dict[str, str]:
 @cache
 def topic(language: str, name: str) -> Topic:
     """A topic in a language. Raises KeyError where a link of it leads nowhere."""
-    # The tokens are kept, and only copies are changed.
-    tokens = [token.copy(children=_linked(language, name, token)) for token in _tokens(language, name)]
+    # The tokens are kept, perhaps for a thread that makes the same topic right now: only copies are changed.
+    tokens = [_copy(token, children=_linked(language, name, token)) for token in _tokens(language, name)]
     every = headings(language, name)
     opened = iter(every)
     for token in tokens:
@@ -109,11 +109,16 @@ def topic(language: str, name: str) -> Topic:
     return Topic(name, every[0].text, _plain(about), every[1:], Markup(content))  # noqa: S704 - our own files
 
 
+def _copy(token: Token, **changes: Any) -> Token:
+    """A token with attributes of its own, which `Token.copy` would share."""
+    return token.copy(attrs=dict(token.attrs), **changes)
+
+
 def _linked(language: str, name: str, token: Token) -> list[Token] | None:
     """The parts of a token with links as the pages have them."""
     if token.children is None:
         return None
-    parts = [child.copy() for child in token.children]
+    parts = [_copy(child) for child in token.children]
     for part in parts:
         if part.type == "link_open":
             part.attrSet("href", _url(language, name, str(part.attrGet("href"))))

@@ -11,7 +11,7 @@ from functools import cache
 from importlib import resources
 from importlib.resources.abc import Traversable
 from typing import Any
-from urllib.parse import quote, urlencode
+from urllib.parse import quote, unquote, urlencode, urlsplit
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from litestar import MediaType, Response
@@ -267,7 +267,11 @@ def here(request: AnyRequest) -> str:
 def local(url: str) -> str:
     """A URL if it leads to a page of this server, else the first page."""
     is_path = url.startswith("/") and not url.startswith("//") and "\\" not in url and url.isprintable()
-    return url if is_path and url.isascii() else "/"
+    if not (is_path and url.isascii()):
+        return "/"
+    steps = [step for step in unquote(urlsplit(url).path).split("/") if step not in ("", ".")]
+    # The REST API has no pages, and one GET of it signs out. Upwards is out of where a proxy serves us.
+    return "/" if steps[:1] == ["api"] or ".." in steps else url
 
 
 def is_partial(request: AnyRequest) -> bool:

@@ -42,6 +42,8 @@ def percent(value: float | None) -> str:
 
 def duration(ms: int, texts: Callable[[str], str]) -> str:
     """A span of time in its largest unit, and the next one if that says more: 1 d 6 h."""
+    if 0 < ms < SECOND_MS:
+        return f"{ms / SECOND_MS:g} {texts('span.s')}"
     parts: list[str] = []
     for length, unit in _SPANS:
         count, ms = divmod(ms, length)

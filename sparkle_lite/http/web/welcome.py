@@ -12,6 +12,7 @@ from sparkle_lite.errors import SparkleError
 from sparkle_lite.http.session import AnyRequest, Injected, SignedIn
 from sparkle_lite.http.web.access import ADMINS
 from sparkle_lite.http.web.apps import connection_values, secret_values
+from sparkle_lite.http.web.once import OnceForms
 from sparkle_lite.http.web.render import Page, PostedForm, keep_language, language_of, page, see_other, texts_of
 from sparkle_lite.net import AddressError, address_bytes, is_public
 from sparkle_lite.rules.decisions import DecisionFilter, Position
@@ -129,33 +130,40 @@ def _public(address: str | None) -> str:
 
 
 @get("/welcome/connect", guards=ADMINS)
-async def connect(request: AnyRequest, server: Injected[Server], me: Injected[SignedIn]) -> Page:
+async def connect(
+    request: AnyRequest, server: Injected[Server], me: Injected[SignedIn], once: Injected[OnceForms]
+) -> Page:
     """Connect the first client."""
-    return await _connect_page(request, server, me)
+    return await _connect_page(request, server, me, once)
 
 
 @post("/welcome/connect", status_code=200, guards=ADMINS)
 async def make_secret(
-    request: AnyRequest, server: Injected[Server], me: Injected[SignedIn], form: Injected[PostedForm]
+    request: AnyRequest,
+    server: Injected[Server],
+    me: Injected[SignedIn],
+    form: Injected[PostedForm],
+    once: Injected[OnceForms],
 ) -> Page:
     """Make a secret for the application that there is, or another application."""
     try:
         if form.get("app"):
-            made = await server.apps.reset(form["app"], me.actor)
+            made = await server.apps.reset(form["app"], me.actor, once.of(form))
         else:
-            made = await server.apps.add(me.user.id, form.get("comment", ""), me.actor)
+            made = await server.apps.add(me.user.id, form.get("comment", ""), me.actor, once.of(form))
     except SparkleError as error:
-        return await _connect_page(request, server, me, refused=error)
+        return await _connect_page(request, server, me, once, refused=error)
     values = secret_values(request, server, made)
     # What the old secret did before does not count as the new one's connection.
-    return await _connect_page(request, server, me, **{**values, "since": now_ms(), "seen": None, "agent": None})
+    return await _connect_page(request, server, me, once, **{**values, "since": now_ms(), "seen": None, "agent": None})
 
 
-async def _connect_page(request: AnyRequest, server: Server, me: SignedIn, **values: Any) -> Page:
+async def _connect_page(request: AnyRequest, server: Server, me: SignedIn, once: OnceForms, **values: Any) -> Page:
     apps = await server.apps.all(me.user.id)
     # The oldest: whose secret the first start printed.
     first = connection_values(server, apps[-1], 0) if apps else {}
-    shown = {"secret": None, "seen": None, **first, **values}
+    once_id = once.new_id(apps[-1].secret_hash if apps else b"")
+    shown = {"secret": None, "seen": None, "once_id": once_id, **first, **values}
     return page(request, "welcome_connect.html", step=4, apps=apps, **shown)
 
 

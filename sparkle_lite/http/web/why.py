@@ -94,7 +94,7 @@ async def why_listed(
     if reader is None:
         return await _stranger_page(request, server, network, lookups)
     if "distances" in request.query_params:
-        measured = await server.distances.of(network.address)
+        measured = await server.distances.of(network.address, reader.user.id)
         if is_partial(request):
             return page(request, "distances.html", distances=measured, distance=_amount)
     return await _member_page(request, server, network, reader)

@@ -8,7 +8,7 @@ import pytest
 from browser import DESKTOP, PHONE, launch, visiting
 from server import RunningServer
 
-from sparkle_lite.http.web.manual import TOPICS, headings
+from sparkle_lite.http.web.manual import TOPICS, headings, topic
 from sparkle_lite.texts import catalogue, languages
 
 HTML = {"Accept": "text/html"}
@@ -53,6 +53,16 @@ def test_every_topic_is_sound_and_fits(
             assert visit.page.get_attribute("html", "lang") == catalogue(language)["language.tag"]
             for heading in headings(language, name):
                 assert visit.page.inner_text(f"[id='{heading.anchor}']") == heading.text
+
+
+@pytest.mark.parametrize("language", languages())
+def test_a_topic_that_is_made_again_is_the_same(language: str) -> None:
+    """As it is when it is asked for twice before anybody has seen it."""
+    for name in TOPICS:
+        topic.cache_clear()
+        first = topic(language, name)
+        topic.cache_clear()
+        assert topic(language, name) == first
 
 
 def test_strangers_read_it_in_their_language_and_change_that(shared: RunningServer) -> None:

@@ -6,6 +6,7 @@ import importlib
 import pkgutil
 import re
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlencode
@@ -210,6 +211,64 @@ def test_an_application_is_created_reset_and_deleted(busy: RunningServer, browse
         visit.go(f"/apps/{app.app_id}", 404)
 
 
+def shown_secret(answer: Answer) -> tuple[str, str]:
+    """The id and the secret of an application that a page shows."""
+    assert answer.status == 200, answer
+    found = dict(re.findall(r'id="(app-id|app-secret)"[^>]*>([^<]*)<', answer.body.decode()))
+    return found["app-id"], found["app-secret"]
+
+
+def once_id(answer: Answer) -> str:
+    """What tells a form of a page from the same form shown again."""
+    return re.findall(r'name="once" value="([^"]+)"', answer.body.decode())[-1]
+
+
+@pytest.mark.parametrize("path", ["/apps", "/welcome/connect"])
+def test_a_form_that_is_sent_twice_makes_one_application(busy: RunningServer, path: str) -> None:
+    token = busy.token()
+    before = len(busy.run("app", "list").splitlines())
+    form = {"comment": f"twice, from {path}", "once": once_id(asked(busy, path, token))}
+    with ThreadPoolExecutor(4) as pool:
+        pages = list(pool.map(lambda _: asked(busy, path, token, form), range(4)))
+    [(app_id, secret)] = {shown_secret(page) for page in pages}
+    assert len(busy.run("app", "list").splitlines()) == before + 1
+    assert busy.get("/ping/config", App(app_id, secret), LEGACY).status == 200
+    # Another comment in the same form is another application, and so is the same form of another person.
+    other, _ = shown_secret(asked(busy, path, token, {**form, "comment": "another"}))
+    theirs, their_secret = shown_secret(asked(busy, "/apps", busy.token(HOSTILE[0]), form))
+    assert len({app_id, other, theirs}) == 3
+    assert secret != their_secret
+    for made in (app_id, other, theirs):
+        busy.run("app", "delete", made)
+    again = asked(busy, path, token, form)
+    assert (again.status, secret in again.body.decode()) == (409, False)
+    assert len(busy.run("app", "list").splitlines()) == before
+
+
+def test_a_secret_is_made_anew_once_by_a_form_that_is_sent_twice(busy: RunningServer) -> None:
+    token, app = busy.token(), busy.add_app()
+    page, reset = f"/apps/{app.app_id}", f"/apps/{app.app_id}/reset"
+    first, second = ({"once": once_id(asked(busy, page, token))} for _ in range(2))
+    made = shown_secret(asked(busy, reset, token, first))
+    assert shown_secret(asked(busy, reset, token, first)) == made
+    # A page from before doesn't void what somebody may have pasted meanwhile.
+    assert asked(busy, reset, token, second).status == 409
+    busy.run("app", "reset", app.app_id)
+    assert asked(busy, reset, token, first).status == 409
+
+
+@pytest.mark.parametrize("text", ["", "x", "1.x.", "0..", "é"])
+def test_an_id_of_a_form_that_is_none_of_ours_makes_nothing(busy: RunningServer, text: str) -> None:
+    token = busy.token()
+    before = busy.run("app", "list")
+    form = {"comment": "of an old page", "once": text}
+    answer = asked(busy, "/apps", token, form)
+    assert (answer.status, 'value="of an old page"' in answer.body.decode()) == (409, True)
+    assert busy.run("app", "list") == before
+    app_id, _ = shown_secret(asked(busy, "/apps", token, {**form, "once": once_id(answer)}))
+    busy.run("app", "delete", app_id)
+
+
 def test_a_user_is_added_and_signs_in_by_the_link_they_are_given(busy: RunningServer, browser: Any) -> None:
     with visiting(browser, busy, busy.token()) as visit:
         visit.go("/admin/users")
@@ -259,6 +318,22 @@ def test_the_language_is_switched_on_the_page_and_stays(busy: RunningServer, bro
 
 
 # --- Without one ------------------------------------------------------------------------------------------------------
+
+
+def test_nobody_is_shown_by_the_name_that_somebody_else_is_shown_by(busy: RunningServer) -> None:
+    busy.run("user", "add", "carol")
+    carol, mallory = busy.token("carol"), busy.token(HOSTILE[0])
+    assert asked(busy, "/account/name", carol, {"name": "Käpt'n Carol"}).status == 303
+    for name in ("Käpt'n Carol", "KÄPT'N CAROL", "\uff2b\u00e4pt'n Carol", "carol"):
+        assert asked(busy, "/account/name", mallory, {"name": name}).status == 409, name
+    for name in ("Käpt'n Carol", "käpt'n carol"):
+        added = asked(busy, "/admin/users", busy.token(), {"name": name})
+        assert (added.status, "carol" in added.body.decode()) == (409, True)
+    # Whoever has a name may keep it and go back to it.
+    for name in ("Käpt'n Carol", "carol", ""):
+        assert asked(busy, "/account/name", carol, {"name": name}).status == 303, name
+    assert asked(busy, "/account/name", mallory, {"name": "Käpt'n Carol"}).status == 303
+    asked(busy, "/account/name", mallory, {"name": ""})
 
 
 def test_every_page_forbids_what_it_does_not_need(busy: RunningServer) -> None:
@@ -333,6 +408,12 @@ def test_nobody_is_led_elsewhere(busy: RunningServer) -> None:
         "/\\example.org",
         "javascript:alert(1)",
         "/\n/example.org",
+        "/api/user/logout",
+        "/%61pi/user/logout",
+        "/./x/../api/user/logout",
+        "/.//api/user/logout",
+        "/%2e%2e/neighbour",
+        "/%2fapi/user/logout",
     ):
         answer = asked(busy, f"/language?{urlencode({'to': 'zh', 'next': wanted})}")
         assert (answer.status, answer.headers["location"]) == (303, "/"), wanted
@@ -384,7 +465,9 @@ def test_what_the_file_sets_no_page_can(tmp_path: Path) -> None:
         server.reload("")
         assert asked(server, "/admin/settings/preset", token, {"preset": "solo"}).status == 303
         server.reload('[analysis]\npreset = "tracker"\n')
-        assert "A community" in asked(server, "/admin/settings", token).body.decode()
+        page = asked(server, "/admin/settings", token).body.decode()
+        assert "A community" in page
+        assert {"every 0.25 s", "every 2 s", "every 7 d"} <= set(re.findall(r"every [^<]+", page))
 
 
 def test_a_number_that_the_file_or_the_environment_sets_is_shown_and_locked(tmp_path: Path) -> None:
@@ -417,6 +500,7 @@ def test_the_audit_says_what_was_done_in_words(tmp_path: Path) -> None:
         asked(
             server, "/rules/analyses/over_download", token, {"over_download.min_people": "", "over_download.mode": "on"}
         )
+        server.run("rules", "deny", "203.0.113.57", "--forever")
         server.run("user", "add", "bob")
         said = {}
         for language in ("en", "zh"):
@@ -429,6 +513,8 @@ def test_the_audit_says_what_was_done_in_words(tmp_path: Path) -> None:
     assert said["zh"][0] == "用户 2 名称 bob 角色 成员"
     assert "setting size of the circle value Friends" in said["en"]
     assert "设置项 圈子大小 值 朋友圈子" in said["zh"]
+    assert said["en"][1].endswith("until without an end")
+    assert said["zh"][1].endswith("截止 无期限")
     assert "setting Over-download: mode value shadow" in said["en"]
     assert "设置项 超量下载: 见证人数 值 5" in said["zh"]
     assert "设置项 超量下载: 见证人数 值 恢复为预设值" in said["zh"]

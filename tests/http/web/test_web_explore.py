@@ -317,7 +317,7 @@ def test_sorting_by_a_column_and_back(member: Visitor) -> None:
 
 def test_a_table_as_a_file_holds_the_rows_of_the_filter(member: Visitor) -> None:
     answer = member.get("/explore/bans/csv?peerPort=1010&peerPortCompareMethod=LESS_THAN&pageSize=5")
-    assert answer.headers["content-type"].startswith("text/csv")
+    assert answer.headers["content-type"] == "text/csv; charset=utf-8"
     assert answer.headers["content-disposition"] == 'attachment; filename="bans.csv"'
     rows = list(csv.DictReader(io.StringIO(answer.body.decode("utf-8-sig"))))
     assert sorted(row["peerPort"] for row in rows) == [str(1000 + n) for n in range(10)]
