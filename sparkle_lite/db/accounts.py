@@ -100,7 +100,7 @@ class CredentialRow(NamedTuple):
     user: int
     app_banned_reason: str | None
     user_banned_reason: str | None
-    vouched: bool
+    known: bool
     user_key: str
 
 
