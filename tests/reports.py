@@ -15,12 +15,14 @@ import msgspec
 from sparkle_lite import net
 from sparkle_lite.analyses import worker
 from sparkle_lite.analyses.distances import measure
+from sparkle_lite.analyses.parameters import trust
 from sparkle_lite.analyses.registry import SCHEMA
 from sparkle_lite.config import AnalysisSection
-from sparkle_lite.db import segments
+from sparkle_lite.db import segments, words
 from sparkle_lite.db.bans import BAN_COLUMNS, Report, add_bans
 from sparkle_lite.db.connection import Connection
 from sparkle_lite.db.database import Database
+from sparkle_lite.db.evidence.words import Standing
 from sparkle_lite.db.keys import stable_number
 from sparkle_lite.rules.findings import Finding
 
@@ -120,6 +122,21 @@ class World:
             (user, value, user if voice is None else voice),
         )
 
+    def listed(self, ip: str, *, since: int) -> None:
+        """An address has been listed since so long before NOW."""
+        self.main.execute(
+            "INSERT INTO decision (kind, address, prefix, action, state, origin, category, code, numbers, evidence,"
+            " created_at) VALUES ('ip',?,?,'deny','active','untrusted_vote','','','{}','{}',?)",
+            (net.address_bytes(ip), len(net.address_bytes(ip)) * 8, NOW - since),
+        )
+
+    def visit(self, reporter: "Reporter", ip: str, *, first: int, last: int) -> None:
+        """An application came from an address, from so long to so long before NOW."""
+        self.main.execute(
+            "INSERT INTO userapp_address VALUES (?,?,?,?)",
+            (reporter.app, net.address_bytes(ip), NOW - first, NOW - last),
+        )
+
     def app(self, user: int) -> int:
         number = next(self._numbers)
         self.main.execute(
@@ -128,13 +145,13 @@ class World:
         )
         return number
 
-    def friends(self, count: int, **more: Any) -> "list[Reporter]":
-        """People with one application each, every one in a network of their own."""
+    def friends(self, count: int, *, word: float = 0, **more: Any) -> "list[Reporter]":
+        """People with one application each, every one in a network of their own; `word` is what was measured of it."""
         start = next(self._numbers)
-        return [
-            Reporter(self, self.app(self.person(f"friend {start}.{n}", **more)), f"81.{start % 250}.{n}.9")
-            for n in range(count)
-        ]
+        people = [self.person(f"friend {start}.{n}", **more) for n in range(count)]
+        for person in people if word else ():
+            self.word(person, word)
+        return [Reporter(self, self.app(person), f"81.{start % 250}.{n}.9") for n, person in enumerate(people)]
 
     # --- Rows ---
 
@@ -176,6 +193,15 @@ class World:
         )
 
     # --- Questions ---
+
+    async def weigh(self, settings: AnalysisSection | None = None, now: int = NOW) -> dict[int, Standing]:
+        """Measure everybody's words and keep them, as the server does before a run; by user."""
+        order = worker.WordOrder(self.database.path, trust(settings or settings_of("friends")), now)
+        standings = await worker.weigh(order)
+        await self.database.open()
+        await self.database.write(lambda main: words.replace(main, standings))
+        await self.database.close()
+        return {one.user: one for one in standings}
 
     async def find(
         self, name: str, settings: AnalysisSection | None = None, now: int = NOW, **numbers: Any

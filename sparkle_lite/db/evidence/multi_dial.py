@@ -72,12 +72,12 @@ def find_prefix_votes(
     found = []
     for votes in count_votes(evidence, numbers, only and prefix_of(only)):
         met, givers = neighbours.get(votes.key, (0, ()))
-        found.append(Prefix(votes=votes, met=max(met, votes.members), givers=givers))
+        found.append(Prefix(votes=votes, met=met + votes.members, givers=givers))
     return found
 
 
 def _neighbours(evidence: Evidence, since: int) -> dict[bytes, tuple[int, tuple[bytes, ...]]]:
-    """By prefix: how many of its addresses people whose words count met, and which gave more than they took."""
+    """By prefix: how many others of its addresses people whose words count met, and which gave as much as they took."""
     evidence.do(
         "CREATE TEMP TABLE near (key BLOB, member BLOB, voter INTEGER, torrent INTEGER, port INTEGER, kind TEXT,"
         " gave INTEGER, took INTEGER)"
@@ -101,10 +101,10 @@ def _neighbours(evidence: Evidence, since: int) -> dict[bytes, tuple[int, tuple[
             (since, evidence.now, GIVEN_FLOOR),
         )
     rows = evidence.do(
-        "SELECT key, member, total(gave)>=total(took) AND member NOT IN (SELECT key FROM member)"
+        "SELECT key, member, total(gave)>=total(took)"
         " FROM (SELECT key, member, max(gave, 0) AS gave, max(took, 0) AS took FROM (SELECT key, member,"
         " max(gave) AS gave, max(took) AS took FROM near GROUP BY key, member, voter, torrent, port, kind))"
-        " GROUP BY key, member ORDER BY key, member"
+        " WHERE member NOT IN (SELECT key FROM member) GROUP BY key, member ORDER BY key, member"
     )
     found: dict[bytes, tuple[int, tuple[bytes, ...]]] = {}
     for key, member, gave in rows:

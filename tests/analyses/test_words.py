@@ -1,0 +1,296 @@
+"""Rules that can't be bought, as told stories: who said what, and what follows."""
+
+import itertools
+from collections.abc import Sequence
+
+import pytest
+from reports import DAY, DIALING, GIB, HOUR, NOW, Reporter, World, settings_of
+
+MIB = 1 << 20
+CHEATER, HONEST = "203.0.113.5", "198.51.100.7"
+
+
+def accuse(
+    reporters: Sequence[Reporter], ip: str, *, ago: int = HOUR, torrents: Sequence[str] = ("linux", "bsd")
+) -> None:
+    """They ban an address for cheating on two torrents."""
+    for reporter, torrent in itertools.product(reporters, torrents):
+        reporter.ban(ip, torrent, ago=ago)
+
+
+def user_of(reporter: Reporter) -> int:
+    sql = "SELECT user FROM userapp WHERE id=?"
+    return int(reporter.world.main.execute(sql, (reporter.app,)).fetchone()[0])
+
+
+async def earned(world: World, newcomers: Sequence[Reporter], anchor: Reporter, *, before: int = DAY) -> None:
+    """They report a dozen cheaters, each with others besides, whom somebody vouched for bans later."""
+    for number, newcomer in enumerate(newcomers):
+        for host in range(12):
+            accuse([newcomer], f"203.0.{113 + number}.{100 + host}", ago=before)
+            accuse([anchor], f"203.0.{113 + number}.{100 + host}", ago=before - HOUR)
+
+
+# --- Words ------------------------------------------------------------------------------------------------------------
+
+
+async def test_nobody_begins_with_a_word_and_any_number_of_strangers_lists_nobody(world: World) -> None:
+    strangers = world.friends(30, by="self", active_days=9)
+    accuse(strangers, HONEST)
+    await world.weigh()
+    assert await world.find("untrusted_vote") == {}
+    # The same from people whom an administrator vouches for is a listing.
+    accuse(world.friends(3), HONEST)
+    assert list(await world.find("untrusted_vote")) == [HONEST]
+
+
+async def test_a_word_is_earned_by_what_vouched_people_saw_later(world: World) -> None:
+    anchors, newcomers = world.friends(2), world.friends(2, by="self", active_days=9)
+    await earned(world, newcomers, anchors[0])
+    standings = await world.weigh()
+    first = standings[user_of(newcomers[0])]
+    # Twelve agreements of yesterday, none against: 12 / 13, faded a little.
+    assert first.value == pytest.approx(0.91, abs=0.02)
+    assert first.addresses["agreed"][0] == 12
+    # Two who earned theirs and one who is vouched for are enough.
+    accuse([*newcomers, anchors[1]], CHEATER)
+    finding = (await world.find("untrusted_vote"))[CHEATER]
+    assert (finding.people, finding.numbers["words"]) == (3, 3.0)
+
+
+async def test_one_lie_outweighs_three_truths(world: World) -> None:
+    anchors, liar = world.friends(2), world.friends(1, by="self", active_days=9)
+    await earned(world, liar, anchors[0])
+    for host in range(6):
+        victim = f"198.51.100.{host}"
+        accuse(liar, victim, ago=DAY)
+        # A vouched person got what they wanted from it.
+        anchors[1].swarm(victim, to=0, got=GIB, ago=2 * DAY)
+    standing = (await world.weigh())[user_of(liar[0])]
+    assert standing.addresses["disagreed"][0] == 6
+    assert standing.value < 0.5
+    accuse([*liar, *anchors], CHEATER)
+    assert await world.find("untrusted_vote") == {}
+
+
+async def test_nobody_earns_by_copying_the_list(world: World) -> None:
+    anchor, copier = world.friends(1), world.friends(1, by="self", active_days=9)
+    for host in range(12):
+        address = f"203.0.113.{host}"
+        accuse(anchor, address, ago=3 * DAY)
+        world.listed(address, since=2 * DAY)
+        accuse(copier, address, ago=DAY)
+    standing = (await world.weigh())[user_of(copier[0])]
+    assert (standing.value, standing.addresses["late"][0]) == (0, 12)
+
+
+async def test_what_a_vouched_person_lost_without_banning_speaks_for_the_peer(world: World) -> None:
+    anchor, reporter = world.friends(1), world.friends(1, by="self", active_days=9)
+    # A tenth of a torrent passes everywhere; half of it doesn't.
+    anchor[0].swarm("198.51.100.1", to=GIB // 20, size=GIB)
+    anchor[0].swarm("198.51.100.2", to=GIB // 2, size=GIB)
+    accuse(reporter, "198.51.100.1")
+    accuse(reporter, "198.51.100.2")
+    standing = (await world.weigh())[user_of(reporter[0])]
+    assert standing.addresses["disagreed"][0] == 1
+
+
+async def test_words_fade(world: World) -> None:
+    anchors, newcomer = world.friends(1), world.friends(1, by="self", active_days=9)
+    await earned(world, newcomer, anchors[0])
+    user = user_of(newcomer[0])
+    assert (await world.weigh())[user].value > 0.9
+    assert 0.6 < (await world.weigh(now=NOW + 10 * DAY))[user].value < 0.8
+    assert (await world.weigh(now=NOW + 24 * DAY))[user].value < 0.5
+
+
+async def test_to_report_a_members_address_costs_twice_unless_a_vouched_person_says_the_same(world: World) -> None:
+    anchors, reporters = world.friends(2), world.friends(2, by="self", active_days=9)
+    world.visit(anchors[0], "82.7.7.7", first=DAY, last=0)
+    accuse(reporters[:1], "82.7.7.7")
+    standing = (await world.weigh())[user_of(reporters[0])]
+    assert (standing.addresses["canary"][0], standing.disagreed) == (1, pytest.approx(2, abs=0.1))
+    # A member who cheats from their own client silences nobody.
+    accuse(anchors[1:], "82.7.7.7")
+    assert "canary" not in (await world.weigh())[user_of(reporters[0])].addresses
+    # Neither does an address that several people use, or one that was used long before.
+    for visitor in anchors:
+        world.visit(visitor, "82.7.7.8", first=DAY, last=0)
+    world.visit(anchors[0], "82.7.7.9", first=9 * DAY, last=5 * DAY)
+    accuse(reporters[1:], "82.7.7.8")
+    accuse(reporters[1:], "82.7.7.9")
+    assert (await world.weigh())[user_of(reporters[1])].disagreed == 0
+
+
+async def test_people_who_keep_saying_the_same_have_one_voice(world: World) -> None:
+    anchors, twins = world.friends(2), world.friends(3, by="self", active_days=9)
+    for host in range(12):
+        accuse(twins, f"203.0.113.{100 + host}", ago=DAY)
+        accuse(anchors[:1], f"203.0.113.{100 + host}", ago=HOUR)
+    standings = await world.weigh()
+    assert len({standings[user_of(twin)].voice for twin in twins}) == 1
+    accuse([*twins, anchors[1]], HONEST)
+    assert await world.find("untrusted_vote") == {}
+    assert (await world.distances(HONEST))["untrusted_vote", "min_people"] == (2, 3)
+
+
+# --- Private torrents -------------------------------------------------------------------------------------------------
+
+
+async def test_r1_one_stranger_can_not_make_a_torrent_private(world: World) -> None:
+    accuse(world.friends(12), CHEATER, torrents=("linux", "bsd", "hurd"))
+    stranger = world.friends(1, by="self", age=0)[0]
+    for torrent in ("linux", "bsd", "hurd"):
+        stranger.ban("198.51.100.99", torrent, private=1)
+        stranger.snapshot("198.51.100.99", torrent, to=GIB, private=1)
+    assert list(await world.find("untrusted_vote")) == [CHEATER]
+
+
+async def test_most_of_those_whose_words_count_say_whether_a_torrent_is_private(world: World) -> None:
+    friends = world.friends(5)
+    for number, friend in enumerate(friends):
+        for torrent in ("linux", "bsd"):
+            friend.ban(CHEATER, torrent, private=int(number < 3))
+            friend.ban("203.0.113.6", f"other {torrent}", private=int(number < 2))
+    assert list(await world.find("untrusted_vote")) == ["203.0.113.6"]
+
+
+async def test_r2_a_tracker_counts_its_private_torrents(world: World) -> None:
+    for friend, torrent in itertools.product(world.friends(4), ("linux", "bsd")):
+        friend.ban(CHEATER, torrent, private=1, ago=HOUR)
+        friend.ban(CHEATER, torrent, private=1, ago=2 * DAY)
+    assert await world.find("untrusted_vote") == {}
+    assert list(await world.find("untrusted_vote", settings_of("tracker"))) == [CHEATER]
+
+
+# --- Over-downloads ---------------------------------------------------------------------------------------------------
+
+
+async def test_r4_to_come_from_another_port_every_time_is_no_way_out(world: World) -> None:
+    for friend in world.friends(3):
+        for port in range(8):
+            ago = port * 12 * HOUR
+            friend.swarm(CHEATER, to=GIB // 4, ago=ago, began=ago + HOUR, port=20_000 + port)
+            # A household: several at one time, each taking the torrent once.
+            friend.swarm("203.0.113.9", to=GIB // 4, ago=HOUR, began=3 * HOUR, port=30_000 + port)
+    assert list(await world.find("over_download")) == [CHEATER]
+
+
+# --- Speaking for a peer ----------------------------------------------------------------------------------------------
+
+
+async def test_r5_six_times_a_mebibyte_never_outweighs_what_others_lost(world: World) -> None:
+    losers, others = world.friends(8), world.friends(6)
+    for loser, torrent in itertools.product(losers, ("linux", "bsd")):
+        loser.ban(CHEATER, torrent, to_peer_traffic=10 * GIB)
+    for other in others:
+        other.swarm(CHEATER, "hurd", to=0, got=MIB)
+    finding = (await world.find("untrusted_vote"))[CHEATER]
+    assert (finding.people, finding.numbers["against"]) == (8, 0)
+
+
+async def test_who_lost_much_and_banned_nobody_speaks_half_and_only_with_a_word(world: World) -> None:
+    accusers, calm, silent = world.friends(3), world.friends(1), world.friends(5, by="self", active_days=9)
+    accuse(accusers, CHEATER)
+    for one in silent:
+        one.swarm(CHEATER, "hurd", to=GIB, size=GIB)
+    assert list(await world.find("untrusted_vote")) == [CHEATER]
+    calm[0].swarm(CHEATER, "hurd", to=2 * GIB, size=2 * GIB)
+    # Three less a half.
+    assert await world.find("untrusted_vote") == {}
+    assert (await world.distances(CHEATER))["untrusted_vote", "min_people"] == (2.5, 3)
+
+
+async def test_what_it_cost_nobody_is_no_vote(world: World) -> None:
+    for friend, torrent in itertools.product(world.friends(4), ("linux", "bsd")):
+        friend.ban(CHEATER, torrent, to_peer_traffic=MIB)
+    assert await world.find("untrusted_vote") == {}
+
+
+async def test_behind_a_shared_address_who_would_lose_honest_peers_counts_twice(world: World) -> None:
+    accusers, served = world.friends(5), world.friends(2)
+    accuse(accusers, CHEATER)
+    for number in range(5):
+        client = (f"-qB{number}000-", f"qBittorrent/{number}.0")
+        for one in served:
+            one.swarm(CHEATER, f"t{number}", to=0, got=2 * MIB, port=5000 + number, client=client)
+    # An exit of a VPN: five who were cheated there, two who got something from others there.
+    assert await world.find("untrusted_vote") == {}
+    assert (await world.distances(CHEATER))["untrusted_vote", "min_people"] == (1, 3)
+
+
+# --- Prefixes ---------------------------------------------------------------------------------------------------------
+
+
+async def test_r6_a_carriers_pool_is_no_dialer(world: World) -> None:
+    friends = world.friends(5)
+    for host, friend in itertools.product(range(12), friends):
+        friend.ban(f"203.0.113.{host}", "linux", module=DIALING)
+        friend.ban(f"203.0.113.{host}", "bsd", module=DIALING)
+    assert await world.find("multi_dial") == {}
+
+
+async def test_a_network_falls_only_where_three_quarters_of_whom_people_met_did_cheat(world: World) -> None:
+    friends = world.friends(3)
+    for host, friend in itertools.product(range(9), friends):
+        accuse([friend], f"203.0.113.{host}")
+    assert list(await world.find("multi_dial")) == ["203.0.113.0/24"]
+    for host in range(100, 103):
+        friends[0].swarm(f"203.0.113.{host}", to=2 * GIB, got=MIB)
+    assert list(await world.find("multi_dial")) == ["203.0.113.0/24"]
+    for host in range(103, 106):
+        friends[0].swarm(f"203.0.113.{host}", to=2 * GIB, got=MIB)
+    assert await world.find("multi_dial") == {}
+
+
+async def test_neighbours_who_were_met_and_gave_are_carved_out(world: World) -> None:
+    friends = world.friends(3)
+    for host, friend in itertools.product(range(9), friends):
+        accuse([friend], f"203.0.113.{host}")
+    friends[0].swarm("203.0.113.200", to=0, got=GIB)
+    found = await world.find("multi_dial")
+    assert "203.0.113.128/26" in found
+    assert not any(target.startswith("203.0.113.200") for target in found)
+    assert len(found) == 8
+
+
+# --- Ends -------------------------------------------------------------------------------------------------------------
+
+
+async def test_a_listing_does_not_fade_while_the_peer_keeps_knocking(world: World) -> None:
+    friends, strangers = world.friends(3), world.friends(3, by="self", active_days=9)
+    accuse(friends, CHEATER, ago=0)
+    later = NOW + 10 * DAY
+    assert await world.find("untrusted_vote", now=later) == {}
+    # It is turned away because it is listed; from whom nobody vouches for that says nothing.
+    strangers[0].ban(CHEATER, btn_ban=1, ago=-9 * DAY)
+    assert await world.find("untrusted_vote", now=later) == {}
+    friends[0].ban(CHEATER, btn_ban=1, ago=-9 * DAY)
+    assert list(await world.find("untrusted_vote", now=later)) == [CHEATER]
+    for day in range(12, 70, 3):
+        friends[0].ban(CHEATER, btn_ban=1, ago=-day * DAY)
+    assert list(await world.find("untrusted_vote", now=NOW + 59 * DAY)) == [CHEATER]
+    # Never for longer than 60 days after it was seen cheating last.
+    assert await world.find("untrusted_vote", now=NOW + 61 * DAY) == {}
+
+
+async def test_r3_a_third_of_a_circle_that_colludes_lists_nobody(world: World) -> None:
+    anchors = world.friends(3)
+    liars = world.friends(10, by="admin", vouched=False)
+    honest = world.friends(17, by="admin", vouched=False)
+    victims = [f"198.51.{100 + n // 200}.{n % 200 + 1}" for n in range(40)]
+    cheaters = [f"203.0.113.{n}" for n in range(30)]
+    for number, cheater in enumerate(cheaters):
+        # Everybody meets some of them, and bans those.
+        for who in (anchors[number % 3], *honest[number % 5 :: 5], *liars[number % 2 :: 4]):
+            accuse([who], cheater, ago=DAY + number * HOUR)
+    for number, victim in enumerate(victims):
+        anchors[number % 3].swarm(victim, to=0, got=GIB, ago=DAY)
+    for victim in victims:
+        accuse(liars, victim, ago=6 * HOUR)
+    standings = await world.weigh()
+    assert all(standings[user_of(liar)].value < 0.5 for liar in liars)
+    assert sum(standings[user_of(one)].value >= 0.5 for one in honest) >= 14
+    found = await world.find("untrusted_vote")
+    assert not set(found) & set(victims)
+    assert set(found) == set(cheaters)
