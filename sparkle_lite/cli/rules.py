@@ -463,8 +463,9 @@ def _summary(plan: "Plan", place: "_Place") -> dict[str, object]:
 
 
 _BRAKES = {
-    "growth": "it adds more than a fifth of the list",
-    "decisive": "one person alone decides too much of it",
+    "growth": "All that is new waits for review, because it adds more than a fifth of the list",
+    "decisive": "All that is new waits for review, because one person alone decides too much of it",
+    "words": "What would end waits, because it is more than a fifth of the list: vouch for people whom you trust",
 }
 
 
@@ -477,7 +478,7 @@ def _print_plan(name: str, plan: "Plan", *, dry: bool, details: bool, place: "_P
     parts += [f"left out {count} ({why})" for why, count in sorted(plan.dropped.items())]
     print(f"{name}: {', '.join(parts)}; {plan.members} members' addresses among them.")
     if plan.brake is not None:
-        print(f"  All that is new waits for review, because {_BRAKES[plan.brake]}.")
+        print(f"  {_BRAKES[plan.brake]}.")
     if details and dry and place is not None:
         for decision in (*plan.added, *plan.held):
             print(f"  + {_target(decision)}: {place.decisions.reason(decision).text(ENGLISH)}")

@@ -104,14 +104,16 @@ class CredentialRow(NamedTuple):
     user_key: str
 
 
-# An administrator knows who it is: they added the account or made it one of theirs.
-_KNOWN = "(u.registered_by='admin' OR u.role='admin')"
+# Whose word counts from the start: a user `u`.
+VOUCHED = "(u.role='admin' OR u.vouched_at IS NOT NULL)"
+# An administrator knows who it is: they vouch for them, added the account or made it one of theirs.
+KNOWN = f"({VOUCHED} OR u.registered_by='admin')"
 _USER = f"SELECT {', '.join(UserRow._fields)} FROM user"
 _USERAPP = f"SELECT {', '.join(UserappRow._fields)} FROM userapp"
 _CREDENTIAL = (
     "SELECT a.id, a.app_id, a.secret_hash, a.user,"
     " CASE WHEN a.banned_at IS NOT NULL THEN coalesce(a.banned_reason, '') END,"
-    f" CASE WHEN u.banned_at IS NOT NULL THEN coalesce(u.banned_reason, '') END, {_KNOWN}, u.name_key"
+    f" CASE WHEN u.banned_at IS NOT NULL THEN coalesce(u.banned_reason, '') END, {KNOWN}, u.name_key"
     " FROM userapp a JOIN user u ON u.id = a.user WHERE a.deleted_at IS NULL"
 )
 
@@ -385,7 +387,7 @@ async def member_addresses(connection: Connection, now_ms: int, earned: Collecti
         connection,
         "SELECT DISTINCT s.address FROM userapp_address s JOIN userapp a ON a.id=s.userapp JOIN user u ON u.id=a.user"
         " WHERE s.last_seen_at>=? AND a.banned_at IS NULL AND a.deleted_at IS NULL AND u.banned_at IS NULL"
-        f" AND ({_KNOWN} OR u.id IN (SELECT value FROM json_each(?)))",
+        f" AND ({KNOWN} OR u.id IN (SELECT value FROM json_each(?)))",
         (now_ms - MEMBER_MS, json.dumps(sorted(earned))),
     )
     return {row[0] for row in rows}

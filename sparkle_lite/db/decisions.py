@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
+from sparkle_lite.db.accounts import VOUCHED
 from sparkle_lite.db.connection import Connection, Row, fetch_all, fetch_one
 from sparkle_lite.db.orders import Position, by_id, in_order
 from sparkle_lite.net import Network, network_of
@@ -17,7 +18,10 @@ EndReason = Literal["withdrawn", "superseded", "refused", "pardoned"]
 
 
 class New(NamedTuple):
-    """A decision that is about to begin. `network` belongs to kind "ip", `text` to all others; times in ms."""
+    """A decision that is about to begin. `network` belongs to kind "ip", `text` to all others; times in ms.
+
+    `decisive` are the users (row ids) without any one of whom it would not be listed; nobody is shown them.
+    """
 
     kind: Kind
     network: Network | None
@@ -32,6 +36,7 @@ class New(NamedTuple):
     held_for: str | None = None
     note: str | None = None
     expires_at: int | None = None
+    decisive: Sequence[int] = ()
 
 
 class Decision(NamedTuple):
@@ -124,7 +129,7 @@ async def begin(connection: Connection, new: Sequence[New], now_ms: int) -> list
     row = await fetch_one(connection, "SELECT coalesce(max(id), 0) FROM decision")
     first = (int(row[0]) if row else 0) + 1
     await connection.executemany(
-        f"INSERT INTO decision ({_COLUMNS}) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,NULL,NULL)",
+        f"INSERT INTO decision ({_COLUMNS}, decisive) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,NULL,NULL,?)",
         (_values(decision_id, decision, now_ms) for decision_id, decision in enumerate(new, first)),
     )
     await _changed(connection)
@@ -135,7 +140,8 @@ def _values(decision_id: int, new: New, now_ms: int) -> tuple[Any, ...]:
     address, prefix = (None, None) if new.network is None else new.network
     numbers, evidence = (json.dumps(dict(values), separators=(",", ":")) for values in (new.numbers, new.evidence))
     head = (decision_id, new.kind, address, prefix, new.text, new.action, new.state, new.origin, new.category, new.code)
-    return (*head, numbers, evidence, new.held_for, new.note, now_ms, new.expires_at)
+    decisive = json.dumps(list(new.decisive))
+    return (*head, numbers, evidence, new.held_for, new.note, now_ms, new.expires_at, decisive)
 
 
 async def end(connection: Connection, ends: Iterable[tuple[int, EndReason]], now_ms: int) -> None:
@@ -240,6 +246,26 @@ async def refused_since(connection: Connection, origin: str, since_ms: int, now_
         (origin, since_ms, now_ms),
     )
     return {(kind, address, prefix, text) for kind, address, prefix, text in rows}
+
+
+async def rested_on(connection: Connection, since_ms: int, now_ms: int) -> dict[int, int]:
+    """How many addresses were listed since then that would not have been without somebody, by user (row id).
+
+    Left out are those whose word counts anyway.
+    """
+    rows = await fetch_all(
+        connection,
+        "SELECT j.value, count(DISTINCT d.address || d.prefix) FROM decision d, json_each(d.decisive) j"
+        " WHERE d.created_at BETWEEN ? AND ? AND d.state='active' AND d.kind='ip' AND j.value NOT IN"
+        f" (SELECT u.id FROM user u WHERE {VOUCHED}) GROUP BY j.value",
+        (since_ms, now_ms),
+    )
+    return dict(rows)
+
+
+async def vouched(connection: Connection) -> set[int]:
+    """The users (row ids) whose word counts anyway."""
+    return {user for (user,) in await fetch_all(connection, f"SELECT u.id FROM user u WHERE {VOUCHED}")}
 
 
 async def count_voters(connection: Connection, since_ms: int) -> int:

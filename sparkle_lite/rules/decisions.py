@@ -17,6 +17,7 @@ from sparkle_lite.accounts.audit import Audit
 from sparkle_lite.accounts.texts import is_line
 from sparkle_lite.clock import date
 from sparkle_lite.config import MEMBER_MS
+from sparkle_lite.db import accounts
 from sparkle_lite.db import decisions as store
 from sparkle_lite.db.connection import Connection
 from sparkle_lite.db.database import AnnouncingDatabase, Database, transacted
@@ -256,6 +257,9 @@ class Decisions:
             earlier=earlier if proposal.braked else {},
             refused=refused if proposal.braked else (),
             voter_count=await store.count_voters(connection, now - MEMBER_MS),
+            vouched=await store.vouched(connection),
+            rested=await store.rested_on(connection, now - planning.WEEK_MS, now),
+            words_began=int(await accounts.setting(connection, "words_began") or 0),
         )
         return await asyncio.to_thread(_planned, proposal, situation, rows)
 
@@ -617,7 +621,8 @@ def _by_hand(
 
 
 def _again(decision: Decision) -> New:
-    return New(**{name: getattr(decision, name) for name in New._fields})
+    # Who decides again is whoever asks for it.
+    return New(**{name: getattr(decision, name) for name in New._fields if name != "decisive"})
 
 
 def _until(now: int, lifetime_ms: int | None) -> int | None:

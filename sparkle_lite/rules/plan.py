@@ -18,13 +18,19 @@ from sparkle_lite.units import DAY_MS
 from sparkle_lite.wire.matchers import MatcherError, parse
 
 Mode = Literal["on", "shadow"]
-Brake = Literal["growth", "decisive"]
+Brake = Literal["growth", "decisive", "words"]
 
 # A run that adds more than this share of the list and more than this number waits for review.
 GROWTH_SHARE, GROWTH_FLOOR = 0.2, 200
 
 # So does one in which one person alone decides more than this share and more than this number of the entries.
 DECISIVE_SHARE, DECISIVE_FLOOR = 0.05, 20
+
+# Within a week so many addresses may be listed that would not be without one person whom nobody vouches for.
+WEEK_MS, WEEK_CAP = 7 * DAY_MS, 20
+
+# Until so long after words began to count, a run that would withdraw more than a fifth of what it listed waits.
+GRACE_MS = 7 * DAY_MS
 
 # A target that comes back is listed twice as long for each earlier listing of the last 90 days, up to 60 days.
 RECURRENCE_MS, LONGEST_MS = 90 * DAY_MS, 60 * DAY_MS
@@ -39,8 +45,10 @@ _LONGEST_MATCHER = 512
 class Situation(NamedTuple):
     """What a plan starts from. `revision` tells whether it still holds.
 
-    `listed` is the number of deny decisions in force, of all origins; `earlier` the days on which a listing of a target
-    ended; `refused` what an administrator refused lately; `voter_count` how many people could have voted.
+    `vouched` are the users whose word counts anyway, `rested` how much of the last week rested on each of the others.
+    `words_began` is when words began to count on this database (ms). `listed` is the number of deny decisions in force,
+    of all origins; `earlier` the days on which a listing of a target ended; `refused` what an administrator refused
+    lately; `voter_count` how many people could have voted.
     """
 
     revision: int
@@ -50,6 +58,9 @@ class Situation(NamedTuple):
     earlier: Mapping[Key, int]
     refused: Collection[Key]
     voter_count: int
+    vouched: Collection[int] = frozenset()
+    rested: Mapping[int, int] = MappingProxyType({})
+    words_began: int = 0
 
 
 class Plan(NamedTuple):
@@ -126,10 +137,16 @@ def make(
             key: new._replace(state="held", held_for=brake) if new.state == "active" and key not in active else new
             for key, new in wanted.items()
         }
+    elif mode == "on" and braked:
+        wanted = _capped(wanted, active, situation)
     guard = situation.guard
     targets = (finding.target for finding in best.values())
     members = sum(guard.members_in(target) for target in targets if isinstance(target, Network))
-    return _compared(wanted, situation, now_ms)._replace(dropped=dict(dropped), brake=brake, members=members)
+    plan = _compared(wanted, situation, now_ms)
+    if now_ms < situation.words_began + GRACE_MS and len(plan.removed) > max(1, GROWTH_SHARE * len(active)):
+        # Who decided them may be vouched for yet.
+        plan = plan._replace(end=tuple(one for one in plan.end if one[1] != "withdrawn"), brake=brake or "words")
+    return plan._replace(dropped=dict(dropped), brake=plan.brake or brake, members=members)
 
 
 def _by_target(findings: Iterable[Finding], dropped: Counter[str], now_ms: int) -> dict[Key, Finding]:
@@ -192,6 +209,7 @@ def _judged(best: Mapping[Key, Finding], situation: Situation, run: _Run, droppe
                 },
                 held_for="member" if is_held else None,
                 expires_at=run.now_ms + _lifetime(finding.expires - run.now_ms, earlier),
+                decisive=finding.decisive,
             )
     return wanted
 
@@ -220,6 +238,20 @@ def _brake(
     fair = sum(votes) / len(votes) / max(1, situation.voter_count)
     most = max(decisive.values())
     return "decisive" if most > DECISIVE_FLOOR and most / len(wanted) > max(DECISIVE_SHARE, 2 * fair) else None
+
+
+def _capped(wanted: dict[Key, New], active: Mapping[Key, Decision], situation: Situation) -> dict[Key, New]:
+    """The same, but that what rests on one person for whom nobody vouches waits beyond a week's share."""
+    rested, found = Counter(situation.rested), {}
+    for key, new in wanted.items():
+        if new.state == "active" and key not in active:
+            rests_on = [person for person in new.decisive if person not in situation.vouched]
+            if any(rested[person] >= WEEK_CAP for person in rests_on):
+                found[key] = new._replace(state="held", held_for="decisive")
+                continue
+            rested.update(rests_on)
+        found[key] = new
+    return found
 
 
 def _compared(wanted: dict[Key, New], situation: Situation, now_ms: int) -> Plan:

@@ -532,7 +532,8 @@ def test_what_an_analysis_declares_is_what_the_configuration_has_for_it(tmp_path
     assert [line.partition("config.toml:")[2] or line for line in wrong.value.lines] == [
         '2: analysis.made_up.min_poeple: there is no such key; did you mean "min_people"?',
         '3: analysis.made_up.window: "1s" is too small; write "1m" or more',
-        "4: analysis.multi_dial: there is no such key; known here: preset, account_age, active_days, made_up",
+        "4: analysis.multi_dial: there is no such key; known here: preset, account_age, active_days, min_harm,"
+        " private_torrents, made_up",
         "SPARKLE_ANALYSIS__MADE_UP__MIN_PEPLE: there is no such setting;"
         " did you mean SPARKLE_ANALYSIS__MADE_UP__MIN_PEOPLE?",
     ]

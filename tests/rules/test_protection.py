@@ -72,7 +72,7 @@ def test_protection_is_earned_and_what_is_withheld_says_so(start: Callable[..., 
     server.run("user", "add", "ann")
     server.run("user", "add", "sam")
     ann, sam = server.add_app("ann"), server.add_app("sam")
-    change(server, "UPDATE user SET registered_by='self' WHERE name='sam'")
+    change(server, "UPDATE user SET registered_by='self', vouched_at=NULL WHERE name='sam'")
     time.sleep(2.2)  # noticed
     anonymous, own = ADDRESSES["anonymous"], ADDRESSES["self"]
     everybody = {ADDRESSES["member"], anonymous, own}

@@ -21,6 +21,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
+from sparkle_lite.db.accounts import KNOWN, VOUCHED
 from sparkle_lite.db.connection import BUSY_TIMEOUT_MS, refused
 from sparkle_lite.db.database import Database
 from sparkle_lite.db.segments import KINDS, Kind, segment_path
@@ -69,11 +70,6 @@ WORD_OF = f"(voter & {_WORD_MASK})"
 
 # A word below it is silent; above, it is worth so many hundredths of it.
 SILENT, WORTH = 0.5, 125
-
-# Whose word counts from the start.
-VOUCHED = "(u.role='admin' OR u.vouched_at IS NOT NULL)"
-# Whose word may be weighed without having been here for long.
-_GROWN = f"({VOUCHED} OR u.registered_by='admin')"
 
 
 class Trust(NamedTuple):
@@ -192,7 +188,7 @@ class Evidence:
         # An account's activity counts with applications that are deleted by now too.
         self.do(
             "INSERT INTO maturing SELECT a.id, u.id FROM m.userapp a JOIN m.user u ON u.id=a.user"
-            f" WHERE NOT {_GROWN} AND u.registered_at<=:old AND u.name_key<>:nobody",
+            f" WHERE NOT {KNOWN} AND u.registered_at<=:old AND u.name_key<>:nobody",
             values,
         )
         if self.do("SELECT 1 FROM maturing LIMIT 1"):
@@ -200,7 +196,7 @@ class Evidence:
         self.do(
             f"INSERT INTO person SELECT a.id, u.id, {VOUCHED} FROM m.userapp a JOIN m.user u ON u.id=a.user"
             " WHERE a.banned_at IS NULL AND a.deleted_at IS NULL AND u.banned_at IS NULL AND u.name_key<>:nobody"
-            f" AND ({_GROWN} OR (u.registered_at<=:old"
+            f" AND ({KNOWN} OR (u.registered_at<=:old"
             " AND (SELECT count(*) FROM active WHERE active.user=u.id)>=:days))",
             values,
         )
