@@ -21,6 +21,13 @@ from sparkle_lite.db.database import AnnouncingDatabase, transacted
 from sparkle_lite.errors import SparkleError
 
 
+class Credentials(NamedTuple):
+    """What a client is given of an application: its id and its secret."""
+
+    app_id: str
+    secret: str
+
+
 class NewSecret(NamedTuple):
     """An application with its secret, which is known only now."""
 
@@ -85,9 +92,20 @@ class Apps:
             raise _quota(owner.name, self._auth().max_apps_per_user)
         return await self.insert(connection, owner, text, actor)
 
-    async def insert(self, connection: Connection, owner: UserRow, comment: str, actor: Actor) -> NewSecret:
-        """Give a user an application within a transaction."""
-        app_id, secret = str(uuid.uuid4()), new_secret()
+    @transacted
+    async def add_known(
+        self, connection: Connection, user: int, comment: str, known: Credentials, actor: Actor
+    ) -> None:
+        """Give a user an application whose id and secret somebody has chosen already."""
+        actor.require_admin()
+        owner = await find_user(connection, user)
+        await self.insert(connection, owner, checked_line(comment, "comment"), actor, known)
+
+    async def insert(
+        self, connection: Connection, owner: UserRow, comment: str, actor: Actor, known: Credentials | None = None
+    ) -> NewSecret:
+        """Give a user an application within a transaction, with new credentials unless they are known already."""
+        app_id, secret = known or Credentials(str(uuid.uuid4()), new_secret())
         await store.add_userapp(
             connection, app_id, hash_secret(secret), user=owner.id, comment=comment, now_ms=self._clock()
         )
