@@ -6,6 +6,7 @@ folder and a new week; its address and the credentials stay.
 
 import asyncio
 import tempfile
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -24,12 +25,14 @@ from sparkle_lite.http.problems import Envelope, MethodNotAllowed
 from sparkle_lite.http.requests import Receive, Scope, Send, answer, header, is_proxy_header, refuse
 from sparkle_lite.server import Server, running
 from sparkle_lite.simulation.connection import is_here
-from sparkle_lite.simulation.week import Week, go_on, play_week
+from sparkle_lite.simulation.scenes import Stage
+from sparkle_lite.simulation.week import go_on, play_week
 
 RESET_PATH = "/demo/reset"
 HOST = "127.0.0.1"
-# How long a reset may take: a machine that does much else needs many times what another does.
+# How long a reset may take, and how often to see how far it is: a machine that does much else needs many times longer.
 _PATIENCE_S = 120.0
+_LOOK_S = 0.05
 _HEADERS = [(b"content-type", b"application/json; charset=utf-8"), (b"cache-control", b"no-store")]
 _ABILITIES = (
     *("submit_peers", "submit_bans", "submit_histories", "submit_swarm"),
@@ -106,9 +109,8 @@ class Demo:
         self._application = Application(self._begin)
         self._is_stopping: Callable[[], bool] = lambda: False
         self._url = ""
-        self._week: Week | None = None
+        self._stage: Stage | None = None
         self._traffic: asyncio.Task[None] | None = None
-        self._begun = asyncio.Event()
         self._entrance: Entrance | None = None
         self._resetting = asyncio.Lock()
 
@@ -116,7 +118,11 @@ class Demo:
         """Serve in the foreground until SIGTERM, SIGINT or SIGHUP. Raises SparkleError where the port can't be had."""
         http = HttpServer(self, host=HOST, port=port, on_ready=self._on_ready, on_hup=lambda: http.stop())
         self._is_stopping = lambda: http.should_exit
-        http.run()
+        try:
+            http.run()
+        except SparkleError as error:
+            # What a server says of it names the configuration's file, which a demo doesn't have.
+            raise SparkleError("conflict", "demo.no_port", port=port) if error.code == "conflict" else error from None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a reset; all else is the server's."""
@@ -132,12 +138,12 @@ class Demo:
         """A server with a new week in it, and nothing of it afterwards."""
         with tempfile.TemporaryDirectory(prefix="sparkle-demo-", ignore_cleanup_errors=True) as name:
             folder = Path(name)
-            self._week = await play_week(_config(folder, "1h", "6h"), self._credentials, self._is_stopping)
-            try:
-                async with running(_config(folder, "1m", "1m")) as server:
+            self._stage = await play_week(_config(folder, "1h", "6h"), self._credentials, self._is_stopping)
+            async with running(_config(folder, "1m", "1m")) as server:
+                try:
                     yield server
-            finally:
-                await self._stop_traffic()
+                finally:
+                    await self._stop_traffic()
 
     async def _on_ready(self, url: str) -> None:
         self._url = url
@@ -147,14 +153,13 @@ class Demo:
     async def _announce(self) -> None:
         """Let the traffic begin, and say how to get in."""
         server = self._application.parts
-        assert self._week is not None
-        self._traffic = asyncio.create_task(go_on(self._week, self._application), name="the demo's traffic")
+        assert self._stage is not None
+        self._traffic = asyncio.create_task(go_on(self._stage, self._application), name="the demo's traffic")
         admin = await server.users.named("admin")
         link = await server.sessions.login_link(admin.id)
         token = await server.sessions.sign_in(admin, "demo")
         is_first = self._entrance is None
         self._entrance = Entrance(self._url, self._credentials, f"{self._url}/login?token={link}", token)
-        self._begun.set()
         self._tell(self._entrance, is_first=is_first)
 
     async def _stop_traffic(self) -> None:
@@ -179,15 +184,14 @@ class Demo:
     async def _reset(self) -> Entrance:
         """Begin anew, one reset after the other; how to get in afterwards. Raises SparkleError: overloaded."""
         async with self._resetting:
-            self._begun.clear()
+            before = self._entrance
             self._application.parts.restart.set()
-            try:
-                async with asyncio.timeout(_PATIENCE_S):
-                    await self._begun.wait()
-            except TimeoutError:
-                raise SparkleError("overloaded", "server.coming_up", retry_after=2) from None
-        assert self._entrance is not None
-        return self._entrance
+            deadline = time.monotonic() + _PATIENCE_S
+            while self._entrance is before or self._entrance is None:
+                if self._is_stopping() or time.monotonic() > deadline:
+                    raise SparkleError("overloaded", "server.coming_up", retry_after=2)
+                await asyncio.sleep(_LOOK_S)
+            return self._entrance
 
 
 def _config(folder: Path, told: str, asked: str) -> configuration.Config:

@@ -50,6 +50,8 @@ class Stage:
         await server.settings.note_welcomed()
         owner = await server.users.named("admin")
         admin = Actor.of(owner, "127.0.0.1", "Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0")
+        (first,) = await server.apps.all(owner.id)
+        await server.apps.delete(first.app_id, admin)
         users: dict[str, int] = {}
         clients: list[Client] = []
         for name, person in zip(_NAMES, world.people, strict=True):
@@ -79,10 +81,10 @@ class Stage:
         await self.connection.exchange(head_bytes(head) + chunked(body))
 
     async def listed(self) -> list[Decision]:
-        """The addresses that analyses list now, the newest first."""
-        wanted = DecisionFilter("deny", "active")
-        found, _ = await self.server.decisions.page(wanted, Position(), 200)
-        return [one for one in found if one.network is not None and one.origin not in ("admin", "config")]
+        """What the votes list now, the newest first."""
+        wanted = DecisionFilter("deny", "active", "untrusted_vote")
+        found, _ = await self.server.decisions.page(wanted, Position(), 50)
+        return found
 
 
 Scene = Callable[[Stage], Awaitable[None]]
@@ -91,7 +93,7 @@ Scene = Callable[[Stage], Awaitable[None]]
 async def play_scenes(stage: Stage, step: int) -> None:
     """What happens beside the clients' reports in a step of the week."""
     if step % _FAULTY_EVERY == 0:
-        await _send_faulty_rows(stage)
+        await send_faulty_rows(stage)
     if step in _SCENES:
         await _SCENES[step](stage)
 
@@ -99,7 +101,7 @@ async def play_scenes(stage: Stage, step: int) -> None:
 # --- Clients of another kind ------------------------------------------------------------------------------------------
 
 
-async def _send_faulty_rows(stage: Stage) -> None:
+async def send_faulty_rows(stage: Stage) -> None:
     """A client that is being written: some of its rows are good, some are not."""
     good = {"peer_port": 51413, "peer_id": "-TR4060-", "client_name": "Transmission 4.0.6", "torrent_size": 734003200}
     good |= {"torrent_identifier": "f" * 64, "uploaded": 1 << 20, "downloaded": 0, "peer_progress": 0.5}
@@ -188,7 +190,8 @@ async def _ban_mallory(stage: Stage) -> None:
 async def _hold_members(stage: Stage) -> None:
     """Addresses of members wait for review, whoever lists them; one was refused already."""
     decisions = stage.server.decisions
-    lines = [person.line.address(now_ms()) for person in stage.world.people[:3]]
+    stable = sorted(stage.world.people, key=lambda person: not person.line.is_stable)
+    lines = [person.line.address(now_ms()) for person in stable[:3]]
     for address in lines:
         decision = await decisions.deny("ip", address, "seems to upload nothing", 30 * DAY_MS, stage.admin)
         if address == lines[0] and decision.state == "held":

@@ -9,7 +9,6 @@ import gc
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from random import Random
-from typing import NamedTuple
 
 from sparkle_lite.accounts.apps import Credentials
 from sparkle_lite.analyses import worker
@@ -17,15 +16,14 @@ from sparkle_lite.app import create_app
 from sparkle_lite.clock import DrivenClock, driven_by, now_ms
 from sparkle_lite.config import Config
 from sparkle_lite.server import Server, running
-from sparkle_lite.simulation.client import Client
 from sparkle_lite.simulation.in_process import Asgi, InProcess
-from sparkle_lite.simulation.scenes import STEPS, Stage, play_scenes
+from sparkle_lite.simulation.scenes import STEPS, Stage, play_scenes, send_faulty_rows
 from sparkle_lite.simulation.world import World
 from sparkle_lite.units import DAY_MS
 
 PEOPLE, DAYS = 8, 7
 # Chosen among some: its people have clients of most families, and its bad peers are of every kind.
-_SEED = 3
+_SEED = 20
 # A client has its turn about every two hours, every second of them about every hour; a step is of these shares of it.
 _PHASES = 2
 _SHARES = 0.6, 1.4
@@ -35,18 +33,11 @@ _JOBS = {"access": 1, "trouble": 6, "publish": 6, "roll": 6, "index": 24, "seen"
 _PACE_S, _PAGE = 4.0, 3
 
 
-class Week(NamedTuple):
-    """What is left of a played week: its world, and the clients that go on."""
+async def play_week(config: Config, developer: Credentials, is_stopping: Callable[[], bool]) -> Stage:
+    """Fill the database of a configuration with a week that ends now; who can go on afterwards.
 
-    world: World
-    clients: list[Client]
-
-
-async def play_week(config: Config, developer: Credentials, is_stopping: Callable[[], bool]) -> Week:
-    """Fill the database of a configuration with a week that ends now.
-
-    `developer` is what the application of somebody who develops a client is to have. Raises KeyboardInterrupt where
-    it shall stop, and SparkleError when the server fails.
+    `developer` is what the application of somebody who develops a client is to have. The week ends early where
+    everything is stopping. Raises SparkleError when the server fails.
     """
     start = now_ms() - DAYS * DAY_MS
     clock = DrivenClock(start)
@@ -66,9 +57,9 @@ async def play_week(config: Config, developer: Credentials, is_stopping: Callabl
                     if step % steps == steps - 1:
                         await server.jobs.run_now(name)
                 if is_stopping():
-                    raise KeyboardInterrupt
+                    break
             await _end(server)
-    return Week(world, stage.clients)
+    return stage
 
 
 async def _play_step(stage: Stage, step: int, at_ms: int) -> None:
@@ -96,13 +87,15 @@ def _few_collections() -> Iterator[None]:
         gc.set_threshold(*before)
 
 
-async def go_on(week: Week, application: Asgi) -> None:
+async def go_on(stage: Stage, application: Asgi) -> None:
     """Let the clients of a week go on in real time, one request every few seconds, for as long as this runs."""
-    for client in week.clients:
-        client.move(InProcess(application, _PACE_S), page=_PAGE)
+    stage.connection = InProcess(application, _PACE_S)
+    for client in stage.clients:
+        client.move(stage.connection, page=_PAGE)
     while True:
-        for client in week.clients:
+        for client in stage.clients:
             # Whoever is off has no request to wait for.
             await asyncio.sleep(1)
-            week.world.look(now_ms())
+            stage.world.look(now_ms())
             await client.turn(now_ms())
+        await send_faulty_rows(stage)
