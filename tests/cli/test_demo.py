@@ -10,7 +10,6 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from html import unescape
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -146,7 +145,7 @@ def pages(demo: Demo, token: str, language: str) -> dict[str, str]:
     kinds: set[str] = set()
     wanted = ["/"]
     for path in wanted:
-        kind = re.sub(r"^/(ip|torrent|client|manual/\w+)/.*", r"/\1/…", path.partition("?")[0])
+        kind = re.sub(r"^/(ip|torrent|client|manual/\w+)/.*", r"/\1/…", path)
         if kind in kinds or kind.startswith(("/static", "/language", "/api", "/docs")) or kind.endswith("csv"):
             continue
         kinds.add(kind)
@@ -154,7 +153,7 @@ def pages(demo: Demo, token: str, language: str) -> dict[str, str]:
         assert answer.status in (200, 303), path
         if answer.status == 200 and answer.headers["content-type"].startswith("text/html"):
             found[path] = answer.body.decode()
-            wanted += [unescape(link) for link in re.findall(r'href="(/[^"#]*)', found[path])]
+            wanted += re.findall(r'href="(/[^"#?]*)', found[path])
     return found
 
 
