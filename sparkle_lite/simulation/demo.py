@@ -214,6 +214,14 @@ def _require_here(scope: Scope) -> None:
     client, host = scope.get("client"), header(scope, b"host")
     names = [name.decode("latin-1") for name, _ in scope["headers"]]
     is_straight = client is not None and is_here(client[0]) and not any(map(is_proxy_header, names))
-    is_ours = is_here(urlsplit(f"//{host}").hostname or "") and header(scope, b"origin") in ("", f"http://{host}")
+    is_ours = is_here(_name_in(host)) and header(scope, b"origin") in ("", f"http://{host}")
     if not is_straight or not is_ours or header(scope, b"sec-fetch-site") not in ("", "none", "same-origin"):
         raise SparkleError("forbidden", "demo.not_here")
+
+
+def _name_in(host: str) -> str:
+    """The name or address in Host, "" where it is none."""
+    try:
+        return urlsplit(f"//{host}").hostname or ""
+    except ValueError:
+        return ""

@@ -6,6 +6,7 @@ to look at what came of it. The same clients go on in real time afterwards.
 
 import asyncio
 import gc
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from random import Random
@@ -24,13 +25,14 @@ from sparkle_lite.units import DAY_MS
 PEOPLE, DAYS = 8, 7
 # Chosen among some: its people have clients of most families, and its bad peers are of every kind.
 _SEED = 20
-# A client has its turn about every two hours, every second of them about every hour; a step is of these shares of it.
+# In a step, which takes such shares of an hour, every second client has its turn; each has one in about two hours.
 _PHASES = 2
 _SHARES = 0.6, 1.4
 # How often (steps) the periodic jobs run that the week needs; all of them run at its end too.
 _JOBS = {"access": 1, "trouble": 6, "publish": 6, "roll": 6, "index": 24, "seen": 24, "protection": 24, "analyse": 21}
 # In real time clients ask and tell one after the other, at this pace (s) and so many rows at a time.
 _PACE_S, _PAGE = 4.0, 3
+logger = logging.getLogger("sparkle.demo")
 
 
 async def play_week(config: Config, developer: Credentials, is_stopping: Callable[[], bool]) -> Stage:
@@ -97,5 +99,8 @@ async def go_on(stage: Stage, application: Asgi) -> None:
             # Whoever is off has no request to wait for.
             await asyncio.sleep(1)
             stage.world.look(now_ms())
-            await client.turn(now_ms())
+            try:
+                await client.turn(now_ms())
+            except Exception:
+                logger.exception("a simulated client had a fault, and goes on")
         await send_faulty_rows(stage)

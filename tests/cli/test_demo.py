@@ -68,9 +68,9 @@ class Demo(NamedTuple):
             response = connection.getresponse()
             return Answer(response.status, {k.lower(): v for k, v in response.getheaders()}, response.read())
 
-    def reset(self) -> dict[str, str]:
+    def reset(self, **headers: str) -> dict[str, str]:
         """Begin anew; how to get in."""
-        answer = self.request("POST", "/demo/reset")
+        answer = self.request("POST", "/demo/reset", **headers)
         assert answer.status == 200, answer
         data: dict[str, str] = answer.json()["data"]
         return data
@@ -249,7 +249,8 @@ def _reset_twice(demo: Demo) -> None:
     before = rest(demo, first["token"], "/api/rules?limit=1000")["results"]
     assert submit(demo, **CREDENTIALS).status == 200
     (earlier,) = (demo.temporary).iterdir()
-    second = demo.reset()
+    place = demo.url.replace("127.0.0.1", "localhost")
+    second = demo.reset(Host=place.removeprefix("http://"), Origin=place, Sec_Fetch_Site="same-origin")
     assert [path.name != earlier.name for path in demo.temporary.iterdir()] == [True]
     assert {name: second[name] for name in ("url", "configUrl", "appId", "appSecret")} == {
         "url": demo.url,
@@ -276,6 +277,7 @@ def _reset_twice(demo: Demo) -> None:
         {"Sec-Fetch-Site": "same-site"},
         {"Host": "evil.example:7799"},
         {"Host": "127.0.0.1.evil.example"},
+        {"Host": "localhost", "Origin": "http://localhost:3000"},
         {"X-Forwarded-For": "127.0.0.1"},
         {"Via": "1.1 proxy"},
     ],
