@@ -60,11 +60,9 @@ async def both_ways(folder: Path, program: Program) -> tuple[list[ServerReply], 
     return inside, outside
 
 
-@pytest.mark.parametrize(
-    "program", {program.family: program for program in PROGRAMS.values()}.values(), ids=lambda program: program.name
-)
-def test_it_is_answered_as_over_a_socket(tmp_path: Path, program: Program) -> None:
-    inside, outside = asyncio.run(both_ways(tmp_path, program))
+@pytest.mark.parametrize("name", {program.family: program.name for program in PROGRAMS.values()}.values())
+def test_it_is_answered_as_over_a_socket(tmp_path: Path, name: str) -> None:
+    inside, outside = asyncio.run(both_ways(tmp_path, PROGRAMS[name]))
     assert [reply.status for reply in inside] == [200, 200, 404, 200, 200]
     assert [(reply.status, reply.body) for reply in inside] == [(reply.status, reply.body) for reply in outside]
     assert ADDRESS.encode() in inside[-1].body
