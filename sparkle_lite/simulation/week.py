@@ -31,8 +31,9 @@ _SHARES = 0.6, 1.4
 # How often (steps) the periodic jobs run that the week needs; all of them run at its end too. Who waits for the week
 # need not wait for its files to be indexed: the server that comes up on it begins with that.
 _JOBS = {"access": 6, "trouble": 6, "publish": 12, "roll": 6, "seen": 24, "protection": 24, "analyse": 30}
-# In real time clients ask and tell one after the other, at this pace (s) and so many rows at a time.
-_PACE_S, _PAGE = 4.0, 3
+# In real time clients ask and tell one after the other, at this pace (s) and so many rows at a time: something happens
+# every few seconds, and yet the hours that follow the week look like those in it.
+_PACE_S, _PAGE = 4.0, 1
 logger = logging.getLogger("sparkle.demo")
 
 
