@@ -215,7 +215,7 @@ async def _ask_for_a_look(stage: Stage) -> None:
             Request(address=address, listed=True, message=message, contact=contact), own if number != 1 else member
         )
     for review in (await reviews.page(True, Position(), 10))[-1:]:
-        await reviews.close(review.id, "looked at it: several people were cheated by this address, so it stays", stage.admin)
+        await reviews.close(review.id, "looked at it: several people were cheated, so it stays", stage.admin)
 
 
 _SCENES: Mapping[int, Scene] = {
