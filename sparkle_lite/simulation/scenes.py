@@ -19,8 +19,9 @@ from sparkle_lite.server import Server
 from sparkle_lite.simulation.client import Account, Client
 from sparkle_lite.simulation.connection import Connection
 from sparkle_lite.simulation.programs import PROGRAMS, chunked, credential_lines, head_bytes
+from sparkle_lite.simulation.rows import Document
 from sparkle_lite.simulation.world import World
-from sparkle_lite.units import DAY_MS
+from sparkle_lite.units import DAY_MS, HOUR_MS
 
 # Whose clients they are, in the order of the world's people; the banned one is the last.
 _NAMES = ("Ada", "Boris", "小雨", "Dilara", "Emil", "Farid", "Grace", "Mallory")
@@ -73,7 +74,7 @@ class Stage:
             faulty=Credentials(faulty.userapp.app_id, faulty.secret),
         )
 
-    async def post(self, path: str, lines: list[str], document: Mapping[str, object], address: str) -> None:
+    async def post(self, path: str, lines: list[str], document: Document, address: str) -> None:
         """Send a document with these lines of a head, from an address."""
         body = json.dumps(document).encode()
         head = [f"POST {path} HTTP/1.1", "Host: 127.0.0.1", f"X-Forwarded-For: {address}", *lines]
@@ -102,15 +103,22 @@ async def play_scenes(stage: Stage, step: int) -> None:
 
 
 async def send_faulty_rows(stage: Stage) -> None:
-    """A client that is being written: some of its rows are good, some are not."""
-    good = {"peer_port": 51413, "peer_id": "-TR4060-", "client_name": "Transmission 4.0.6", "torrent_size": 734003200}
-    good |= {"torrent_identifier": "f" * 64, "uploaded": 1 << 20, "downloaded": 0, "peer_progress": 0.5}
-    rows = [good | {"ip_address": f"203.0.113.{number}"} for number in (11, 12, 13)]
-    rows += [good | {"ip_address": "192.168.1.20"}, good | {"ip_address": "203.0.113.14", "peer_port": 70000}]
-    rows += [good | {"ip_address": "203.0.113.15", "torrent_identifier": ""}]
+    """A client that is being written: its histories are good, and of its snapshots none is."""
+    peer: Document = {"ip_address": "203.0.113.11", "peer_id": "-TR4060-", "client_name": "Transmission 4.0.6"}
+    peer |= {"torrent_identifier": "f" * 64, "torrent_size": 734003200, "uploaded": 1 << 20, "downloaded": 0}
+    at = now_ms()
+    history = peer | {"downloaded_offset": 0, "first_time_seen": at - HOUR_MS, "last_time_seen": at}
+    snapshot = peer | {"peer_port": 51413, "peer_progress": 0.5}
+    documents = {
+        "/ping/histories/submit": {"populate_time": at, "peers": [history]},
+        "/ping/peers/submit": {
+            "populate_time": at,
+            "peers": [snapshot | {"ip_address": f"192.168.1.{number}"} for number in (20, 21, 22)],
+        },
+    }
     lines = [f"User-Agent: {_OWN_AGENT}", *credential_lines("powershell", *stage.faulty)]
-    document = {"populate_time": now_ms(), "peers": rows}
-    await stage.post("/ping/peers/submit", lines, document, "198.51.100.23")
+    for path, document in documents.items():
+        await stage.post(path, lines, document, "198.51.100.23")
 
 
 async def _send_anonymously(stage: Stage) -> None:

@@ -192,6 +192,13 @@ def test_its_users_are_several_and_one_is_banned(demo: Demo, token: str) -> None
     assert [user["name"] for user in users if user["bannedAt"]] == ["Mallory"]
 
 
+def test_one_client_is_told_what_is_wrong_with_it(demo: Demo, token: str) -> None:
+    apps = rest(demo, token, "/api/admin/userapp?pageSize=100")["results"]
+    (faulty,) = [app for app in apps if app["comment"].startswith("My first client")]
+    page = demo.request("GET", f"/apps/{faulty['appId']}", Authorization=f"Bearer {token}", Accept_Language="en")
+    assert "their addresses are not public" in page.body.decode()
+
+
 def test_the_traffic_goes_on(demo: Demo) -> None:
     def requests() -> int:
         lines = demo.request("GET", "/metrics").body.decode().splitlines()
