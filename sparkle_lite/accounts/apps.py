@@ -93,6 +93,15 @@ class Apps:
             raise _quota(owner.name, self._auth().max_apps_per_user)
         return await self.insert(connection, owner, text, actor, made)
 
+    @transacted
+    async def add_known(
+        self, connection: Connection, user: int, comment: str, known: Credentials, actor: Actor
+    ) -> None:
+        """Give a user an application whose id and secret somebody has chosen already."""
+        actor.require_admin()
+        owner = await find_user(connection, user)
+        await self.insert(connection, owner, checked_line(comment, "comment"), actor, known)
+
     async def insert(
         self,
         connection: Connection,

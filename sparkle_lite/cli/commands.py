@@ -60,6 +60,13 @@ def add_config_option(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def port(text: str) -> int:
+    """The type of an option that names a port; 0 is any free one."""
+    if not text.isdecimal() or not 0 <= int(text) <= 65535:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a port (0 to 65535)")
+    return int(text)
+
+
 def add_json_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print one line of JSON")
 

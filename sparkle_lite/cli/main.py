@@ -14,7 +14,8 @@ from pathlib import Path
 
 from sparkle_lite import __version__
 from sparkle_lite.cli.accounts import add_app_commands, add_user_commands
-from sparkle_lite.cli.commands import add_command, add_config_option, add_group, complain, config_path, load
+from sparkle_lite.cli.commands import add_command, add_config_option, add_group, complain, config_path, load, port
+from sparkle_lite.cli.demo import add_demo_command
 from sparkle_lite.cli.doctor import add_doctor_commands
 from sparkle_lite.cli.rules import add_rule_commands
 from sparkle_lite.cli.simulate import add_simulate_command
@@ -108,7 +109,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(metavar="COMMAND", title="commands")
     serve = add_command(commands, "serve", _serve, "run the server in the foreground")
     serve.add_argument("--host", metavar="H", help="address to listen on, instead of server.host")
-    serve.add_argument("--port", metavar="P", type=_port, help="port to listen on, instead of server.port; 0: any free")
+    serve.add_argument("--port", metavar="P", type=port, help="port to listen on, instead of server.port; 0: any free")
     add_user_commands(add_group(commands, "user", "people who may sign in and own applications"))
     add_app_commands(add_group(commands, "app", "user applications: the credentials of BTN clients"))
     config = add_group(commands, "config", "the configuration")
@@ -117,13 +118,8 @@ def _parser() -> argparse.ArgumentParser:
     add_rule_commands(commands)
     add_doctor_commands(add_group(commands, "doctor", "what looks after a server"))
     add_simulate_command(commands)
+    add_demo_command(commands)
     return parser
-
-
-def _port(text: str) -> int:
-    if not text.isdecimal() or not 0 <= int(text) <= 65535:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a port (0 to 65535)")
-    return int(text)
 
 
 # --- serve, config ----------------------------------------------------------------------------------------------------

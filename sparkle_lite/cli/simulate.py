@@ -3,7 +3,6 @@
 import argparse
 import asyncio
 import contextlib
-import ipaddress
 import json
 import logging
 import sys
@@ -95,24 +94,18 @@ def _url(text: str) -> str:
     return text
 
 
-def _is_here(host: str) -> bool:
-    if host == "localhost":
-        return True
-    with contextlib.suppress(ValueError):
-        return ipaddress.ip_address(host).is_loopback
-    return False
-
-
 # --- Running it -------------------------------------------------------------------------------------------------------
 
 
 def _check(parser: argparse.ArgumentParser, args: argparse.Namespace, target: "Target | None") -> None:
     """End the command where options don't go together."""
+    from sparkle_lite.simulation.connection import is_here
+
     if target is None:
         alone = [name for name, value in (("--token", args.token), ("--really", args.really)) if value]
         if alone:
             parser.error(f"{alone[0]} belongs to a URL; without one the command plays against a server of its own")
-    elif not args.really and not _is_here(target.host):
+    elif not args.really and not is_here(target.host):
         parser.error(
             f"{target.host} is not this machine: simulated clients report invented peers there;"
             " if the server is yours and for tests, add --really"

@@ -57,6 +57,13 @@ class Client:
         self._transfers_told = 0
         self._told_until = 0
         self._told: dict[int, tuple[int, int]] = {}
+        # What a submission holds at most, where that is less than what its program sends.
+        self._page = 1 << 30
+
+    def move(self, connection: Connection, *, page: int) -> None:
+        """Go on over another connection, as it is configured there, with at most so many rows in a submission."""
+        self.connection, self._page = connection, page
+        self._due.clear()
 
     async def turn(self, now_ms: int) -> None:
         """Look at the peers, and do everything that is due. Raises SparkleError when there is no answer."""
@@ -75,7 +82,7 @@ class Client:
 
     async def _do(self, name: str, now_ms: int) -> None:
         if name == "submit_peers":
-            await self._submit(name, {"populate_time": now_ms}, "peers", self.sees.live, now_ms)
+            await self._submit(name, {"populate_time": now_ms}, "peers", self._some(self.sees.live), now_ms)
         elif name == "submit_bans":
             await self._submit_bans(now_ms)
         elif name in ("submit_histories", "submit_swarm"):
@@ -176,6 +183,9 @@ class Client:
             self.ledger.note_transfers(self.account.app_id, transfers, now_ms)
         return accepted
 
+    def _some(self, transfers: list[Transfer]) -> list[Transfer]:
+        return transfers if len(transfers) <= self._page else self._random.sample(transfers, self._page)
+
     def _added(self, transfer: Transfer) -> tuple[int, int]:
         if self.program.family != "qbcb":
             return 0, 0
@@ -186,7 +196,7 @@ class Client:
     async def _submit_totals(self, name: str, now_ms: int) -> None:
         """What changed since the last time; PeerBanHelper since 9.3 tells every transfer once, soon after it began."""
         once = self._is_modern and self.program.tells_once
-        page = 1000 if self._is_modern else 5000
+        page = min(1000 if self._is_modern else 5000, self._page)
         if self.program.family == "qbcb":
             # Its list is never emptied; what left is told with the same counters again.
             chosen: Iterable[Transfer] = islice(reversed(self.sees.transfers.values()), 80)

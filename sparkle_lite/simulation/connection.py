@@ -1,7 +1,9 @@
 """A client's connection to a server: literal requests, one at a time, and how long each took."""
 
 import asyncio
+import contextlib
 import gzip
+import ipaddress
 import time
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -42,6 +44,15 @@ def target_of(url: str) -> Target:
     if parts.path.strip("/") or parts.query or parts.fragment:
         raise ValueError(f"{url!r} has more than the address of a server")
     return Target(parts.scheme, parts.hostname, parts.port or (443 if parts.scheme == "https" else 80))
+
+
+def is_here(host: str) -> bool:
+    """Whether a host's name or address is this machine's own, which nobody else reaches."""
+    if host == "localhost":
+        return True
+    with contextlib.suppress(ValueError):
+        return ipaddress.ip_address(host).is_loopback
+    return False
 
 
 class Connection:

@@ -117,10 +117,10 @@ def test_it_plays_against_a_running_server(
     server = start('[server]\ntrusted_proxies = ["127.0.0.0/8"]\n')
     # 0.01 days are a quarter of an hour: it is stopped as soon as everybody has been there once.
     command = [sys.executable, "-m", "sparkle_lite", "simulate", server.url, "--token", server.token()]
-    command += ["--people", "4", "--days", "0.01", "--json"]
+    command += ["--people", "12", "--days", "0.01", "--json"]
     token = server.token()
     with ended(command) as run:
-        wait_for(lambda: b"person-004" in _users(server, token) and _stored(server) > 20, 30)
+        wait_for(lambda: b"person-012" in _users(server, token) and _stored(server) > 5, 60)
         time.sleep(0.5)
         run.send_signal(signal.SIGINT)
         out, err = run.communicate(timeout=30)

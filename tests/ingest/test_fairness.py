@@ -288,7 +288,8 @@ def test_one_persons_searches_hold_up_nobody_else(start: Callable[..., RunningSe
         assert server.get("/ping/queryIp?ip=203.0.113.9", app).status == 200
         cookie = {"Cookie": f"X-BTN-Token={alice}"}
         assert server.request("GET", "/explore/snapshots?peerClientName=x", headers=cookie).status in (200, 302, 303)
-        assert time.monotonic() - started < 1.5
+        # One after the other, the forty would take twelve seconds.
+        assert time.monotonic() - started < 3
         seen = Counter(each.result() for each in asked)
     assert set(seen) == {200, 429}
     assert seen[200] >= 2
