@@ -49,7 +49,7 @@ async def play_week(config: Config, developer: Credentials, is_stopping: Callabl
         async with running(config) as server:
             await server.jobs.stop()
             # A process of its own for each analysis would take longer than the analysis.
-            server.analyses.find = worker.find
+            server.analyses.ask = worker.answer
             world = World(people=PEOPLE, days=DAYS, seed=_SEED, poison=0, start_ms=start)
             stage = await Stage.set(server, world, InProcess(create_app(server)), developer)
             random = Random(_SEED)
