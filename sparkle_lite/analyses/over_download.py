@@ -3,7 +3,7 @@
 from sparkle_lite.analyses.analysis import Analysis, Examined, Need, lasts, network, told, words_needed
 from sparkle_lite.analyses.numbers import Numbers, counts, modes, percents, sizes, spans
 from sparkle_lite.db.evidence.over_download import Flow, find_flows
-from sparkle_lite.db.evidence.workspace import WORD, Evidence
+from sparkle_lite.db.evidence.workspace import Evidence
 from sparkle_lite.rules.findings import Finding
 from sparkle_lite.units import DAY_MS
 
@@ -15,12 +15,14 @@ def _examine(evidence: Evidence, numbers: Numbers, only: bytes | None) -> list[E
 
 
 def _examined(flow: Flow, numbers: Numbers) -> Examined:
+    # What somebody took of several torrents tells more than as much of one.
+    which = "several_percent" if flow.torrents > 1 else "min_percent"
     finding = Finding(
         target=network(flow.key),
-        code="over_downloader",
+        code="over_downloader_several" if flow.torrents > 1 else "over_downloader",
         numbers={
             **told(flow.voices, flow.words, flow.against),
-            "percent": flow.percent,
+            "percent": flow.least_percent if flow.torrents > 1 else flow.percent,
             "taken_bytes": flow.taken,
             "size_bytes": flow.size,
             "peers": flow.pairs,
@@ -35,8 +37,8 @@ def _examined(flow: Flow, numbers: Numbers) -> Examined:
         expires=lasts(flow.knocked, numbers["lifetime"], flow.days),
     )
     needs = (
-        words_needed(NAME, "min_people", min(flow.words, flow.sizes * WORD), numbers["min_people"]),
-        Need(NAME, "min_percent", flow.percent, numbers["min_percent"]),
+        words_needed(NAME, "min_people", flow.words, numbers["min_people"]),
+        Need(NAME, which, flow.percent, numbers[which]),
         Need(NAME, "min_traffic", flow.taken, numbers["min_traffic"]),
         Need(NAME, "min_days", max(flow.days, flow.torrents), numbers["min_days"]),
     )
@@ -50,6 +52,7 @@ ANALYSIS = Analysis(
     numbers={
         "min_people": counts(1, 3, 3, 4),
         "min_percent": percents(400, 250, 250, 320),
+        "several_percent": percents(400, 160, 160, 200),
         "person_percent": percents(1000, 110, 110, 110),
         "min_traffic": sizes("2GiB", "2GiB", "4GiB", "15GB"),
         "min_days": counts(2),
@@ -57,6 +60,6 @@ ANALYSIS = Analysis(
         "window": spans("7d"),
         "lifetime": spans("7d"),
     },
-    codes=("over_downloader",),
+    codes=("over_downloader", "over_downloader_several"),
     examine=_examine,
 )

@@ -589,6 +589,8 @@ async def test_every_finding_has_a_sentence_of_one_line(world: World) -> None:
     report_cheater(friends, "203.0.113.6", module=DIALING)
     for friend, day in itertools.product(friends, (0, 2)):
         friend.swarm("203.0.113.7", to=GIB, ago=day * DAY, began=day * DAY + HOUR)
+        for torrent in ("linux", "bsd"):
+            friend.swarm("203.0.113.9", torrent, to=GIB, ago=day * DAY, began=day * DAY + HOUR)
         for host in range(8):
             friend.ban(f"198.51.100.{host}", f"t{day}")
             friend.ban(f"2001:db8:0:{host}::1", f"t{day}")

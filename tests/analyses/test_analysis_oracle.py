@@ -455,14 +455,14 @@ def naive_flows(told: Told, numbers: Numbers) -> dict[str, tuple[int, ...]]:
         if taken > 0 and not is_private(rows[0].torrent):
             began = NOW - max(row.more["began"] for row in rows)
             flows[rows[0].subject, rows[0].title].append((max(rows, key=lambda row: row.at), taken, began))
-    over: dict[Network, list[tuple[int, int, int, list[Row], dict[int, int], int]]] = defaultdict(list)
+    over: dict[Network, list[tuple[int, int, int, list[Row]]]] = defaultdict(list)
     for (subject, _), parts in flows.items():
         sizes: dict[int, int] = defaultdict(int)
         for row, _, _ in parts:
             sizes[row.voice] = max(sizes[row.voice], row.more["size"])
         known = [size for size in sizes.values() if size]
         rows = [row for row, _, _ in parts]
-        if min(nearly(rows), len(known) * 100) < enough(numbers["min_people"]):
+        if min(nearly(rows), len(known) * 100) < enough(min(numbers["min_people"], 2)):
             continue
         size = median_low(known)
         cap = -(-numbers["person_percent"] * size // 100)
@@ -485,10 +485,12 @@ def naive_flows(told: Told, numbers: Numbers) -> dict[str, tuple[int, ...]]:
         )  # fmt: skip
         pairs = max(len({row.more["client"] for row in rows}), together)
         percent = taken * 100 // size // pairs
-        if percent >= numbers["min_percent"] and taken >= numbers["min_traffic"]:
-            over[subject].append((percent, taken, pairs, rows, sums(lambda row: row.voice), len(known)))
+        if percent >= numbers["several_percent"]:
+            over[subject].append((percent, taken, pairs, rows))
     found = {}
     for subject, some in over.items():
+        if sum(one[1] for one in some) < numbers["min_traffic"]:
+            continue
         # Whom it took most of on any torrent is who speaks against it.
         losses: dict[int, int] = {}
         for (one, _), parts in flows.items():
@@ -499,17 +501,19 @@ def naive_flows(told: Told, numbers: Numbers) -> dict[str, tuple[int, ...]]:
                 for voice, taken in mine.items():
                     losses[voice] = max(losses.get(voice, 0), taken)
         less = words_of(against(told, subject, window, numbers["share_percent"], losses))
-        percent, _, pairs, worst, _, known_sizes = max(some, key=lambda one: one[:2])
-        words = max(said_by(worst) - less, 0)
+        percent, _, pairs, _ = max(some, key=lambda one: one[:2])
         rows = [row for one in some for row in one[3]]
+        words = max(said_by(rows) - less, 0)
         last = max(max(row.at for row in rows), knocks(told, window).get(subject, 0))
         lasts = last + min(numbers["lifetime"] * min(days_of(rows), 4), 14 * DAY)
         if (
-            min(words, known_sizes * 100) >= enough(numbers["min_people"])
+            words >= enough(numbers["min_people"])
+            and (len(some) > 1 or percent >= numbers["min_percent"])
             and max(days_of(rows), len(some)) >= numbers["min_days"]
             and lasts > NOW
         ):
-            found[str(subject)] = (voices_of(worst), words, percent, pairs, len(some), days_of(rows))
+            least = min(one[0] for one in some)
+            found[str(subject)] = (voices_of(rows), words, least, pairs, len(some), days_of(rows))
     return found
 
 
@@ -586,7 +590,7 @@ ORACLES: dict[str, tuple[Callable[..., dict[str, tuple[int, ...]]], tuple[str, .
     "over_download": (
         naive_flows,
         ("people", "words", "percent", "peers", "torrents", "days"),
-        {"min_people": 1, "min_percent": 40, "min_traffic": 1},
+        {"min_people": 2, "min_percent": 80, "several_percent": 30, "min_traffic": 1},
     ),
     "concurrent_download": (naive_crowds, ("torrents", "buckets"), {"min_people": 2, "min_torrents": 2}),
     "client_identity": (
@@ -606,7 +610,7 @@ def whole(name: str, number: float) -> int:
 TELLING = {
     "untrusted_vote": tuple(SEEDS),
     "multi_dial": tuple(range(12)),
-    "over_download": (1, 2, 3, 4, 5, 6, 9, 11),
+    "over_download": (2, 3, 4, 6),
     "concurrent_download": tuple(SEEDS),
     "client_identity": tuple(SEEDS),
 }

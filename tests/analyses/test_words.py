@@ -176,6 +176,21 @@ async def test_r4_to_come_from_another_port_every_time_is_no_way_out(world: Worl
     assert list(await world.find("over_download")) == [CHEATER]
 
 
+async def test_several_torrents_from_two_people_each_tell_as_much_as_one_from_three(world: World) -> None:
+    friends = world.friends(3)
+    for torrent, (one, other) in zip(("linux", "bsd", "hurd"), itertools.combinations(friends, 2), strict=True):
+        for friend in (one, other):
+            friend.swarm(CHEATER, torrent, to=GIB, ago=HOUR, began=5 * HOUR)
+            # Somebody who took from two people what they needed once.
+            friend.swarm(HONEST, torrent, to=GIB // 2, ago=HOUR, began=5 * HOUR)
+    found = await world.find("over_download")
+    assert list(found) == [CHEATER]
+    finding = found[CHEATER]
+    assert (finding.code, finding.people, finding.numbers["percent"], finding.numbers["torrents"]) == (
+        *("over_downloader_several", 3, 200, 3),
+    )
+
+
 # --- Speaking for a peer ----------------------------------------------------------------------------------------------
 
 

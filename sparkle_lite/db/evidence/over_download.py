@@ -21,20 +21,32 @@ from sparkle_lite.units import DAY_MS, MIB
 TAKEN_FLOOR = 4 * MIB
 
 
+# A torrent counts among several when so many people's counters tell of it.
+_SEVERAL_PEOPLE = 2
+# How many peers there are behind an address on a torrent `z`: by their clients, or by those that somebody saw together.
+_PAIRS = (
+    "max((SELECT count(DISTINCT q.client) FROM part q WHERE q.key=z.key AND q.torrent=z.torrent),"
+    " (SELECT max(together) FROM (SELECT (SELECT count(*) FROM (SELECT DISTINCT o.client, o.port FROM part o"
+    " WHERE o.key=q.key AND o.torrent=q.torrent AND o.voter=q.voter AND q.began BETWEEN o.began AND o.at)) AS together"
+    " FROM part q WHERE q.key=z.key AND q.torrent=z.torrent)))"
+)
+
+
 class Flow(NamedTuple):
     """What an address took of torrents, the worst of them in full: `percent` of its size for each of `pairs`.
 
-    `words` of those whom it took from (hundredths, collapsed by networks), less those that speak for it (`against`).
-    `knocked`: when it was turned away last, or was seen last (ms).
+    `torrents` are those of which it took more than anybody needs, `least_percent` what it took of the least of them.
+    `words` of those whom it took them from (hundredths, collapsed by networks), less those that speak for it
+    (`against`). `knocked`: when it was turned away last, or was seen last (ms).
     """
 
     key: bytes
     voices: int
     words: int
     percent: int
+    least_percent: int
     taken: int
     size: int
-    sizes: int
     pairs: int
     torrents: int
     days: int
@@ -45,30 +57,35 @@ class Flow(NamedTuple):
     decisive: tuple[int, ...]
 
 
-# How many peers there are behind an address on a torrent `z`: by their clients, or by those that somebody saw together.
-_PAIRS = (
-    "max((SELECT count(DISTINCT q.client) FROM part q WHERE q.key=z.key AND q.torrent=z.torrent),"
-    " (SELECT max(together) FROM (SELECT (SELECT count(*) FROM (SELECT DISTINCT o.client, o.port FROM part o"
-    " WHERE o.key=q.key AND o.torrent=q.torrent AND o.voter=q.voter AND q.began BETWEEN o.began AND o.at)) AS together"
-    " FROM part q WHERE q.key=z.key AND q.torrent=z.torrent)))"
-)
-
-
 def find_flows(evidence: Evidence, numbers: Mapping[str, int], only: bytes | None = None) -> list[Flow]:
     """Addresses by what they took of single torrents, worst first; with `only` one, however little.
 
-    numbers: window (ms), share_percent, min_people, min_percent, person_percent, min_traffic (bytes).
+    numbers: window (ms), share_percent, min_people, min_percent, several_percent, person_percent, min_traffic (bytes).
     """
     since = evidence.now - numbers["window"]
     _collect_flows(evidence, since, only)
     if not evidence.has("part"):
         return []
-    _shares(evidence, {**numbers, "least": 0 if only else enough(numbers["min_people"])})
-    qualifies = "TRUE" if only else "percent>=:percent AND taken>=:traffic"
+    _shares(evidence, {**numbers, "least": 0 if only else enough(min(numbers["min_people"], _SEVERAL_PEOPLE))})
+    qualifies = "TRUE" if only else "percent>=:several"
     evidence.do(
         f"CREATE TEMP TABLE over AS SELECT *, taken*100/size/pairs AS percent FROM share WHERE {qualifies}",
-        {"percent": numbers["min_percent"], "traffic": numbers["min_traffic"]},
+        {"several": min(numbers["several_percent"], numbers["min_percent"])},
     )
+    if only is not None:
+        # What is told is about the torrents of which it took too much, or about the one that is nearest to it.
+        evidence.do(
+            "DELETE FROM over WHERE percent<? AND torrent NOT IN"
+            " (SELECT torrent FROM over ORDER BY percent DESC, taken DESC LIMIT 1)",
+            (numbers["several_percent"],),
+        )
+    else:
+        # Two people's counters are enough of one torrent among several.
+        evidence.do(
+            "DELETE FROM over WHERE key NOT IN (SELECT key FROM over GROUP BY key HAVING total(taken)>=:traffic"
+            " AND (count(*)>1 OR max(percent)>=:percent))",
+            {"percent": numbers["min_percent"], "traffic": numbers["min_traffic"]},
+        )
     evidence.make_candidates("SELECT DISTINCT key FROM over", {}, only)
     evidence.make_knocks(numbers["window"])
     evidence.make_met(since)
@@ -81,20 +98,17 @@ def find_flows(evidence: Evidence, numbers: Mapping[str, int], only: bytes | Non
         " (PARTITION BY key ORDER BY percent DESC, taken DESC, torrent) AS place FROM over"
     )
     evidence.do(
-        "CREATE TEMP TABLE seen AS SELECT p.key, p.voter, p.net, NULL AS torrent, 0 AS big_endian, 0 AS grp, p.at,"
-        " iif(row_number() OVER (PARTITION BY p.key, p.voter ORDER BY p.net)=1,"
-        " (SELECT min(u.taken, w.cap)*100/w.size/w.pairs FROM source u"
-        " WHERE u.key=p.key AND u.torrent=p.torrent AND u.voter=p.voter), 0) AS value"
-        " FROM (SELECT q.key, q.torrent, q.voter, q.net, max(q.at) AS at FROM worst o CROSS JOIN part q"
-        " ON q.key=o.key AND q.torrent=o.torrent WHERE o.place=1 GROUP BY q.key, q.torrent, q.voter, q.net) p"
-        " JOIN worst w ON w.key=p.key AND w.torrent=p.torrent AND w.place=1"
+        "CREATE TEMP TABLE seen AS SELECT q.key, q.voter, q.net, NULL AS torrent, 0 AS big_endian, 0 AS grp,"
+        " max(q.at) AS at, 0 AS value FROM over o CROSS JOIN part q ON q.key=o.key AND q.torrent=o.torrent"
+        " GROUP BY q.key, q.voter, q.net"
     )
-    evidence.make_voters(numbers["min_people"], value=numbers["min_percent"])
+    evidence.make_voters(numbers["min_people"])
     rows = evidence.do(
-        "SELECT w.key, v.voices, max(min(v.users, v.nets)-v.against, 0), w.percent, w.taken, w.size, w.sizes, w.pairs,"
-        " o.torrents, o.days, o.first, o.last,"
-        " max(o.last, coalesce(k.knocked, 0)), v.against, d.users FROM worst w JOIN whole v ON v.key=w.key"
-        " JOIN (SELECT o.key, count(DISTINCT o.torrent) AS torrents,"
+        "SELECT w.key, v.voices, max(min(v.users, v.nets)-v.against, 0), w.percent, o.least, o.taken, w.size, w.pairs,"
+        " o.torrents, o.days, o.first, o.last, max(o.last, coalesce(k.knocked, 0)), v.against, d.users"
+        " FROM worst w JOIN whole v ON v.key=w.key"
+        " JOIN (SELECT o.key, count(DISTINCT o.torrent) AS torrents, min(o.percent) AS least,"
+        " (SELECT CAST(total(t.taken) AS INTEGER) FROM over t WHERE t.key=o.key) AS taken,"
         f" count(DISTINCT p.at/{DAY_MS}) AS days, min(p.at) AS first, max(p.at) AS last FROM over o"
         " JOIN part p ON p.key=o.key AND p.torrent=o.torrent GROUP BY o.key) o ON o.key=w.key"
         " LEFT JOIN knock k ON k.key=w.key LEFT JOIN decisive d ON d.key=w.key"
