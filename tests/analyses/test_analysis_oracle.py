@@ -478,11 +478,15 @@ def naive_flows(told: Told, numbers: Numbers) -> dict[str, tuple[int, ...]]:
 
         taken = min(total(lambda row: row.voice), total(lambda row: row.network))
         # Peers behind an address: by their clients, or those that one person saw there at one time.
+        spans: dict[Any, tuple[int, int]] = {}
+        for row, _, since in parts:
+            pair = (row.voice, row.more["client"], row.more["port"])
+            first, last = spans.get(pair, (since, row.at))
+            spans[pair] = min(first, since), max(last, row.at)
         together = max(
-            len({(o.more["client"], o.more["port"]) for o, _, since in parts
-                 if o.voice == row.voice and since <= began <= o.at})
-            for row, _, began in parts
-        )  # fmt: skip
+            sum(other[0] == pair[0] and first <= began <= max(first, last) for other, (first, last) in spans.items())
+            for pair, (began, _) in spans.items()
+        )
         pairs = max(len({row.more["client"] for row in rows}), together)
         percent = taken * 100 // size // pairs
         if percent >= numbers["several_percent"]:

@@ -23,13 +23,6 @@ TAKEN_FLOOR = 4 * MIB
 
 # A torrent counts among several when so many people's counters tell of it.
 _SEVERAL_PEOPLE = 2
-# How many peers there are behind an address on a torrent `z`: by their clients, or by those that somebody saw together.
-_PAIRS = (
-    "max((SELECT count(DISTINCT q.client) FROM part q WHERE q.key=z.key AND q.torrent=z.torrent),"
-    " (SELECT max(together) FROM (SELECT (SELECT count(*) FROM (SELECT DISTINCT o.client, o.port FROM part o"
-    " WHERE o.key=q.key AND o.torrent=q.torrent AND o.voter=q.voter AND q.began BETWEEN o.began AND o.at)) AS together"
-    " FROM part q WHERE q.key=z.key AND q.torrent=z.torrent)))"
-)
 
 
 class Flow(NamedTuple):
@@ -175,14 +168,38 @@ def _shares(evidence: Evidence, numbers: Mapping[str, int]) -> None:
         f" WHERE place=(sizes+1)/2 AND sizes*{WORD}>=:least",
         {"person": numbers["person_percent"], "least": numbers["least"]},
     )
+    _count_behind(evidence)
     evidence.do(
         "CREATE TEMP TABLE share AS SELECT z.key, z.torrent, z.size, z.sizes, z.cap, n.pairs, min(n.taken,"
         " (SELECT CAST(total(min(u.taken, z.cap)) AS INTEGER) FROM source u"
         " WHERE u.key=z.key AND u.torrent=z.torrent)) AS taken FROM sized z JOIN"
         " (SELECT key, torrent, count(*) AS nets, CAST(total(min(taken, cap)) AS INTEGER) AS taken,"
         " max(pairs) AS pairs FROM (SELECT p.key, p.torrent, p.net, CAST(total(p.taken) AS INTEGER) AS taken,"
-        f" z.cap, {_PAIRS} AS pairs FROM sized z"
+        " z.cap, b.pairs FROM sized z JOIN behind b ON b.key=z.key AND b.torrent=z.torrent"
         " JOIN part p ON p.key=z.key AND p.torrent=z.torrent GROUP BY p.key, p.torrent, p.net)"
         f" GROUP BY key, torrent) n ON n.key=z.key AND n.torrent=z.torrent WHERE n.nets*{WORD}>=:least",
         {"least": numbers["least"]},
     )
+
+
+def _count_behind(evidence: Evidence) -> None:
+    """Make `behind`: how many peers there are behind an address on a torrent of `sized` (`pairs`).
+
+    By how many clients it was met as, or by how many of one client and port somebody saw there at one time.
+    """
+    evidence.do(
+        "CREATE TEMP TABLE pair AS SELECT p.key, p.torrent, p.voter, p.client, min(p.began) AS began, max(p.at) AS at"
+        " FROM sized z CROSS JOIN part p ON p.key=z.key AND p.torrent=z.torrent"
+        " GROUP BY p.key, p.torrent, p.voter, p.client, p.port"
+    )
+    # Whoever comes adds one, whoever goes takes one away: the highest sum is how many were there together.
+    evidence.do(
+        "CREATE TEMP TABLE behind AS SELECT c.key, c.torrent, max(c.clients, t.together) AS pairs FROM"
+        " (SELECT key, torrent, count(DISTINCT client) AS clients FROM pair GROUP BY key, torrent) c JOIN"
+        " (SELECT key, torrent, max(here) AS together FROM (SELECT key, torrent, sum(step) OVER"
+        " (PARTITION BY key, torrent, voter ORDER BY at, step DESC ROWS UNBOUNDED PRECEDING) AS here FROM"
+        " (SELECT key, torrent, voter, began AS at, 1 AS step FROM pair UNION ALL"
+        " SELECT key, torrent, voter, max(at, began), -1 FROM pair)) GROUP BY key, torrent) t"
+        " ON t.key=c.key AND t.torrent=c.torrent"
+    )
+    evidence.do("CREATE INDEX temp.behind_key ON behind (key, torrent)")

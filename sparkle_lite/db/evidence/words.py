@@ -24,19 +24,11 @@ CANARY = 2
 _SHOWN = 10
 
 
-class Judged(NamedTuple):
-    """One person's report of an address (4 or 8 bytes) at a time (ms), and what became of it."""
-
-    user: int
-    key: bytes
-    at: int
-    verdict: str
-
-
 class Standing(NamedTuple):
     """Somebody's word (0..1), what it is made of (faded sums), and with whom they share a voice (a user).
 
-    `addresses` are by verdict ("agreed", "disagreed", "canary", "late") how many there are and the newest of them.
+    `addresses` are by verdict ("agreed", "disagreed", "canary", "late") how many there are and the newest of them (4 or
+    8 bytes).
     """
 
     user: int
@@ -52,30 +44,37 @@ def weigh(evidence: Evidence, modules: Sequence[Module]) -> list[Standing]:
     since = evidence.now - WINDOW_MS
     _collect_said(evidence, modules, since)
     _collect_known(evidence, since)
-    judged = _judged(evidence)
-    values: dict[int, tuple[float, float]] = {
-        user: (0.0, 0.0) for (user,) in evidence.do("SELECT DISTINCT user FROM person WHERE NOT vouched")
+    _judge(evidence)
+    sums: dict[int, dict[str, tuple[int, float]]] = {
+        user: {} for (user,) in evidence.do("SELECT DISTINCT user FROM person WHERE NOT vouched")
     }
-    seen: dict[int, dict[str, list[Judged]]] = defaultdict(lambda: defaultdict(list))
-    for one in judged:
-        agreed, disagreed = values[one.user]
-        faded = 0.5 ** ((evidence.now - one.at) / HALF_LIFE_MS)
-        weight = {"agreed": (faded, 0.0), "disagreed": (0.0, faded), "canary": (0.0, CANARY * faded)}
-        more, less = weight.get(one.verdict, (0.0, 0.0))
-        values[one.user] = agreed + more, disagreed + less
-        seen[one.user][one.verdict].append(one)
-    words = {user: word(agreed, disagreed) for user, (agreed, disagreed) in values.items()}
-    voices = _voices(evidence, [user for user, value in words.items() if value >= SILENT])
+    for user, verdict, count, weight in evidence.do(
+        "SELECT user, verdict, count(*), total((2.0-(age%:half)*1.0/:half)/(2 << min(age/:half, 60))) FROM"
+        " (SELECT user, verdict, max(:now-at, 0) AS age FROM judged) GROUP BY user, verdict",
+        {"half": HALF_LIFE_MS, "now": evidence.now},
+    ):
+        sums[user][verdict] = count, weight
+    newest: dict[tuple[int, str], list[bytes]] = defaultdict(list)
+    for user, verdict, key in evidence.do(
+        "SELECT user, verdict, key FROM (SELECT *, row_number() OVER (PARTITION BY user, verdict"
+        " ORDER BY at DESC, key) AS place FROM judged) WHERE place<=? ORDER BY user, verdict, place",
+        (_SHOWN,),
+    ):
+        newest[user, verdict].append(key)
+    parts = {user: _parts(verdicts) for user, verdicts in sums.items()}
+    voices = _voices(
+        evidence, [user for user, (agreed, disagreed) in parts.items() if word(agreed, disagreed) >= SILENT]
+    )
     return [
         Standing(
             user=user,
-            value=words[user],
+            value=word(agreed, disagreed),
             agreed=agreed,
             disagreed=disagreed,
             voice=voices.get(user, user),
-            addresses={verdict: _newest(ones) for verdict, ones in seen[user].items()},
+            addresses={verdict: (count, newest[user, verdict]) for verdict, (count, _) in sums[user].items()},
         )
-        for user, (agreed, disagreed) in values.items()
+        for user, (agreed, disagreed) in parts.items()
     ]
 
 
@@ -84,9 +83,11 @@ def word(agreed: float, disagreed: float) -> float:
     return agreed / (agreed + 3 * disagreed + 1)
 
 
-def _newest(ones: Sequence[Judged]) -> tuple[int, Sequence[bytes]]:
-    newest = sorted(ones, key=lambda one: (-one.at, one.key))[:_SHOWN]
-    return len(ones), [one.key for one in newest]
+def _parts(verdicts: Mapping[str, tuple[int, float]]) -> tuple[float, float]:
+    """What agreed and what disagreed."""
+    none = (0, 0.0)
+    disagreed = verdicts.get("disagreed", none)[1] + CANARY * verdicts.get("canary", none)[1]
+    return verdicts.get("agreed", none)[1], disagreed
 
 
 def _collect_said(evidence: Evidence, modules: Sequence[Module], since: int) -> None:
@@ -115,20 +116,28 @@ def _collect_known(evidence: Evidence, since: int) -> None:
     )
 
 
-def _judged(evidence: Evidence) -> list[Judged]:
-    """Every report of somebody whom nobody vouches for that can be judged."""
+def _judge(evidence: Evidence) -> None:
+    """Make `judged`: every report of somebody whom nobody vouches for that can be judged, and what became of it."""
     listings = _Listings(evidence)
-    rows = evidence.do("SELECT user, key, at FROM said WHERE NOT vouched AND key IN (SELECT key FROM bad)")
-    judged = [Judged(user, key, at, "late" if listings.before(key, at) else "agreed") for user, key, at in rows]
-    rows = evidence.do("SELECT user, key, at FROM said WHERE NOT vouched AND key IN (SELECT key FROM good)")
-    judged += [Judged(user, key, at, "disagreed") for user, key, at in rows]
+    evidence.do("CREATE TEMP TABLE listed (key BLOB PRIMARY KEY, at INTEGER) WITHOUT ROWID")
+    for (key,) in evidence.do("SELECT DISTINCT key FROM said WHERE NOT vouched AND key IN (SELECT key FROM bad)"):
+        if (at := listings.since(key)) is not None:
+            evidence.do("INSERT INTO listed VALUES (?,?)", (key, at))
+    evidence.do(
+        "CREATE TEMP TABLE judged AS SELECT s.user, s.key, s.at, iif(l.at<=s.at, 'late', 'agreed') AS verdict"
+        " FROM said s LEFT JOIN listed l ON l.key=s.key WHERE NOT s.vouched AND s.key IN (SELECT key FROM bad)"
+    )
+    evidence.do(
+        "INSERT INTO judged SELECT user, key, at, 'disagreed' FROM said WHERE NOT vouched"
+        " AND key IN (SELECT key FROM good)"
+    )
     _collect_canaries(evidence)
-    rows = evidence.do(
-        "SELECT DISTINCT s.user, s.key, s.at FROM said s CROSS JOIN canary c ON c.key=s.key AND c.user<>s.user"
-        " WHERE NOT s.vouched AND s.key NOT IN (SELECT key FROM bad) AND s.at BETWEEN c.first AND c.last+?",
+    evidence.do(
+        "INSERT INTO judged SELECT DISTINCT s.user, s.key, s.at, 'canary' FROM said s CROSS JOIN canary c ON c.key=s.key"
+        " AND c.user<>s.user WHERE NOT s.vouched AND s.key NOT IN (SELECT key FROM bad) AND s.at BETWEEN c.first"
+        " AND c.last+?",
         (HOUR_MS,),
     )
-    return judged + [Judged(user, key, at, "canary") for user, key, at in rows]
 
 
 def _collect_canaries(evidence: Evidence) -> None:
@@ -157,14 +166,12 @@ class _Listings:
             networks = self._since.setdefault((len(address), shift), {})
             networks[int.from_bytes(address, "big") >> shift] = at
 
-    def before(self, key: bytes, at: int) -> bool:
-        """Whether an address (its first 4 or 8 bytes) had been listed by then."""
+    def since(self, key: bytes) -> int | None:
+        """Since when (ms) an address (its first 4 or 8 bytes) has been listed, however it was."""
         size = 4 if len(key) == 4 else 16
         value = int.from_bytes(key.ljust(size, b"\0"), "big")
-        return any(
-            length == size and networks.get(value >> shift, at + 1) <= at
-            for (length, shift), networks in self._since.items()
-        )
+        places = ((networks, value >> shift) for (length, shift), networks in self._since.items() if length == size)
+        return min((networks[place] for networks, place in places if place in networks), default=None)
 
 
 def _voices(evidence: Evidence, users: Iterable[int]) -> dict[int, int]:
