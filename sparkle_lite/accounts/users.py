@@ -150,7 +150,9 @@ class Users:
 
     @transacted
     async def vouch(self, connection: Connection, user: int, actor: Actor) -> None:
-        """Let a user's word count from the start. Raises SparkleError: forbidden, not_found."""
+        """Let a user's word count from the start. Raises SparkleError: forbidden, not_found, conflict for clients
+        without credentials, who are nobody.
+        """
         await self._set_vouched(connection, user, self._clock(), actor)
 
     @transacted
@@ -163,6 +165,8 @@ class Users:
     async def _set_vouched(self, connection: Connection, user: int, at: int | None, actor: Actor) -> None:
         actor.require_admin()
         row = await find_user(connection, user)
+        if is_nobody(row):
+            raise SparkleError("conflict", "user.nobody_speaks")
         if at is None and row.role == "admin":
             raise SparkleError("conflict", "user.admin_speaks", name=row.name)
         if (row.vouched_at is None) == (at is None):

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from sparkle_lite.db.connection import Connection, Row, fetch_all, fetch_one
 from sparkle_lite.db.evidence.words import Standing
+from sparkle_lite.db.evidence.workspace import SILENT, WORD, WORTH
 
 
 class WordRow(NamedTuple):
@@ -20,6 +21,11 @@ class WordRow(NamedTuple):
     disagreed: float
     voice: int
     addresses: Mapping[str, tuple[int, Sequence[str]]]
+
+    @property
+    def worth(self) -> float:
+        """What it is worth as a vote (0..1); a word below a half is silent."""
+        return min(WORTH * self.value, WORD) / WORD if self.value >= SILENT else 0.0
 
 
 async def replace(connection: Connection, standings: Iterable[Standing]) -> None:
@@ -68,5 +74,5 @@ _WORD = "SELECT user, value, agreed, disagreed, voice, addresses FROM word"
 
 
 def _word(row: Row) -> WordRow:
-    *columns, addresses = row
-    return WordRow(*columns, json.loads(addresses))
+    user, value, agreed, disagreed, voice, addresses = row
+    return WordRow(user, value, agreed, disagreed, voice=voice, addresses=json.loads(addresses))
