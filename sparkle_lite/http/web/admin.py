@@ -237,12 +237,14 @@ def _in_words(name: str, value: object, setting: str, texts: PageTexts) -> str:
         case "key":
             _, analysis, number = f"{text}..".split(".", 3)[:3]
             if not number:
-                return texts.known(f"audit_setting.{analysis}", text)
+                return texts.known(f"audit_setting.{analysis}", texts.known(f"rules.number.{analysis}", text))
             of_all = texts.known(f"rules.number.{number}", texts.known(f"audit_setting.{number}", number))
             number = texts.known(f"rules.number_of.{analysis}.{number}", of_all)
             return f"{texts.known(f'rules.origin.{analysis}', analysis)}: {number}"
         case "value" if setting.endswith(".mode"):
             return texts.known(f"rules.mode.{text}", text)
+        case "value" if setting.endswith(".private_torrents"):
+            return texts.known(f"rules.private_torrents.{text}", text)
         case "value":
             return texts.known(f"audit_setting.as_{text}", texts.known(f"preset.{text}.name", text))
         case _:
