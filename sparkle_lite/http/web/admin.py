@@ -223,6 +223,8 @@ def _details(row: AuditRow, texts: PageTexts) -> dict[str, str]:
 def _in_words(name: str, value: object, setting: str, texts: PageTexts) -> str:
     if isinstance(value, list):
         return ", ".join(map(str, value))
+    if isinstance(value, bool):
+        return texts("ui.yes") if value else texts("ui.no")
     text = str(value)
     match name:
         case "role":
