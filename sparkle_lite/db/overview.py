@@ -6,7 +6,7 @@ It is read on a thread of its own and kept for half a minute: nobody waits for i
 import asyncio
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, Literal, NamedTuple, TypeVar
 
@@ -264,6 +264,10 @@ class Overview:
                 self._reported = time.monotonic(), await self._reader.run(partial(_reported, since=since))
             return self._reported[1]
 
+    async def helped(self, user: int, origins: Collection[str]) -> int:
+        """How many listings in force of some origins strike what a user's clients banned by their own judgement."""
+        return await self._reader.run(partial(_helped, user=user, origins=origins, now=self._clock()))
+
     async def storage(self) -> list[Stored]:
         """The files of observations by kind and state."""
         rows = await self._database.read(
@@ -335,6 +339,21 @@ def _reported(reader: Reader, since: int) -> dict[int, Reported]:
     reader.until(_PATIENCE_MS)
     with refused("read", reader.path), reader.snapshot():
         return {user: Reported(recent, first_at) for user, recent, first_at in reader.main(sql, (since,))}
+
+
+def _helped(reader: Reader, user: int, origins: Collection[str], now: int) -> int:
+    # Pieces of a network, whose prefix ends within a byte, came of reports from all of it.
+    last = f"substr(x'{'ff' * 16}', 1, length(d.address)-d.prefix/8)"
+    first = "substr(d.address, 1, d.prefix/8)"
+    sql = (
+        "SELECT count(*) FROM decision d WHERE d.kind='ip' AND d.action='deny' AND d.state='active' AND d.ends_at>?"
+        f" AND d.origin IN ({', '.join('?' * len(origins))}) AND EXISTS (SELECT 1 FROM ban b INDEXED BY ban_evidence"
+        f" WHERE b.btn_ban=0 AND b.peer_ip BETWEEN d.address AND CAST({first} || {last} AS BLOB)"
+        " AND b.userapp IN (SELECT id FROM userapp WHERE user=?))"
+    )
+    reader.until(_PATIENCE_MS)
+    with refused("read", reader.path), reader.snapshot():
+        return int(reader.main(sql, (now, *origins, user))[0][0])
 
 
 def _figures(reader: Reader, now: int, rows: Mapping[str, int], chain: int, nobody: str) -> Figures:

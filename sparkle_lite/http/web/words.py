@@ -4,6 +4,7 @@ import math
 from typing import NamedTuple
 
 from sparkle_lite.accounts.users import UserRow, WordRow, is_nobody
+from sparkle_lite.analyses.registry import ANALYSES
 from sparkle_lite.config import AnalysisSection
 from sparkle_lite.net import Network
 from sparkle_lite.observations.stored import REPORTED_DAYS, Reported
@@ -28,7 +29,8 @@ class WordCard(NamedTuple):
     """Somebody's word as pages show it; `row` is None where nothing was measured.
 
     `companions` are the names of those with whom they share a voice, `reports` how many bans their clients reported
-    within `days`, `why_silent` says to whoever reports in vain what is missing.
+    within `days`, `rules` how many listings of the analyses in force strike what they reported. `why_silent` says to
+    whoever reports in vain what is missing.
     """
 
     user: UserRow
@@ -38,6 +40,7 @@ class WordCard(NamedTuple):
     verdicts: list[Verdicts]
     reports: int
     days: int
+    rules: int
     why_silent: Phrase | None
 
 
@@ -54,6 +57,7 @@ async def word_card(server: Server, user: UserRow) -> WordCard:
         verdicts=[_verdicts(name, row) for name in _VERDICTS] if row else [],
         reports=reported.recent if reported else 0,
         days=REPORTED_DAYS,
+        rules=await server.overview.helped(user.id, tuple(ANALYSES)) if reported else 0,
         why_silent=_why_silent(user, row, reported, server.config.analysis, now),
     )
 

@@ -146,6 +146,33 @@ def test_who_reports_for_a_week_in_vain_is_told_why(
     assert en in page(server, f"/admin/users/{id_of(server, 'alice')}")
 
 
+def test_rules_in_force_that_came_of_ones_reports_are_counted(server: RunningServer) -> None:
+    reports_for(server, "alice", days=0)
+    with closing(sqlite3.connect(server.database)) as connection:
+        [[address]] = connection.execute("SELECT max(peer_ip) FROM ban").fetchall()
+    beside = bytes([*address[:3], 0])
+    for target, prefix, origin, state in (
+        (address, 32, "untrusted_vote", "active"),
+        (beside, 24, "multi_dial", "active"),
+        # These don't count: held, by hand, and where nobody of theirs met anybody.
+        (address, 32, "over_download", "shadow"),
+        (address, 32, "admin", "active"),
+        (bytes([9, 9, 9, 9]), 32, "untrusted_vote", "active"),
+        (bytes.fromhex("20010db8") + bytes(12), 64, "untrusted_vote", "active"),
+    ):
+        execute(
+            server,
+            "INSERT INTO decision (kind, address, prefix, action, state, origin, category, code, numbers, evidence,"
+            " created_at) VALUES ('ip',?,?,'deny',?,?,'','','{}','{}',0)",
+            target,
+            prefix,
+            state,
+            origin,
+        )
+    assert "Rules in force about what was reported 2" in page(server, "/account", "alice")
+    assert "Rules in force about what was reported 0" in page(server, "/account")
+
+
 def test_a_young_account_is_told_so_at_once(server: RunningServer) -> None:
     execute(server, "UPDATE user SET registered_by='self' WHERE name='alice'")
     assert "This account is younger than 7 days" in page(server, "/account", "alice")
