@@ -211,3 +211,16 @@ def test_the_pages_with_a_word_are_sound_on_a_phone(server: RunningServer) -> No
     finally:
         browser.close()
         driver.stop()
+
+
+def test_what_an_address_lacks_is_told_in_words_of_people(server: RunningServer) -> None:
+    feed(server, server.add_app("alice"))
+    measure(server, "alice", 0.6)
+    execute(server, "UPDATE ban SET ban_at=received_at")
+    with closing(sqlite3.connect(server.database)) as connection:
+        sql = "SELECT DISTINCT peer_ip FROM ban WHERE to_peer_traffic>64<<20"
+        addresses = [".".join(map(str, row[0])) for row in connection.execute(sql)]
+    told = [server.run("rules", "why", address) for address in addresses]
+    assert any("  untrusted_vote: min_people is 0.8 of 3 (words of people)\n" in one for one in told)
+    shown = [page(server, f"/ip/{address}?distances=1") for address in addresses]
+    assert any(re.search(r"Words of people who saw it 0\.8 3 ", one) for one in shown)
