@@ -267,6 +267,26 @@ def test_a_reason_lacks_its_sentence_where_a_number_is_missing() -> None:
     assert reason("newer", {}).raw() == "newer newer"
 
 
+def test_a_reason_tells_the_words_of_people_where_they_are_not_one_each() -> None:
+    numbers = {"torrents": 2, "days": 3, "window_days": 14}
+    seen = " saw it cheat about its progress on 2 torrents on 3 days within 14 days"
+    found = "发现其谎报下载进度，涉及 2 个种子、3 天（14 天内）"
+    for more, en, zh in (
+        # A decision of an earlier version has no words.
+        ({"people": 4}, "4 people", "4 人"),
+        ({"people": 4, "words": 4.0}, "4 people", "4 人"),
+        ({"people": 4, "words": 3.97}, "4 people", "4 人"),
+        ({"people": 4, "words": 3.24}, "4 people (3.2 words between them)", "4 人（合计 3.2 票）"),
+        ({"people": 4, "words": 3}, "4 people (3 words between them)", "4 人（合计 3 票）"),
+        ({"people": 1, "words": 0.8}, "1 person (0.8 words between them)", "1 人（合计 0.8 票）"),
+    ):
+        told = reason("progress_cheater", {**more, **numbers})
+        assert (told.text("en"), told.text("zh")) == (en + seen, f"{zh}{found}")
+        assert told.text("en") == one_line(told.text("en"))
+    # Nobody's number is no sentence.
+    assert reason("progress_cheater", numbers).text("en").startswith("progress_cheater: torrents 2")
+
+
 # --- One more language ------------------------------------------------------------------------------------------------
 
 

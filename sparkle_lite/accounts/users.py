@@ -1,20 +1,31 @@
 """Users: who has an account, what they are called, whether they administrate, and whether they are locked out."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from typing import Literal
 
 from sparkle_lite.accounts.actors import Actor
 from sparkle_lite.accounts.audit import Audit
 from sparkle_lite.accounts.registry import ANONYMOUS, user_banned
 from sparkle_lite.accounts.texts import check_name, checked_line, storable
+from sparkle_lite.config import Preset
 from sparkle_lite.db import accounts as store
+from sparkle_lite.db import words
 from sparkle_lite.db.accounts import UserRow as UserRow
 from sparkle_lite.db.connection import Connection
 from sparkle_lite.db.database import AnnouncingDatabase, transacted
+from sparkle_lite.db.words import WordRow as WordRow
 from sparkle_lite.errors import SparkleError
 from sparkle_lite.units import INT64_MAX
 
 Role = Literal["user", "admin"]
+
+# Where people know each other, whom an administrator adds speaks at once.
+_VOUCHING: Collection[Preset] = ("solo", "friends")
+
+
+def vouches(preset: Preset) -> bool:
+    """Whether whoever adds a user vouches for them where they don't say."""
+    return preset in _VOUCHING
 
 
 class Users:
@@ -48,6 +59,28 @@ class Users:
         if row is None:
             raise SparkleError("not_found", "user.none_named", name=name)
         return row
+
+    async def words(self) -> Mapping[int, float]:
+        """What the words were worth (0..1) when they were measured last, by user; of vouched people nothing is."""
+        async with self.database.reader() as connection:
+            return await words.values(connection)
+
+    async def word(self, user: int) -> tuple[WordRow | None, list[str]]:
+        """What was measured of a user's word last, if anything was, and the names of those who share their voice."""
+        async with self.database.reader() as connection:
+            row = await words.standing(connection, user)
+            return row, [] if row is None else await words.companions(connection, row)
+
+    async def has_vouched(self) -> bool:
+        """Whether an administrator vouches for anybody who isn't banned."""
+        async with self.database.reader() as connection:
+            return await store.has_vouched(connection)
+
+    async def needs_vouching(self, reporting: Collection[int]) -> bool:
+        """Whether nobody but administrators is vouched for, while others are among those who report (users)."""
+        if await self.has_vouched():
+            return False
+        return any(row.id in reporting for row in await self.all() if not row.speaks and not is_nobody(row))
 
     @transacted
     async def add(
@@ -117,7 +150,9 @@ class Users:
 
     @transacted
     async def vouch(self, connection: Connection, user: int, actor: Actor) -> None:
-        """Let a user's word count from the start. Raises SparkleError: forbidden, not_found."""
+        """Let a user's word count from the start. Raises SparkleError: forbidden, not_found, conflict for clients
+        without credentials, who are nobody.
+        """
         await self._set_vouched(connection, user, self._clock(), actor)
 
     @transacted
@@ -130,6 +165,8 @@ class Users:
     async def _set_vouched(self, connection: Connection, user: int, at: int | None, actor: Actor) -> None:
         actor.require_admin()
         row = await find_user(connection, user)
+        if is_nobody(row):
+            raise SparkleError("conflict", "user.nobody_speaks")
         if at is None and row.role == "admin":
             raise SparkleError("conflict", "user.admin_speaks", name=row.name)
         if (row.vouched_at is None) == (at is None):
@@ -153,6 +190,11 @@ class Users:
         await store.set_user_role(connection, user, role)
         await store.delete_other_sessions(connection, user, b"")
         await self._audit.record(connection, actor, "USER_ROLE", user=user, name=row.name, role=role)
+
+
+def is_nobody(row: UserRow) -> bool:
+    """Whether it is no person, but all clients without credentials."""
+    return store.name_key(row.name) == ANONYMOUS
 
 
 async def find_user(connection: Connection, user: int) -> UserRow:

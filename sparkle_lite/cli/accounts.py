@@ -1,12 +1,14 @@
 """The commands `user` and `app`: people, and the credentials of their clients."""
 
 import argparse
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
 from sparkle_lite.cli.commands import (
+    accounts_of,
     add_command,
     add_json_option,
+    in_effect,
     load,
     print_json,
     print_table,
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     from sparkle_lite.accounts.parts import Accounts
     from sparkle_lite.config import Config
     from sparkle_lite.db.accounts import UserappRow, UserRow
+    from sparkle_lite.db.database import Database
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -31,10 +34,17 @@ _ANY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - compared wi
 def add_user_commands(user: Any) -> None:
     add = add_command(user, "add", _user_add, "add a user", "name")
     add.add_argument("--admin", action="store_true", help="may manage everything")
+    add.add_argument(
+        "--vouch",
+        action=argparse.BooleanOptionalAction,
+        help="whether their word counts from the start, or has to be earned (default: as the preset has it)",
+    )
     add_json_option(add_command(user, "list", _user_list, "list the users"))
     ban = add_command(user, "ban", _user_ban, "lock a user out, with all applications and sessions", "name")
     _reason_option(ban)
     add_command(user, "unban", _user_unban, "let a user in again", "name")
+    add_command(user, "vouch", _user_vouch, "let a user's word count from the start", "name")
+    add_command(user, "unvouch", _user_unvouch, "let a user's word be worth what it earns", "name")
     add_command(user, "token", _user_token, "print a session token for the REST API", "name")
     add_command(user, "login-link", _user_login_link, "print a one-time login URL, valid 30 minutes", "name")
 
@@ -78,18 +88,53 @@ def _duration(text: str) -> int:
 
 
 def _user_add(args: argparse.Namespace) -> None:
-    role: Any = "admin" if args.admin else "user"
-    row = run_on_accounts(args, lambda accounts, actor: accounts.users.add(args.name, role, actor), create=True)
+    row = with_database(args, lambda database, config: _add_user(args, database, config), create=True)
     print(f"Added the {'administrator' if args.admin else 'user'} {row.name}.")
 
 
+async def _add_user(args: argparse.Namespace, database: "Database", config: "Config") -> "UserRow":
+    from sparkle_lite.accounts.actors import COMMAND_LINE
+    from sparkle_lite.accounts.users import vouches
+
+    vouched = args.vouch
+    if vouched is None:
+        vouched = vouches((await in_effect(args, database, config)).analysis.preset)
+    users = (await accounts_of(database, config)).users
+    return await users.add(args.name, "admin" if args.admin else "user", COMMAND_LINE, vouched=vouched)
+
+
 def _user_list(args: argparse.Namespace) -> None:
-    users = run_or_nothing(args, lambda accounts, _: accounts.users.all())
+    users = run_or_nothing(args, lambda accounts, _: _with_words(accounts))
     if args.json:
-        print_json([_pick(row, _USER_KEYS) for row in users])
+        print_json([{**_pick(row, _USER_KEYS), "vouched": row.speaks, "word": word} for row, word in users])
         return
-    rows = [(row.name, row.role, when(row.registered_at), when(row.last_seen_at), _state(row)) for row in users]
-    print_table(("NAME", "ROLE", "REGISTERED (UTC)", "LAST SEEN (UTC)", "STATE"), rows)
+    rows = [
+        (row.name, row.role, _word(row, word), when(row.registered_at), when(row.last_seen_at), _state(row))
+        for row, word in users
+    ]
+    print_table(("NAME", "ROLE", "WORD", "REGISTERED (UTC)", "LAST SEEN (UTC)", "STATE"), rows)
+
+
+async def _with_words(accounts: "Accounts") -> "list[tuple[UserRow, float | None]]":
+    """The users, oldest first, with what their words are worth."""
+    words: Mapping[int, float] = await accounts.users.words()
+    return [(row, 1.0 if row.speaks else words.get(row.id)) for row in await accounts.users.all()]
+
+
+def _word(row: "UserRow", word: float | None) -> str:
+    return "vouched" if row.speaks else "-" if word is None else f"{word:.2f}"
+
+
+def _user_vouch(args: argparse.Namespace) -> None:
+    user, _ = run_on_accounts(args, lambda accounts, actor: _to_user(accounts, args.name, accounts.users.vouch, actor))
+    print(f"{user.name}'s word counts from the start.")
+
+
+def _user_unvouch(args: argparse.Namespace) -> None:
+    user, _ = run_on_accounts(
+        args, lambda accounts, actor: _to_user(accounts, args.name, accounts.users.unvouch, actor)
+    )
+    print(f"{user.name}'s word is worth what it earns.")
 
 
 def _user_ban(args: argparse.Namespace) -> None:

@@ -97,22 +97,28 @@ def run_on_accounts(
 ) -> T:
     """Run a command on the accounts as the operator. Raises SparkleError if there is no database, unless `create`."""
     from sparkle_lite.accounts.actors import COMMAND_LINE
+
+    async def run(database: "Database", config: "Config") -> T:
+        return await command(await accounts_of(database, config), COMMAND_LINE)
+
+    return with_database(args, run, create=create)
+
+
+async def accounts_of(database: "Database", config: "Config") -> "Accounts":
+    """The accounts in a database."""
     from sparkle_lite.accounts.audit import Audit
     from sparkle_lite.accounts.parts import Accounts
     from sparkle_lite.clock import now_ms
     from sparkle_lite.timekeeping import believed
 
-    async def run(database: "Database", config: "Config") -> T:
-        # A link must not be over for a server that goes by a later time.
-        now = now_ms()
-        ahead = await believed(database, now) - now
+    # A link must not be over for a server that goes by a later time.
+    now = now_ms()
+    ahead = await believed(database, now) - now
 
-        def clock() -> int:
-            return now_ms() + ahead
+    def clock() -> int:
+        return now_ms() + ahead
 
-        return await command(Accounts.on(database, Audit(database, clock), lambda: config.auth, clock), COMMAND_LINE)
-
-    return with_database(args, run, create=create)
+    return Accounts.on(database, Audit(database, clock), lambda: config.auth, clock)
 
 
 def with_database(
@@ -135,6 +141,20 @@ def with_database(
             await database.close()
 
     return asyncio.run(run())
+
+
+async def in_effect(args: argparse.Namespace, database: "Database", written: "Config") -> "Config":
+    """The configuration with what was set on pages."""
+    from sparkle_lite import config
+    from sparkle_lite.accounts.audit import Audit
+    from sparkle_lite.analyses.registry import SCHEMA
+    from sparkle_lite.clock import now_ms
+    from sparkle_lite.settings import Settings
+
+    given = config.given(SCHEMA, config_path(args), os.environ)
+    settings = Settings(database, Audit(database, now_ms), written, given)
+    await settings.load()
+    return settings.config
 
 
 def run_or_nothing(args: argparse.Namespace, command: "Callable[[Accounts, Actor], Awaitable[list[T]]]") -> list[T]:

@@ -19,7 +19,7 @@ from sparkle_lite.cli.commands import (
     add_group,
     add_json_option,
     complain,
-    config_path,
+    in_effect,
     load,
     no_database,
     print_json,
@@ -213,7 +213,9 @@ def _why(args: argparse.Namespace) -> None:
     for name in why.protection:
         print(f"  {_PROTECTION[name]}")
     for distance in distances:
-        print(f"  {distance.analysis}: {distance.number} is {distance.have:g} of {distance.need:g}")
+        words = " (words of people)" if distance.number in ("min_people", "min_people_any") else ""
+        have = round(distance.have, 1)
+        print(f"  {distance.analysis}: {distance.number} is {have:g} of {distance.need:g}{words}")
 
 
 async def _explain(place: "_Place", args: argparse.Namespace) -> "tuple[Why, list[Need]]":
@@ -528,17 +530,13 @@ def _run(
     rules: bool = False,
 ) -> "tuple[_Place, T]":
     """Run a command on the decisions; where, and its result. Raises SparkleError if there is no database."""
-    from sparkle_lite import config as configuration
     from sparkle_lite.accounts.audit import Audit
-    from sparkle_lite.analyses.registry import SCHEMA
     from sparkle_lite.clock import now_ms
     from sparkle_lite.db.database import Database
     from sparkle_lite.rules.decisions import Decisions
     from sparkle_lite.rules.protected import Protected
-    from sparkle_lite.settings import Settings
 
     written = load(args, rules=rules)
-    given = configuration.given(SCHEMA, config_path(args), os.environ)
     path = written.database.file
     from sparkle_lite.db.database import is_there
 
@@ -553,13 +551,11 @@ def _run(
         await protected.look_up(written)
         await database.open()
         try:
-            audit = Audit(database, now_ms)
-            settings = Settings(database, audit, written, given)
-            await settings.load()
+            config = await in_effect(args, database, written)
             with suppress(SparkleError):
-                await protected.look_at_accounts(database, settings.config.analysis, now_ms())
-            decisions = Decisions(database, audit, now_ms, protected)
-            place = _Place(settings.config, database, decisions, protected)
+                await protected.look_at_accounts(database, config.analysis, now_ms())
+            decisions = Decisions(database, Audit(database, now_ms), now_ms, protected)
+            place = _Place(config, database, decisions, protected)
             done.append((place, await command(place)))
         finally:
             await database.close()

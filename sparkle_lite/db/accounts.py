@@ -173,6 +173,12 @@ async def has_users(connection: Connection) -> bool:
     return await fetch_one(connection, "SELECT 1 FROM user LIMIT 1") is not None
 
 
+async def has_vouched(connection: Connection) -> bool:
+    """Whether somebody vouches for anybody who is no administrator and not banned."""
+    sql = "SELECT 1 FROM user WHERE vouched_at IS NOT NULL AND role<>'admin' AND banned_at IS NULL LIMIT 1"
+    return await fetch_one(connection, sql) is not None
+
+
 async def user_by_name(connection: Connection, name: str) -> UserRow | None:
     """A user by name; case and width of the letters don't matter."""
     row = await fetch_one(connection, f"{_USER} WHERE name_key=?", (name_key(name),))

@@ -6,7 +6,7 @@ It is read on a thread of its own and kept for half a minute: nobody waits for i
 import asyncio
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, Literal, NamedTuple, TypeVar
 
@@ -28,6 +28,8 @@ WEEK_MS = 7 * DAY_MS
 FRESH_S, STALE_S = 30, 900
 # Of the week's bans the newest so many are broken down.
 BANS = 50_000
+# Of so many days it is told what somebody reported.
+REPORTED_DAYS = 14
 TOP = 8
 _PATIENCE_MS = 20_000
 # A body counts for the hour in which it came; it is committed within seconds.
@@ -90,6 +92,13 @@ class Sent(NamedTuple):
     last_at: int
 
 
+class Reported(NamedTuple):
+    """The bans by their own judgement that somebody's clients reported: how many of late, and the first (ms)."""
+
+    recent: int
+    first_at: int
+
+
 class Stored(NamedTuple):
     """The files of one kind of observations in one state; `first_at` and `last_at` are receipts (ms)."""
 
@@ -127,6 +136,7 @@ class Overview:
         self._figures: tuple[float, Figures] | None = None
         self._tail: tuple[float, _Hours] | None = None
         self._sent: tuple[float, dict[int, dict[Activity, Sent]]] | None = None
+        self._reported: tuple[float, dict[int, Reported]] | None = None
         self._reading: asyncio.Task[Figures] | None = None
         self._lock = asyncio.Lock()
 
@@ -246,6 +256,18 @@ class Overview:
                 self._sent = time.monotonic(), await self._over(since, partial(_sent, since=since), {})
             return self._sent[1]
 
+    async def reported(self) -> Mapping[int, Reported]:
+        """What everybody (user row ids) reported; `recent` is of the last `REPORTED_DAYS` days."""
+        async with self._lock:
+            if self._reported is None or time.monotonic() - self._reported[0] >= FRESH_S:
+                since = self._clock() - REPORTED_DAYS * DAY_MS
+                self._reported = time.monotonic(), await self._reader.run(partial(_reported, since=since))
+            return self._reported[1]
+
+    async def helped(self, user: int, origins: Collection[str]) -> int:
+        """How many listings in force of some origins strike what a user's clients banned by their own judgement."""
+        return await self._reader.run(partial(_helped, user=user, origins=origins, now=self._clock()))
+
     async def storage(self) -> list[Stored]:
         """The files of observations by kind and state."""
         rows = await self._database.read(
@@ -305,6 +327,33 @@ def _sent(reader: Reader, chain: Sequence[SegmentRow], since: int) -> dict[int, 
                     before.rows + rows, before.submissions + submissions, max(before.last_at, last_at)
                 )
     return dict(by_userapp)
+
+
+def _reported(reader: Reader, since: int) -> dict[int, Reported]:
+    # The index has all of it, so that no ban itself is read.
+    sql = (
+        "SELECT a.user, sum(b.recent), min(b.first_at) FROM"
+        " (SELECT userapp, sum(received_at>=?) AS recent, min(received_at) AS first_at"
+        " FROM ban INDEXED BY ban_evidence WHERE btn_ban=0 GROUP BY 1) b JOIN userapp a ON a.id=b.userapp GROUP BY 1"
+    )
+    reader.until(_PATIENCE_MS)
+    with refused("read", reader.path), reader.snapshot():
+        return {user: Reported(recent, first_at) for user, recent, first_at in reader.main(sql, (since,))}
+
+
+def _helped(reader: Reader, user: int, origins: Collection[str], now: int) -> int:
+    # Pieces of a network, whose prefix ends within a byte, came of reports from all of it.
+    last = f"substr(x'{'ff' * 16}', 1, length(d.address)-d.prefix/8)"
+    first = "substr(d.address, 1, d.prefix/8)"
+    sql = (
+        "SELECT count(*) FROM decision d WHERE d.kind='ip' AND d.action='deny' AND d.state='active' AND d.ends_at>?"
+        f" AND d.origin IN ({', '.join('?' * len(origins))}) AND EXISTS (SELECT 1 FROM ban b INDEXED BY ban_evidence"
+        f" WHERE b.btn_ban=0 AND b.peer_ip BETWEEN d.address AND CAST({first} || {last} AS BLOB)"
+        " AND b.userapp IN (SELECT id FROM userapp WHERE user=?))"
+    )
+    reader.until(_PATIENCE_MS)
+    with refused("read", reader.path), reader.snapshot():
+        return int(reader.main(sql, (now, *origins, user))[0][0])
 
 
 def _figures(reader: Reader, now: int, rows: Mapping[str, int], chain: int, nobody: str) -> Figures:

@@ -4,8 +4,9 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-from sparkle_lite.db.connection import Connection, fetch_all
+from sparkle_lite.db.connection import Connection, Row, fetch_all, fetch_one
 from sparkle_lite.db.evidence.words import Standing
+from sparkle_lite.db.evidence.workspace import SILENT, WORD, WORTH
 
 
 class WordRow(NamedTuple):
@@ -20,6 +21,11 @@ class WordRow(NamedTuple):
     disagreed: float
     voice: int
     addresses: Mapping[str, tuple[int, Sequence[str]]]
+
+    @property
+    def worth(self) -> float:
+        """What it is worth as a vote (0..1); a word below a half is silent."""
+        return min(WORTH * self.value, WORD) / WORD if self.value >= SILENT else 0.0
 
 
 async def replace(connection: Connection, standings: Iterable[Standing]) -> None:
@@ -43,8 +49,30 @@ async def replace(connection: Connection, standings: Iterable[Standing]) -> None
 
 async def standings(connection: Connection) -> dict[int, WordRow]:
     """What was measured last, by user (row id)."""
-    rows = await fetch_all(connection, "SELECT user, value, agreed, disagreed, voice, addresses FROM word")
-    return {
-        user: WordRow(user, value, agreed, disagreed, voice, json.loads(addresses))
-        for user, value, agreed, disagreed, voice, addresses in rows
-    }
+    rows = await fetch_all(connection, _WORD)
+    return {row[0]: _word(row) for row in rows}
+
+
+async def standing(connection: Connection, user: int) -> WordRow | None:
+    """What was measured last of one user; None for whom nothing was."""
+    row = await fetch_one(connection, f"{_WORD} WHERE user=?", (user,))
+    return None if row is None else _word(row)
+
+
+async def values(connection: Connection) -> dict[int, float]:
+    """What everybody's word is worth (0..1), by user (row id)."""
+    return dict(await fetch_all(connection, "SELECT user, value FROM word"))
+
+
+async def companions(connection: Connection, row: WordRow) -> list[str]:
+    """The names of those who share a voice with somebody."""
+    sql = "SELECT u.name FROM word w JOIN user u ON u.id=w.user WHERE w.voice=? AND w.user<>? ORDER BY u.id"
+    return [name for (name,) in await fetch_all(connection, sql, (row.voice, row.user))]
+
+
+_WORD = "SELECT user, value, agreed, disagreed, voice, addresses FROM word"
+
+
+def _word(row: Row) -> WordRow:
+    user, value, agreed, disagreed, voice, addresses = row
+    return WordRow(user, value, agreed, disagreed, voice=voice, addresses=json.loads(addresses))

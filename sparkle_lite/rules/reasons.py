@@ -1,6 +1,7 @@
 """Why somebody is listed or allowed, as sentences: from a code and numbers, never from text that a client sent."""
 
 from collections.abc import Mapping
+from typing import Any
 
 from sparkle_lite.texts import ENGLISH, Phrase, catalogue, phrase, places
 
@@ -11,8 +12,9 @@ _UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 def reason(code: str, numbers: Numbers) -> Phrase:
     """The sentence of a code with its numbers (catalogues: reason.<code>), without a full stop; in English it is ASCII.
 
-    A {name} takes the number of that name, or `<name>_bytes` as a size. The bare numbers are told where there is no
-    sentence, or where it takes numbers that are missing.
+    A {name} takes the number of that name, or `<name>_bytes` as a size; {who} takes the people, with what their words
+    come to where that is not as much. The bare numbers are told where there is no sentence, or where it takes numbers
+    that are missing.
     """
     key = f"reason.{code}"
     if key in catalogue(ENGLISH):
@@ -27,11 +29,26 @@ def reason(code: str, numbers: Numbers) -> Phrase:
     return phrase("reason_without_sentence.numbers", code=code, numbers=bare)
 
 
-def _shown(name: str, numbers: Numbers) -> int | float | str:
+def _shown(name: str, numbers: Numbers) -> Any:
+    if name == "who":
+        return _who(numbers)
     if name not in numbers:
         return size(numbers[f"{name}_bytes"])
-    value = numbers[name]
-    return int(value) if float(value).is_integer() else round(value, 2)
+    return _plain(numbers[name], 2)
+
+
+def _who(numbers: Numbers) -> Phrase:
+    """So many people; words are told only where they come to something else, rounded as they are told."""
+    people = _plain(numbers["people"], 0)
+    words = _plain(numbers.get("words", people), 1)
+    if words == people:
+        return phrase("reason_who.people", people=people)
+    return phrase("reason_who.words", people=people, words=words)
+
+
+def _plain(value: float, digits: int) -> int | float:
+    rounded = round(value, digits)
+    return int(rounded) if float(rounded).is_integer() else rounded
 
 
 def size(value: float) -> str:

@@ -4,8 +4,10 @@ import json
 import os
 import re
 import signal
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -198,6 +200,64 @@ def test_lists_as_json_hold_no_secret(capsys: pytest.CaptureFixture[str]) -> Non
     main(["user", "list", "--json"])
     [user] = json.loads(capsys.readouterr().out)
     assert (user["name"], user["role"]) == ("bob", "user")
+
+
+@pytest.mark.parametrize(
+    ("preset", "vouched"), [("solo", True), ("friends", True), ("tracker", False), ("public", False)]
+)
+def test_whom_an_administrator_adds_is_vouched_for_as_the_preset_or_an_option_says(
+    preset: str, vouched: bool, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "config.toml").write_text(f'[analysis]\npreset = "{preset}"\n', "utf-8")
+    for name, *options in (
+        ("as the preset",),
+        ("yes", "--vouch"),
+        ("no", "--no-vouch"),
+        ("root", "--admin", "--no-vouch"),
+    ):
+        assert main(["user", "add", name, *options]) == 0
+    capsys.readouterr()
+    main(["user", "list", "--json"])
+    users = json.loads(capsys.readouterr().out)
+    assert [(user["name"], user["vouched"], user["word"]) for user in users] == [
+        ("as the preset", vouched, 1 if vouched else None),
+        ("yes", True, 1),
+        ("no", False, None),
+        ("root", True, 1),
+    ]
+
+
+def test_a_preset_that_was_set_on_a_page_says_whom_to_vouch_for(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main(["user", "add", "bob"])
+    with closing(sqlite3.connect(folder / "data" / "sparkle.db", isolation_level=None)) as connection:
+        connection.execute("INSERT INTO setting VALUES ('page:analysis.preset', 'public')")
+    main(["user", "add", "carol"])
+    capsys.readouterr()
+    main(["user", "list", "--json"])
+    assert [user["vouched"] for user in json.loads(capsys.readouterr().out)] == [True, False]
+
+
+def test_a_user_is_vouched_for_and_the_list_tells_every_word(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("bob", "carol", "dave"):
+        assert main(["user", "add", name, "--no-vouch"]) == 0
+    with closing(sqlite3.connect(folder / "data" / "sparkle.db", isolation_level=None)) as connection:
+        connection.execute("INSERT INTO word VALUES (2, 0.8333, 5, 0, 2, '{}')")
+    capsys.readouterr()
+    assert main(["user", "vouch", "bob"]) == 0
+    assert capsys.readouterr().out == "bob's word counts from the start.\n"
+    main(["user", "list"])
+    head, *rows = capsys.readouterr().out.splitlines()
+    words = [row[head.index("WORD") :].split()[0] for row in rows]
+    assert words == ["vouched", "0.83", "-"]
+    assert main(["user", "unvouch", "bob"]) == 0
+    assert capsys.readouterr().out == "bob's word is worth what it earns.\n"
+    assert main(["user", "vouch", "nobody"]) == 1
+    main(["user", "add", "root", "--admin"])
+    capsys.readouterr()
+    assert main(["user", "unvouch", "root"]) == 1
+    assert capsys.readouterr().err == "sparkle-lite: root is an administrator, whose word always counts.\n"
 
 
 def test_an_application_can_be_banned_reset_and_deleted(capsys: pytest.CaptureFixture[str]) -> None:

@@ -134,8 +134,8 @@ def _judge(evidence: Evidence) -> None:
     _collect_canaries(evidence)
     evidence.do(
         "INSERT INTO judged SELECT DISTINCT s.user, s.key, s.at, 'canary' FROM said s CROSS JOIN canary c"
-        " ON c.key=s.key AND c.user<>s.user WHERE NOT s.vouched AND s.key NOT IN (SELECT key FROM bad) AND s.at BETWEEN c.first"
-        " AND c.last+?",
+        " ON c.key=s.key AND c.user<>s.user WHERE NOT s.vouched AND s.key NOT IN (SELECT key FROM bad)"
+        " AND s.at BETWEEN c.first AND c.last+?",
         (HOUR_MS,),
     )
 

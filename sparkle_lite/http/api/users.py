@@ -8,7 +8,7 @@ from litestar.enums import HttpMethod
 from litestar.openapi import ResponseSpec
 
 from sparkle_lite.accounts.sessions import LOGIN_LINK_MS
-from sparkle_lite.accounts.users import UserRow
+from sparkle_lite.accounts.users import UserRow, vouches
 from sparkle_lite.clock import now_ms
 from sparkle_lite.http.api.common import Answer, allow_only, api_router, documented, ok
 from sparkle_lite.http.api.pages import BanRequest, NumberedPage, PageNumber, PageSize, check_page
@@ -44,13 +44,19 @@ class User(msgspec.Struct, frozen=True, rename="camel"):
 
 
 class AdminUser(User, frozen=True, rename="camel"):
-    """A user with what only administrators need; `name` is what the command line calls them."""
+    """A user with what only administrators need; `name` is what the command line calls them.
+
+    `vouched`: their word counts from the start, as that of every administrator. `word` is what it is worth (0 to 1; 1
+    for whoever is vouched for), null before it was measured.
+    """
 
     name: str
     role: Literal["user", "admin"]
     registered_by: Literal["admin", "self"]
     github_id: int | None
     github_login: str | None
+    vouched: bool
+    word: float | None
 
 
 class SessionInfo(msgspec.Struct, frozen=True, rename="camel"):
@@ -85,10 +91,14 @@ class RoleChange(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class NewUser(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A local user: a name of 1-64 characters that nobody else has."""
+    """A local user: a name of 1-64 characters that nobody else has.
+
+    `vouched`: whether their word counts from the start; where it is left out or null, the preset says it.
+    """
 
     name: Annotated[str, msgspec.Meta(examples=["alice"], extra_json_schema=_NAME)]
     role: Literal["user", "admin"] = "user"
+    vouched: bool | None = None
 
 
 EXAMPLE_USER = User(
@@ -108,9 +118,12 @@ _ADMIN_USER = AdminUser(
     registered_by="self",
     github_id=583231,
     github_login="alice",
+    vouched=False,
+    word=0.83,
 )
 NO_USER = "There is no such user."
 _LAST_ADMIN = "That is the last administrator."
+_SPEAKS_ANYWAY = "That is an administrator."
 
 
 # --- Users and their sessions -----------------------------------------------------------------------------------------
@@ -205,7 +218,8 @@ async def list_users(
     allow_only(request, page=page, pageSize=page_size)
     check_page(page, page_size)
     rows, total = await server.users.page(page, page_size)
-    return ok(NumberedPage(page, page_size, total, [_admin_user(row) for row in rows]))
+    words = await server.users.words()
+    return ok(NumberedPage(page, page_size, total, [_admin_user(row, words.get(row.id)) for row in rows]))
 
 
 @put(
@@ -216,7 +230,8 @@ async def list_users(
     responses=documented(Answer[AdminUser], "The user.", _ADMIN_USER, {409: "Somebody has this name."}),
 )
 async def create_user(server: Injected[Server], me: Injected[SignedIn], data: NewUser) -> Answer[AdminUser]:
-    return ok(_admin_user(await server.users.add(data.name, data.role, me.actor)))
+    vouched = vouches(server.config.analysis.preset) if data.vouched is None else data.vouched
+    return ok(_admin_user(await server.users.add(data.name, data.role, me.actor, vouched=vouched), None))
 
 
 @post(
@@ -243,6 +258,30 @@ async def ban_user(
 )
 async def unban_user(server: Injected[Server], me: Injected[SignedIn], user_id: int) -> Answer[AdminUser]:
     await server.users.unban(user_id, me.actor)
+    return await _show_user(server, user_id)
+
+
+@post(
+    "/admin/users/{user_id:int}/vouch",
+    status_code=200,
+    summary="Let a user's word count from the start",
+    operation_id="adminVouchUser",
+    responses=documented(Answer[AdminUser], "The user.", _ADMIN_USER, {404: NO_USER}),
+)
+async def vouch_user(server: Injected[Server], me: Injected[SignedIn], user_id: int) -> Answer[AdminUser]:
+    await server.users.vouch(user_id, me.actor)
+    return await _show_user(server, user_id)
+
+
+@post(
+    "/admin/users/{user_id:int}/unvouch",
+    status_code=200,
+    summary="Let a user's word be worth what it earns",
+    operation_id="adminUnvouchUser",
+    responses=documented(Answer[AdminUser], "The user.", _ADMIN_USER, {404: NO_USER, 409: _SPEAKS_ANYWAY}),
+)
+async def unvouch_user(server: Injected[Server], me: Injected[SignedIn], user_id: int) -> Answer[AdminUser]:
+    await server.users.unvouch(user_id, me.actor)
     return await _show_user(server, user_id)
 
 
@@ -282,7 +321,8 @@ async def login_link(
 
 
 async def _show_user(server: Server, user_id: int) -> Answer[AdminUser]:
-    return ok(_admin_user(await server.users.get(user_id)))
+    word, _ = await server.users.word(user_id)
+    return ok(_admin_user(await server.users.get(user_id), None if word is None else word.value))
 
 
 def present_user(row: UserRow) -> User:
@@ -299,7 +339,8 @@ def present_user(row: UserRow) -> User:
     )
 
 
-def _admin_user(row: UserRow) -> AdminUser:
+def _admin_user(row: UserRow, word: float | None) -> AdminUser:
+    """A user and what was measured of their word last."""
     return AdminUser(
         **msgspec.structs.asdict(present_user(row)),
         name=row.name,
@@ -307,6 +348,8 @@ def _admin_user(row: UserRow) -> AdminUser:
         registered_by=row.registered_by,
         github_id=row.github_id,
         github_login=row.github_login,
+        vouched=row.speaks,
+        word=1.0 if row.speaks else word,
     )
 
 
@@ -316,7 +359,7 @@ ROUTERS = (
     api_router([get_me, get_user, list_sessions, end_sessions], tags=["user"], guards=[requires_sign_in]),
     api_router([log_out], tags=["user"]),
     api_router(
-        [list_users, create_user, ban_user, unban_user, set_role, login_link],
+        [list_users, create_user, ban_user, unban_user, vouch_user, unvouch_user, set_role, login_link],
         tags=["administration"],
         guards=[requires_admin],
     ),

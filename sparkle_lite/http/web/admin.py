@@ -12,7 +12,7 @@ from litestar import get, post
 from sparkle_lite import config as configuration
 from sparkle_lite.accounts.audit import AuditFilter, AuditRow
 from sparkle_lite.accounts.sessions import LOGIN_LINK_MS
-from sparkle_lite.accounts.users import Role, UserRow
+from sparkle_lite.accounts.users import Role, UserRow, vouches
 from sparkle_lite.analyses.numbers import PRESETS
 from sparkle_lite.clock import date, now_ms
 from sparkle_lite.errors import ConfigError, SparkleError
@@ -21,6 +21,7 @@ from sparkle_lite.http.web.access import ADMINS
 from sparkle_lite.http.web.paging import cut, page_number, position, row_id
 from sparkle_lite.http.web.render import Page, PageTexts, PostedForm, page, see_other, texts_of
 from sparkle_lite.http.web.welcome import PRESET, choose_preset
+from sparkle_lite.http.web.words import word_card
 from sparkle_lite.server import Server
 from sparkle_lite.units import DAY_MS
 
@@ -34,6 +35,8 @@ ACTIONS = (
     "USER_CREATE",
     "USER_BAN",
     "USER_UNBAN",
+    "USER_VOUCH",
+    "USER_UNVOUCH",
     "USER_ROLE",
     "USER_RENAME",
     "USERAPP_CREATE",
@@ -64,11 +67,24 @@ async def list_users(request: AnyRequest, server: Injected[Server]) -> Page:
     return await _users_page(request, server)
 
 
-async def _users_page(request: AnyRequest, server: Server, name: str = "", refused: SparkleError | None = None) -> Page:
+async def _users_page(
+    request: AnyRequest, server: Server, form: PostedForm | None = None, refused: SparkleError | None = None
+) -> Page:
+    """The users; with what was written in the form and why it can't be, where that is so."""
     number = page_number(request.query_params)
     rows, total = await server.users.page(number, _PAGE)
-    values: dict[str, Any] = {"rows": rows, "total": total, "number": number, "size": _PAGE, "name": name}
-    return page(request, "users.html", refused=refused, **values)
+    return page(
+        request,
+        "users.html",
+        refused=refused,
+        rows=rows,
+        total=total,
+        number=number,
+        size=_PAGE,
+        worth=await server.users.words(),
+        name=form.get("name", "") if form else "",
+        vouched="vouched" in form if form else vouches(server.config.analysis.preset),
+    )
 
 
 @post("/admin/users", status_code=303, guards=ADMINS)
@@ -76,11 +92,10 @@ async def add_user(
     request: AnyRequest, server: Injected[Server], me: Injected[SignedIn], form: Injected[PostedForm]
 ) -> Page:
     """Make a local user."""
-    name = form.get("name", "")
     try:
-        user = await server.users.add(name, _role(form), me.actor)
+        user = await server.users.add(form.get("name", ""), _role(form), me.actor, vouched="vouched" in form)
     except SparkleError as error:
-        return await _users_page(request, server, name, error)
+        return await _users_page(request, server, form, error)
     return see_other(f"/admin/users/{user.id}", done="user_added")
 
 
@@ -93,7 +108,8 @@ async def show_user(request: AnyRequest, server: Injected[Server], user_id: int)
 async def _user_page(request: AnyRequest, server: Server, user: UserRow, link: str = "", until: int = 0) -> Page:
     apps = await server.apps.all(user.id)
     sessions = await server.sessions.of(user.id)
-    return page(request, "user.html", user=user, apps=apps, sessions=sessions, link=link, until=until)
+    word = await word_card(server, user)
+    return page(request, "user.html", user=user, apps=apps, sessions=sessions, word=word, link=link, until=until)
 
 
 @post("/admin/users/{user_id:int}/role", status_code=303, guards=ADMINS)
@@ -121,6 +137,20 @@ async def unban_user(server: Injected[Server], me: Injected[SignedIn], user_id: 
     """Let a user in again."""
     await server.users.unban(user_id, me.actor)
     return _changed(user_id, "user_unbanned")
+
+
+@post("/admin/users/{user_id:int}/vouch", status_code=303, guards=ADMINS)
+async def vouch_user(server: Injected[Server], me: Injected[SignedIn], user_id: int) -> Page:
+    """Let a user's word count from the start."""
+    await server.users.vouch(user_id, me.actor)
+    return _changed(user_id, "user_vouched")
+
+
+@post("/admin/users/{user_id:int}/unvouch", status_code=303, guards=ADMINS)
+async def unvouch_user(server: Injected[Server], me: Injected[SignedIn], user_id: int) -> Page:
+    """Let a user's word be worth what it earns."""
+    await server.users.unvouch(user_id, me.actor)
+    return _changed(user_id, "user_unvouched")
 
 
 @post("/admin/users/{user_id:int}/sign-out", status_code=303, guards=ADMINS)
@@ -193,6 +223,8 @@ def _details(row: AuditRow, texts: PageTexts) -> dict[str, str]:
 def _in_words(name: str, value: object, setting: str, texts: PageTexts) -> str:
     if isinstance(value, list):
         return ", ".join(map(str, value))
+    if isinstance(value, bool):
+        return texts("ui.yes") if value else texts("ui.no")
     text = str(value)
     match name:
         case "role":
@@ -207,12 +239,14 @@ def _in_words(name: str, value: object, setting: str, texts: PageTexts) -> str:
         case "key":
             _, analysis, number = f"{text}..".split(".", 3)[:3]
             if not number:
-                return texts.known(f"audit_setting.{analysis}", text)
+                return texts.known(f"audit_setting.{analysis}", texts.known(f"rules.number.{analysis}", text))
             of_all = texts.known(f"rules.number.{number}", texts.known(f"audit_setting.{number}", number))
             number = texts.known(f"rules.number_of.{analysis}.{number}", of_all)
             return f"{texts.known(f'rules.origin.{analysis}', analysis)}: {number}"
         case "value" if setting.endswith(".mode"):
             return texts.known(f"rules.mode.{text}", text)
+        case "value" if setting.endswith(".private_torrents"):
+            return texts.known(f"rules.private_torrents.{text}", text)
         case "value":
             return texts.known(f"audit_setting.as_{text}", texts.known(f"preset.{text}.name", text))
         case _:
@@ -292,7 +326,8 @@ async def set_preset(server: Injected[Server], me: Injected[SignedIn], form: Inj
 
 
 HANDLERS = (
-    *(list_users, add_user, show_user, set_role, ban_user, unban_user, sign_out, login_link),
+    *(list_users, add_user, show_user, set_role, ban_user, unban_user),
+    *(vouch_user, unvouch_user, sign_out, login_link),
     audit,
     *(settings, reload, accept_clock, set_preset),
 )

@@ -8,10 +8,10 @@ import msgspec
 from litestar import get, post
 
 from sparkle_lite.analyses.numbers import PRESETS
-from sparkle_lite.analyses.parameters import parameters
+from sparkle_lite.analyses.parameters import parameters, trust
 from sparkle_lite.analyses.registry import ANALYSES
 from sparkle_lite.analyses.runs import Runs
-from sparkle_lite.config import AnalysisSection, Config
+from sparkle_lite.config import AnalysisSection, Config, Size
 from sparkle_lite.config.values import toml
 from sparkle_lite.errors import SparkleError
 from sparkle_lite.http.session import AnyRequest, Injected, SignedIn
@@ -47,6 +47,11 @@ class NumberField(NamedTuple):
     place: str
     typed: str
     refusal: str
+
+    @property
+    def choices(self) -> tuple[str, ...]:
+        """What can be chosen, beside what the preset has; none of a number."""
+        return tuple(choice for choice in self.setting.choices if choice != "preset")
 
     @property
     def is_given(self) -> bool:
@@ -130,12 +135,32 @@ def _card(name: str, server: Server, counts: Mapping[tuple[str, str], int], answ
 
 
 def _voters(server: Server, answers: Answers = _NOTHING) -> Card:
-    usual, settings = AnalysisSection(), server.config.analysis
+    settings = server.config.analysis
+    values = _trusted(settings)
+    by_preset = {preset: _trusted(AnalysisSection(preset=preset)) for preset in PRESETS}
     numbers = tuple(
-        _number(server.settings, key, getattr(settings, key), usual=getattr(usual, key), by_preset={}, answers=answers)
-        for key in ("account_age", "active_days")
+        _number(
+            server.settings,
+            key,
+            values[key],
+            usual=by_preset[settings.preset][key],
+            by_preset={preset: each[key] for preset, each in by_preset.items()},
+            answers=answers,
+        )
+        for key in values
     )
     return Card(VOTERS, None, numbers, {})
+
+
+def _trusted(settings: AnalysisSection) -> dict[str, str | int]:
+    """Whose word counts and which evidence, by key of the configuration: what is in force."""
+    effective = trust(settings)
+    return {
+        "account_age": settings.account_age,
+        "active_days": settings.active_days,
+        "min_harm": Size(effective.min_harm),
+        "private_torrents": "count" if effective.private else "ignore",
+    }
 
 
 def _number(
@@ -177,7 +202,7 @@ def _written(kind: type, value: str | int) -> str:
 def _lines(settings: AnalysisSection) -> str:
     """The configuration that says what is in force, to be changed and pasted."""
     lines = ["[analysis]", f"preset = {toml(settings.preset)}"]
-    lines += [f"account_age = {toml(settings.account_age)}", f"active_days = {toml(settings.active_days)}"]
+    lines += [f"{key} = {toml(value)}" for key, value in _trusted(settings).items()]
     for name, analysis in ANALYSES.items():
         mode, values = parameters(name, settings)
         lines += ["", f"[analysis.{name}]", f"mode = {toml(mode)}"]

@@ -41,6 +41,7 @@ async def overview(request: AnyRequest, server: Injected[Server], me: Injected[S
         "home.html",
         figures=await server.overview.figures(),
         seen=seen[:_CLIENTS],
+        needs_vouching=me.is_admin and await _needs_vouching(server),
         asked_to_look=await server.reviews.count_open() if me.is_admin else 0,
         size=server.housekeeping.measured,
         state=server.readiness(),
@@ -60,6 +61,14 @@ async def activity(request: AnyRequest, server: Injected[Server]) -> Response[di
 
 
 HANDLERS = (overview, activity)
+
+
+async def _needs_vouching(server: Server) -> bool:
+    """Whether members report whose word counts for nothing, as nobody is vouched for."""
+    if await server.users.has_vouched():
+        return False
+    reported = await server.overview.reported()
+    return await server.users.needs_vouching({user for user, each in reported.items() if each.recent})
 
 
 def _periods(series: Series) -> list[Period]:

@@ -17,6 +17,7 @@ from sparkle_lite.http.session import (
 )
 from sparkle_lite.http.web.access import MEMBERS, look_who_asks, why_out
 from sparkle_lite.http.web.render import Page, PostedForm, local, page, see_other
+from sparkle_lite.http.web.words import word_card
 from sparkle_lite.server import Server
 
 # Where to go after signing in: the way through GitHub, and a link from elsewhere, both end at the first page.
@@ -67,7 +68,8 @@ async def log_out(request: AnyRequest, server: Injected[Server]) -> Page:
 @get("/account", guards=MEMBERS)
 async def account(request: AnyRequest, server: Injected[Server], me: Injected[SignedIn]) -> Page:
     """Who one is here, and where one is signed in."""
-    return page(request, "account.html", sessions=await server.sessions.all(me.token))
+    sessions = await server.sessions.all(me.token)
+    return page(request, "account.html", sessions=sessions, word=await word_card(server, me.user))
 
 
 @post("/account/name", status_code=303, guards=MEMBERS)

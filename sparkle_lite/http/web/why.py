@@ -155,10 +155,13 @@ def _newest(one: Section) -> Section:
     return one._replace(found=one.found and one.found._replace(rows=one.found.rows[:RECENT]))
 
 
-def _amount(number: str, value: int) -> str:
-    """A number of an analysis for people: a share, bytes, or a count."""
+def _amount(number: str, value: float) -> str:
+    """A number of an analysis for people: words, a share, bytes, or a count."""
+    if "people" in number:
+        return f"{round(value, 1):g}"
     if "percent" in number:
-        return f"{value}%"
+        return f"{value:g}%"
+    value = int(value)
     return shapes.size(value) if "traffic" in number else shapes.number(value)
 
 

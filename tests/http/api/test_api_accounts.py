@@ -531,6 +531,8 @@ def test_administration_is_closed_to_everybody_else(alice: Person, bob: Person) 
         ("PUT", "/api/admin/users", {"name": "x", "role": "admin"}),
         ("POST", f"/api/admin/users/{bob.id}/ban", {"reason": "x"}),
         ("POST", f"/api/admin/users/{bob.id}/unban", None),
+        ("POST", f"/api/admin/users/{bob.id}/vouch", None),
+        ("POST", f"/api/admin/users/{bob.id}/unvouch", None),
         ("POST", f"/api/admin/users/{alice.id}/role", {"role": "admin"}),
         ("POST", "/api/admin/users/1/loginLink", None),
         ("GET", "/api/admin/userapp", None),
@@ -546,7 +548,7 @@ def test_administration_is_closed_to_everybody_else(alice: Person, bob: Person) 
 def test_users_are_added_listed_in_pages_and_banned(admin: Person) -> None:
     name = f"user{next(_NAMES)}"
     made = admin.data("PUT", "/api/admin/users", {"name": name})
-    assert list(made) == [*USER_KEYS, "name", "role", "registeredBy", "githubId", "githubLogin"]
+    assert list(made) == [*USER_KEYS, "name", "role", "registeredBy", "githubId", "githubLogin", "vouched", "word"]
     assert (made["name"], made["role"], made["registeredBy"]) == (name, "user", "admin")
     assert says(admin.call("PUT", "/api/admin/users", {"name": name.upper()}), 409, name)
     for bad in ({}, {"name": ""}, {"name": "a\nb"}, {"name": "anonymous"}, {"name": "x", "role": "root"}):
@@ -559,6 +561,28 @@ def test_users_are_added_listed_in_pages_and_banned(admin: Person) -> None:
     second = admin.data("GET", "/api/admin/users?page=1&pageSize=1")
     assert second["results"] == everybody["results"][1:2]
     assert admin.data("GET", "/api/admin/users?page=9223372036854775807")["results"] == []
+
+
+def test_people_are_vouched_for_and_no_more(admin: Person) -> None:
+    # The preset is `friends`.
+    for asked, vouched in ((None, True), (True, True), (False, False)):
+        body = {"name": f"user{next(_NAMES)}"} | ({} if asked is None else {"vouched": asked})
+        made = admin.data("PUT", "/api/admin/users", body)
+        assert (made["vouched"], made["word"]) == (vouched, 1 if vouched else None)
+    way = f"/api/admin/users/{made['id']}"
+    for _ in range(2):
+        assert admin.data("POST", f"{way}/vouch")["vouched"] is True
+    for _ in range(2):
+        assert admin.data("POST", f"{way}/unvouch")["vouched"] is False
+    with closing(sqlite3.connect(admin.server.database, isolation_level=None)) as connection:
+        connection.execute("INSERT INTO word VALUES (?,0.75,3,0,?,'{}')", (made["id"], made["id"]))
+    [listed] = [user for user in admin.data("GET", "/api/admin/users")["results"] if user["id"] == made["id"]]
+    assert (listed["vouched"], listed["word"]) == (False, 0.75)
+    assert admin.data("POST", f"{way}/unban")["word"] == 0.75
+    assert says(admin.call("POST", f"/api/admin/users/{admin.id}/unvouch"), 409, "whose word always counts")
+    assert says(admin.call("POST", "/api/admin/users/99999/vouch"), 404)
+    for action in ("USER_VOUCH", "USER_UNVOUCH"):
+        assert [row["name"] for row in audit(admin.server, action)] == [made["name"]]
 
 
 def test_a_ban_ends_everything_at_once_and_an_unban_lets_in_again(alice: Person, admin: Person) -> None:

@@ -509,15 +509,15 @@ def test_the_audit_says_what_was_done_in_words(tmp_path: Path) -> None:
                 " ".join(re.sub(r"<[^>]*>", " ", one).split())
                 for one in re.findall(r'<ul class="facts">(.*?)</ul>', page, re.S)
             ]
-    assert said["en"][0] == "user 2 name bob role Member"
-    assert said["zh"][0] == "用户 2 名称 bob 角色 成员"
+    assert said["en"][0] == "user 2 name bob role Member vouched for yes"
+    assert said["zh"][0] == "用户 2 名称 bob 角色 成员 已担保 是"
     assert "setting size of the circle value Friends" in said["en"]
     assert "设置项 圈子大小 值 朋友圈子" in said["zh"]
     assert said["en"][1].endswith("until without an end")
     assert said["zh"][1].endswith("截止 无期限")
     assert "setting Over-download: mode value shadow" in said["en"]
-    assert "设置项 超量下载: 见证人数 值 5" in said["zh"]
-    assert "设置项 超量下载: 见证人数 值 恢复为预设值" in said["zh"]
+    assert "设置项 超量下载: 见证者合计票数 值 5" in said["zh"]
+    assert "设置项 超量下载: 见证者合计票数 值 恢复为预设值" in said["zh"]
     assert "用户 1 名称 admin 来源 命令行" in said["zh"]
 
 
