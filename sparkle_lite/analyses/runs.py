@@ -17,6 +17,10 @@ from sparkle_lite.db.evidence.words import Standing
 from sparkle_lite.rules.decisions import Decisions
 from sparkle_lite.rules.findings import Finding
 from sparkle_lite.rules.plan import Plan
+from sparkle_lite.units import DAY_MS
+
+# Who reported within this time is named where words are missing, so many at the most.
+_REPORTED_MS, _NAMED = 14 * DAY_MS, 20
 
 logger = logging.getLogger("sparkle.analyses")
 
@@ -54,7 +58,20 @@ class Runs:
             findings = await self.ask(worker.order_of(name, self._database, settings, at, overrides))
         act = self._decisions.plan if dry else self._decisions.apply
         version = ANALYSES[name].version
-        return await act(name, findings, at, mode="shadow" if mode == "shadow" else "on", formula=version)
+        plan = await act(name, findings, at, mode="shadow" if mode == "shadow" else "on", formula=version)
+        if plan.brake == "words" and not dry:
+            await self._ask_for_words(name, at)
+        return plan
+
+    async def _ask_for_words(self, name: str, at_ms: int) -> None:
+        async with self._database.reader() as reader:
+            people = await words.unheard(reader, at_ms - _REPORTED_MS, _NAMED)
+        logger.warning(
+            "%s would end more than a fifth of its list, since only the words of people count for whom somebody vouches"
+            " or who earned it; up to 7 days that waits: vouch for those you trust (sparkle-lite user vouch NAME)",
+            name,
+            extra={"reported": ", ".join(people)},
+        )
 
     async def weigh(self) -> None:
         """Measure what everybody's word is worth by now. Raises SparkleError as `run` does."""

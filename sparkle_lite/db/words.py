@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
+from sparkle_lite.db.accounts import VOUCHED
 from sparkle_lite.db.connection import Connection, Row, fetch_all, fetch_one
 from sparkle_lite.db.evidence.words import Standing
 from sparkle_lite.db.evidence.workspace import SILENT, WORD, WORTH
@@ -76,3 +77,15 @@ _WORD = "SELECT user, value, agreed, disagreed, voice, addresses FROM word"
 def _word(row: Row) -> WordRow:
     user, value, agreed, disagreed, voice, addresses = row
     return WordRow(user, value, agreed, disagreed, voice=voice, addresses=json.loads(addresses))
+
+
+async def unheard(connection: Connection, since_ms: int, limit: int) -> list[str]:
+    """The names of people who reported bans since then and whose word counts for nothing yet."""
+    rows = await fetch_all(
+        connection,
+        "SELECT DISTINCT u.name FROM submission s JOIN userapp a ON a.id=s.userapp JOIN user u ON u.id=a.user"
+        f" LEFT JOIN word w ON w.user=u.id WHERE s.received_at>=? AND u.banned_at IS NULL AND NOT {VOUCHED}"
+        " AND coalesce(w.value, 0)<? ORDER BY u.id LIMIT ?",
+        (since_ms, SILENT, limit),
+    )
+    return [name for (name,) in rows]
