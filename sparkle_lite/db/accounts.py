@@ -104,8 +104,8 @@ class CredentialRow(NamedTuple):
     user_key: str
 
 
-# An administrator knows who it is: they added the account or made it one of theirs.
-_KNOWN = "(u.registered_by='admin' OR u.role='admin')"
+# An administrator knows who it is: they added the account, made it one of theirs, or vouch for it.
+_KNOWN = "(u.registered_by='admin' OR u.role='admin' OR u.vouched_at IS NOT NULL)"
 _USER = f"SELECT {', '.join(UserRow._fields)} FROM user"
 _USERAPP = f"SELECT {', '.join(UserappRow._fields)} FROM userapp"
 _CREDENTIAL = (
