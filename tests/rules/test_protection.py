@@ -70,7 +70,7 @@ def states(server: RunningServer) -> dict[str, Any]:
 def test_protection_is_earned_and_what_is_withheld_says_so(start: Callable[..., RunningServer]) -> None:
     server = start(CONFIG)
     server.run("user", "add", "ann")
-    server.run("user", "add", "sam")
+    server.run("user", "add", "sam", "--no-vouch")
     ann, sam = server.add_app("ann"), server.add_app("sam")
     change(server, "UPDATE user SET registered_by='self', vouched_at=NULL WHERE name='sam'")
     time.sleep(2.2)  # noticed
@@ -95,6 +95,10 @@ def test_protection_is_earned_and_what_is_withheld_says_so(start: Callable[..., 
     change(server, "UPDATE user SET role='admin' WHERE name='sam'")
     becomes(server, {anonymous})
     change(server, "UPDATE user SET role='user' WHERE name='sam'")
+    becomes(server, {anonymous, own})
+    server.run("user", "vouch", "sam")
+    becomes(server, {anonymous})
+    server.run("user", "unvouch", "sam")
     becomes(server, {anonymous, own})
     server.run("app", "delete", ann.app_id)
     becomes(server, everybody)
