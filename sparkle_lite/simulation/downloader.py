@@ -42,6 +42,8 @@ class Downloader:
         self._connected: dict[int, dict[Way, WorldPeer]] = {}
         self._banned: dict[str, int] = {}
         self._tested: set[Key] = set()
+        # Whom it has met: a module errs about a peer once, not anew on every torrent.
+        self._met: set[str] = set()
         # What each network took of each torrent, which is what the modules go by: to change the port is no way out.
         self._taken: dict[tuple[int, str], int] = {}
         self._rewound = False
@@ -152,8 +154,10 @@ class Downloader:
         if why is None and hunts and self._dials_often(transfer, torrent, now_ms):
             self._ban(transfer, now_ms, "dialing", _USUAL_MS)
             return True
-        if why is None and transfer.first == now_ms and isinstance(peer, Honest):
-            why = "difference" if self._random.random() < self._person.blunders else None
+        if transfer.ip not in self._met:
+            self._met.add(transfer.ip)
+            if why is None and isinstance(peer, Honest):
+                why = "difference" if self._random.random() < self._person.blunders else None
         if why is not None:
             self._ban(transfer, now_ms, why, _LONG_MS)
         elif self._program.family == "rust" and transfer.up > _FAST * transfer.size:
