@@ -19,11 +19,11 @@ def test_the_matrix_is_played_and_told(tmp_path: Path, capsys: pytest.CaptureFix
     rows = [line.split() for line in capsys.readouterr().out.splitlines()]
     ours = {row[1]: row for row in rows if row[0:1] == ["solo"] and "ours" in row}
     assert set(ours) == {"0%", "50%"}
-    # Where one person's word is enough, cheaters are listed, and so is whom liars accuse.
+    # Where one person's word is enough, cheaters are listed, and hardly anybody whom liars accuse.
     assert float(ours["0%"][4]) > 0.2
     assert ours["0%"][-1] == "-"
     attacked, _, victims = ours["50%"][-3:]
-    assert 10 < float(attacked) <= float(victims)
+    assert float(attacked) < float(victims) / 3
     reports = json.loads(written.read_text("utf-8"))
     assert [(each["preset"], each["poison"], len(each["reports"])) for each in reports] == [
         ("solo", 0.0, 1),
