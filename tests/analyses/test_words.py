@@ -6,6 +6,9 @@ from collections.abc import Sequence
 import pytest
 from reports import DAY, DIALING, GIB, HOUR, NOW, Reporter, World, settings_of
 
+from sparkle_lite.analyses import worker
+from sparkle_lite.analyses.parameters import trust
+
 MIB = 1 << 20
 CHEATER, HONEST = "203.0.113.5", "198.51.100.7"
 
@@ -56,6 +59,13 @@ async def test_a_word_is_earned_by_what_vouched_people_saw_later(world: World) -
     accuse([*newcomers, anchors[1]], CHEATER)
     finding = (await world.find("untrusted_vote"))[CHEATER]
     assert (finding.people, finding.numbers["words"]) == (3, 3.0)
+
+
+async def test_a_process_of_its_own_weighs_the_same(world: World) -> None:
+    anchors, newcomers = world.friends(2), world.friends(2, by="self", active_days=9)
+    await earned(world, newcomers, anchors[0])
+    order = worker.WordOrder(world.database.path, trust(settings_of("friends")), NOW)
+    assert {one.user: one for one in await worker.run(order)} == await world.weigh()
 
 
 async def test_one_lie_outweighs_three_truths(world: World) -> None:
