@@ -54,7 +54,7 @@ class Runs:
             findings = await self.ask(worker.order_of(name, self._database, settings, at, overrides))
         act = self._decisions.plan if dry else self._decisions.apply
         version = ANALYSES[name].version
-        return await act(name, findings, at, mode="shadow" if mode == "shadow" else "on", formula=version)
+        return await act(name, findings, at, mode=mode, formula=version)
 
     async def weigh(self) -> None:
         """Measure what everybody's word is worth by now. Raises SparkleError as `run` does."""
