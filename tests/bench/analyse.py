@@ -70,10 +70,10 @@ def _unlimited() -> LimitsSection:
 
 
 def fill_main(main: sqlite3.Connection, bans: int, now: int) -> None:
-    """People, half of them vouched for, with an application each; dictionaries; bans of the last 30 days."""
+    """People, a tenth of them with a word to earn, with an application each; dictionaries; bans of the last 30 days."""
     rng = random.Random(1)
     main.execute("BEGIN")
-    people = ((n, f"u{n}", f"u{n}", "admin" if n % 2 else "self", now - 90 * DAY_MS) for n in range(1, PEOPLE + 1))
+    people = ((n, f"u{n}", f"u{n}", "admin" if n % 10 else "self", now - 90 * DAY_MS) for n in range(1, PEOPLE + 1))
     main.executemany(
         "INSERT INTO user (id, name, name_key, role, registered_by, registered_at) VALUES (?,?,?,'user',?,?)", people
     )
@@ -123,7 +123,7 @@ BANS = (
     " from_peer_traffic_speed, to_peer_traffic, to_peer_traffic_speed, btn_ban, module, rule, description,"
     " structured_data, dedupe)"
     " SELECT s.id, s.received_at, s.userapp, s.received_at-abs(random()%3600000), a.ip, 1024+abs(random()%60000),"
-    f" 1+abs(random()%2000), {RANK.format(TORRENTS)}, 0, 0, 1000000, 0, random()%10<4, 1+abs(random()%{len(MODULES)}),"
+    f" 1+abs(random()%2000), {RANK.format(TORRENTS)}, 0, 0, 1 << 28, 0, random()%10<4, 1+abs(random()%{len(MODULES)}),"
     " 'a rule', 'a description of some length, as clients send it', '{\"progress\":0.1}', random() FROM n"
     " JOIN submission s ON s.id=n.i/500+1 JOIN a.address a ON a.id=n.rank"
 )

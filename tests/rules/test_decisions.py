@@ -79,7 +79,6 @@ class Place:
         visits = [Visit(app, self.now, address_bytes(text), "x") for text in texts]
         await self.database.write(lambda connection: account_rows.write_access(connection, visits))
 
-
     async def person(self, name: str, *, vouched: bool = False) -> int:
         """A user (row id) whose client hasn't come yet."""
         accounts = Accounts.on(self.database, self.audit, AuthSection, lambda: self.now)
@@ -403,7 +402,8 @@ async def test_a_listing_that_is_renewed_is_no_new_one(place: Place) -> None:
     renewed = [found(text, expires=place.now + 9 * DAY, decisive=(sleeper,)) for text in texts[:WEEK_CAP]]
     assert len((await place.run(*renewed)).end) == WEEK_CAP
     place.now += 2 * DAY
-    plan = await place.run(*renewed, *(f._replace(target=parse_network(t)) for f, t in zip(renewed, texts[WEEK_CAP:])))
+    more = [found(text, expires=place.now + 9 * DAY, decisive=(sleeper,)) for text in texts[WEEK_CAP:]]
+    plan = await place.run(*renewed, *more)
     assert (len(plan.added), len(plan.held)) == (WEEK_CAP, 0)
 
 

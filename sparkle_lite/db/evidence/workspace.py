@@ -16,7 +16,7 @@ import asyncio
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -39,6 +39,8 @@ MOST = 1 << 44
 GIVEN_FLOOR, MET_FLOOR, _MET_PERCENT = MIB, 48 * MIB, 12
 # An address that was met as so many clients is a VPN's exit, a household or a carrier's.
 _SHARED_BY = 4
+# What somebody lost is believed up to so much where it is held against what others got back.
+_LOSS_CAP = 1024 * MIB
 _GAVE = "(m.gave>=:floor AND m.gave*100>=m.took*:share)"
 
 # Findings of one analysis: the strongest; more than this is an attack or a mistake.
@@ -50,6 +52,9 @@ _LOOKUPS = 3_000
 # Virtual machine steps between two looks at the clock: some milliseconds, each takes the interpreter lock once.
 _STEPS = 400_000
 _CACHE_KIB = 32_768
+
+# A listing that ended within it may only have been a little too short.
+_JUST_MS = DAY_MS
 
 # How long a listing may last on evidence that is no longer renewed, because its peer is turned away.
 LONGEST_MS = 60 * DAY_MS
@@ -138,6 +143,24 @@ def people_in(condition: str) -> str:
     return f"min({voices_in(condition)}, {WORD}*count(DISTINCT iif({condition}, net, NULL)))"
 
 
+class Listings:
+    """Since when (ms) each network has been listed, of `rows` (address, prefix, since when)."""
+
+    def __init__(self, rows: Iterable[tuple[bytes, int, int]]) -> None:
+        self._since: dict[tuple[int, int], dict[int, int]] = {}
+        for address, prefix, at in rows:
+            shift = len(address) * 8 - prefix
+            networks = self._since.setdefault((len(address), shift), {})
+            networks[int.from_bytes(address, "big") >> shift] = at
+
+    def since(self, key: bytes) -> int | None:
+        """Since when (ms) a subject (its first 4 or 8 bytes) has been listed, however it was."""
+        size = 4 if len(key) == 4 else 16
+        value = int.from_bytes(key.ljust(size, b"\0"), "big")
+        places = ((networks, value >> shift) for (length, shift), networks in self._since.items() if length == size)
+        return min((networks[place] for networks, place in places if place in networks), default=None)
+
+
 class Evidence:
     """The work space of one analysis at one instant; used on one thread, by `gather` alone."""
 
@@ -202,7 +225,9 @@ class Evidence:
         )
         self.do(
             f"INSERT INTO reporter SELECT p.userapp, p.user, iif(p.vouched, p.user<<{WORD_BITS} | {WORD},"
-            f" w.voice<<{WORD_BITS} | min(CAST({WORTH}*w.value AS INTEGER), {WORD})) FROM person p"
+            # Who spoke for others and is vouched for by now speaks for nobody else any more.
+            f" iif(w.voice IN (SELECT user FROM person WHERE vouched), p.user, w.voice)<<{WORD_BITS}"
+            f" | min(CAST({WORTH}*w.value AS INTEGER), {WORD})) FROM person p"
             " LEFT JOIN m.word w ON w.user=p.user WHERE p.vouched OR w.value>=?",
             (SILENT,),
         )
@@ -256,7 +281,8 @@ class Evidence:
     def make_knocks(self, window: int) -> None:
         """Make `knock`: when those whose words count turned a listed peer away last, within a window (ms).
 
-        While it keeps knocking nobody can see it cheat: so its listing doesn't fade, for `LONGEST_MS` at the most.
+        While it keeps knocking nobody can see it cheat: so its listing doesn't fade, for `LONGEST_MS` at the most. What
+        isn't listed any more has nothing to keep: nobody's knocks bring back what is over.
         """
         self.do(
             f"CREATE TEMP TABLE knock AS SELECT {subject_of('b.peer_ip')} AS key, max(b.received_at) AS knocked"
@@ -265,6 +291,19 @@ class Evidence:
             (self.now - window, self.now),
         )
         self.do("CREATE UNIQUE INDEX temp.knock_key ON knock (key)")
+        listings = self.listings(self.now - _JUST_MS)
+        over = [key for (key,) in self.do("SELECT key FROM knock") if listings.since(key) is None]
+        self._connection.executemany("DELETE FROM knock WHERE key=?", ((key,) for key in over))
+
+    def listings(self, since: int) -> Listings:
+        """What was listed at some time since then (ms), by whomever."""
+        return Listings(
+            self.do(
+                "SELECT address, prefix, min(created_at) FROM m.decision WHERE kind='ip' AND action='deny'"
+                " AND state='active' AND ends_at>? GROUP BY address, prefix",
+                (since,),
+            )
+        )
 
     # --- Subjects and torrents ----------------------------------------------------------------------------------------
 
@@ -353,11 +392,14 @@ class Evidence:
         They got at least this share back of what it took of them, or lost as much as makes a module look and didn't ban
         it: that is half their word, in proportion to what those lost who speak against it. Where several people share
         the address, whoever got anything back would lose an honest peer, and counts twice. `losses` is a query of the
-        losses (key, voter, lost in bytes).
+        losses (key, voter, lost in bytes), of which nobody's counts beyond a gibibyte: a loss is easily made up.
         """
         self.do(f"CREATE TEMP TABLE loss AS {losses}")
         self.do("CREATE INDEX temp.loss_key ON loss (key, voter)")
-        self.do("CREATE TEMP TABLE usual AS SELECT key, max(total(lost)/count(*), 1.0) AS lost FROM loss GROUP BY key")
+        self.do(
+            f"CREATE TEMP TABLE usual AS SELECT key, max(total(min(lost, {_LOSS_CAP}))/count(*), 1.0) AS lost FROM loss"
+            " GROUP BY key"
+        )
         self.do("CREATE INDEX temp.usual_key ON usual (key)")
         shared = "(m.gave>=:floor AND m.key IN (SELECT key FROM shared))"
         self.do(
