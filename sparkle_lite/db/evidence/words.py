@@ -5,7 +5,7 @@ banning it, each other reporter agreed or disagreed. Agreement counts where it c
 nobody earns by copying the list. When a report came is when it was received: a client's own time can be made up.
 """
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
@@ -153,20 +153,23 @@ def _collect_canaries(evidence: Evidence) -> None:
 
 def _voices(evidence: Evidence, users: Iterable[int]) -> dict[int, int]:
     """Who stands for whom: people who keep reporting the same addresses have one voice."""
-    evidence.do("CREATE TEMP TABLE speaking (user INTEGER PRIMARY KEY)")
+    evidence.do("CREATE INDEX temp.said_user ON said (user, key)")
+    evidence.do("CREATE TEMP TABLE speaking (user INTEGER PRIMARY KEY, said INTEGER)")
     for user in users:
-        evidence.do("INSERT INTO speaking VALUES (?)", (user,))
-    counts: Counter[int] = Counter()
-    counts.update(dict(evidence.do("SELECT user, count(*) FROM said JOIN speaking USING (user) GROUP BY user")))
-    pairs = evidence.do(
-        "SELECT a.user, b.user, count(*) FROM said a CROSS JOIN said b ON b.key=a.key AND b.user>a.user"
-        " WHERE a.user IN (SELECT user FROM speaking) AND b.user IN (SELECT user FROM speaking) GROUP BY 1, 2"
-    )
+        evidence.do("INSERT INTO speaking SELECT user, count(*) FROM said WHERE user=? GROUP BY user", (user,))
     overlaps: dict[tuple[int, int], float] = {}
-    for one, other, common in pairs:
-        union = counts[one] + counts[other] - common
-        if min(counts[one], counts[other]) >= OVERLAP_FLOOR and common * 100 >= union * OVERLAP_PERCENT:
-            overlaps[one, other] = common / union
+    counts = dict(evidence.do("SELECT user, said FROM speaking WHERE said>=?", (OVERLAP_FLOOR,)))
+    for one, count in counts.items():
+        # One person after the other: everybody with everybody at once would be a table of a good many gigabytes.
+        for other, common in evidence.do(
+            "SELECT b.user, count(*) FROM said a CROSS JOIN said b ON b.key=a.key AND b.user>a.user"
+            " JOIN speaking s ON s.user=b.user WHERE a.user=? AND s.said BETWEEN ? AND ? GROUP BY b.user",
+            # Sets of too different sizes can't overlap so much.
+            (one, max(OVERLAP_FLOOR, count * OVERLAP_PERCENT // 100), count * 100 // OVERLAP_PERCENT),
+        ):
+            union = count + counts[other] - common
+            if common * 100 >= union * OVERLAP_PERCENT:
+                overlaps[one, other] = common / union
     groups = {user: [user] for user in counts}
     # The most alike first, and each with each: who copies two people must not make these two one.
     for one, other in sorted(overlaps, key=lambda pair: (-overlaps[pair], pair)):

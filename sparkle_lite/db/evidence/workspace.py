@@ -13,6 +13,7 @@ by the byte order of their torrents, are evidence only where a counter has grown
 """
 
 import asyncio
+import json
 import sqlite3
 import threading
 import time
@@ -233,8 +234,8 @@ class Evidence:
         )
         # Who stand for one another speak as loudly as the loudest of them.
         self.do(
-            f"UPDATE reporter SET voter=(SELECT max(o.voter) FROM reporter o"
-            f" WHERE o.voter>>{WORD_BITS}=reporter.voter>>{WORD_BITS})"
+            f"UPDATE reporter SET voter=o.voter FROM (SELECT voter>>{WORD_BITS} AS voice, max(voter) AS voter"
+            f" FROM reporter GROUP BY 1) o WHERE o.voice=reporter.voter>>{WORD_BITS}"
         )
 
     def grown(self) -> frozenset[int]:
@@ -292,8 +293,8 @@ class Evidence:
         )
         self.do("CREATE UNIQUE INDEX temp.knock_key ON knock (key)")
         listings = self.listings(self.now - _JUST_MS)
-        over = [key for (key,) in self.do("SELECT key FROM knock") if listings.since(key) is None]
-        self._connection.executemany("DELETE FROM knock WHERE key=?", ((key,) for key in over))
+        kept = [key.hex().upper() for (key,) in self.do("SELECT key FROM knock") if listings.since(key) is not None]
+        self.do("DELETE FROM knock WHERE hex(key) NOT IN (SELECT value FROM json_each(?))", (json.dumps(kept),))
 
     def listings(self, since: int) -> Listings:
         """What was listed at some time since then (ms), by whomever."""
@@ -337,8 +338,15 @@ class Evidence:
         if self._private:
             return
         self.do(
+            # Most torrents nobody calls private.
+            "CREATE TEMP TABLE contested AS SELECT id FROM title WHERE torrent IN"
+            " (SELECT t.torrent FROM title t JOIN m.torrent p ON p.id=t.id WHERE p.private=1)"
+        )
+        self.do("CREATE INDEX temp.contested_id ON contested (id)")
+        self.do(
             "UPDATE title SET private=1 WHERE torrent IN (SELECT t.torrent FROM title t JOIN m.torrent p ON p.id=t.id"
-            f" JOIN (SELECT DISTINCT torrent, userapp FROM {source}) s ON s.torrent=t.id"
+            f" JOIN (SELECT DISTINCT torrent, userapp FROM {source} WHERE torrent IN (SELECT id FROM contested)) s"
+            " ON s.torrent=t.id"
             " JOIN reporter r ON r.userapp=s.userapp WHERE t.torrent IS NOT NULL"
             f" GROUP BY t.torrent HAVING {voices_in('p.private=1')}>{voices_in('p.private=0')})"
             " OR (torrent IS NULL AND id IN (SELECT id FROM m.torrent WHERE private=1))"
