@@ -123,11 +123,12 @@ class World:
         )
 
     def listed(self, ip: str, *, since: int) -> None:
-        """An address has been listed since so long before NOW."""
+        """An address (IPv6: its /64) has been listed since so long before NOW."""
+        address = net.address_bytes(ip)
         self.main.execute(
             "INSERT INTO decision (kind, address, prefix, action, state, origin, category, code, numbers, evidence,"
             " created_at) VALUES ('ip',?,?,'deny','active','untrusted_vote','','','{}','{}',?)",
-            (net.address_bytes(ip), len(net.address_bytes(ip)) * 8, NOW - since),
+            (*((address, 32) if len(address) == 4 else (address[:8] + bytes(8), 64)), NOW - since),
         )
 
     def visit(self, reporter: "Reporter", ip: str, *, first: int, last: int) -> None:

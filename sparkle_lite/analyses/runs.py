@@ -58,7 +58,7 @@ class Runs:
             findings = await self.ask(worker.order_of(name, self._database, settings, at, overrides))
         act = self._decisions.plan if dry else self._decisions.apply
         version = ANALYSES[name].version
-        plan = await act(name, findings, at, mode="shadow" if mode == "shadow" else "on", formula=version)
+        plan = await act(name, findings, at, mode=mode, formula=version)
         if plan.brake == "words" and not dry:
             await self._ask_for_words(name, at)
         return plan

@@ -37,6 +37,10 @@ class AnalysisOrder(NamedTuple):
     trust: Trust
     now_ms: int
 
+    async def answer(self) -> list[Finding]:
+        """What is found. Raises as `find` does."""
+        return await find(self)
+
 
 class WordOrder(NamedTuple):
     """To weigh everybody's word: on which database, whose may count at all, and at which instant (ms)."""
@@ -44,6 +48,10 @@ class WordOrder(NamedTuple):
     database: Path
     trust: Trust
     now_ms: int
+
+    async def answer(self) -> list[Standing]:
+        """What everybody's word is worth. Raises as `find` does."""
+        return await weigh(self)
 
 
 def order_of(
@@ -95,7 +103,8 @@ async def weigh(order: WordOrder, time_limit_s: float = TIME_LIMIT_S) -> list[St
 
 async def answer(order: AnalysisOrder | WordOrder) -> Any:
     """What an order asks for, in this process."""
-    return await weigh(order) if isinstance(order, WordOrder) else await find(order)
+    # Asked of the order itself: in a process of its own this module has another name, and so have its classes.
+    return await order.answer()
 
 
 def _work(order: AnalysisOrder | WordOrder) -> Any:

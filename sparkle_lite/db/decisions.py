@@ -7,6 +7,7 @@ from typing import Any, Literal, NamedTuple
 
 from sparkle_lite.db.accounts import VOUCHED
 from sparkle_lite.db.connection import Connection, Row, fetch_all, fetch_one
+from sparkle_lite.db.evidence.workspace import SILENT
 from sparkle_lite.db.orders import Position, by_id, in_order
 from sparkle_lite.net import Network, network_of
 from sparkle_lite.units import DAY_MS
@@ -251,13 +252,15 @@ async def refused_since(connection: Connection, origin: str, since_ms: int, now_
 async def rested_on(connection: Connection, since_ms: int, now_ms: int) -> dict[int, int]:
     """How many addresses were listed since then that would not have been without somebody, by user (row id).
 
-    Left out are those whose word counts anyway.
+    Left out are those whose word counts anyway, and listings that are only renewed.
     """
     rows = await fetch_all(
         connection,
         "SELECT j.value, count(DISTINCT d.address || d.prefix) FROM decision d, json_each(d.decisive) j"
         " WHERE d.created_at BETWEEN ? AND ? AND d.state='active' AND d.kind='ip' AND j.value NOT IN"
-        f" (SELECT u.id FROM user u WHERE {VOUCHED}) GROUP BY j.value",
+        f" (SELECT u.id FROM user u WHERE {VOUCHED}) AND NOT EXISTS (SELECT 1 FROM decision o WHERE"
+        " o.address=d.address AND o.prefix=d.prefix AND o.origin=d.origin AND o.state='active'"
+        " AND o.end_reason='superseded' AND o.ended_at=d.created_at) GROUP BY j.value",
         (since_ms, now_ms),
     )
     return dict(rows)
@@ -269,12 +272,13 @@ async def vouched(connection: Connection) -> set[int]:
 
 
 async def count_voters(connection: Connection, since_ms: int) -> int:
-    """How many people who aren't banned had an application here since then."""
+    """How many people whose words count, and who aren't banned, had an application here since then."""
     row = await fetch_one(
         connection,
         "SELECT count(DISTINCT a.user) FROM userapp a JOIN user u ON u.id = a.user WHERE a.last_access_at>=?"
-        " AND a.banned_at IS NULL AND a.deleted_at IS NULL AND u.banned_at IS NULL",
-        (since_ms,),
+        " AND a.banned_at IS NULL AND a.deleted_at IS NULL AND u.banned_at IS NULL"
+        f" AND ({VOUCHED} OR u.id IN (SELECT user FROM word WHERE value>=?))",
+        (since_ms, SILENT),
     )
     return int(row[0]) if row else 0
 

@@ -179,7 +179,7 @@ class Decisions:
     ) -> Plan:
         """Make the decisions of an analysis those of its findings: what stands stays, in one transaction.
 
-        An analysis that is switched off finds nothing. Raises ValueError for an origin that is no analysis.
+        An analysis whose `mode` is off finds nothing. Raises ValueError for an origin that is no analysis.
         """
         if origin in ("config", "admin") or ":" in origin:
             raise ValueError(f"{origin!r} is no analysis")

@@ -17,7 +17,7 @@ from sparkle_lite.rules.guard import Guard
 from sparkle_lite.units import DAY_MS
 from sparkle_lite.wire.matchers import MatcherError, parse
 
-Mode = Literal["on", "shadow"]
+Mode = Literal["on", "shadow", "off"]
 Brake = Literal["growth", "decisive", "words"]
 
 # A run that adds more than this share of the list and more than this number waits for review.
@@ -124,7 +124,7 @@ def make(
 ) -> Plan:
     """The plan of one run. Takes some 15 µs for each finding: call it off the event loop with many.
 
-    `braked`: nobody stands behind this run who knows what it adds.
+    `braked`: nobody stands behind this run who knows what it adds. `mode`: what is off finds nothing.
     """
     dropped: Counter[str] = Counter()
     best = _by_target(findings, dropped, now_ms)
@@ -143,7 +143,9 @@ def make(
     targets = (finding.target for finding in best.values())
     members = sum(guard.members_in(target) for target in targets if isinstance(target, Network))
     plan = _compared(wanted, situation, now_ms)
-    if now_ms < situation.words_began + GRACE_MS and len(plan.removed) > max(1, GROWTH_SHARE * len(active)):
+    # Who switches an analysis off, or replaces a list, knows what goes.
+    is_new = mode == "on" and braked and now_ms < situation.words_began + GRACE_MS
+    if is_new and len(plan.removed) > max(1, GROWTH_SHARE * len(active)):
         # Who decided them may be vouched for yet.
         plan = plan._replace(end=tuple(one for one in plan.end if one[1] != "withdrawn"), brake=brake or "words")
     return plan._replace(dropped=dict(dropped), brake=plan.brake or brake, members=members)

@@ -50,8 +50,7 @@ class Row(NamedTuple):
 
     @property
     def subject(self) -> Network:
-        address = net.address_bytes(self.ip)
-        return network_of(address, 32 if len(address) == 4 else 64)
+        return subject_of(self.ip)
 
     @property
     def age(self) -> int:
@@ -65,6 +64,11 @@ class Row(NamedTuple):
     @property
     def title(self) -> tuple[str, int]:
         return self.torrent, self.more.get("big_endian", 0)
+
+
+def subject_of(ip: str) -> Network:
+    address = net.address_bytes(ip)
+    return network_of(address, 32 if len(address) == 4 else 64)
 
 
 def is_private(torrent: str) -> bool:
@@ -93,6 +97,10 @@ class Told:
         self.rng = random.Random(seed)
         self.rows: list[Row] = []
         self.people: list[Person] = []
+        # Whom the list turns away; from the others nobody's clients keep anything.
+        self.listed = set(PEERS[::3])
+        for ip in self.listed:
+            world.listed(ip, since=DAY)
         voices: dict[int, int] = {}
         for number in range(9):
             grown = number < 7
@@ -258,7 +266,7 @@ def against(
     told: Told, subject: Network, window: int, share: int, losses: dict[int, int]
 ) -> list[tuple[int, str, int]]:
     """Who speaks for a peer, and with what: half a word, in proportion to what others lost."""
-    usual = max(sum(losses.values()) / len(losses), 1.0) if losses else 1.0
+    usual = max(sum(min(lost, GIB) for lost in losses.values()) / len(losses), 1.0) if losses else 1.0
     clients = {
         row.more["client"]
         for row in told.rows
@@ -303,10 +311,11 @@ def lost_to(rows: Iterable[Row]) -> dict[int, int]:
 
 
 def knocks(told: Told, window: int) -> dict[Network, int]:
-    """When each subject was turned away last because it is listed."""
+    """When each subject was turned away last because it is listed; of what isn't, that says nothing."""
     found: dict[Network, int] = {}
+    listed = set(map(subject_of, told.listed))
     for row in told.rows:
-        if row.kind == "ban" and row.counts and row.more["btn_ban"] and row.ago <= window:
+        if row.kind == "ban" and row.counts and row.more["btn_ban"] and row.ago <= window and row.subject in listed:
             found[row.subject] = max(found.get(row.subject, 0), NOW - row.ago)
     return found
 

@@ -6,6 +6,9 @@ from collections.abc import Sequence
 import pytest
 from reports import DAY, DIALING, GIB, HOUR, NOW, Reporter, World, settings_of
 
+from sparkle_lite.analyses import worker
+from sparkle_lite.analyses.parameters import trust
+
 MIB = 1 << 20
 CHEATER, HONEST = "203.0.113.5", "198.51.100.7"
 
@@ -58,6 +61,13 @@ async def test_a_word_is_earned_by_what_vouched_people_saw_later(world: World) -
     assert (finding.people, finding.numbers["words"]) == (3, 3.0)
 
 
+async def test_a_process_of_its_own_weighs_the_same(world: World) -> None:
+    anchors, newcomers = world.friends(2), world.friends(2, by="self", active_days=9)
+    await earned(world, newcomers, anchors[0])
+    order = worker.WordOrder(world.database.path, trust(settings_of("friends")), NOW)
+    assert {one.user: one for one in await worker.run(order)} == await world.weigh()
+
+
 async def test_one_lie_outweighs_three_truths(world: World) -> None:
     anchors, liar = world.friends(2), world.friends(1, by="self", active_days=9)
     await earned(world, liar, anchors[0])
@@ -82,6 +92,20 @@ async def test_nobody_earns_by_copying_the_list(world: World) -> None:
         accuse(copier, address, ago=DAY)
     standing = (await world.weigh())[user_of(copier[0])]
     assert (standing.value, standing.addresses["late"][0]) == (0, 12)
+
+
+async def test_nobody_earns_by_saying_that_it_was_earlier(world: World) -> None:
+    anchor, copier = world.friends(1), world.friends(1, by="self", active_days=9)
+    world.visit(anchor[0], "82.7.7.7", first=DAY, last=0)
+    for host in range(12):
+        address = f"203.0.113.{host}"
+        accuse(anchor, address, ago=3 * DAY)
+        world.listed(address, since=2 * DAY)
+        copier[0].ban(address, ago=DAY, said=9 * DAY)
+    # Neither does that spare anybody who reports a member.
+    copier[0].ban("82.7.7.7", ago=HOUR, said=9 * DAY)
+    standing = (await world.weigh())[user_of(copier[0])]
+    assert (standing.value, standing.addresses["late"][0], standing.addresses["canary"][0]) == (0, 12, 1)
 
 
 async def test_what_a_vouched_person_lost_without_banning_speaks_for_the_peer(world: World) -> None:
@@ -132,6 +156,42 @@ async def test_people_who_keep_saying_the_same_have_one_voice(world: World) -> N
     accuse([*twins, anchors[1]], HONEST)
     assert await world.find("untrusted_vote") == {}
     assert (await world.distances(HONEST))["untrusted_vote", "min_people"] == (2, 3)
+
+
+async def test_who_copies_two_people_makes_these_two_no_one_voice(world: World) -> None:
+    anchors = world.friends(2)
+    copier, *honest = world.friends(3, by="self", active_days=9)
+    for number, one in enumerate(honest):
+        for host in range(12):
+            accuse([one, copier], f"203.0.{113 + number}.{host}", ago=DAY)
+            accuse(anchors[:1], f"203.0.{113 + number}.{host}")
+    standings = await world.weigh()
+    assert len({standings[user_of(one)].voice for one in (copier, *honest)}) == 2
+    assert standings[user_of(honest[0])].voice != standings[user_of(honest[1])].voice
+    accuse([*honest, anchors[1]], "203.0.115.5")
+    assert "203.0.115.5" in await world.find("untrusted_vote")
+
+
+async def test_who_spoke_for_others_and_is_vouched_for_by_now_speaks_for_nobody_else(world: World) -> None:
+    anchor = world.person("anchor", by="self")
+    sharer, others = world.friends(1, by="self", active_days=9)[0], world.friends(2)
+    world.word(user_of(sharer), 0.6, voice=anchor)
+    world.main.execute("UPDATE user SET vouched_at=? WHERE id=?", (NOW, anchor))
+    accuse([Reporter(world, world.app(anchor), "81.9.9.9"), sharer, *others], CHEATER)
+    finding = (await world.find("untrusted_vote"))[CHEATER]
+    assert (finding.people, finding.numbers["words"]) == (4, 3.75)
+
+
+async def test_many_addresses_of_one_member_who_cheats_silence_nobody(world: World) -> None:
+    anchors, reporter = world.friends(2), world.friends(1, by="self", active_days=9)
+    await earned(world, reporter, anchors[0])
+    cheat = world.friends(1, by="self", active_days=9, word=0.9)[0]
+    for host in range(9):
+        world.visit(cheat, f"2001:db8:0:{host}::1", first=DAY, last=0)
+        accuse(reporter, f"2001:db8:0:{host}::1")
+    standing = (await world.weigh())[user_of(reporter[0])]
+    assert standing.addresses["canary"][0] == 1
+    assert standing.value > 0.5
 
 
 # --- Private torrents -------------------------------------------------------------------------------------------------
@@ -216,6 +276,15 @@ async def test_who_lost_much_and_banned_nobody_speaks_half_and_only_with_a_word(
     assert (await world.distances(CHEATER))["untrusted_vote", "min_people"] == (2.5, 3)
 
 
+async def test_to_have_lost_more_than_there_is_silences_nobody_who_got_something_back(world: World) -> None:
+    liars, served = world.friends(3), world.friends(1)[0]
+    for liar, torrent in itertools.product(liars, ("linux", "bsd")):
+        liar.ban(HONEST, torrent, to_peer_traffic=1 << 44)
+    served.swarm(HONEST, "hurd", to=0, got=GIB)
+    assert await world.find("untrusted_vote") == {}
+    assert (await world.distances(HONEST))["untrusted_vote", "min_people"] == (2.5, 3)
+
+
 async def test_what_it_cost_nobody_is_no_vote(world: World) -> None:
     for friend, torrent in itertools.product(world.friends(4), ("linux", "bsd")):
         friend.ban(CHEATER, torrent, to_peer_traffic=MIB)
@@ -275,6 +344,7 @@ async def test_neighbours_who_were_met_and_gave_are_carved_out(world: World) -> 
 async def test_a_listing_does_not_fade_while_the_peer_keeps_knocking(world: World) -> None:
     friends, strangers = world.friends(3), world.friends(3, by="self", active_days=9)
     accuse(friends, CHEATER, ago=0)
+    world.listed(CHEATER, since=0)
     later = NOW + 10 * DAY
     assert await world.find("untrusted_vote", now=later) == {}
     # It is turned away because it is listed; from whom nobody vouches for that says nothing.
@@ -287,6 +357,13 @@ async def test_a_listing_does_not_fade_while_the_peer_keeps_knocking(world: Worl
     assert list(await world.find("untrusted_vote", now=NOW + 59 * DAY)) == [CHEATER]
     # Never for longer than 60 days after it was seen cheating last.
     assert await world.find("untrusted_vote", now=NOW + 61 * DAY) == {}
+
+
+async def test_knocks_bring_nothing_back_that_is_over(world: World) -> None:
+    accuse(world.friends(3), CHEATER, ago=30 * DAY)
+    # Long since unlisted: the address may be somebody else's, and one member says that it is turned away.
+    world.friends(1)[0].ban(CHEATER, btn_ban=1, ago=HOUR)
+    assert await world.find("untrusted_vote") == {}
 
 
 async def test_r3_a_third_of_a_circle_that_colludes_lists_nobody(world: World) -> None:

@@ -57,8 +57,8 @@ class Store:
         await self.database.open()
         numbers = [(n, str(n)) for n in range(1, 6)]
         await self.database.main.executemany(
-            "INSERT OR IGNORE INTO user (id, name, name_key, role, registered_by, registered_at)"
-            " VALUES (?1, ?2, ?2, 'user', 'admin', 0)",
+            "INSERT OR IGNORE INTO user (id, name, name_key, role, registered_by, registered_at, vouched_at)"
+            " VALUES (?1, ?2, ?2, 'user', 'admin', 0, 0)",
             numbers,
         )
         await self.database.main.executemany(
@@ -126,7 +126,8 @@ def legacy_peer(ip: str, torrent: str, port: int = 6881) -> Row:
 
 def blocked(ip: str, at: int, torrent: str = TORRENTS[0], **more: Any) -> Row:
     """A ban of qBittorrent-ClientBlocker: `at` is when it last saw the peer."""
-    row = {"btn_ban": False, "ban_unique_id": f"{ip}:6881", "ban_at": at, "peer": legacy_peer(ip, torrent)}
+    peer = legacy_peer(ip, torrent) | {"uploaded": 1 << 30}
+    row = {"btn_ban": False, "ban_unique_id": f"{ip}:6881", "ban_at": at, "peer": peer}
     return row | {"module": "com.SimpleTracker.qBCB.CheckAllTorrent", "rule": "Bad-Relative_Progress_Uploaded"} | more
 
 

@@ -28,7 +28,7 @@ from sparkle_lite.rules.address_sets import single
 from sparkle_lite.rules.decisions import PARDON_MS, Decisions
 from sparkle_lite.rules.findings import Finding, Identity
 from sparkle_lite.rules.operator import Rules, compile_rules
-from sparkle_lite.rules.plan import GROWTH_FLOOR, Mode, Plan
+from sparkle_lite.rules.plan import GROWTH_FLOOR, WEEK_CAP, Mode, Plan
 from sparkle_lite.rules.protected import Protected
 from sparkle_lite.rules.rendering import Published
 from sparkle_lite.wire.dialect import detect
@@ -78,6 +78,11 @@ class Place:
         app = (await accounts.apps.add(user.id, "x", COMMAND_LINE)).userapp.id
         visits = [Visit(app, self.now, address_bytes(text), "x") for text in texts]
         await self.database.write(lambda connection: account_rows.write_access(connection, visits))
+
+    async def person(self, name: str, *, vouched: bool = False) -> int:
+        """A user (row id) whose client hasn't come yet."""
+        accounts = Accounts.on(self.database, self.audit, AuthSection, lambda: self.now)
+        return (await accounts.users.add(name, "user", COMMAND_LINE, vouched=vouched)).id
 
 
 @asynccontextmanager
@@ -356,6 +361,83 @@ async def test_in_a_small_circle_everybody_may_be_decisive(place: Place) -> None
         await place.member(f"99.0.0.{i}", name=f"m{i}")
     plan = await place.run(*(found(text, 3, decisive=(1, 2, 3)) for text in addresses(100)))
     assert (plan.brake, len(plan.added)) == (None, 100)
+
+
+async def test_strangers_without_a_word_make_nobody_decide_too_much(place: Place) -> None:
+    for i in range(6):
+        await place.member(f"99.0.0.{i}", name=f"m{i}")
+    people = [await place.person(f"p{i}", vouched=i == 0) for i in range(100)]
+    findings = [found(text, 3, decisive=(people[0],)) for text in addresses(30)]
+    rest = [found(text, 6) for text in addresses(20, 0x05000001)]
+    # One decides 30 of 50: of 6 who could have voted it is no more than their share.
+    assert (await place.run(*findings, *rest)).brake is None
+
+
+async def test_in_a_week_little_may_rest_on_one_person_for_whom_nobody_vouches(place: Place) -> None:
+    sleeper, other, vouched = [await place.person(f"p{i}", vouched=i == 2) for i in range(3)]
+    many = addresses(3 * WEEK_CAP)
+    plans = []
+    # A few at a time, so that no run is remarkable by itself.
+    for count in range(8, 33, 8):
+        plans.append(await place.run(*(found(text, decisive=(sleeper, vouched)) for text in many[:count])))
+        place.now += HOUR
+    assert [(len(plan.added), len(plan.held)) for plan in plans] == [(8, 0), (8, 0), (4, 4), (0, 8)]
+    held = await place.standing(state="held")
+    assert {one.held_for for one in held} == {"decisive"}
+    # They go on waiting; what rests on others doesn't.
+    standing = [found(text, decisive=(sleeper, vouched)) for text in many[:32]]
+    plan = await place.run(*standing, found(many[40], decisive=(other,)), found(many[41], decisive=(vouched,)))
+    assert (targets(plan.added), plan.kept) == (sorted(many[40:42]), 32)
+    # The next week has a share of its own.
+    place.now += 7 * DAY
+    findings = [finding._replace(expires=place.now + 7 * DAY) for finding in standing]
+    assert len((await place.run(*findings)).added) == WEEK_CAP
+
+
+async def test_a_listing_that_is_renewed_is_no_new_one(place: Place) -> None:
+    sleeper = await place.person("p")
+    texts = addresses(2 * WEEK_CAP)
+    await place.run(*(found(text, decisive=(sleeper,)) for text in texts[:WEEK_CAP]))
+    place.now += 6 * DAY
+    renewed = [found(text, expires=place.now + 9 * DAY, decisive=(sleeper,)) for text in texts[:WEEK_CAP]]
+    assert len((await place.run(*renewed)).end) == WEEK_CAP
+    place.now += 2 * DAY
+    more = [found(text, expires=place.now + 9 * DAY, decisive=(sleeper,)) for text in texts[WEEK_CAP:]]
+    plan = await place.run(*renewed, *more)
+    assert (len(plan.added), len(plan.held)) == (WEEK_CAP, 0)
+
+
+# --- When words begin to count ----------------------------------------------------------------------------------------
+
+
+async def test_what_goes_for_want_of_words_waits_for_seven_days_after_an_upgrade(place: Place) -> None:
+    texts = addresses(10)
+    await place.run(*map(found, texts))
+    await place.database.write(lambda c: c.execute("INSERT INTO setting VALUES ('words_began', ?)", (NOW,)))
+    longer = [found(text, expires=NOW + 30 * DAY) for text in texts]
+    await place.run(*longer)
+    # A fifth may go at once; more waits, but what is new is listed.
+    assert len((await place.run(*longer[:8])).removed) == 2
+    plan = await place.run(*longer[:2], found("9.9.9.9", expires=NOW + 30 * DAY))
+    assert (plan.brake, len(plan.removed), targets(plan.added)) == ("words", 0, ["9.9.9.9"])
+    place.now += 7 * DAY - 1
+    assert ((await place.run(*longer[:2])).brake, len(await place.listed())) == ("words", 9)
+    place.now += 1
+    assert ((await place.run(*longer[:2])).brake, len(await place.listed())) == (None, 2)
+
+
+async def test_what_an_administrator_ends_waits_for_nothing_after_an_upgrade(place: Place) -> None:
+    await place.database.write(lambda c: c.execute("INSERT INTO setting VALUES ('words_began', ?)", (NOW,)))
+    texts = addresses(10)
+    await place.run(*map(found, texts))
+    networks = [parse_network(text) for text in addresses(10, 0x05000001)]
+    await place.decisions.replace_list("mine", networks, NOW + DAY, COMMAND_LINE)
+    assert len((await place.decisions.replace_list("mine", networks[:1], NOW + DAY, COMMAND_LINE)).removed) == 9
+    # An analysis that is switched off, or put into the shadow.
+    assert len((await place.run(found(texts[0]), mode="shadow")).removed) == 10
+    place.now += HOUR
+    await place.run(*map(found, texts))
+    assert ((await place.run(mode="off")).brake, len(await place.listed())) == (None, 1)
 
 
 # --- Review -----------------------------------------------------------------------------------------------------------

@@ -2,10 +2,10 @@
 
 Of every address that a vouched person banned for cheating, got something back from, or lost a good deal to without
 banning it, each other reporter agreed or disagreed. Agreement counts where it came before the address was listed here:
-nobody earns by copying the list.
+nobody earns by copying the list. When a report came is when it was received: a client's own time can be made up.
 """
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
@@ -93,12 +93,11 @@ def _parts(verdicts: Mapping[str, tuple[int, float]]) -> tuple[float, float]:
 def _collect_said(evidence: Evidence, modules: Sequence[Module], since: int) -> None:
     """Make `said`: who banned an address for cheating, since when; and `vouched_said`, those vouched for."""
     make_modules(evidence, [module for module in modules if module.group == 0])
-    at = "min(b.received_at, coalesce(b.ban_at, b.received_at))"
     evidence.do(
         "CREATE TEMP TABLE said AS SELECT key, user, max(vouched) AS vouched, min(at) AS at FROM"
-        f" (SELECT {subject_of('b.peer_ip')} AS key, p.user, p.vouched, min({at}) AS at"
+        f" (SELECT {subject_of('b.peer_ip')} AS key, p.user, p.vouched, min(b.received_at) AS at"
         " FROM m.ban b INDEXED BY ban_evidence JOIN module mo ON mo.id=b.module JOIN person p ON p.userapp=b.userapp"
-        f" WHERE b.btn_ban=0 AND b.received_at BETWEEN :since AND :now AND {at}>=:since"
+        " WHERE b.btn_ban=0 AND b.received_at BETWEEN :since AND :now"
         " AND (mo.rule IS NULL OR b.rule=mo.rule) GROUP BY b.peer_ip, b.userapp) GROUP BY key, user",
         {"since": since, "now": evidence.now},
     )
@@ -118,7 +117,7 @@ def _collect_known(evidence: Evidence, since: int) -> None:
 
 def _judge(evidence: Evidence) -> None:
     """Make `judged`: every report of somebody whom nobody vouches for that can be judged, and what became of it."""
-    listings = _Listings(evidence)
+    listings = evidence.listings(evidence.now - WINDOW_MS)
     evidence.do("CREATE TEMP TABLE listed (key BLOB PRIMARY KEY, at INTEGER) WITHOUT ROWID")
     for (key,) in evidence.do("SELECT DISTINCT key FROM said WHERE NOT vouched AND key IN (SELECT key FROM bad)"):
         if (at := listings.since(key)) is not None:
@@ -133,9 +132,10 @@ def _judge(evidence: Evidence) -> None:
     )
     _collect_canaries(evidence)
     evidence.do(
-        "INSERT INTO judged SELECT DISTINCT s.user, s.key, s.at, 'canary' FROM said s CROSS JOIN canary c"
+        # One member is worth one canary: many addresses of one who cheats silence nobody.
+        "INSERT INTO judged SELECT s.user, s.key, max(s.at), 'canary' FROM said s CROSS JOIN canary c"
         " ON c.key=s.key AND c.user<>s.user WHERE NOT s.vouched AND s.key NOT IN (SELECT key FROM bad)"
-        " AND s.at BETWEEN c.first AND c.last+?",
+        " AND s.at BETWEEN c.first AND c.last+? GROUP BY s.user, c.user",
         (HOUR_MS,),
     )
 
@@ -151,50 +151,30 @@ def _collect_canaries(evidence: Evidence) -> None:
     evidence.do("CREATE INDEX temp.canary_key ON canary (key)")
 
 
-class _Listings:
-    """Since when each network was listed, of the time that is looked at."""
-
-    def __init__(self, evidence: Evidence) -> None:
-        self._since: dict[tuple[int, int], dict[int, int]] = {}
-        rows = evidence.do(
-            "SELECT address, prefix, min(created_at) FROM m.decision WHERE kind='ip' AND action='deny'"
-            " AND state='active' AND ends_at>? GROUP BY address, prefix",
-            (evidence.now - WINDOW_MS,),
-        )
-        for address, prefix, at in rows:
-            shift = len(address) * 8 - prefix
-            networks = self._since.setdefault((len(address), shift), {})
-            networks[int.from_bytes(address, "big") >> shift] = at
-
-    def since(self, key: bytes) -> int | None:
-        """Since when (ms) an address (its first 4 or 8 bytes) has been listed, however it was."""
-        size = 4 if len(key) == 4 else 16
-        value = int.from_bytes(key.ljust(size, b"\0"), "big")
-        places = ((networks, value >> shift) for (length, shift), networks in self._since.items() if length == size)
-        return min((networks[place] for networks, place in places if place in networks), default=None)
-
-
 def _voices(evidence: Evidence, users: Iterable[int]) -> dict[int, int]:
     """Who stands for whom: people who keep reporting the same addresses have one voice."""
-    evidence.do("CREATE TEMP TABLE speaking (user INTEGER PRIMARY KEY)")
+    evidence.do("CREATE INDEX temp.said_user ON said (user, key)")
+    evidence.do("CREATE TEMP TABLE speaking (user INTEGER PRIMARY KEY, said INTEGER)")
     for user in users:
-        evidence.do("INSERT INTO speaking VALUES (?)", (user,))
-    counts: Counter[int] = Counter()
-    counts.update(dict(evidence.do("SELECT user, count(*) FROM said JOIN speaking USING (user) GROUP BY user")))
-    pairs = evidence.do(
-        "SELECT a.user, b.user, count(*) FROM said a CROSS JOIN said b ON b.key=a.key AND b.user>a.user"
-        " WHERE a.user IN (SELECT user FROM speaking) AND b.user IN (SELECT user FROM speaking) GROUP BY 1, 2"
-    )
-    head: dict[int, int] = {}
-
-    def of(user: int) -> int:
-        while head.get(user, user) != user:
-            user = head[user]
-        return user
-
-    for one, other, common in pairs:
-        union = counts[one] + counts[other] - common
-        if min(counts[one], counts[other]) >= OVERLAP_FLOOR and common * 100 >= union * OVERLAP_PERCENT:
-            first, second = sorted((of(one), of(other)))
-            head[second] = first
-    return {user: of(user) for user in counts}
+        evidence.do("INSERT INTO speaking SELECT user, count(*) FROM said WHERE user=? GROUP BY user", (user,))
+    overlaps: dict[tuple[int, int], float] = {}
+    counts = dict(evidence.do("SELECT user, said FROM speaking WHERE said>=?", (OVERLAP_FLOOR,)))
+    for one, count in counts.items():
+        # One person after the other: everybody with everybody at once would be a table of a good many gigabytes.
+        for other, common in evidence.do(
+            "SELECT b.user, count(*) FROM said a CROSS JOIN said b ON b.key=a.key AND b.user>a.user"
+            " JOIN speaking s ON s.user=b.user WHERE a.user=? AND s.said BETWEEN ? AND ? GROUP BY b.user",
+            # Sets of too different sizes can't overlap so much.
+            (one, max(OVERLAP_FLOOR, count * OVERLAP_PERCENT // 100), count * 100 // OVERLAP_PERCENT),
+        ):
+            union = count + counts[other] - common
+            if common * 100 >= union * OVERLAP_PERCENT:
+                overlaps[one, other] = common / union
+    groups = {user: [user] for user in counts}
+    # The most alike first, and each with each: who copies two people must not make these two one.
+    for one, other in sorted(overlaps, key=lambda pair: (-overlaps[pair], pair)):
+        first, second = groups[one], groups[other]
+        if first is not second and all((min(a, b), max(a, b)) in overlaps for a in first for b in second):
+            first += second
+            groups.update(dict.fromkeys(second, first))
+    return {user: min(group) for user, group in groups.items()}

@@ -13,10 +13,11 @@ by the byte order of their torrents, are evidence only where a counter has grown
 """
 
 import asyncio
+import json
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -39,6 +40,8 @@ MOST = 1 << 44
 GIVEN_FLOOR, MET_FLOOR, _MET_PERCENT = MIB, 48 * MIB, 12
 # An address that was met as so many clients is a VPN's exit, a household or a carrier's.
 _SHARED_BY = 4
+# What somebody lost is believed up to so much where it is held against what others got back.
+_LOSS_CAP = 1024 * MIB
 _GAVE = "(m.gave>=:floor AND m.gave*100>=m.took*:share)"
 
 # Findings of one analysis: the strongest; more than this is an attack or a mistake.
@@ -50,6 +53,9 @@ _LOOKUPS = 3_000
 # Virtual machine steps between two looks at the clock: some milliseconds, each takes the interpreter lock once.
 _STEPS = 400_000
 _CACHE_KIB = 32_768
+
+# A listing that ended within it may only have been a little too short.
+_JUST_MS = DAY_MS
 
 # How long a listing may last on evidence that is no longer renewed, because its peer is turned away.
 LONGEST_MS = 60 * DAY_MS
@@ -138,6 +144,24 @@ def people_in(condition: str) -> str:
     return f"min({voices_in(condition)}, {WORD}*count(DISTINCT iif({condition}, net, NULL)))"
 
 
+class Listings:
+    """Since when (ms) each network has been listed, of `rows` (address, prefix, since when)."""
+
+    def __init__(self, rows: Iterable[tuple[bytes, int, int]]) -> None:
+        self._since: dict[tuple[int, int], dict[int, int]] = {}
+        for address, prefix, at in rows:
+            shift = len(address) * 8 - prefix
+            networks = self._since.setdefault((len(address), shift), {})
+            networks[int.from_bytes(address, "big") >> shift] = at
+
+    def since(self, key: bytes) -> int | None:
+        """Since when (ms) a subject (its first 4 or 8 bytes) has been listed, however it was."""
+        size = 4 if len(key) == 4 else 16
+        value = int.from_bytes(key.ljust(size, b"\0"), "big")
+        places = ((networks, value >> shift) for (length, shift), networks in self._since.items() if length == size)
+        return min((networks[place] for networks, place in places if place in networks), default=None)
+
+
 class Evidence:
     """The work space of one analysis at one instant; used on one thread, by `gather` alone."""
 
@@ -202,14 +226,16 @@ class Evidence:
         )
         self.do(
             f"INSERT INTO reporter SELECT p.userapp, p.user, iif(p.vouched, p.user<<{WORD_BITS} | {WORD},"
-            f" w.voice<<{WORD_BITS} | min(CAST({WORTH}*w.value AS INTEGER), {WORD})) FROM person p"
+            # Who spoke for others and is vouched for by now speaks for nobody else any more.
+            f" iif(w.voice IN (SELECT user FROM person WHERE vouched), p.user, w.voice)<<{WORD_BITS}"
+            f" | min(CAST({WORTH}*w.value AS INTEGER), {WORD})) FROM person p"
             " LEFT JOIN m.word w ON w.user=p.user WHERE p.vouched OR w.value>=?",
             (SILENT,),
         )
         # Who stand for one another speak as loudly as the loudest of them.
         self.do(
-            f"UPDATE reporter SET voter=(SELECT max(o.voter) FROM reporter o"
-            f" WHERE o.voter>>{WORD_BITS}=reporter.voter>>{WORD_BITS})"
+            f"UPDATE reporter SET voter=o.voter FROM (SELECT voter>>{WORD_BITS} AS voice, max(voter) AS voter"
+            f" FROM reporter GROUP BY 1) o WHERE o.voice=reporter.voter>>{WORD_BITS}"
         )
 
     def grown(self) -> frozenset[int]:
@@ -256,7 +282,8 @@ class Evidence:
     def make_knocks(self, window: int) -> None:
         """Make `knock`: when those whose words count turned a listed peer away last, within a window (ms).
 
-        While it keeps knocking nobody can see it cheat: so its listing doesn't fade, for `LONGEST_MS` at the most.
+        While it keeps knocking nobody can see it cheat: so its listing doesn't fade, for `LONGEST_MS` at the most. What
+        isn't listed any more has nothing to keep: nobody's knocks bring back what is over.
         """
         self.do(
             f"CREATE TEMP TABLE knock AS SELECT {subject_of('b.peer_ip')} AS key, max(b.received_at) AS knocked"
@@ -265,6 +292,19 @@ class Evidence:
             (self.now - window, self.now),
         )
         self.do("CREATE UNIQUE INDEX temp.knock_key ON knock (key)")
+        listings = self.listings(self.now - _JUST_MS)
+        kept = [key.hex().upper() for (key,) in self.do("SELECT key FROM knock") if listings.since(key) is not None]
+        self.do("DELETE FROM knock WHERE hex(key) NOT IN (SELECT value FROM json_each(?))", (json.dumps(kept),))
+
+    def listings(self, since: int) -> Listings:
+        """What was listed at some time since then (ms), by whomever."""
+        return Listings(
+            self.do(
+                "SELECT address, prefix, min(created_at) FROM m.decision WHERE kind='ip' AND action='deny'"
+                " AND state='active' AND ends_at>? GROUP BY address, prefix",
+                (since,),
+            )
+        )
 
     # --- Subjects and torrents ----------------------------------------------------------------------------------------
 
@@ -298,8 +338,15 @@ class Evidence:
         if self._private:
             return
         self.do(
+            # Most torrents nobody calls private.
+            "CREATE TEMP TABLE contested AS SELECT id FROM title WHERE torrent IN"
+            " (SELECT t.torrent FROM title t JOIN m.torrent p ON p.id=t.id WHERE p.private=1)"
+        )
+        self.do("CREATE INDEX temp.contested_id ON contested (id)")
+        self.do(
             "UPDATE title SET private=1 WHERE torrent IN (SELECT t.torrent FROM title t JOIN m.torrent p ON p.id=t.id"
-            f" JOIN (SELECT DISTINCT torrent, userapp FROM {source}) s ON s.torrent=t.id"
+            f" JOIN (SELECT DISTINCT torrent, userapp FROM {source} WHERE torrent IN (SELECT id FROM contested)) s"
+            " ON s.torrent=t.id"
             " JOIN reporter r ON r.userapp=s.userapp WHERE t.torrent IS NOT NULL"
             f" GROUP BY t.torrent HAVING {voices_in('p.private=1')}>{voices_in('p.private=0')})"
             " OR (torrent IS NULL AND id IN (SELECT id FROM m.torrent WHERE private=1))"
@@ -353,11 +400,14 @@ class Evidence:
         They got at least this share back of what it took of them, or lost as much as makes a module look and didn't ban
         it: that is half their word, in proportion to what those lost who speak against it. Where several people share
         the address, whoever got anything back would lose an honest peer, and counts twice. `losses` is a query of the
-        losses (key, voter, lost in bytes).
+        losses (key, voter, lost in bytes), of which nobody's counts beyond a gibibyte: a loss is easily made up.
         """
         self.do(f"CREATE TEMP TABLE loss AS {losses}")
         self.do("CREATE INDEX temp.loss_key ON loss (key, voter)")
-        self.do("CREATE TEMP TABLE usual AS SELECT key, max(total(lost)/count(*), 1.0) AS lost FROM loss GROUP BY key")
+        self.do(
+            f"CREATE TEMP TABLE usual AS SELECT key, max(total(min(lost, {_LOSS_CAP}))/count(*), 1.0) AS lost FROM loss"
+            " GROUP BY key"
+        )
         self.do("CREATE INDEX temp.usual_key ON usual (key)")
         shared = "(m.gave>=:floor AND m.key IN (SELECT key FROM shared))"
         self.do(

@@ -22,8 +22,8 @@ CREATE TABLE word (
 -- Who decided an entry, as a JSON list of users: those without any one of whom it would not be listed. Shown to nobody.
 ALTER TABLE decision ADD COLUMN decisive TEXT NOT NULL DEFAULT '[]';
 -- Since when words count (ms): what would go for want of them alone waits a while.
-INSERT INTO setting SELECT 'words_began', CAST(unixepoch() AS INTEGER) * 1000
-    WHERE EXISTS (SELECT 1 FROM decision WHERE origin NOT IN ('admin', 'config'));
+INSERT INTO setting SELECT 'words_began', CAST(strftime('%s', 'now') AS INTEGER) * 1000
+    WHERE EXISTS (SELECT 1 FROM decision WHERE origin NOT IN ('admin', 'config') AND origin NOT LIKE 'import:%');
 
 -- When a listed peer was turned away last is read for the end of its listing.
 DROP INDEX ban_caused;
