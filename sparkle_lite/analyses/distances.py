@@ -10,7 +10,7 @@ from sparkle_lite.analyses.parameters import parameters, trust
 from sparkle_lite.analyses.registry import ANALYSES
 from sparkle_lite.config import AnalysisSection
 from sparkle_lite.db.database import Database
-from sparkle_lite.db.evidence.workspace import Evidence, gather
+from sparkle_lite.db.evidence.workspace import Evidence, LeftOut, gather
 from sparkle_lite.errors import SparkleError
 
 # How long measured distances are good, and of how many addresses they are kept.
@@ -28,7 +28,8 @@ async def measure(
 ) -> list[Need]:
     """How far an address (4 or 16 bytes) is from each analysis that isn't off: what it has and what is needed.
 
-    An analysis that has nothing at all about it is left out. Raises SparkleError as `worker.find` does.
+    An analysis that has nothing at all about it is left out. What is said of it and counts for nothing stands behind
+    the others, with nothing needed. Raises SparkleError as `worker.find` does.
     """
     key = address if len(address) == 4 else address[:8]
     needs: list[Need] = []
@@ -39,12 +40,13 @@ async def measure(
 
         def work(
             evidence: Evidence, analysis: Analysis = analysis, numbers: Mapping[str, int] = numbers
-        ) -> list[Examined]:
-            return analysis.examine(evidence, numbers, key)
+        ) -> tuple[list[Examined], Mapping[LeftOut, int]]:
+            return analysis.examine(evidence, numbers, key), evidence.left_out
 
-        examined = await gather(database, trust(settings), now_ms, work, time_limit_s)
+        examined, left_out = await gather(database, trust(settings), now_ms, work, time_limit_s)
         if examined:
             needs += min(examined, key=_missing).needs
+        needs += [Need(name, why, count, 0) for why, count in left_out.items() if count]
     return needs
 
 

@@ -215,6 +215,9 @@ def _why(args: argparse.Namespace) -> None:
     for distance in distances:
         words = " (words of people)" if distance.number in ("min_people", "min_people_any") else ""
         have = round(distance.have, 1)
+        if not distance.need:
+            print(f"  {distance.analysis}: {have:g} {_LEFT_OUT[distance.number]}")
+            continue
         print(f"  {distance.analysis}: {distance.number} is {have:g} of {distance.need:g}{words}")
 
 
@@ -232,6 +235,11 @@ async def _explain(place: "_Place", args: argparse.Namespace) -> "tuple[Why, lis
     return await place.decisions.why(network), await place.distances(network)
 
 
+_LEFT_OUT = {
+    "left_private": "reports on private torrents don't count here (private_torrents)",
+    "left_silent": "people reported it whose word is silent: nobody vouches for them, and they earned none yet",
+    "left_harmless": "people reported it whom it cost less than min_harm",
+}
 _PROTECTION = {
     "excepted": "An exception protects it.",
     "own": "It is an address of this server.",

@@ -42,6 +42,7 @@ async def test_nobody_begins_with_a_word_and_any_number_of_strangers_lists_nobod
     accuse(strangers, HONEST)
     await world.weigh()
     assert await world.find("untrusted_vote") == {}
+    assert (await world.distances(HONEST))["untrusted_vote", "left_silent"] == (30, 0)
     # The same from people whom an administrator vouches for is a listing.
     accuse(world.friends(3), HONEST)
     assert list(await world.find("untrusted_vote")) == [HONEST]
@@ -220,6 +221,8 @@ async def test_r2_a_tracker_counts_its_private_torrents(world: World) -> None:
         friend.ban(CHEATER, torrent, private=1, ago=HOUR)
         friend.ban(CHEATER, torrent, private=1, ago=2 * DAY)
     assert await world.find("untrusted_vote") == {}
+    # Who asks is told why.
+    assert await world.distances(CHEATER) == {("untrusted_vote", "left_private"): (16, 0)}
     assert list(await world.find("untrusted_vote", settings_of("tracker"))) == [CHEATER]
 
 
@@ -289,6 +292,7 @@ async def test_what_it_cost_nobody_is_no_vote(world: World) -> None:
     for friend, torrent in itertools.product(world.friends(4), ("linux", "bsd")):
         friend.ban(CHEATER, torrent, to_peer_traffic=MIB)
     assert await world.find("untrusted_vote") == {}
+    assert (await world.distances(CHEATER))["untrusted_vote", "left_harmless"] == (4, 0)
 
 
 async def test_behind_a_shared_address_who_would_lose_honest_peers_counts_twice(world: World) -> None:

@@ -14,6 +14,7 @@ from sparkle_lite.db.evidence.workspace import (
     WORD,
     WORD_OF,
     Evidence,
+    LeftOut,
     enough,
     network_of,
     people_in,
@@ -147,6 +148,8 @@ def collect_reports(
         " w.grp, w.at, 0 AS value, w.key AS member, w.lost FROM raw w JOIN title t ON t.id=w.torrent"
         " WHERE NOT t.private"
     )
+    if only is not None:
+        _count_left_out(evidence, counted, values)
     evidence.do("DROP TABLE raw")
     evidence.do(
         f"DELETE FROM report WHERE (key, voter) IN (SELECT key, voter FROM ({LOSSES}) WHERE lost<?)",
@@ -154,6 +157,20 @@ def collect_reports(
     )
     # Some fall below when private torrents are left out.
     keep_candidates(evidence, f"SELECT key FROM report GROUP BY key HAVING {people_in('TRUE')}>=:words", values)
+
+
+def _count_left_out(evidence: Evidence, counted: str, values: Mapping[str, Any]) -> None:
+    """Tell what is said of the one candidate and doesn't count."""
+    questions: Mapping[LeftOut, str] = {
+        "left_private": "SELECT count(*) FROM raw w JOIN title t ON t.id=w.torrent WHERE t.private",
+        "left_silent": "SELECT count(DISTINCT a.user) FROM candidate c CROSS JOIN m.ban b INDEXED BY ban_evidence"
+        " ON b.peer_ip BETWEEN c.low AND c.high JOIN module mo ON mo.id=b.module JOIN m.userapp a ON a.id=b.userapp"
+        f" WHERE {counted} AND (mo.rule IS NULL OR b.rule=mo.rule)"
+        " AND b.userapp NOT IN (SELECT userapp FROM reporter)",
+        "left_harmless": f"SELECT count(DISTINCT voter) FROM ({LOSSES}) WHERE lost<{evidence.min_harm}",
+    }
+    for why, sql in questions.items():
+        evidence.left_out[why] = int(evidence.do(sql, values)[0][0])
 
 
 def make_modules(evidence: Evidence, modules: Sequence[Module]) -> None:

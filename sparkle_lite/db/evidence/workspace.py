@@ -20,7 +20,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
 from sparkle_lite.db.accounts import KNOWN, VOUCHED
 from sparkle_lite.db.connection import BUSY_TIMEOUT_MS, refused
@@ -76,6 +76,11 @@ WORD_OF = f"(voter & {_WORD_MASK})"
 
 # A word below it is silent; above, it is worth so many hundredths of it.
 SILENT, WORTH = 0.5, 125
+
+
+# What is told of an address and counts for nothing: reports on private torrents, people whose word is silent, people
+# whom it cost next to nothing.
+LeftOut = Literal["left_private", "left_silent", "left_harmless"]
 
 
 class Trust(NamedTuple):
@@ -168,6 +173,8 @@ class Evidence:
     def __init__(self, database: Database, trust: Trust, now_ms: int, stop: Callable[[], bool]) -> None:
         self.now = now_ms
         self._folder = database.segment_folder
+        # Of a single address: how much is said of it that is no evidence here, by why.
+        self.left_out: dict[LeftOut, int] = {}
         self._connection = sqlite3.connect(":memory:", isolation_level=None, uri=True)
         try:
             self._open(database.uri, stop)
