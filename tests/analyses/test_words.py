@@ -183,6 +183,40 @@ async def test_who_spoke_for_others_and_is_vouched_for_by_now_speaks_for_nobody_
     assert (finding.people, finding.numbers["words"]) == (4, 3.75)
 
 
+async def test_who_is_banned_has_no_word_and_neither_has_what_they_confirmed(world: World) -> None:
+    anchors, newcomers = world.friends(3), world.friends(2, by="self", active_days=9)
+    await earned(world, newcomers, anchors[0])
+    await world.weigh()
+    accuse([newcomers[0], *anchors[1:]], CHEATER)
+    assert CHEATER in await world.find("untrusted_vote")
+    # At once, although what was measured of them is still there.
+    world.main.execute("UPDATE user SET banned_at=? WHERE id=?", (NOW, user_of(newcomers[0])))
+    assert CHEATER not in await world.find("untrusted_vote")
+    world.main.execute("UPDATE user SET banned_at=? WHERE id=?", (NOW, user_of(anchors[0])))
+    standings = await world.weigh()
+    assert set(standings) == {user_of(newcomers[1])}
+    assert standings[user_of(newcomers[1])].value == 0
+
+
+async def test_whom_nobody_vouches_for_any_more_begins_with_nothing(world: World) -> None:
+    anchors = world.friends(3)
+    await world.weigh()
+    accuse(anchors, HONEST)
+    assert list(await world.find("untrusted_vote")) == [HONEST]
+    world.main.execute("UPDATE user SET vouched_at=NULL WHERE id=?", (user_of(anchors[0]),))
+    assert await world.find("untrusted_vote") == {}
+    # What others saw as well is their word from now on.
+    assert (await world.weigh())[user_of(anchors[0])].addresses["agreed"][0] == 1
+
+
+async def test_what_an_administrator_listed_by_hand_earns_nobody_anything(world: World) -> None:
+    anchor, reporter = world.friends(1), world.friends(1, by="self", active_days=9)
+    world.listed(CHEATER, since=2 * DAY)
+    world.main.execute("UPDATE decision SET origin='admin'")
+    accuse([*anchor, *reporter], CHEATER)
+    assert set((await world.weigh())[user_of(reporter[0])].addresses) == {"late"}
+
+
 async def test_many_addresses_of_one_member_who_cheats_silence_nobody(world: World) -> None:
     anchors, reporter = world.friends(2), world.friends(1, by="self", active_days=9)
     await earned(world, reporter, anchors[0])
