@@ -205,6 +205,15 @@ class Told:
         self.add("swarm", lambda reporter: common | {"version": reporter.app * 1000 + same})
 
 
+def clients_of(rows: Iterable[Row]) -> int:
+    """How many clients there are: by their peer ids, or as one voice told them apart."""
+    some = list(rows)
+    told_apart: dict[int, set[tuple[str, str]]] = defaultdict(set)
+    for row in some:
+        told_apart[row.voice].add(row.more["client"])
+    return max([len({row.more["client"][0] for row in some}), *map(len, told_apart.values())])
+
+
 def words_of(halves: Iterable[tuple[int, str, int]]) -> int:
     """What voices in networks say, collapsed by either (hundredths)."""
     voices: dict[int, int] = defaultdict(int)
@@ -267,15 +276,15 @@ def against(
 ) -> list[tuple[int, str, int]]:
     """Who speaks for a peer, and with what: half a word, in proportion to what others lost."""
     usual = max(sum(min(lost, GIB) for lost in losses.values()) / len(losses), 1.0) if losses else 1.0
-    clients = {
-        row.more["client"]
+    clients = clients_of(
+        row
         for row in told.rows
         if row.kind != "ban" and row.counts and row.subject == subject and row.ago <= window
-    }
+    )
     found = []
     for (voice, network, word), (gave, took, judged) in met(told, subject, window).items():
         got_back = gave >= MIB and gave * 100 >= took * share
-        if len(clients) >= 4 and gave >= MIB:
+        if clients >= 4 and gave >= MIB:
             found.append((voice, network, 2 * word))
         elif got_back or (judged >= 48 * MIB and voice not in losses):
             found.append((voice, network, int(word * 0.5 * min(1.0, (gave if got_back else judged) / usual))))
@@ -496,7 +505,7 @@ def naive_flows(told: Told, numbers: Numbers) -> dict[str, tuple[int, ...]]:
             sum(other[0] == pair[0] and first <= began <= max(first, last) for other, (first, last) in spans.items())
             for pair, (began, _) in spans.items()
         )
-        pairs = max(len({row.more["client"] for row in rows}), together)
+        pairs = max(clients_of(rows), together)
         percent = taken * 100 // size // pairs
         if percent >= numbers["several_percent"]:
             over[subject].append((percent, taken, pairs, rows))

@@ -337,6 +337,21 @@ async def test_behind_a_shared_address_who_would_lose_honest_peers_counts_twice(
     assert (await world.distances(CHEATER))["untrusted_vote", "min_people"] == (1, 3)
 
 
+async def test_one_client_that_programs_call_differently_is_one(world: World) -> None:
+    accusers, served = world.friends(5), world.friends(2)
+    accuse(accusers, CHEATER)
+    names = ("qBittorrent/4.6.5", "qBittorrent 4.6.5", "qBittorrent 4.6", "qB", "")
+    for friend, name in zip(accusers, names, strict=True):
+        peer_id = "" if name.endswith("4.6") else "-qB4650-"
+        for torrent in ("linux", "bsd"):
+            friend.swarm(CHEATER, torrent, to=GIB, client=(peer_id, name))
+    for one in served:
+        one.swarm(CHEATER, "hurd", to=0, got=2 * MIB)
+    assert list(await world.find("untrusted_vote")) == [CHEATER]
+    # What it took is what one peer took.
+    assert (await world.find("over_download"))[CHEATER].numbers["peers"] == 1
+
+
 # --- Prefixes ---------------------------------------------------------------------------------------------------------
 
 

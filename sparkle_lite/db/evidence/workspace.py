@@ -134,6 +134,18 @@ TORRENTS = f"{DISTINCT} AS torrents"
 DAYS = f"count(DISTINCT at/{DAY_MS})"
 
 
+def clients_in(table: str, groups: str) -> str:
+    """A query of how many clients there are in each group (columns) of a table (client, voter), as `clients`.
+
+    Programs call the same client differently, so that of different people only its peer_id tells them apart.
+    """
+    return (
+        f"SELECT {groups}, max(clients) AS clients FROM (SELECT {groups}, count(DISTINCT i.peer_id) AS clients"
+        f" FROM {table} JOIN m.client_identity i ON i.id={table}.client WHERE i.peer_id<>'' GROUP BY {groups}"
+        f" UNION ALL SELECT {groups}, count(DISTINCT client) FROM {table} GROUP BY {groups}, voter) GROUP BY {groups}"
+    )
+
+
 def voices_in(condition: str) -> str:
     """The sum of the words of different voters (hundredths), of the rows of a group that meet a condition."""
     return f"(coalesce(sum(DISTINCT iif({condition}, voter, NULL)), 0) & {_WORD_MASK})"
@@ -389,7 +401,7 @@ class Evidence:
         )
         self.do("CREATE INDEX temp.met_key ON met (key, voter)")
         self.do(
-            "CREATE TEMP TABLE shared AS SELECT t.key FROM traffic t GROUP BY t.key HAVING count(DISTINCT t.client)>=?",
+            f"CREATE TEMP TABLE shared AS SELECT key FROM ({clients_in('traffic', 'key')}) WHERE clients>=?",
             (_SHARED_BY,),
         )
         self.do("DROP TABLE traffic")
