@@ -277,9 +277,7 @@ def against(
     """Who speaks for a peer, and with what: half a word, in proportion to what others lost."""
     usual = max(sum(min(lost, GIB) for lost in losses.values()) / len(losses), 1.0) if losses else 1.0
     clients = clients_of(
-        row
-        for row in told.rows
-        if row.kind != "ban" and row.counts and row.subject == subject and row.ago <= window
+        row for row in told.rows if row.kind != "ban" and row.counts and row.subject == subject and row.ago <= window
     )
     found = []
     for (voice, network, word), (gave, took, judged) in met(told, subject, window).items():
