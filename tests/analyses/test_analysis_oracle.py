@@ -262,12 +262,21 @@ def met(told: Told, subject: Network, window: int) -> dict[tuple[int, str, int],
             key = (row.voice, row.network, row.word, title, row.more["port"], row.kind)
             gave, took = largest[key]
             largest[key] = max(gave, row.more["got"]), max(took, row.more["to"])
+    # Connections from several ports are added; snapshots and totals tell of the same bytes.
+    kinds: dict[Any, tuple[int, int]] = defaultdict(lambda: (0, 0))
+    for (*about, _, kind), (gave, took) in largest.items():
+        before = kinds[*about, kind]
+        kinds[*about, kind] = before[0] + gave, before[1] + took
+    torrents: dict[Any, tuple[int, int]] = defaultdict(lambda: (0, 0))
+    for (*about, _), (gave, took) in kinds.items():
+        most = torrents[*about,]
+        torrents[*about,] = max(most[0], gave), max(most[1], took)
     sums: dict[tuple[int, str, int], tuple[int, int, int]] = defaultdict(lambda: (0, 0, 0))
-    for (voice, network, word, title, *_), (gave, took) in largest.items():
+    for (voice, network, word, title), (gave, took) in torrents.items():
         size = GIB if title[2] is None else title[2]
         judged = took - gave if size > 0 and took >= max(48 * MIB, size * 12 // 100) else 0
-        before = sums[voice, network, word]
-        sums[voice, network, word] = before[0] + gave, before[1] + took, before[2] + judged
+        so_far = sums[voice, network, word]
+        sums[voice, network, word] = so_far[0] + gave, so_far[1] + took, so_far[2] + judged
     return sums
 
 

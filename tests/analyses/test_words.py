@@ -119,6 +119,19 @@ async def test_what_a_vouched_person_lost_without_banning_speaks_for_the_peer(wo
     assert standing.addresses["disagreed"][0] == 1
 
 
+async def test_what_was_lost_to_many_ports_is_one_loss_and_told_twice_is_lost_once(world: World) -> None:
+    anchor, reporter = world.friends(1), world.friends(1, by="self", active_days=9)
+    for port in range(5):
+        anchor[0].swarm("198.51.100.1", to=GIB // 25, size=GIB, port=5000 + port)
+    # A tenth, as a connection and as a total.
+    anchor[0].swarm("198.51.100.2", to=GIB // 10, size=GIB)
+    anchor[0].snapshot("198.51.100.2", to=GIB // 10)
+    for host in (1, 2):
+        accuse(reporter, f"198.51.100.{host}")
+    standing = (await world.weigh())[user_of(reporter[0])]
+    assert standing.addresses["disagreed"] == (1, [bytes((198, 51, 100, 1))])
+
+
 async def test_words_fade(world: World) -> None:
     anchors, newcomer = world.friends(1), world.friends(1, by="self", active_days=9)
     await earned(world, newcomer, anchors[0])

@@ -368,9 +368,11 @@ class Evidence:
         """Make the table of the people whom candidates met: what they gave and took (bytes), over all torrents.
 
         `shared` are those that were met as so many different clients that several people must be behind them.
-        `judged` is what they took of torrents of which they took so much that a module had to judge them.
+        `judged` is what they took of torrents of which they took so much that a module had to judge them, from whatever
+        ports they came.
 
-        A row of traffic is one connection as one application tells it; of its versions the largest count. `of` is a
+        A row of traffic is one connection as one application tells it; of its versions the largest count. Both kinds
+        of rows tell of the same bytes, so that the larger sum counts. `of` is a
         table of applications with their voters.
         """
         self.do(
@@ -395,9 +397,12 @@ class Evidence:
             "CREATE TEMP TABLE met AS SELECT key, voter, net, CAST(total(gave) AS INTEGER) AS gave,"
             " CAST(total(took) AS INTEGER) AS took, CAST(total(iif(t.size>0 AND"
             f" took>=max({MET_FLOOR}, t.size*{_MET_PERCENT}/100), took-gave, 0)) AS INTEGER) AS judged"
-            " FROM (SELECT key, voter, net, torrent, max(max(gave), 0) AS gave, max(max(took), 0) AS took"
-            " FROM traffic GROUP BY key, voter, net, torrent, port, kind) JOIN m.torrent t ON t.id=torrent"
-            " GROUP BY key, voter, net"
+            " FROM (SELECT key, voter, net, torrent, max(gave) AS gave, max(took) AS took FROM"
+            " (SELECT key, voter, net, torrent, kind, CAST(total(gave) AS INTEGER) AS gave,"
+            " CAST(total(took) AS INTEGER) AS took FROM (SELECT key, voter, net, torrent, kind, max(max(gave), 0)"
+            " AS gave, max(max(took), 0) AS took FROM traffic GROUP BY key, voter, net, torrent, kind, port)"
+            " GROUP BY key, voter, net, torrent, kind) GROUP BY key, voter, net, torrent)"
+            " JOIN m.torrent t ON t.id=torrent GROUP BY key, voter, net"
         )
         self.do("CREATE INDEX temp.met_key ON met (key, voter)")
         self.do(
