@@ -205,6 +205,15 @@ class Told:
         self.add("swarm", lambda reporter: common | {"version": reporter.app * 1000 + same})
 
 
+def clients_of(rows: Iterable[Row]) -> int:
+    """How many clients there are: by their peer ids, or as one voice told them apart."""
+    some = list(rows)
+    told_apart: dict[int, set[tuple[str, str]]] = defaultdict(set)
+    for row in some:
+        told_apart[row.voice].add(row.more["client"])
+    return max([len({row.more["client"][0] for row in some}), *map(len, told_apart.values())])
+
+
 def words_of(halves: Iterable[tuple[int, str, int]]) -> int:
     """What voices in networks say, collapsed by either (hundredths)."""
     voices: dict[int, int] = defaultdict(int)
@@ -253,12 +262,21 @@ def met(told: Told, subject: Network, window: int) -> dict[tuple[int, str, int],
             key = (row.voice, row.network, row.word, title, row.more["port"], row.kind)
             gave, took = largest[key]
             largest[key] = max(gave, row.more["got"]), max(took, row.more["to"])
+    # Connections from several ports are added; snapshots and totals tell of the same bytes.
+    kinds: dict[Any, tuple[int, int]] = defaultdict(lambda: (0, 0))
+    for (*about, _, kind), (gave, took) in largest.items():
+        before = kinds[*about, kind]
+        kinds[*about, kind] = before[0] + gave, before[1] + took
+    torrents: dict[Any, tuple[int, int]] = defaultdict(lambda: (0, 0))
+    for (*about, _), (gave, took) in kinds.items():
+        most = torrents[*about,]
+        torrents[*about,] = max(most[0], gave), max(most[1], took)
     sums: dict[tuple[int, str, int], tuple[int, int, int]] = defaultdict(lambda: (0, 0, 0))
-    for (voice, network, word, title, *_), (gave, took) in largest.items():
+    for (voice, network, word, title), (gave, took) in torrents.items():
         size = GIB if title[2] is None else title[2]
         judged = took - gave if size > 0 and took >= max(48 * MIB, size * 12 // 100) else 0
-        before = sums[voice, network, word]
-        sums[voice, network, word] = before[0] + gave, before[1] + took, before[2] + judged
+        so_far = sums[voice, network, word]
+        sums[voice, network, word] = so_far[0] + gave, so_far[1] + took, so_far[2] + judged
     return sums
 
 
@@ -267,15 +285,13 @@ def against(
 ) -> list[tuple[int, str, int]]:
     """Who speaks for a peer, and with what: half a word, in proportion to what others lost."""
     usual = max(sum(min(lost, GIB) for lost in losses.values()) / len(losses), 1.0) if losses else 1.0
-    clients = {
-        row.more["client"]
-        for row in told.rows
-        if row.kind != "ban" and row.counts and row.subject == subject and row.ago <= window
-    }
+    clients = clients_of(
+        row for row in told.rows if row.kind != "ban" and row.counts and row.subject == subject and row.ago <= window
+    )
     found = []
     for (voice, network, word), (gave, took, judged) in met(told, subject, window).items():
         got_back = gave >= MIB and gave * 100 >= took * share
-        if len(clients) >= 4 and gave >= MIB:
+        if clients >= 4 and gave >= MIB:
             found.append((voice, network, 2 * word))
         elif got_back or (judged >= 48 * MIB and voice not in losses):
             found.append((voice, network, int(word * 0.5 * min(1.0, (gave if got_back else judged) / usual))))
@@ -496,7 +512,7 @@ def naive_flows(told: Told, numbers: Numbers) -> dict[str, tuple[int, ...]]:
             sum(other[0] == pair[0] and first <= began <= max(first, last) for other, (first, last) in spans.items())
             for pair, (began, _) in spans.items()
         )
-        pairs = max(len({row.more["client"] for row in rows}), together)
+        pairs = max(clients_of(rows), together)
         percent = taken * 100 // size // pairs
         if percent >= numbers["several_percent"]:
             over[subject].append((percent, taken, pairs, rows))

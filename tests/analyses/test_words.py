@@ -120,6 +120,19 @@ async def test_what_a_vouched_person_lost_without_banning_speaks_for_the_peer(wo
     assert standing.addresses["disagreed"][0] == 1
 
 
+async def test_what_was_lost_to_many_ports_is_one_loss_and_told_twice_is_lost_once(world: World) -> None:
+    anchor, reporter = world.friends(1), world.friends(1, by="self", active_days=9)
+    for port in range(5):
+        anchor[0].swarm("198.51.100.1", to=GIB // 25, size=GIB, port=5000 + port)
+    # A tenth, as a connection and as a total.
+    anchor[0].swarm("198.51.100.2", to=GIB // 10, size=GIB)
+    anchor[0].snapshot("198.51.100.2", to=GIB // 10)
+    for host in (1, 2):
+        accuse(reporter, f"198.51.100.{host}")
+    standing = (await world.weigh())[user_of(reporter[0])]
+    assert standing.addresses["disagreed"] == (1, [bytes((198, 51, 100, 1))])
+
+
 async def test_words_fade(world: World) -> None:
     anchors, newcomer = world.friends(1), world.friends(1, by="self", active_days=9)
     await earned(world, newcomer, anchors[0])
@@ -339,6 +352,21 @@ async def test_behind_a_shared_address_who_would_lose_honest_peers_counts_twice(
     # An exit of a VPN: five who were cheated there, two who got something from others there.
     assert await world.find("untrusted_vote") == {}
     assert (await world.distances(CHEATER))["untrusted_vote", "min_people"] == (1, 3)
+
+
+async def test_one_client_that_programs_call_differently_is_one(world: World) -> None:
+    accusers, served = world.friends(5), world.friends(2)
+    accuse(accusers, CHEATER)
+    names = ("qBittorrent/4.6.5", "qBittorrent 4.6.5", "qBittorrent 4.6", "qB", "")
+    for friend, name in zip(accusers, names, strict=True):
+        peer_id = "" if name.endswith("4.6") else "-qB4650-"
+        for torrent in ("linux", "bsd"):
+            friend.swarm(CHEATER, torrent, to=GIB, client=(peer_id, name))
+    for one in served:
+        one.swarm(CHEATER, "hurd", to=0, got=2 * MIB)
+    assert list(await world.find("untrusted_vote")) == [CHEATER]
+    # What it took is what one peer took.
+    assert (await world.find("over_download"))[CHEATER].numbers["peers"] == 1
 
 
 # --- Prefixes ---------------------------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ from sparkle_lite.db.evidence.workspace import (
     WORD,
     Evidence,
     about,
+    clients_in,
     enough,
     network_of,
     subject_of,
@@ -195,7 +196,7 @@ def _count_behind(evidence: Evidence) -> None:
     # Whoever comes adds one, whoever goes takes one away: the highest sum is how many were there together.
     evidence.do(
         "CREATE TEMP TABLE behind AS SELECT c.key, c.torrent, max(c.clients, t.together) AS pairs FROM"
-        " (SELECT key, torrent, count(DISTINCT client) AS clients FROM pair GROUP BY key, torrent) c JOIN"
+        f" ({clients_in('pair', 'key, torrent')}) c JOIN"
         " (SELECT key, torrent, max(here) AS together FROM (SELECT key, torrent, sum(step) OVER"
         " (PARTITION BY key, torrent, voter ORDER BY at, step DESC ROWS UNBOUNDED PRECEDING) AS here FROM"
         " (SELECT key, torrent, voter, began AS at, 1 AS step FROM pair UNION ALL"

@@ -5,6 +5,7 @@ banning it, each other reporter agreed or disagreed. Agreement counts where it c
 nobody earns by copying the list. When a report came is when it was received: a client's own time can be made up.
 """
 
+import itertools
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
@@ -157,19 +158,14 @@ def _voices(evidence: Evidence, users: Iterable[int]) -> dict[int, int]:
     evidence.do("CREATE TEMP TABLE speaking (user INTEGER PRIMARY KEY, said INTEGER)")
     for user in users:
         evidence.do("INSERT INTO speaking SELECT user, count(*) FROM said WHERE user=? GROUP BY user", (user,))
+    counts = dict(evidence.do("SELECT user, said FROM speaking WHERE said>=? ORDER BY user", (OVERLAP_FLOOR,)))
+    sets = _sets(evidence, counts)
     overlaps: dict[tuple[int, int], float] = {}
-    counts = dict(evidence.do("SELECT user, said FROM speaking WHERE said>=?", (OVERLAP_FLOOR,)))
-    for one, count in counts.items():
-        # One person after the other: everybody with everybody at once would be a table of a good many gigabytes.
-        for other, common in evidence.do(
-            "SELECT b.user, count(*) FROM said a CROSS JOIN said b ON b.key=a.key AND b.user>a.user"
-            " JOIN speaking s ON s.user=b.user WHERE a.user=? AND s.said BETWEEN ? AND ? GROUP BY b.user",
-            # Sets of too different sizes can't overlap so much.
-            (one, max(OVERLAP_FLOOR, count * OVERLAP_PERCENT // 100), count * 100 // OVERLAP_PERCENT),
-        ):
-            union = count + counts[other] - common
-            if common * 100 >= union * OVERLAP_PERCENT:
-                overlaps[one, other] = common / union
+    for one, other in itertools.combinations(counts, 2):
+        common = (sets[one] & sets[other]).bit_count()
+        union = counts[one] + counts[other] - common
+        if common * 100 >= union * OVERLAP_PERCENT:
+            overlaps[one, other] = common / union
     groups = {user: [user] for user in counts}
     # The most alike first, and each with each: who copies two people must not make these two one.
     for one, other in sorted(overlaps, key=lambda pair: (-overlaps[pair], pair)):
@@ -178,3 +174,23 @@ def _voices(evidence: Evidence, users: Iterable[int]) -> dict[int, int]:
             first += second
             groups.update(dict.fromkeys(second, first))
     return {user: min(group) for user, group in groups.items()}
+
+
+def _sets(evidence: Evidence, users: Iterable[int]) -> dict[int, int]:
+    """What each of them reported that somebody else did too, a bit for each address.
+
+    A join of everybody with everybody would take minutes where many report the same.
+    """
+    evidence.do("CREATE TEMP TABLE place (id INTEGER PRIMARY KEY, key BLOB UNIQUE)")
+    evidence.do(
+        "INSERT INTO place (key) SELECT s.key FROM said s JOIN speaking p ON p.user=s.user GROUP BY s.key"
+        " HAVING count(*)>1"
+    )
+    size = int(evidence.do("SELECT count(*) FROM place")[0][0]) // 8 + 1
+    found = {}
+    for user in users:
+        bits = bytearray(size)
+        for (place,) in evidence.do("SELECT p.id FROM said s JOIN place p ON p.key=s.key WHERE s.user=?", (user,)):
+            bits[place >> 3] |= 1 << (place & 7)
+        found[user] = int.from_bytes(bits, "little")
+    return found

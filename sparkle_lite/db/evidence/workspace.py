@@ -139,6 +139,18 @@ TORRENTS = f"{DISTINCT} AS torrents"
 DAYS = f"count(DISTINCT at/{DAY_MS})"
 
 
+def clients_in(table: str, groups: str) -> str:
+    """A query of how many clients there are in each group (columns) of a table (client, voter), as `clients`.
+
+    Programs call the same client differently, so that of different people only its peer_id tells them apart.
+    """
+    return (
+        f"SELECT {groups}, max(clients) AS clients FROM (SELECT {groups}, count(DISTINCT i.peer_id) AS clients"
+        f" FROM {table} JOIN m.client_identity i ON i.id={table}.client WHERE i.peer_id<>'' GROUP BY {groups}"
+        f" UNION ALL SELECT {groups}, count(DISTINCT client) FROM {table} GROUP BY {groups}, voter) GROUP BY {groups}"
+    )
+
+
 def voices_in(condition: str) -> str:
     """The sum of the words of different voters (hundredths), of the rows of a group that meet a condition."""
     return f"(coalesce(sum(DISTINCT iif({condition}, voter, NULL)), 0) & {_WORD_MASK})"
@@ -363,9 +375,11 @@ class Evidence:
         """Make the table of the people whom candidates met: what they gave and took (bytes), over all torrents.
 
         `shared` are those that were met as so many different clients that several people must be behind them.
-        `judged` is what they took of torrents of which they took so much that a module had to judge them.
+        `judged` is what they took of torrents of which they took so much that a module had to judge them, from whatever
+        ports they came.
 
-        A row of traffic is one connection as one application tells it; of its versions the largest count. `of` is a
+        A row of traffic is one connection as one application tells it; of its versions the largest count. Both kinds
+        of rows tell of the same bytes, so that the larger sum counts. `of` is a
         table of applications with their voters.
         """
         self.do(
@@ -390,13 +404,16 @@ class Evidence:
             "CREATE TEMP TABLE met AS SELECT key, voter, net, CAST(total(gave) AS INTEGER) AS gave,"
             " CAST(total(took) AS INTEGER) AS took, CAST(total(iif(t.size>0 AND"
             f" took>=max({MET_FLOOR}, t.size*{_MET_PERCENT}/100), took-gave, 0)) AS INTEGER) AS judged"
-            " FROM (SELECT key, voter, net, torrent, max(max(gave), 0) AS gave, max(max(took), 0) AS took"
-            " FROM traffic GROUP BY key, voter, net, torrent, port, kind) JOIN m.torrent t ON t.id=torrent"
-            " GROUP BY key, voter, net"
+            " FROM (SELECT key, voter, net, torrent, max(gave) AS gave, max(took) AS took FROM"
+            " (SELECT key, voter, net, torrent, kind, CAST(total(gave) AS INTEGER) AS gave,"
+            " CAST(total(took) AS INTEGER) AS took FROM (SELECT key, voter, net, torrent, kind, max(max(gave), 0)"
+            " AS gave, max(max(took), 0) AS took FROM traffic GROUP BY key, voter, net, torrent, kind, port)"
+            " GROUP BY key, voter, net, torrent, kind) GROUP BY key, voter, net, torrent)"
+            " JOIN m.torrent t ON t.id=torrent GROUP BY key, voter, net"
         )
         self.do("CREATE INDEX temp.met_key ON met (key, voter)")
         self.do(
-            "CREATE TEMP TABLE shared AS SELECT t.key FROM traffic t GROUP BY t.key HAVING count(DISTINCT t.client)>=?",
+            f"CREATE TEMP TABLE shared AS SELECT key FROM ({clients_in('traffic', 'key')}) WHERE clients>=?",
             (_SHARED_BY,),
         )
         self.do("DROP TABLE traffic")
