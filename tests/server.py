@@ -20,6 +20,7 @@ import sys
 import time
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, NamedTuple, Self, cast, get_args
@@ -408,3 +409,19 @@ def count(database: Path, table: str) -> int:
     """How many rows a table of the main database has."""
     with opened(database) as connection:
         return int(connection.execute(f"SELECT count(*) FROM {table}").fetchone()[0])
+
+
+# What each version of the main database added, taken back.
+_UNDO = {
+    13: "DROP TABLE word; ALTER TABLE user DROP COLUMN vouched_at; ALTER TABLE decision DROP COLUMN decisive;",
+    12: "DROP TABLE segment_aside;",
+    11: "",
+    10: "DROP TABLE userapp_trouble;",
+}
+
+
+def put_back(database: Path, version: int) -> None:
+    """Make a database what an earlier version of the program had it as."""
+    with closing(sqlite3.connect(database)) as connection:
+        connection.executescript("".join(_UNDO[each] for each in range(max(_UNDO), version, -1)))
+        connection.executescript(f"PRAGMA user_version={version}")

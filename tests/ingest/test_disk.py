@@ -4,15 +4,14 @@ import json
 import os
 import resource
 import shutil
-import sqlite3
 import subprocess
 from collections.abc import Iterator
-from contextlib import closing, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
-from server import RunningServer, start_server, wait_for
+from server import RunningServer, put_back, start_server, wait_for
 
 TORRENT = "52fa13494a4571a951b46b1a04be19ab9d8089c3d3761956c99f5435e6f2c8ad"
 RULE = '[[rules]]\ntype = "ip"\ncategory = "PCDN"\ncontent = ["60.220.182.0/24"]\n'
@@ -155,8 +154,7 @@ def test_a_limit_on_the_size_of_files_is_seen_as_a_full_disk_is(tmp_path: Path) 
 
 def test_an_upgrade_without_room_for_its_copy_is_one_sentence_and_leaves_nothing(disk: SmallDisk) -> None:
     disk.server.stop()
-    with closing(sqlite3.connect(disk.server.database)) as connection:
-        connection.executescript("DROP TABLE segment_aside; PRAGMA user_version=11")
+    put_back(disk.server.database, 11)
     before = {path.name for path in disk.place.iterdir()}
     for free in (64, 150):
         disk.fill()
@@ -170,4 +168,4 @@ def test_an_upgrade_without_room_for_its_copy_is_one_sentence_and_leaves_nothing
         assert left == before
     disk.server.start()
     assert disk.shown() == {1}
-    assert (disk.place / "sparkle.db.before-v12").exists()
+    assert list(disk.place.glob("sparkle.db.before-v*"))

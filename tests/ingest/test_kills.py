@@ -17,7 +17,7 @@ from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
-from server import App, RunningServer, catalogue, count, segment_file, start_server, wait_for
+from server import App, RunningServer, catalogue, count, put_back, segment_file, start_server, wait_for
 from test_durability import Load, body_of, check_catalogue, expected, stored
 
 from sparkle_lite.db.connection import schema
@@ -68,8 +68,7 @@ def test_a_migration(tmp_path: Path, kills: int) -> None:
         wait_for(lambda: len(load.acknowledged) > 30, 20)
         server.stop()
         load.end()
-        with closing(sqlite3.connect(server.database)) as connection:
-            connection.executescript("DROP TABLE segment_aside; PRAGMA user_version=11")
+        put_back(server.database, 11)
         shutil.copytree(server.folder, tmp_path / "before")
         for _ in range(kills):
             shutil.rmtree(server.folder / "data")
@@ -115,7 +114,6 @@ def test_in_the_middle_of_a_migration_of_several_steps(tmp_path: Path) -> None:
         " c.statements = lambda script: os._exit(9) if 'segment_aside' in script else do(script)"
     )
     server = RunningServer(tmp_path / "server", killed, dict(os.environ))
-    copy = server.database.with_name("sparkle.db.before-v12")
     server.database.parent.mkdir(parents=True)
     server.config.write_text(UNLIMITED)
     with closing(sqlite3.connect(server.database)) as connection:
@@ -126,6 +124,7 @@ def test_in_the_middle_of_a_migration_of_several_steps(tmp_path: Path) -> None:
     for _ in range(2):
         with pytest.raises(AssertionError, match="ended with 9"), server:
             server.start()
+        [copy] = server.database.parent.glob("sparkle.db.before-v*")
         for path in (server.database, copy):
             with closing(sqlite3.connect(path)) as connection:
                 assert connection.execute("PRAGMA user_version").fetchone() == (9,)

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from samples import BANS, HISTORIES, PEERS, read_sample
-from server import PBH20, App, RunningServer, count, start_server, wait_for
+from server import PBH20, App, RunningServer, count, put_back, start_server, wait_for
 from shell import Shell
 
 QBCB = "qBittorrent-ClientBlocker/3.8 (linux, amd64) BTN-Protocol/0.0.0-dev"
@@ -496,10 +496,7 @@ def shell(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Shell:
 
 def test_a_database_of_the_version_before_gets_the_table(tmp_path: Path, shell: Shell) -> None:
     database = tmp_path / "data" / "sparkle.db"
-    with closing(sqlite3.connect(database)) as connection, connection:
-        connection.execute("DROP TABLE userapp_trouble")
-        connection.execute("DROP TABLE segment_aside")
-        connection.execute("PRAGMA user_version=9")
+    put_back(database, 9)
     [row] = shell.json("app", "list")
     assert (row["user"], row["trouble"]) == ("ada", None)
     assert count(database, "userapp_trouble") == 0
@@ -514,8 +511,7 @@ def test_a_refusal_that_was_kept_as_sentences_is_dropped(tmp_path: Path, shell: 
         ):
             row = (subject, code, details)
             connection.execute("INSERT INTO userapp_trouble SELECT max(id), ?, ?, ?, 0, 0 FROM userapp", row)
-        connection.execute("DROP TABLE segment_aside")
-        connection.execute("PRAGMA user_version=10")
+    put_back(database, 10)
     [row] = shell.json("app", "list")
     assert row["trouble"].startswith("Its clock is 10 days behind")
     assert count(database, "userapp_trouble") == 1
