@@ -133,7 +133,7 @@ class RunningServer:
         started = _wait_for(lambda: self._listening(seen), 20)
         self.port = int(started["url"].rpartition(":")[2])
         if not self.app.app_id:
-            _wait_for(lambda: "app-secret" in self.stdout, 5)
+            _wait_for(lambda: self._has_told(seen), 20)
             found = dict(re.findall(r'(app-id|app-secret): "([^"]+)"', self.stdout))
             self.app = App(found["app-id"], found["app-secret"])
 
@@ -149,9 +149,19 @@ class RunningServer:
         for line in self.stderr[seen:].splitlines():
             if '"listening"' in line and line.endswith("}"):
                 return dict(json.loads(line))
+        self._require_running(seen)
+        return None
+
+    def _has_told(self, seen: int) -> bool:
+        """Whether a first start has said how to get in; it listens a moment before."""
+        if "app-secret" in self.stdout:
+            return True
+        self._require_running(seen)
+        return False
+
+    def _require_running(self, seen: int) -> None:
         if self.process.poll() is not None:
             raise AssertionError(f"the server ended with {self.process.returncode}: {self.stderr[seen:]}")
-        return None
 
     def stop(self) -> int:
         """SIGTERM; the exit status."""
