@@ -379,8 +379,7 @@ class Evidence:
         ports they came.
 
         A row of traffic is one connection as one application tells it; of its versions the largest count. Both kinds
-        of rows tell of the same bytes, so that the larger sum counts. `of` is a
-        table of applications with their voters.
+        of rows tell of the same bytes, so that the larger sum counts. `of` is a table of applications with voters.
         """
         self.do(
             "CREATE TEMP TABLE traffic (key BLOB, voter INTEGER, net BLOB, torrent INTEGER, port INTEGER, kind TEXT,"
