@@ -14,8 +14,9 @@ from sparkle_lite.db.evidence.untrusted_vote import Module, make_modules
 from sparkle_lite.db.evidence.workspace import GIVEN_FLOOR, MET_FLOOR, SILENT, Evidence, subject_of
 from sparkle_lite.units import DAY_MS, HOUR_MS
 
-# Whose reported addresses overlap by this share, of at least so many each, have one voice.
-OVERLAP_PERCENT, OVERLAP_FLOOR = 50, 8
+# Whose reported addresses overlap by this share have one voice, however few they are: a single bait would else buy any
+# number of accounts a word each.
+OVERLAP_PERCENT = 50
 # How long reports are looked at: what is older has faded.
 WINDOW_MS = 30 * DAY_MS
 HALF_LIFE_MS = 5 * DAY_MS
@@ -158,7 +159,7 @@ def _voices(evidence: Evidence, users: Iterable[int]) -> dict[int, int]:
     evidence.do("CREATE TEMP TABLE speaking (user INTEGER PRIMARY KEY, said INTEGER)")
     for user in users:
         evidence.do("INSERT INTO speaking SELECT user, count(*) FROM said WHERE user=? GROUP BY user", (user,))
-    counts = dict(evidence.do("SELECT user, said FROM speaking WHERE said>=? ORDER BY user", (OVERLAP_FLOOR,)))
+    counts = dict(evidence.do("SELECT user, said FROM speaking ORDER BY user"))
     sets = _sets(evidence, counts)
     overlaps: dict[tuple[int, int], float] = {}
     for one, other in itertools.combinations(counts, 2):
