@@ -117,6 +117,14 @@ def _address_with_more(text: str) -> tuple[bytes, int]:
     return address[12:] if address.startswith(_V4_MAPPED) else address, port
 
 
+def is_loopback(text: str) -> bool:
+    """Whether a text is an address by which a machine reaches itself, and nobody else reaches it."""
+    try:
+        return ipaddress.ip_address(text).is_loopback
+    except ValueError:
+        return False
+
+
 def is_public(address: bytes) -> bool:
     """Whether an address may belong to a peer on the Internet.
 

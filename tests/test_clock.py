@@ -19,6 +19,7 @@ from sparkle_lite.cli.main import main
 from sparkle_lite.clock import Clock
 from sparkle_lite.db import rewriting, segments
 from sparkle_lite.server import Server
+from sparkle_lite.turns import Owner
 from sparkle_lite.wire.dialect import detect
 
 TORRENT = "52fa13494a4571a951b46b1a04be19ab9d8089c3d3761956c99f5435e6f2c8ad"
@@ -56,7 +57,7 @@ def ban(number: int) -> dict[str, Any]:
 
 async def submit(server: Server, *bodies: dict[str, Any]) -> None:
     for body in bodies:
-        await server.ingest.submit(1, None, json.dumps(body).encode(), "", PBH)
+        await server.ingest.submit(Owner(None, 1), None, json.dumps(body).encode(), "", PBH)
 
 
 async def fill(server: Server, clock: SetClock) -> None:

@@ -19,6 +19,7 @@ from sparkle_lite.db import rewriting, segments
 from sparkle_lite.db.conditions import Filter, Query
 from sparkle_lite.errors import SparkleError
 from sparkle_lite.server import Server
+from sparkle_lite.turns import Owner
 from sparkle_lite.wire.dialect import detect
 
 TORRENT = "52fa13494a4571a951b46b1a04be19ab9d8089c3d3761956c99f5435e6f2c8ad"
@@ -48,7 +49,7 @@ async def serve(tmp_path: Path, clock: SetClock) -> AsyncIterator[Serve]:
 
 
 async def submit(server: Server, body: dict[str, Any], userapp: int = 1) -> int:
-    return (await server.ingest.submit(userapp, None, json.dumps(body).encode(), "", PBH)).accepted
+    return (await server.ingest.submit(Owner(None, userapp), None, json.dumps(body).encode(), "", PBH)).accepted
 
 
 def peers(number: int, many: int, **more: Any) -> dict[str, Any]:

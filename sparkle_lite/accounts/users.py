@@ -76,10 +76,8 @@ class Users:
         async with self.database.reader() as connection:
             return await store.has_vouched(connection)
 
-    async def needs_vouching(self, reporting: Collection[int]) -> bool:
-        """Whether nobody but administrators is vouched for, while others are among those who report (users)."""
-        if await self.has_vouched():
-            return False
+    async def has_silent(self, reporting: Collection[int]) -> bool:
+        """Whether there is somebody among those who report (users) for whom nobody vouches."""
         return any(row.id in reporting for row in await self.all() if not row.speaks and not is_nobody(row))
 
     @transacted

@@ -2,7 +2,6 @@
 
 import argparse
 import re
-import uuid
 from typing import TYPE_CHECKING, Any
 
 from sparkle_lite.cli.commands import add_command, complain, port
@@ -50,15 +49,14 @@ def _credentials(text: str) -> "Credentials":
 
 def _demo(args: argparse.Namespace) -> None:
     from sparkle_lite import logs
-    from sparkle_lite.accounts.secrets import Credentials, new_secret
+    from sparkle_lite.accounts.secrets import new_credentials
     from sparkle_lite.simulation.demo import Demo
 
     if getattr(args, "config", None) is not None:
         complain(f"a demo has a configuration of its own; {args.config} is not read")
     # What its invented clients do wrong is told on the pages.
     logs.setup("text", level="ERROR")
-    credentials = args.credentials or Credentials(str(uuid.uuid4()), new_secret())
-    Demo(credentials, _tell).serve(args.port)
+    Demo(args.credentials or new_credentials(), _tell).serve(args.port)
 
 
 def _tell(entrance: "Entrance", *, is_first: bool) -> None:

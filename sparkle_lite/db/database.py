@@ -33,7 +33,7 @@ from sparkle_lite.db.connection import (
     transaction,
     version_of,
 )
-from sparkle_lite.db.faults import BESIDE, FileFault, places_beside, taken_away
+from sparkle_lite.db.faults import BESIDE, FileFault, place_of, places_beside, taken_away
 from sparkle_lite.errors import SparkleError
 from sparkle_lite.texts import phrase
 from sparkle_lite.turns import Turns
@@ -397,8 +397,7 @@ def _free_name(path: Path) -> Path:
 
 
 def _place(path: Path) -> tuple[int, int]:
-    found = path.stat()
-    return found.st_dev, found.st_ino
+    return place_of(path.stat())
 
 
 class AnnouncingDatabase:

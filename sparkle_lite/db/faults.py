@@ -155,13 +155,17 @@ def _may(path: Path, mode: int) -> bool:
     return os.access(path, mode, effective_ids=os.access in os.supports_effective_ids)
 
 
+def place_of(status: os.stat_result) -> tuple[int, int]:
+    """Which file it is, whatever its name."""
+    return status.st_dev, status.st_ino
+
+
 def places_beside(path: Path) -> dict[str, tuple[int, int]]:
     """Which files SQLite keeps beside a database that is open: its log, and the memory that its processes share."""
     found = {}
     for suffix in ("-wal", "-shm"):
         with suppress(FileNotFoundError):
-            status = path.with_name(path.name + suffix).stat()
-            found[suffix] = status.st_dev, status.st_ino
+            found[suffix] = place_of(path.with_name(path.name + suffix).stat())
     return found
 
 

@@ -32,7 +32,7 @@ from sparkle_lite.db.connection import (
     statements,
     transaction,
 )
-from sparkle_lite.db.faults import FileFault, is_damage, places_beside, taken_away
+from sparkle_lite.db.faults import FileFault, is_damage, place_of, places_beside, taken_away
 from sparkle_lite.errors import SparkleError
 from sparkle_lite.units import DAY_MS
 
@@ -492,7 +492,7 @@ class _Supply:
 def _place(path: Path) -> tuple[tuple[int, int], int]:
     """Which file a path leads to, and its bytes."""
     found = path.stat()
-    return (found.st_dev, found.st_ino), found.st_size
+    return place_of(found), found.st_size
 
 
 def _name(unready: Path, path: Path) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from sparkle_lite.db.accounts import VOUCHED
-from sparkle_lite.db.connection import Connection, Row, fetch_all, fetch_one
+from sparkle_lite.db.connection import Connection, fetch_all, fetch_one
 from sparkle_lite.db.evidence.words import Standing
 from sparkle_lite.db.evidence.workspace import SILENT, WORD, WORTH
 
@@ -48,16 +48,12 @@ async def replace(connection: Connection, standings: Iterable[Standing]) -> None
     )
 
 
-async def standings(connection: Connection) -> dict[int, WordRow]:
-    """What was measured last, by user (row id)."""
-    rows = await fetch_all(connection, _WORD)
-    return {row[0]: _word(row) for row in rows}
-
-
 async def standing(connection: Connection, user: int) -> WordRow | None:
     """What was measured last of one user; None for whom nothing was."""
-    row = await fetch_one(connection, f"{_WORD} WHERE user=?", (user,))
-    return None if row is None else _word(row)
+    row = await fetch_one(
+        connection, "SELECT user, value, agreed, disagreed, voice, addresses FROM word WHERE user=?", (user,)
+    )
+    return None if row is None else WordRow._make((*row[:5], json.loads(row[5])))
 
 
 async def values(connection: Connection) -> dict[int, float]:
@@ -69,14 +65,6 @@ async def companions(connection: Connection, row: WordRow) -> list[str]:
     """The names of those who share a voice with somebody."""
     sql = "SELECT u.name FROM word w JOIN user u ON u.id=w.user WHERE w.voice=? AND w.user<>? ORDER BY u.id"
     return [name for (name,) in await fetch_all(connection, sql, (row.voice, row.user))]
-
-
-_WORD = "SELECT user, value, agreed, disagreed, voice, addresses FROM word"
-
-
-def _word(row: Row) -> WordRow:
-    user, value, agreed, disagreed, voice, addresses = row
-    return WordRow(user, value, agreed, disagreed, voice=voice, addresses=json.loads(addresses))
 
 
 async def unheard(connection: Connection, since_ms: int, limit: int) -> list[str]:

@@ -148,8 +148,7 @@ async def _store(call: Call) -> Outcome:
     body = await _read_body(call, limits.max_body_size, limits.body_timeout / 1000)
     try:
         encoding = header(call.scope, b"content-encoding")
-        userapp, dialect = caller.userapp, caller.dialect
-        return await ingest.submit(userapp.id, caller.address, body, encoding, dialect, person=userapp.owner.person)
+        return await ingest.submit(caller.userapp.owner, caller.address, body, encoding, caller.dialect)
     except SparkleError:
         raise
     except Exception as error:

@@ -4,9 +4,9 @@ Clients are counted by application, where they are let in. Whoever comes from th
 may be a proxy that nobody has told us of, with all the world behind it.
 """
 
-import ipaddress
 from typing import Any
 
+from sparkle_lite import net
 from sparkle_lite.clock import now_ms
 from sparkle_lite.errors import SparkleError
 from sparkle_lite.http.requests import Receive, Scope, Send, client_address, refuse
@@ -32,15 +32,8 @@ class LimitVisitors:
             if rate != self._rate:
                 self._rate, self._by_address = rate, Buckets(burst=rate, per_minute=rate)
             address = client_address(scope, self._server.config.server.trusted_proxies)
-            if not _is_this_machine(address) and (wait := self._by_address.take(client_key(address), now_ms())):
+            if not net.is_loopback(address) and (wait := self._by_address.take(client_key(address), now_ms())):
                 error = SparkleError("too_many", "request.too_many", seconds=wait, retry_after=wait)
                 await refuse(scope, receive, send, error)
                 return
         await self._app(scope, receive, send)
-
-
-def _is_this_machine(address: str) -> bool:
-    try:
-        return ipaddress.ip_address(address).is_loopback
-    except ValueError:
-        return False

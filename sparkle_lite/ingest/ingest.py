@@ -14,7 +14,7 @@ import hashlib
 import logging
 import time
 from collections import Counter, defaultdict, deque
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -298,22 +298,19 @@ class Ingest:
 
     async def submit(
         self,
-        userapp: int,
+        owner: Owner,
         address: bytes | None,
         body: bytes,
         encoding: str,
         dialect: Dialect,
-        *,
-        person: Hashable = None,
     ) -> Outcome:
-        """Store a body; returns when it is committed. `person` is whose applications take turns as one.
+        """Store a body; returns when it is committed.
 
         Raises SparkleError for a body that isn't readable, beyond the sender's daily share, or when the database can't
         be written.
         """
         if self._database.is_still:
             raise SparkleError("overloaded", "database.still", retry_after=30)
-        owner = Owner(person, userapp)
         light = LIGHT_BYTES_OF_GREEDY if self._costs.takes_too_much(owner) else LIGHT_BYTES
         if not looks_large(body, light):
             with suppress(Laborious):

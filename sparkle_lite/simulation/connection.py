@@ -1,14 +1,13 @@
 """A client's connection to a server: literal requests, one at a time, and how long each took."""
 
 import asyncio
-import contextlib
 import gzip
-import ipaddress
 import time
 from collections.abc import Mapping
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
+from sparkle_lite import net
 from sparkle_lite.errors import SparkleError
 
 _PATIENCE_S = 60.0
@@ -48,11 +47,7 @@ def target_of(url: str) -> Target:
 
 def is_here(host: str) -> bool:
     """Whether a host's name or address is this machine's own, which nobody else reaches."""
-    if host == "localhost":
-        return True
-    with contextlib.suppress(ValueError):
-        return ipaddress.ip_address(host).is_loopback
-    return False
+    return host == "localhost" or net.is_loopback(host)
 
 
 class Connection:

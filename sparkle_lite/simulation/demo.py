@@ -25,6 +25,7 @@ from sparkle_lite.http.problems import Envelope, MethodNotAllowed
 from sparkle_lite.http.requests import Receive, Scope, Send, answer, header, is_proxy_header, refuse
 from sparkle_lite.server import Server, running
 from sparkle_lite.simulation.connection import is_here
+from sparkle_lite.simulation.own_server import intervals
 from sparkle_lite.simulation.scenes import Stage
 from sparkle_lite.simulation.week import go_on, play_week
 
@@ -34,10 +35,6 @@ HOST = "127.0.0.1"
 _PATIENCE_S = 120.0
 _LOOK_S = 0.05
 _HEADERS = [(b"content-type", b"application/json; charset=utf-8"), (b"cache-control", b"no-store")]
-_ABILITIES = (
-    *("submit_peers", "submit_bans", "submit_histories", "submit_swarm"),
-    *("rules", "exception", "rule_peer_identity", "ip_denylist", "ip_allowlist", "heartbeat"),
-)
 # What stands in the configuration's file of a demo, and what its clients are told while the week is played and after.
 _CONFIG = """
 [database]
@@ -197,11 +194,7 @@ class Demo:
 def _config(folder: Path, told: str, asked: str) -> configuration.Config:
     """The configuration of a demo in a folder; `told` and `asked` say how often clients tell and ask."""
     path = folder / "config.toml"
-    abilities = "".join(
-        f'[btn.abilities.{name}]\ninterval = "{told if name.startswith("submit") else asked}"\n'
-        'random_initial_delay = "1s"\n'
-        for name in _ABILITIES
-    )
+    abilities = intervals(told, asked, "heartbeat", more='random_initial_delay = "1s"\n')
     path.write_text(abilities + _CONFIG, "utf-8")
     return configuration.load(SCHEMA, path, {})
 

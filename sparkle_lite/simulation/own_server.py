@@ -35,17 +35,22 @@ _ABILITIES = (
 )
 
 
+def intervals(told: str, asked: str, *others: str, more: str = "") -> str:
+    """The configuration of how often clients tell and ask, with `others` of the abilities and `more` keys of each."""
+    return "".join(
+        f'[btn.abilities.{name}]\ninterval = "{told if name.startswith("submit") else asked}"\n{more}'
+        for name in (*_ABILITIES, *others)
+    )
+
+
 def config_text(preset: Preset) -> str:
     """The configuration of the simulation's server: its people come from many addresses over one machine."""
-    intervals = "".join(
-        f'[btn.abilities.{name}]\ninterval = "{"30m" if name.startswith("submit") else "1h"}"\n' for name in _ABILITIES
-    )
     return (
         '[server]\ntrusted_proxies = ["127.0.0.0/8"]\n'
         '[database]\nsynchronous = "normal"\n'
         "[auth]\nmax_apps_per_user = 100\n"
         "[limits]\nrequests_per_minute = 0\n"
-        f'[analysis]\npreset = "{preset}"\n{intervals}'
+        f'[analysis]\npreset = "{preset}"\n{intervals("30m", "1h")}'
     )
 
 

@@ -1,7 +1,6 @@
 """The days of a circle: who acts when, against a server of one's own or against any other, and what came of it."""
 
 import asyncio
-import gc
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -17,7 +16,7 @@ from sparkle_lite.simulation.judge import Caught, Harm, Judge
 from sparkle_lite.simulation.ledger import Ledger
 from sparkle_lite.simulation.liars import Conspiracy, Style
 from sparkle_lite.simulation.own_server import OwnServer, own_server
-from sparkle_lite.simulation.world import Installation, Member, World
+from sparkle_lite.simulation.world import Installation, Member, World, few_collections
 from sparkle_lite.units import DAY_MS, HOUR_MS, MINUTE_MS, SECOND_MS
 
 # A client has its turn every half hour, a third of them every ten minutes; in real time twice as often.
@@ -176,7 +175,6 @@ async def play_own(order: Order, progress: Progress) -> tuple[Played, World, set
 
     Raises SparkleError when the server fails.
     """
-    gc.set_threshold(100_000, 50, 50)
     began, clock = time.monotonic(), DrivenClock(_BEGIN)
     play = Play(order, _BEGIN)
     play.judges |= {
@@ -184,6 +182,7 @@ async def play_own(order: Order, progress: Progress) -> tuple[Played, World, set
         "Sparkle 3": Judge(play.world, play.plan.victims),
     }
     async with AsyncExitStack() as stack:
+        stack.enter_context(few_collections())
         own = await stack.enter_async_context(own_server(order.preset, clock))
         stack.push_async_callback(play.close)
         try:

@@ -5,10 +5,8 @@ to look at what came of it. The same clients go on in real time afterwards.
 """
 
 import asyncio
-import gc
 import logging
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from random import Random
 
 from sparkle_lite.accounts.secrets import Credentials
@@ -19,7 +17,7 @@ from sparkle_lite.config import Config
 from sparkle_lite.server import Server, running
 from sparkle_lite.simulation.in_process import Asgi, InProcess
 from sparkle_lite.simulation.scenes import STEPS, Stage, play_scenes, send_faulty_rows
-from sparkle_lite.simulation.world import World
+from sparkle_lite.simulation.world import World, few_collections
 from sparkle_lite.units import DAY_MS
 
 PEOPLE, DAYS = 8, 7
@@ -45,7 +43,7 @@ async def play_week(config: Config, developer: Credentials, is_stopping: Callabl
     """
     start = now_ms() - DAYS * DAY_MS
     clock = DrivenClock(start)
-    with driven_by(clock), _few_collections():
+    with driven_by(clock), few_collections():
         async with running(config) as server:
             await server.jobs.stop()
             # A process of its own for each analysis would take longer than the analysis.
@@ -78,17 +76,6 @@ async def _end(server: Server) -> None:
         await server.jobs.run_now(name)
     if server.jobs.failed:
         raise RuntimeError(f"the week went wrong: {server.jobs.failed}")
-
-
-@contextmanager
-def _few_collections() -> Iterator[None]:
-    """A world is millions of objects that stay: to look through them again and again takes a third of the time."""
-    before = gc.get_threshold()
-    gc.set_threshold(100_000, 50, 50)
-    try:
-        yield
-    finally:
-        gc.set_threshold(*before)
 
 
 async def go_on(stage: Stage, application: Asgi) -> None:

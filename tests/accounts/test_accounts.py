@@ -455,12 +455,12 @@ async def test_a_word_counts_for_whom_an_administrator_vouches(place: Place, oth
     boss = await place.users.add("boss", "admin", COMMAND_LINE, vouched=False)
     bob = await place.users.add("bob", "user", COMMAND_LINE, vouched=False)
     assert (boss.speaks, bob.speaks, await place.users.has_vouched()) == (True, False, False)
-    assert await place.users.needs_vouching({bob.id})
-    assert not await place.users.needs_vouching({boss.id})
+    assert await place.users.has_silent({bob.id})
+    assert not await place.users.has_silent({boss.id})
     await place.users.vouch(bob.id, Actor.of(boss, "192.0.2.7", ""))
     await place.users.vouch(bob.id, COMMAND_LINE)
     assert (await other.users.get(bob.id)).speaks
-    assert not await other.users.needs_vouching({bob.id})
+    assert not await other.users.has_silent({bob.id})
     await other.users.unvouch(bob.id, COMMAND_LINE)
     assert not (await place.users.get(bob.id)).speaks
     assert (await refusal(place.users.unvouch(boss.id, COMMAND_LINE))).code == "conflict"
@@ -472,7 +472,7 @@ async def test_clients_without_credentials_have_no_word(tmp_path: Path) -> None:
     async with opened(tmp_path, AuthSection(anonymous_apps=True)) as place:
         userapp = await place.registry.authenticate(Presented(installation_id="i-1"), "192.0.2.1")
         assert (await refusal(place.users.vouch(userapp.user, COMMAND_LINE))).code == "conflict"
-        assert not await place.users.needs_vouching({userapp.user})
+        assert not await place.users.has_silent({userapp.user})
 
 
 async def test_the_first_start_happens_once_even_with_two_starters(place: Place, other: Place) -> None:

@@ -34,6 +34,7 @@ from sparkle_lite.ingest.ingest import Ingest
 from sparkle_lite.jobs import Housekeeping, Jobs
 from sparkle_lite.metrics import Metrics
 from sparkle_lite.timekeeping import Timekeeping
+from sparkle_lite.turns import Owner
 from sparkle_lite.wire.dialect import detect
 from tests.bench import load
 
@@ -240,8 +241,9 @@ class Site:
         async def one() -> None:
             number = next(self.numbers)
             body = load.compressed(self.made[number % len(self.made)], number)
+            owner = Owner(None, 1 + number % PEOPLE)
             started = time.perf_counter()
-            await ingest.submit(1 + number % PEOPLE, b"\x52\x01\x01\x01", body, "gzip", dialect)
+            await ingest.submit(owner, b"\x52\x01\x01\x01", body, "gzip", dialect)
             latencies.append(time.perf_counter() - started)
 
         due = time.perf_counter()

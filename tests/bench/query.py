@@ -34,6 +34,7 @@ from sparkle_lite.ingest.ingest import Ingest
 from sparkle_lite.metrics import Metrics
 from sparkle_lite.observations import query
 from sparkle_lite.observations.presentation import Viewer
+from sparkle_lite.turns import Owner
 from sparkle_lite.wire.dialect import detect
 from tests.bench import load
 
@@ -400,7 +401,8 @@ async def submit(ingest: Ingest, made: list[bytes], rate: float, times: list[flo
 
     async def one(number: int) -> None:
         started = time.perf_counter()
-        await ingest.submit(1 + number // len(made), None, made[number % len(made)], "gzip", AGENT)
+        owner = Owner(None, 1 + number // len(made))
+        await ingest.submit(owner, None, made[number % len(made)], "gzip", AGENT)
         times.append(time.perf_counter() - started)
 
     tasks = set()

@@ -21,6 +21,7 @@ import sparkle_lite.server
 from sparkle_lite import __version__
 from sparkle_lite.db import segments
 from sparkle_lite.server import Server
+from sparkle_lite.turns import Owner
 from sparkle_lite.wire.dialect import detect
 
 TORRENT = "52fa13494a4571a951b46b1a04be19ab9d8089c3d3761956c99f5435e6f2c8ad"
@@ -409,7 +410,7 @@ async def serve(tmp_path: Path, clock: Clock) -> AsyncIterator[Serve]:
 
 async def submit(server: Server, *bodies: dict[str, Any]) -> None:
     texts = [json.dumps(body).encode() for body in bodies]
-    await asyncio.gather(*(server.ingest.submit(1, None, text, "", PBH) for text in texts))
+    await asyncio.gather(*(server.ingest.submit(Owner(None, 1), None, text, "", PBH) for text in texts))
 
 
 def ban(number: int, at: int = 1) -> dict[str, Any]:

@@ -30,6 +30,7 @@ from sparkle_lite.db.search import Search
 from sparkle_lite.ingest.ingest import Ingest
 from sparkle_lite.metrics import Metrics
 from sparkle_lite.observations import ip_report
+from sparkle_lite.turns import Owner
 from sparkle_lite.wire.answers import IpQuery
 from sparkle_lite.wire.dialect import detect
 
@@ -76,7 +77,7 @@ class Store:
     async def submit(self, body: Row, agent: str, app: int = 1) -> None:
         """What an application sends now, from a network of its own."""
         data = json.dumps(body).encode()
-        outcome = await self.ingest.submit(app, bytes((81, app, 1, 1)), data, "", detect(agent))
+        outcome = await self.ingest.submit(Owner(None, app), bytes((81, app, 1, 1)), data, "", detect(agent))
         assert outcome.rejected == 0
 
     def bans(self) -> list[sqlite3.Row]:

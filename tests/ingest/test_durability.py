@@ -34,6 +34,7 @@ from server import (
 
 from sparkle_lite.db import segments
 from sparkle_lite.server import Server
+from sparkle_lite.turns import Owner
 from sparkle_lite.wire.dialect import detect
 
 TORRENT = "52fa13494a4571a951b46b1a04be19ab9d8089c3d3761956c99f5435e6f2c8ad"
@@ -324,7 +325,7 @@ def test_a_database_locked_by_another_program_delays_bans_and_loses_none(start: 
 async def submit(server: Server, *numbers: int) -> None:
     dialect = detect("PeerBanHelper/9.5.0")
     bodies = [json.dumps(body_of(number)).encode() for number in numbers]
-    await asyncio.gather(*(server.ingest.submit(1, b"\1\2\3\4", body, "", dialect) for body in bodies))
+    await asyncio.gather(*(server.ingest.submit(Owner(None, 1), b"\1\2\3\4", body, "", dialect) for body in bodies))
 
 
 async def all_indexed(server: Server) -> None:

@@ -12,6 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -220,15 +221,21 @@ def test_sound_rows_behind_many_bad_ones_are_kept() -> None:
 # --- Room -------------------------------------------------------------------------------------------------------------
 
 
+def _fall_silent(server: RunningServer, app: App, stack: contextlib.ExitStack) -> Callable[[], None]:
+    """What sends all but the last byte of the largest body that there may be, on a connection of its own."""
+    lines = [f"{name}: {value}" for name, value in app.headers.items()]
+    sock = stack.enter_context(server.connect())
+    stack.callback(sock.shutdown, socket.SHUT_RDWR)
+    data = head_of(PEERS, "Host: a", *lines, f"Content-Length: {MIB}") + b" " * (MIB - 1)
+    return partial(sock.sendall, data)
+
+
 def test_one_applications_silent_connections_leave_room_for_others(start: Callable[..., RunningServer]) -> None:
     server = start('[limits]\nmax_body_size = "1MiB"\nqueue_size = "4MiB"\nmax_inflated_size = "4MiB"')
     other = server.add_app()
-    lines = [f"{name}: {value}" for name, value in server.app.headers.items()]
     with contextlib.ExitStack() as stack, ThreadPoolExecutor(8) as pool:
         for _ in range(8):
-            sock = stack.enter_context(server.connect())
-            stack.callback(sock.shutdown, socket.SHUT_RDWR)
-            pool.submit(sock.sendall, head_of(PEERS, "Host: a", *lines, f"Content-Length: {MIB}") + b" " * (MIB - 1))
+            pool.submit(_fall_silent(server, server.app, stack))
         # They wait with pieces of what is left.
         wait_for(lambda: server.metric("sparkle_queue_bytes") > MIB * 0.5, 5)
         started = time.monotonic()
@@ -247,10 +254,7 @@ def test_one_persons_silent_connections_leave_room_for_others(start: Callable[..
     other = server.add_app()
     with contextlib.ExitStack() as stack, ThreadPoolExecutor(6) as pool:
         for app in [server.add_app("mallory") for _ in range(6)]:
-            lines = [f"{name}: {value}" for name, value in app.headers.items()]
-            sock = stack.enter_context(server.connect())
-            stack.callback(sock.shutdown, socket.SHUT_RDWR)
-            pool.submit(sock.sendall, head_of(PEERS, "Host: a", *lines, f"Content-Length: {MIB}") + b" " * (MIB - 1))
+            pool.submit(_fall_silent(server, app, stack))
         wait_for(lambda: server.metric("sparkle_queue_bytes") > MIB * 1.9, 5)
         started = time.monotonic()
         body = report(1_000)

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from server import PBH20, App, RunningServer, embedded, rows
 
 from sparkle_lite.ingest.repeats import LastSightings
+from sparkle_lite.turns import Owner
 from sparkle_lite.wire.bodies import PeerSnapshot
 from sparkle_lite.wire.dialect import detect
 
@@ -135,7 +136,9 @@ async def test_lists_that_arrive_together_are_compared_with_each_other(tmp_path:
         for at in (1, 2, 3)
     ] + [json.dumps({"populate_time": 4, "peers": [peer(n, uploaded=n * 3) for n in range(9)]}).encode()]
     async with embedded(tmp_path) as server:
-        outcomes = await asyncio.gather(*(server.ingest.submit(1, None, body, "", detect(QBCB)) for body in bodies))
+        outcomes = await asyncio.gather(
+            *(server.ingest.submit(Owner(None, 1), None, body, "", detect(QBCB)) for body in bodies)
+        )
     assert [(outcome.accepted, outcome.rejected) for outcome in outcomes] == [(5, 0), (5, 0), (5, 0), (9, 0)]
     stored = rows(server.database.path, "snapshot")
     assert Counter(row["populate_time"] for row in stored) == {1: 5, 2: 4, 3: 4, 4: 4}

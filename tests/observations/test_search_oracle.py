@@ -25,6 +25,7 @@ from sparkle_lite.ingest.ingest import Ingest
 from sparkle_lite.metrics import Metrics
 from sparkle_lite.observations import query
 from sparkle_lite.observations.presentation import Viewer, present
+from sparkle_lite.turns import Owner
 from sparkle_lite.wire.dialect import detect
 
 Row = dict[str, Any]
@@ -208,7 +209,7 @@ class World:
             name: [{names.get(k, k): v for k, v in row.items() if v is not None} for row in rows],
         }
         data = json.dumps(body).encode()
-        outcome = await self.ingest.submit(userapp, None, data, "", detect(AGENT))
+        outcome = await self.ingest.submit(Owner(None, userapp), None, data, "", detect(AGENT))
         assert (outcome.accepted, outcome.rejected) == (len(rows), 0)
         digest = hashlib.sha256(b"%d:" % userapp + data).digest()[:16]
         for row in rows:

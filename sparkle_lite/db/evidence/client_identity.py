@@ -100,7 +100,7 @@ def _collect_disguised(evidence: Evidence, since: int) -> None:
     evidence.make_titles("bearer")
     evidence.do(
         "CREATE TEMP TABLE seen AS SELECT b.disguise AS key, b.address, r.voter, b.net, t.torrent, t.big_endian,"
-        " 0 AS grp, b.at, 0 AS value FROM bearer b JOIN title t ON t.id=b.torrent"
+        " 0 AS grp, b.at FROM bearer b JOIN title t ON t.id=b.torrent"
         " JOIN reporter r ON r.userapp=b.userapp WHERE NOT t.private"
     )
 

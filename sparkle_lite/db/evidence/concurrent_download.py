@@ -11,6 +11,7 @@ from sparkle_lite.db.evidence.workspace import (
     enough,
     network_of,
     people_in,
+    range_of,
     subject_of,
     users_of,
 )
@@ -65,11 +66,11 @@ def find_crowds(evidence: Evidence, numbers: Mapping[str, int], only: bytes | No
         " row_number() OVER (PARTITION BY key ORDER BY torrents DESC, bucket) AS place FROM busy"
     )
     evidence.make_candidates("SELECT DISTINCT key FROM busy", {}, only)
-    evidence.make_knocks(numbers["window"])
+    evidence.make_knocks(numbers["window"], None if only is None else range_of(only))
     evidence.make_met(since)
     evidence.make_gifts()
     evidence.do(
-        "CREATE TEMP TABLE seen AS SELECT m.key, m.voter, m.net, m.torrent, m.big_endian, 0 AS grp, m.at, 0 AS value"
+        "CREATE TEMP TABLE seen AS SELECT m.key, m.voter, m.net, m.torrent, m.big_endian, 0 AS grp, m.at"
         " FROM seen_moment m JOIN busiest b ON b.key=m.key AND b.bucket=m.bucket AND b.place=1"
     )
     evidence.make_voters(numbers["min_people"], torrents=numbers["min_torrents"])

@@ -63,7 +63,7 @@ def find_prefix_votes(
     )
     evidence.do(
         f"CREATE TEMP TABLE seen AS SELECT {wide('r.key')} AS key, r.key AS member, r.voter, r.net,"
-        " r.torrent, r.big_endian, r.grp, r.at, r.value FROM report r"
+        " r.torrent, r.big_endian, r.grp, r.at FROM report r"
         f" WHERE r.key IN (SELECT key FROM member) AND {wide('r.key')} IN (SELECT key FROM prefix)"
     )
     # From here on it is about prefixes: who speaks for one of their members speaks for all.

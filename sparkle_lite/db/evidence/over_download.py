@@ -12,6 +12,7 @@ from sparkle_lite.db.evidence.workspace import (
     clients_in,
     enough,
     network_of,
+    range_of,
     subject_of,
     users_of,
     voices_in,
@@ -20,7 +21,6 @@ from sparkle_lite.units import DAY_MS, MIB
 
 # Swarm rows below it (bytes that a peer took more than it gave) are left out of over-downloads: they are most rows.
 TAKEN_FLOOR = 4 * MIB
-
 
 # A torrent counts among several when so many people's counters tell of it.
 _SEVERAL_PEOPLE = 2
@@ -81,7 +81,7 @@ def find_flows(evidence: Evidence, numbers: Mapping[str, int], only: bytes | Non
             {"percent": numbers["min_percent"], "traffic": numbers["min_traffic"]},
         )
     evidence.make_candidates("SELECT DISTINCT key FROM over", {}, only)
-    evidence.make_knocks(numbers["window"])
+    evidence.make_knocks(numbers["window"], None if only is None else range_of(only))
     evidence.make_met(since)
     evidence.make_against(
         "SELECT key, voter, max(taken) AS lost FROM source WHERE key IN (SELECT key FROM over) GROUP BY key, voter",
@@ -93,7 +93,7 @@ def find_flows(evidence: Evidence, numbers: Mapping[str, int], only: bytes | Non
     )
     evidence.do(
         "CREATE TEMP TABLE seen AS SELECT q.key, q.voter, q.net, NULL AS torrent, 0 AS big_endian, 0 AS grp,"
-        " max(q.at) AS at, 0 AS value FROM over o CROSS JOIN part q ON q.key=o.key AND q.torrent=o.torrent"
+        " max(q.at) AS at FROM over o CROSS JOIN part q ON q.key=o.key AND q.torrent=o.torrent"
         " GROUP BY q.key, q.voter, q.net"
     )
     evidence.make_voters(numbers["min_people"])
@@ -162,7 +162,7 @@ def _shares(evidence: Evidence, numbers: Mapping[str, int]) -> None:
     )
     evidence.do("CREATE INDEX temp.source_key ON source (key, torrent, voter)")
     evidence.do(
-        "CREATE TEMP TABLE sized AS SELECT key, torrent, size, sizes, (:person*size+99)/100 AS cap FROM"
+        "CREATE TEMP TABLE sized AS SELECT key, torrent, size, (:person*size+99)/100 AS cap FROM"
         " (SELECT key, torrent, size, count(*) OVER w AS sizes, row_number() OVER (w ORDER BY size) AS place"
         " FROM source WHERE size>0 AND (key, torrent) IN (SELECT key, torrent FROM source GROUP BY key, torrent"
         f" HAVING {voices_in('TRUE')}>=:least) WINDOW w AS (PARTITION BY key, torrent))"
@@ -171,7 +171,7 @@ def _shares(evidence: Evidence, numbers: Mapping[str, int]) -> None:
     )
     _count_behind(evidence)
     evidence.do(
-        "CREATE TEMP TABLE share AS SELECT z.key, z.torrent, z.size, z.sizes, z.cap, n.pairs, min(n.taken,"
+        "CREATE TEMP TABLE share AS SELECT z.key, z.torrent, z.size, n.pairs, min(n.taken,"
         " (SELECT CAST(total(min(u.taken, z.cap)) AS INTEGER) FROM source u"
         " WHERE u.key=z.key AND u.torrent=z.torrent)) AS taken FROM sized z JOIN"
         " (SELECT key, torrent, count(*) AS nets, CAST(total(min(taken, cap)) AS INTEGER) AS taken,"

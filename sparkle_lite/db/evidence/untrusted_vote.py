@@ -19,6 +19,7 @@ from sparkle_lite.db.evidence.workspace import (
     network_of,
     people_in,
     prefix_of,
+    range_of,
     subject_of,
     users_of,
     voices_in,
@@ -112,7 +113,11 @@ def collect_reports(
         "now": evidence.now,
         "words": words,
     }
-    evidence.make_knocks(numbers["window"])
+    within = None if only is None else range_of(only)
+    if near is not None:
+        prefix, rest = prefix_of(near), (1 if len(near) == 4 else 9)
+        within = prefix + b"\0" * rest, prefix + b"\xff" * rest
+    evidence.make_knocks(numbers["window"], within)
     make_modules(evidence, modules)
     at = "min(b.received_at, coalesce(b.ban_at, b.received_at))"
     counted = (
@@ -120,9 +125,8 @@ def collect_reports(
         f" ({at}>=:ever AND {subject_of('b.peer_ip')} IN (SELECT key FROM knock)))"
     )
     beside = ""
-    if near is not None:
-        prefix, rest = prefix_of(near), (1 if len(near) == 4 else 9)
-        values |= {"low": prefix + b"\0" * rest, "high": prefix + b"\xff" * rest}
+    if within is not None:
+        values |= dict(zip(("low", "high"), within, strict=True))
         beside = " AND b.peer_ip BETWEEN :low AND :high"
     evidence.make_candidates(
         # The index gives each reporter of an address once; only then the addresses of a /64 come together.
@@ -145,8 +149,7 @@ def collect_reports(
     evidence.make_titles("raw")
     evidence.do(
         f"CREATE TEMP TABLE report AS SELECT w.key, w.voter, {network_of('w.address')} AS net, t.torrent, t.big_endian,"
-        " w.grp, w.at, 0 AS value, w.key AS member, w.lost FROM raw w JOIN title t ON t.id=w.torrent"
-        " WHERE NOT t.private"
+        " w.grp, w.at, w.key AS member, w.lost FROM raw w JOIN title t ON t.id=w.torrent WHERE NOT t.private"
     )
     if only is not None:
         _count_left_out(evidence, counted, values)

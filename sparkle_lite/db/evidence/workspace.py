@@ -106,7 +106,7 @@ def subject_of(column: str) -> str:
     return f"iif(length({column})=4, {column}, substr({column}, 1, 8))"
 
 
-def _range(key: bytes) -> tuple[bytes, bytes]:
+def range_of(key: bytes) -> tuple[bytes, bytes]:
     """The first and the last address of a subject."""
     return (key, key) if len(key) == 4 else (key + bytes(8), key + b"\xff" * 8)
 
@@ -115,7 +115,7 @@ def about(only: bytes | None) -> tuple[str, dict[str, bytes]]:
     """The condition that a row `s` is about one subject, in a way that an index can answer, with its values."""
     if only is None:
         return "", {}
-    low, high = _range(only)
+    low, high = range_of(only)
     return " AND s.peer_ip BETWEEN :low AND :high", {"low": low, "high": high}
 
 
@@ -298,19 +298,23 @@ class Evidence:
 
     # --- Ends ---------------------------------------------------------------------------------------------------------
 
-    def make_knocks(self, window: int) -> None:
+    def make_knocks(self, window: int, within: tuple[bytes, bytes] | None = None) -> None:
         """Make `knock`: when those whose words count turned a listed peer away last, within a window (ms).
 
+        Of all peers, or of those `within` a range of addresses.
         While it keeps knocking nobody can see it cheat: so its listing doesn't fade, for `LONGEST_MS` at the most. What
         isn't listed any more has nothing to keep: nobody's knocks bring back what is over.
         """
+        near = "" if within is None else " AND b.peer_ip BETWEEN ? AND ?"
         self.do(
             f"CREATE TEMP TABLE knock AS SELECT {subject_of('b.peer_ip')} AS key, max(b.received_at) AS knocked"
             " FROM m.ban b INDEXED BY ban_caused JOIN reporter r ON r.userapp=b.userapp"
-            " WHERE b.btn_ban=1 AND b.received_at BETWEEN ? AND ? GROUP BY 1",
-            (self.now - window, self.now),
+            f" WHERE b.btn_ban=1 AND b.received_at BETWEEN ? AND ?{near} GROUP BY 1",
+            (self.now - window, self.now, *(within or ())),
         )
         self.do("CREATE UNIQUE INDEX temp.knock_key ON knock (key)")
+        if not self.has("knock"):
+            return
         listings = self.listings(self.now - _JUST_MS)
         kept = [key.hex().upper() for (key,) in self.do("SELECT key FROM knock") if listings.since(key) is not None]
         self.do("DELETE FROM knock WHERE hex(key) NOT IN (SELECT value FROM json_each(?))", (json.dumps(kept),))
@@ -453,12 +457,12 @@ class Evidence:
 
     # --- Counting people ----------------------------------------------------------------------------------------------
 
-    def make_voters(self, people: int, *, anyhow: int | None = None, torrents: int = 0, value: int = 0) -> None:
+    def make_voters(self, people: int, *, anyhow: int | None = None, torrents: int = 0) -> None:
         """From `seen` and `against` make `whole` (words per key, in hundredths) and `decisive`.
 
         These are the voters whose removal would drop the target below a threshold. Needed are the words of so many
-        people in the first group of modules or, where more suffice of whatever group, `anyhow`; so many torrents or
-        days; and such a sum of values.
+        people in the first group of modules or, where more suffice of whatever group, `anyhow`; and so many torrents
+        or days.
         """
         self.do("CREATE TEMP TABLE heard AS SELECT key, voter, net, max(grp=0) AS first FROM seen GROUP BY 1, 2, 3")
         # Of a network the loudest counts; `lone` is what it would lose without that voter.
@@ -475,7 +479,7 @@ class Evidence:
             f" {voices_in('grp=0')} AS first_users,"
             " (SELECT CAST(total(l.word) AS INTEGER) FROM loud l WHERE l.key=seen.key) AS nets,"
             " (SELECT CAST(total(l.word) AS INTEGER) FROM loud_first l WHERE l.key=seen.key) AS first_nets,"
-            f" max({DISTINCT}, {DAYS}) AS torrents, total(value) AS value, max(at) AS last, 0 AS against"
+            f" max({DISTINCT}, {DAYS}) AS torrents, max(at) AS last, 0 AS against"
             " FROM seen GROUP BY key"
         )
         self.do("CREATE INDEX temp.whole_key ON whole (key)")
@@ -493,18 +497,16 @@ class Evidence:
         self.do("CREATE INDEX temp.lone_torrent_key ON lone_torrent (key, voter)")
         self.do(
             "CREATE TEMP TABLE decisive AS SELECT v.key, group_concat(v.voter) AS users FROM"
-            f" (SELECT key, voter, {WORD_OF} AS word, max(grp=0) AS first, total(value) AS value FROM seen"
+            f" (SELECT key, voter, {WORD_OF} AS word, max(grp=0) AS first FROM seen"
             " GROUP BY key, voter) v JOIN whole w ON w.key=v.key"
             " LEFT JOIN lone_torrent t ON t.key=v.key AND t.voter=v.voter"
             f" WHERE (min(w.users-v.word, w.nets-{_lone('loud')})-w.against<:anyhow"
             f" AND min(w.first_users-v.first*v.word, w.first_nets-{_lone('loud_first')})-w.against<:people)"
-            " OR w.torrents-coalesce(t.lone, 0)<:torrents OR w.value-v.value<:value"
-            " GROUP BY v.key",
+            " OR w.torrents-coalesce(t.lone, 0)<:torrents GROUP BY v.key",
             {
                 "people": enough(people),
                 "anyhow": enough(people if anyhow is None else anyhow),
                 "torrents": torrents,
-                "value": value,
             },
         )
         self.do("CREATE INDEX temp.decisive_key ON decisive (key)")

@@ -65,10 +65,11 @@ HANDLERS = (overview, activity)
 
 async def _needs_vouching(server: Server) -> bool:
     """Whether members report whose word counts for nothing, as nobody is vouched for."""
+    # Whether there is anybody is quickly told; what everybody reported takes longer.
     if await server.users.has_vouched():
         return False
     reported = await server.overview.reported()
-    return await server.users.needs_vouching({user for user, each in reported.items() if each.recent})
+    return await server.users.has_silent({user for user, each in reported.items() if each.recent})
 
 
 def _periods(series: Series) -> list[Period]:

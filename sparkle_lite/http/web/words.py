@@ -4,6 +4,7 @@ import math
 from typing import NamedTuple
 
 from sparkle_lite.accounts.users import UserRow, WordRow, is_nobody
+from sparkle_lite.analyses.analysis import network
 from sparkle_lite.analyses.registry import ANALYSES
 from sparkle_lite.config import AnalysisSection
 from sparkle_lite.net import Network
@@ -64,12 +65,7 @@ async def word_card(server: Server, user: UserRow) -> WordCard:
 
 def _verdicts(name: str, row: WordRow) -> Verdicts:
     total, keys = row.addresses.get(name, (0, ()))
-    return Verdicts(name, total, [_network(bytes.fromhex(key)) for key in keys])
-
-
-def _network(key: bytes) -> Network:
-    """An IPv4 address, or the /64 of an IPv6 one, by its first bytes."""
-    return Network(key, 32) if len(key) == 4 else Network(key.ljust(16, b"\0"), 64)
+    return Verdicts(name, total, [network(bytes.fromhex(key)) for key in keys])
 
 
 def _why_silent(
