@@ -4,7 +4,7 @@ import base64
 import json
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 from uuid import UUID
@@ -245,19 +245,23 @@ def test_how_long_an_answer_takes_does_not_tell_what_others_call_their_downloade
             swarms = [_swarm(f"203.0.{part}.{n % 256}", n, DOWNLOADER) for n in range(40_000)]
             assert server.post({"swarms": swarms}, alice, "/ping/syncSwarm", PBH20).status == 200
         for method in ("EQUALS", "STARTS_WITH", "NOT_CONTAINS"):
-            there, not_there = (_fastest(bob, value, method) for value in (DOWNLOADER, "nobody-has-this"))
+            there, not_there = _fastest(bob, (DOWNLOADER, "nobody-has-this"), method)
             assert there < 2 * not_there
             assert not_there < 2 * there
 
 
-def _fastest(asker: Asker, value: str, method: str) -> float:
-    """How many seconds a search takes when nothing is in its way."""
-    times = []
-    for _ in range(7):
-        began = time.perf_counter()
-        assert asker.found("swarm", downloader=value, downloaderCompareMethod=method)["total"] == 0
-        times.append(time.perf_counter() - began)
-    return min(times)
+def _fastest(asker: Asker, values: Sequence[str], method: str) -> list[float]:
+    """How many seconds a search for each value takes when nothing is in its way.
+
+    They are asked for in turn: what else keeps the machine busy then meets all of them alike.
+    """
+    times: dict[str, list[float]] = {value: [] for value in values}
+    for _ in range(20):
+        for value in values:
+            began = time.perf_counter()
+            assert asker.found("swarm", downloader=value, downloaderCompareMethod=method)["total"] == 0
+            times[value].append(time.perf_counter() - began)
+    return [min(each) for each in times.values()]
 
 
 @pytest.mark.parametrize("table", ["snapshot", "ban", "swarm"])
