@@ -140,6 +140,22 @@ def test_head_changes_nothing_on_any_route(server: RunningServer) -> None:
     assert server.request("GET", "/api/user/me", headers={"X-BTN-Token": token}).status == 200
 
 
+def lines(answer: Answer, counters: bool = False) -> dict[str, str]:
+    """The lines of an answer's head that HEAD and GET have in common."""
+    volatile = VOLATILE | {"set-cookie"} | ({"content-length"} if counters else set())
+    return {name: value for name, value in answer.headers.items() if name not in volatile}
+
+
+def around(server: RunningServer, path: str, headers: Headers) -> tuple[Answer, Answer]:
+    """HEAD between two GETs that agree, and the second of them: some pages say what a job did a moment ago."""
+    for _ in range(5):
+        earlier = server.request("GET", path, headers=headers)
+        without, whole = head(server, path, headers), server.request("GET", path, headers=headers)
+        if lines(earlier) == lines(whole):
+            break
+    return without, whole
+
+
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_head_is_answered_as_get_is_on_every_route(server: RunningServer) -> None:
     headers = everything(server, server.token())
@@ -147,13 +163,10 @@ def test_head_is_answered_as_get_is_on_every_route(server: RunningServer) -> Non
     for route, path in targets(server).items():
         if route in UNSAFE:
             continue
-        without, whole = head(server, path, headers), server.request("GET", path, headers=headers)
+        without, whole = around(server, path, headers)
         assert without.status == whole.status, path
-        # The counters have changed meanwhile.
-        volatile = VOLATILE | ({"content-length"} if route == "/metrics" else set())
-        assert {name: value for name, value in without.headers.items() if name not in volatile} == {
-            name: value for name, value in whole.headers.items() if name not in volatile | {"set-cookie"}
-        }, path
+        # The counters change with every request.
+        assert lines(without, route == "/metrics") == lines(whole, route == "/metrics"), path
         if whole.status in (200, 303):
             served.add(route)
         else:
