@@ -6,13 +6,15 @@ reload can't change. Every mistake is collected and reported together, each as a
 hint.
 
 Every key can be set by an environment variable: SPARKLE_<SECTION>__<KEY>, nested tables joined by two underscores
-(SPARKLE_AUTH__GITHUB__CLIENT_ID), lists of tables as SPARKLE_RULES and SPARKLE_EXCEPTIONS. The environment wins over
+(SPARKLE_AUTH__GITHUB__CLIENT_ID), lists of tables as SPARKLE_RULES, SPARKLE_EXCEPTIONS and
+SPARKLE_IMPORTS. The environment wins over
 the file. An unknown SPARKLE_ name with two underscores is a mistake; one without (SPARKLE_HOME) is somebody else's and
 ignored, so a variable misspelt with a single underscore goes unnoticed.
 """
 
 from sparkle_lite.config.keys import (
     MEMBER_MS,
+    WIDEST,
     Abilities,
     Ability,
     AnalysisSection,
@@ -21,7 +23,9 @@ from sparkle_lite.config.keys import (
     Config,
     DatabaseSection,
     GitHubSection,
+    ImportEntry,
     LimitsSection,
+    ListFormat,
     MetricsSection,
     Preset,
     ProofOfWorkSection,
@@ -37,6 +41,7 @@ from sparkle_lite.config.writing import restart_needed, show
 
 __all__ = [
     "MEMBER_MS",
+    "WIDEST",
     "Abilities",
     "Ability",
     "AnalysisSection",
@@ -46,8 +51,10 @@ __all__ = [
     "DatabaseSection",
     "Duration",
     "GitHubSection",
+    "ImportEntry",
     "Key",
     "LimitsSection",
+    "ListFormat",
     "MetricsSection",
     "Preset",
     "ProofOfWorkSection",
