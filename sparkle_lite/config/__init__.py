@@ -36,7 +36,7 @@ from sparkle_lite.config.keys import (
 )
 from sparkle_lite.config.places import Key, Source, explain
 from sparkle_lite.config.reading import given, load, parse, source
-from sparkle_lite.config.values import Duration, Refused, Secret, Size
+from sparkle_lite.config.values import Duration, ListURL, Refused, Secret, Size
 from sparkle_lite.config.writing import restart_needed, show
 
 __all__ = [
@@ -55,6 +55,7 @@ __all__ = [
     "Key",
     "LimitsSection",
     "ListFormat",
+    "ListURL",
     "MetricsSection",
     "Preset",
     "ProofOfWorkSection",

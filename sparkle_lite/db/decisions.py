@@ -33,7 +33,7 @@ class New(NamedTuple):
     category: str
     code: str
     numbers: Mapping[str, int | float] = MappingProxyType({})
-    evidence: Mapping[str, int] = MappingProxyType({})
+    evidence: Mapping[str, Any] = MappingProxyType({})
     held_for: str | None = None
     note: str | None = None
     expires_at: int | None = None
@@ -53,7 +53,7 @@ class Decision(NamedTuple):
     category: str
     code: str
     numbers: Mapping[str, int | float]
-    evidence: Mapping[str, int]
+    evidence: Mapping[str, Any]
     held_for: str | None
     note: str | None
     created_at: int

@@ -9,8 +9,8 @@ from typing import Literal
 from sparkle_lite.net import Network, parse_network
 from sparkle_lite.rules.address_sets import AddressSet, carve, single
 
-# Automatic and imported origins list no network wider than these prefix lengths.
-MAX_BREADTH_V4, MAX_BREADTH_V6 = 24, 56
+# Analyses list no network wider than these prefix lengths (IPv4, IPv6); a list that is imported has its own.
+ANALYSES_WIDEST = (24, 56)
 
 # One subscriber: an address, or the smallest network that a provider hands out.
 SUBSCRIBER_V4, SUBSCRIBER_V6 = 32, 64
@@ -40,16 +40,17 @@ class Guard:
         self._cut_out = AddressSet((*self._own, *self._members, *self._excepted))
         self._exempt = exempt
 
-    def obstacle(self, network: Network, *, capped: bool) -> Obstacle | None:
+    def obstacle(self, network: Network, widest: tuple[int, int] | None) -> Obstacle | None:
         """Why a network can't be listed, None if it can; "member" is for review, the others are final.
 
-        `capped`: it comes from an analysis or an imported list. A wide network around a protected address can be
-        listed: publishing cuts the address out. One subscriber's can't, because its other addresses are theirs too.
+        `widest` are the prefix lengths (IPv4, IPv6) of the widest networks that its origin may list, None: any. A wide
+        network around a protected address can be listed: publishing cuts the address out. One subscriber's can't,
+        because its other addresses are theirs too.
         """
         is_v4 = network.bits == 32
         if self._special.overlapping(network):
             return "special"
-        if capped and network.prefix < (MAX_BREADTH_V4 if is_v4 else MAX_BREADTH_V6):
+        if widest is not None and network.prefix < widest[0 if is_v4 else 1]:
             return "wide"
         if not any(carve(network, self._excepted)):
             return "excepted"

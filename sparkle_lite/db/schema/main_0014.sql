@@ -40,10 +40,10 @@ CREATE INDEX import_run_name ON import_run (name, id);
 
 -- What lists say that only support what people here saw (weight or trust "support").
 CREATE TABLE import_support (
-    name    TEXT NOT NULL,
     address BLOB NOT NULL,
     prefix  INTEGER NOT NULL,
-    PRIMARY KEY (name, address, prefix)
+    name    TEXT NOT NULL,
+    PRIMARY KEY (address, prefix, name)
 ) STRICT, WITHOUT ROWID;
 
 -- Read-only keys for the feeds.

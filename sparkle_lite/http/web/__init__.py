@@ -12,6 +12,7 @@ from sparkle_lite.http.web import (
     apps,
     explore,
     home,
+    imports,
     manual,
     render,
     rules,
@@ -59,6 +60,7 @@ HANDLERS = (
     *explore.HANDLERS,
     *why.HANDLERS,
     *rules.HANDLERS,
+    *imports.HANDLERS,
     *analyses.HANDLERS,
     *manual.HANDLERS,
 )
