@@ -101,7 +101,7 @@ def _try(args: argparse.Namespace, order: "ImportOrder") -> None:
         return
     _print_change(args.name, preview.change, dry=True)
     if why is not None:
-        print(f"  It would be held back: {why}.")
+        print(f"  It would be held back. {why}")
 
 
 def _source(args: argparse.Namespace) -> "tuple[ImportEntry, bytes | None]":
@@ -205,7 +205,7 @@ def _outcome(run: "ImportRun") -> str:
     if run.outcome == "unchanged":
         return "unchanged"
     if run.why is not None:
-        return f"stays as it was: {unpacked(run.why).text(ENGLISH)}"
+        return f"stays as it was. {unpacked(run.why).text(ENGLISH)}"
     numbers = run.numbers
     return f"listed {numbers['added']:,}, ended {numbers['removed']:,}, {numbers['entries']:,} entries"
 

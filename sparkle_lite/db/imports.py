@@ -21,6 +21,7 @@ class ImportState(NamedTuple):
 
     name: str
     paused: int = 0
+    by_hand: int = 0
     url: str = ""
     etag: str = ""
     last_modified: str = ""
@@ -87,11 +88,11 @@ async def set_state(connection: Connection, new: ImportState) -> None:
 
 
 async def standing_names(connection: Connection, now_ms: int) -> set[str]:
-    """The lists of which anything stands that lasts for as long as it is on them, or that supports."""
+    """The lists of which anything stands that no command brought."""
     rows = await fetch_all(
         connection,
-        "SELECT DISTINCT substr(origin, 8) FROM decision WHERE id IN (SELECT id FROM decision WHERE ends_at>?)"
-        " AND origin LIKE 'import:%' AND expires_at IS NULL UNION SELECT name FROM import_support",
+        "SELECT s.name FROM import_state s WHERE s.by_hand=0 AND (EXISTS (SELECT 1 FROM decision d"
+        " WHERE d.origin='import:' || s.name AND d.ends_at>?) OR s.name IN (SELECT name FROM import_support))",
         (now_ms,),
     )
     return {name for (name,) in rows}
@@ -142,6 +143,16 @@ async def last_runs(connection: Connection) -> dict[str, ImportRun]:
         " WHERE id IN (SELECT max(id) FROM import_run GROUP BY name)",
     )
     return {row[0]: _run(row) for row in rows}
+
+
+async def last_run(connection: Connection, name: str) -> ImportRun | None:
+    """How the last run of one list went."""
+    row = await fetch_one(
+        connection,
+        "SELECT name, at, took, outcome, why, numbers FROM import_run WHERE name=? ORDER BY id DESC LIMIT 1",
+        (name,),
+    )
+    return None if row is None else _run(row)
 
 
 def _run(row: Any) -> ImportRun:

@@ -31,9 +31,9 @@ from sparkle_lite.net import Network
 from sparkle_lite.rules.decisions import Decisions, ListOrder
 from sparkle_lite.rules.findings import Finding
 from sparkle_lite.rules.known_lists import credit_of
-from sparkle_lite.rules.offers import EMPTY, SHOWN, Offer, digest, packed, read_offer
+from sparkle_lite.rules.offers import EMPTY, SHOWN, Offer, digest, packed, read_offer, unpacked
 from sparkle_lite.rules.plan import GROWTH_FLOOR, GROWTH_SHARE, Plan
-from sparkle_lite.texts import Phrase, phrase
+from sparkle_lite.texts import ENGLISH, Phrase, phrase
 from sparkle_lite.units import DAY_MS, MIB, MINUTE_MS
 
 Stage = Literal["waiting", "fetching", "reading", "comparing"]
@@ -328,7 +328,7 @@ class Imports:
                 done = await self._run(order, progress)
         self._failures[name] = self._failures.get(name, 0) + 1 if done.run.outcome == "failed" else 0
         if done.run.outcome in ("held", "failed") and done.run.why is not None:
-            logger.warning("the list %s is %s: %s", name, done.run.outcome, done.run.why)
+            logger.warning("the list %s stays as it was: %s", name, unpacked(done.run.why).text(ENGLISH))
         return done
 
     @contextmanager
@@ -355,13 +355,13 @@ class Imports:
                 self._whole[name] = began
                 outcome: Outcome = "taken" if change.is_any else "unchanged"
                 run = run._replace(outcome=outcome, numbers={**run.numbers, **change.numbers})
-                new = read.state(new)
+                new = read.state(new, by_hand=order.by_hand)
         except HeldBack as held:
             run, new = run._replace(outcome="held", why=packed(held.said)), state._replace(asked_at=began)
         except SparkleError as error:
             run, new = run._replace(outcome="failed", why=packed(error.said)), state._replace(asked_at=began)
         run = run._replace(took=elapsed_ms() - started)
-        await self._note(run, new, order.actor)
+        await self._note(run, new, order)
         return Imported(run, change)
 
     async def preview(self, order: ImportOrder) -> Preview:
@@ -493,16 +493,21 @@ class Imports:
             await self._change_support(name, (), before)
 
     @transacted
-    async def _note(self, connection: Connection, run: ImportRun, state: ImportState, actor: Actor) -> None:
-        """Keep what stands of a list and how the run went; that nothing has changed is no news."""
+    async def _note(self, connection: Connection, run: ImportRun, state: ImportState, order: ImportOrder) -> None:
+        """Keep what stands of a list and how the run went; that nothing has changed is no news.
+
+        Of what a command names, nothing is kept before it was good once.
+        """
+        if order.by_hand and state.good_at is None:
+            return
         await store.set_state(connection, state)
-        last = (await store.last_runs(connection)).get(run.name)
+        last = await store.last_run(connection, run.name)
         was_well = last is not None and last.outcome in ("taken", "unchanged")
-        if run.outcome != "unchanged" or not was_well or actor != SCHEDULE:
+        if run.outcome != "unchanged" or not was_well or order.actor != SCHEDULE:
             await store.add_run(connection, run)
         if run.outcome == "taken":
             counts = {key: run.numbers.get(key, 0) for key in ("entries", "added", "removed")}
-            await self._audit.record(connection, actor, "RULE_IMPORT", list=run.name, **counts)
+            await self._audit.record(connection, order.actor, "RULE_IMPORT", list=run.name, **counts)
 
     # --- Lists that are gone ------------------------------------------------------------------------------------------
 
@@ -539,9 +544,10 @@ class _ReadList(NamedTuple):
     validators: Validators
     digest: bytes
 
-    def state(self, before: ImportState) -> ImportState:
+    def state(self, before: ImportState, *, by_hand: bool) -> ImportState:
         """What stands of the list once it is taken over."""
         return before._replace(
+            by_hand=int(by_hand),
             url=self.url,
             etag=self.validators.etag,
             last_modified=self.validators.last_modified,

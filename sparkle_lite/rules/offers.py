@@ -12,7 +12,7 @@ from sparkle_lite.rules.findings import Finding, Identity, Target
 from sparkle_lite.rules.operator import target
 from sparkle_lite.texts import Phrase, phrase
 from sparkle_lite.units import DAY_MS
-from sparkle_lite.wire.decisions_document import DecisionEntry, decode
+from sparkle_lite.wire.decisions_document import TradedDecision, decode
 from sparkle_lite.wire.list_formats import ListRead, read_list
 from sparkle_lite.wire.matchers import Matcher
 
@@ -171,7 +171,7 @@ def _is_wide(listed: Target, entry: ImportEntry) -> bool:
     return listed.prefix < entry.widest[0 if listed.bits == 32 else 1]
 
 
-def _shared(listed: Target, decision: DecisionEntry, reader: _Reader) -> Finding:
+def _shared(listed: Target, decision: TradedDecision, reader: _Reader) -> Finding:
     last = reader.now_ms + NEIGHBOUR_MS
     expires = last if decision.until is None else min(decision.until, last)
     people = int(decision.evidence.get("people", 0))

@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from shell import Shell
+from sparkle_lite.rules.imported_lists import BadLine
 
 from sparkle_lite.cli.main import main
 from sparkle_lite.net import parse_network
 from sparkle_lite.rules import imported_lists as address_lists
-from sparkle_lite.rules.imported_lists import BadLine
 
 pytestmark = pytest.mark.usefixtures("folder")
 

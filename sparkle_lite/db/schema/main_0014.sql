@@ -12,6 +12,8 @@ CREATE TABLE import_state (
     name          TEXT PRIMARY KEY,
     -- 1: an administrator paused it.
     paused        INTEGER NOT NULL DEFAULT 0,
+    -- 1: a command brought it, so nobody but a command or a button ends it.
+    by_hand       INTEGER NOT NULL DEFAULT 0,
     -- From where, and what that server said of it for the next question.
     url           TEXT NOT NULL DEFAULT '',
     etag          TEXT NOT NULL DEFAULT '',
