@@ -9,7 +9,7 @@ import json
 import os
 import sys
 import tempfile
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
@@ -41,9 +41,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 _PAGE = 1000
-
-# Lines of a list that are named one by one when they can't be read.
-_NAMED_LINES = 20
 
 
 # --- Usage ------------------------------------------------------------------------------------------------------------
@@ -393,32 +390,36 @@ def _replace(path: Path, body: bytes) -> None:
 def _import(args: argparse.Namespace) -> None:
     from sparkle_lite.accounts.actors import COMMAND_LINE
     from sparkle_lite.clock import now_ms
-    from sparkle_lite.rules import imported_lists as address_lists
+    from sparkle_lite.rules.guard import MAX_BREADTH_V4, MAX_BREADTH_V6
+    from sparkle_lite.texts import phrase
+    from sparkle_lite.wire.list_formats import MAX_LIST_BYTES, read_list
 
     if args.file == "-":
-        read = address_lists.read(_lines(sys.stdin.buffer))
+        body = sys.stdin.buffer.read(MAX_LIST_BYTES + 1)
     else:
         with Path(args.file).open("rb") as file:
-            read = address_lists.read(_lines(file))
-    for bad in read.bad[:_NAMED_LINES]:
-        complain(f"{args.file}:{bad.number}: {_printable(bad.why)}")
-    if len(read.bad) > _NAMED_LINES:
-        complain(f"{args.file}: {len(read.bad) - _NAMED_LINES:,} more lines can't be used")
-    if read.bad and not read.networks:
+            body = file.read(MAX_LIST_BYTES + 1)
+    widest = {32: MAX_BREADTH_V4, 128: MAX_BREADTH_V6}
+    read = read_list(body, widest=(widest[32], widest[128]))
+    for bad in read.bad:
+        complain(f"{args.file}:{bad.number}: {bad.why.text(ENGLISH)}")
+    for wide in read.wide:
+        why = phrase("list.too_wide", network=str(wide.network), widest=widest[wide.network.bits])
+        complain(f"{args.file}:{wide.number}: {why.text(ENGLISH)}")
+    unusable = sum(read.refused.values()) + read.wide_count
+    if more := unusable - len(read.bad) - len(read.wide):
+        complain(f"{args.file}: {more:,} more lines can't be used")
+    if not read.networks and (unusable or read.looks_like not in ("list", "empty")):
         raise _wrong("command.empty_list", file=args.file, name=args.name)
 
-    said = (args.name, read.networks, now_ms() + (_chosen_lifetime(args) or 0))
+    said = (args.name, tuple(read.networks), now_ms() + (_chosen_lifetime(args) or 0))
     place, plan = _run(
         args, lambda place: place.decisions.replace_list(*said, COMMAND_LINE, dry=args.dry_run), create=True
     )
     if args.json:
-        print_json({"bad": len(read.bad), **_summary(plan, place)})
+        print_json({"bad": unusable, **_summary(plan, place)})
     else:
         _print_plan(f"import:{args.name}", plan, dry=args.dry_run, details=False)
-
-
-def _lines(file: Iterable[bytes]) -> Iterable[str]:
-    return (line.decode("utf-8", "replace") for line in file)
 
 
 # --- Analyses ---------------------------------------------------------------------------------------------------------
