@@ -36,6 +36,7 @@ from sparkle_lite.metrics import Metrics
 from sparkle_lite.rules import operator
 from sparkle_lite.rules.decisions import Decisions
 from sparkle_lite.rules.imports import Imports
+from sparkle_lite.rules.operator import Rules
 from sparkle_lite.rules.protected import Protected
 from sparkle_lite.rules.publisher import Publisher, Renderer
 from sparkle_lite.rules.reviews import Reviews
@@ -240,11 +241,7 @@ async def _start(written: Config, given: Mapping[str, str], stack: AsyncExitStac
     stack.push_async_callback(distances.close)
     announcing = AnnouncingDatabase(database)
     decisions = Decisions(announcing, audit, clock.settled, protected)
-    try:
-        await decisions.sync(rules)
-    except SparkleError:
-        if not still:
-            raise
+    await _write_configured(decisions, rules, still=still)
     renderer = Renderer(
         database=database,
         registry=accounts.registry,
@@ -256,14 +253,6 @@ async def _start(written: Config, given: Mapping[str, str], stack: AsyncExitStac
     stack.push_async_callback(renderer.close)
     publisher = Publisher(renderer, rules, await renderer.render(rules))
     announcing.on_commit = publisher.publish_changes
-    imports = Imports(
-        database=database,
-        decisions=decisions,
-        audit=audit,
-        config=lambda: settings.config,
-        clock=clock.settled,
-    )
-    stack.push_async_callback(imports.close)
     return Server(
         timekeeping=timekeeping,
         settings=settings,
@@ -283,7 +272,7 @@ async def _start(written: Config, given: Mapping[str, str], stack: AsyncExitStac
         protected=protected,
         decisions=decisions,
         publisher=publisher,
-        imports=imports,
+        imports=_imports(stack, decisions, audit, settings, clock),
         distances=distances,
         analyses=Runs(database, decisions, lambda: settings.config.analysis, clock.settled),
         housekeeping=Housekeeping(database, ingest, lambda: settings.config, timekeeping),
@@ -293,6 +282,28 @@ async def _start(written: Config, given: Mapping[str, str], stack: AsyncExitStac
         first_start=first_start,
         accounts=accounts,
     )
+
+
+def _imports(stack: AsyncExitStack, decisions: Decisions, audit: Audit, settings: Settings, clock: Clock) -> Imports:
+    """The lists of others, on the same database as the audit."""
+    imports = Imports(
+        database=audit.database,
+        decisions=decisions,
+        audit=audit,
+        config=lambda: settings.config,
+        clock=clock.settled,
+    )
+    stack.push_async_callback(imports.close)
+    return imports
+
+
+async def _write_configured(decisions: Decisions, rules: Rules, *, still: bool) -> None:
+    """Make the configuration's rules decisions; where nothing can be written, what stands is served."""
+    try:
+        await decisions.sync(rules)
+    except SparkleError:
+        if not still:
+            raise
 
 
 async def _first_start(accounts: Accounts) -> FirstStart | None:

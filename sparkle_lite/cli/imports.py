@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 from sparkle_lite.cli.commands import add_command, add_group, add_json_option, complain, print_json, print_table, when
 from sparkle_lite.cli.place import Place, chosen_lifetime, expiry_options, plan_as_json, print_plan, run_on
 from sparkle_lite.errors import SparkleError
-from sparkle_lite.texts import ENGLISH
+from sparkle_lite.texts import ENGLISH, phrase
 
 if TYPE_CHECKING:
     from sparkle_lite.config import ImportEntry
-    from sparkle_lite.rules.imports import ImportOrder, ImportRun, Imports, ListChange, Listed
+    from sparkle_lite.rules.imports import ImportOrder, ImportRun, Imports, ImportStatus, ListChange
 
 _FORMATS = ("auto", "cidr", "dat", "p2p", "csv", "sparkle")
 # How often is told how far a fetch is (s).
@@ -157,7 +157,7 @@ def _list(args: argparse.Namespace) -> None:
     print_table(("NAME", "STATE", "ENTRIES", "LAST GOOD (UTC)", "NEXT (UTC)", "FROM"), rows)
 
 
-def _listed_as_json(listed: "Listed") -> dict[str, object]:
+def _listed_as_json(listed: "ImportStatus") -> dict[str, object]:
     return {
         "name": listed.entry.name,
         "from": listed.shown_urls,
@@ -268,7 +268,11 @@ def _name_bad_lines(source: str, numbers: Any) -> None:
     bad = numbers.get("bad", [])
     for number, why, _ in bad:
         complain(f"{source}:{number}: {unpacked(why).text(ENGLISH)}")
-    more = sum(numbers.get("refused", {}).values()) - len(bad)
+    wide = numbers.get("wide_shown", [])
+    for number, network, widest in wide:
+        said = phrase("list.too_wide", network=network, widest=widest)
+        complain(f"{source}:{number}: {said.text(ENGLISH)}")
+    more = sum(numbers.get("refused", {}).values()) + numbers.get("wide", 0) - len(bad) - len(wide)
     if more > 0:
         complain(f"{source}: {more:,} more lines can't be used")
 

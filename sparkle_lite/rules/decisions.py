@@ -110,7 +110,7 @@ class Pardoned(NamedTuple):
     standing: tuple[Decision, ...]
 
 
-class ListOrder(NamedTuple):
+class ImportedList(NamedTuple):
     """An imported list as it is to stand: its name, what clients call it, and how wide its networks may be.
 
     `respects_refusals`: what an administrator ended of it stays ended for a while.
@@ -202,7 +202,7 @@ class Decisions:
         return await self._apply(_Proposal(origin=origin, findings=findings, now_ms=now_ms, mode=mode, formula=formula))
 
     async def replace_list(
-        self, order: ListOrder, actor: Actor, *, dry: bool = False, judge: Callable[[Plan], None] | None = None
+        self, order: ImportedList, actor: Actor, *, dry: bool = False, judge: Callable[[Plan], None] | None = None
     ) -> Plan:
         """Make an imported list's decisions its findings; earlier ones that aren't among them end, all at once.
 

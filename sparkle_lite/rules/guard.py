@@ -6,7 +6,7 @@ What is private, too wide, ours or excepted may not; what is a member's is held 
 from collections.abc import Collection, Iterable
 from typing import Literal
 
-from sparkle_lite.net import Network, parse_network
+from sparkle_lite.net import NOT_PUBLIC, Network
 from sparkle_lite.rules.address_sets import AddressSet, carve, single
 
 # Analyses list no network wider than these prefix lengths (IPv4, IPv6); a list that is imported has its own.
@@ -15,11 +15,6 @@ ANALYSES_WIDEST = (24, 56)
 # One subscriber: an address, or the smallest network that a provider hands out.
 SUBSCRIBER_V4, SUBSCRIBER_V6 = 32, 64
 
-# Where no peer of the Internet lives (promised in the same words by net.is_public).
-_NOT_PUBLIC = (
-    "0.0.0.0/32", "10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "169.254.0.0/16", "172.16.0.0/12", "192.168.0.0/16",
-    "224.0.0.0/4", "255.255.255.255", "::", "::1", "fc00::/7", "fe80::/10", "ff00::/8",
-)  # fmt: skip
 Obstacle = Literal["special", "wide", "own", "excepted", "member"]
 
 
@@ -33,7 +28,7 @@ class Guard:
         excepted: Iterable[Network],
         exempt: Collection[tuple[str, str]] = (),
     ) -> None:
-        self._special = AddressSet(map(parse_network, _NOT_PUBLIC))
+        self._special = AddressSet(NOT_PUBLIC)
         self._own = AddressSet(single(address) for address in own)
         self._members = AddressSet(single(address) for address in members)
         self._excepted = AddressSet(excepted)

@@ -28,7 +28,7 @@ from sparkle_lite.db.imports import Outcome
 from sparkle_lite.errors import SparkleError
 from sparkle_lite.fetching import Fetched, FetchLimits, Validators
 from sparkle_lite.net import Network
-from sparkle_lite.rules.decisions import Decisions, ListOrder
+from sparkle_lite.rules.decisions import Decisions, ImportedList
 from sparkle_lite.rules.findings import Finding
 from sparkle_lite.rules.known_lists import credit_of
 from sparkle_lite.rules.offers import EMPTY, SHOWN, Offer, digest, packed, read_offer, unpacked
@@ -72,7 +72,7 @@ class Progress:
     total: int | None = None
 
 
-class Listed(NamedTuple):
+class ImportStatus(NamedTuple):
     """A list that there is: its settings, who says so, what stands of it, its last run, and what it is doing.
 
     `next_at` is when it will be asked for (ms), None where it isn't by itself.
@@ -221,14 +221,14 @@ class Imports:
             raise SparkleError("not_found", "imports.none", name=name[:40])
         return found[0]
 
-    async def all(self) -> list[Listed]:
+    async def all(self) -> list[ImportStatus]:
         """Every list with what stands of it."""
         entries = await self.entries()
         async with self.database.reader() as reader:
             states, last = await store.states(reader), await store.last_runs(reader)
         by_hand: dict[str, tuple[ImportEntry, By]] = {name: (ImportEntry(name=name), "hand") for name in states}
         return [
-            Listed(
+            ImportStatus(
                 entry=entry,
                 by=by,
                 state=states.get(name, ImportState(name)),
@@ -445,7 +445,7 @@ class Imports:
         )
         if entry.supports_only:
             return await self._support(order, offer, judge)
-        listing = ListOrder(
+        listing = ImportedList(
             name=entry.name,
             findings=offer.findings,
             category=entry.shown_category,
@@ -583,9 +583,9 @@ class _ListJudge(NamedTuple):
         return None
 
 
-def _nothing(name: str) -> ListOrder:
+def _nothing(name: str) -> ImportedList:
     """A list of which nothing is to stand."""
-    return ListOrder(name=name, findings=(), category=name, widest=(0, 0))
+    return ImportedList(name=name, findings=(), category=name, widest=(0, 0))
 
 
 def _file(path: Path) -> bytes:

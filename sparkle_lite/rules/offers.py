@@ -8,6 +8,7 @@ import msgspec
 
 from sparkle_lite.config import ImportEntry
 from sparkle_lite.errors import SparkleError
+from sparkle_lite.net import Network
 from sparkle_lite.rules.findings import Finding, Identity, Target
 from sparkle_lite.rules.operator import target
 from sparkle_lite.texts import Phrase, phrase
@@ -36,7 +37,7 @@ class Offer(NamedTuple):
     doubt: Phrase | None = None
 
 
-class _Reader(NamedTuple):
+class _Reading(NamedTuple):
     """How a list is read: by its entry, at a moment (ms), on a node; what it lists lasts so long (ms; None: stays)."""
 
     entry: ImportEntry
@@ -49,7 +50,7 @@ def read_offer(
     body: bytes, entry: ImportEntry, now_ms: int, *, node: str = "", lifetime_ms: int | None = None
 ) -> Offer:
     """Read the body of a list. Takes some µs a line: call it off the event loop."""
-    reader = _Reader(entry, now_ms, node, lifetime_ms)
+    reader = _Reading(entry, now_ms, node, lifetime_ms)
     try:
         return _of_neighbour(body, reader) if entry.format == "sparkle" else _of_list(body, reader)
     except SparkleError as error:
@@ -65,7 +66,7 @@ def digest(body: bytes, entry: ImportEntry) -> bytes:
 # --- Lists ------------------------------------------------------------------------------------------------------------
 
 
-def _of_list(body: bytes, reader: _Reader) -> Offer:
+def _of_list(body: bytes, reader: _Reading) -> Offer:
     entry = reader.entry
     assert entry.format != "sparkle"
     read = read_list(body, form=entry.format, widest=(entry.widest[0], entry.widest[1]))
@@ -74,7 +75,7 @@ def _of_list(body: bytes, reader: _Reader) -> Offer:
         _finding(network, "imported", reader.now_ms, expires)._replace(note=comment or None)
         for network, comment in read.networks.items()
     )
-    return Offer(findings, _numbers(body, read), trouble=_trouble(read), doubt=_doubt(read))
+    return Offer(findings, _numbers(body, read, entry), trouble=_trouble(read), doubt=_doubt(read))
 
 
 def _finding(listed: Target, code: str, now_ms: int, expires: int | None) -> Finding:
@@ -90,7 +91,7 @@ def _finding(listed: Target, code: str, now_ms: int, expires: int | None) -> Fin
     )
 
 
-def _numbers(body: bytes, read: ListRead) -> dict[str, Any]:
+def _numbers(body: bytes, read: ListRead, entry: ImportEntry) -> dict[str, Any]:
     return {
         "bytes": len(body),
         "lines": read.lines,
@@ -99,7 +100,7 @@ def _numbers(body: bytes, read: ListRead) -> dict[str, Any]:
         "refused": dict(read.refused),
         "bad": [[bad.number, packed(bad.why), bad.text] for bad in read.bad[:SHOWN]],
         "wide": read.wide_count,
-        "wide_shown": [[wide.number, str(wide.network)] for wide in read.wide[:SHOWN]],
+        "wide_shown": [[wide.number, str(wide.network), _widest(entry, wide.network)] for wide in read.wide[:SHOWN]],
         "formats": dict(read.formats),
     }
 
@@ -126,7 +127,7 @@ def _doubt(read: ListRead) -> Phrase | None:
 # --- Neighbours -------------------------------------------------------------------------------------------------------
 
 
-def _of_neighbour(body: bytes, reader: _Reader) -> Offer:
+def _of_neighbour(body: bytes, reader: _Reading) -> Offer:
     document = decode(body)
     findings: list[Finding] = []
     bad: list[list[Any]] = []
@@ -166,12 +167,14 @@ def _target(kind: Any, written: str) -> Target:
 
 
 def _is_wide(listed: Target, entry: ImportEntry) -> bool:
-    if isinstance(listed, Identity):
-        return False
-    return listed.prefix < entry.widest[0 if listed.bits == 32 else 1]
+    return isinstance(listed, Network) and listed.prefix < _widest(entry, listed)
 
 
-def _shared(listed: Target, decision: TradedDecision, reader: _Reader) -> Finding:
+def _widest(entry: ImportEntry, network: Network) -> int:
+    return entry.widest[0 if network.bits == 32 else 1]
+
+
+def _shared(listed: Target, decision: TradedDecision, reader: _Reading) -> Finding:
     last = reader.now_ms + NEIGHBOUR_MS
     expires = last if decision.until is None else min(decision.until, last)
     people = int(decision.evidence.get("people", 0))

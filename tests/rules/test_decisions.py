@@ -25,7 +25,7 @@ from sparkle_lite.errors import SparkleError
 from sparkle_lite.net import Network, address_bytes, collapse, network_of, parse_network
 from sparkle_lite.rules import rendering
 from sparkle_lite.rules.address_sets import single
-from sparkle_lite.rules.decisions import PARDON_MS, Decisions, ListOrder
+from sparkle_lite.rules.decisions import PARDON_MS, Decisions, ImportedList
 from sparkle_lite.rules.findings import Finding, Identity
 from sparkle_lite.rules.operator import Rules, compile_rules
 from sparkle_lite.rules.plan import GROWTH_FLOOR, WEEK_CAP, Mode, Plan
@@ -101,7 +101,7 @@ async def place(tmp_path: Path) -> AsyncIterator[Place]:
         yield place
 
 
-def a_list(name: str, networks: Sequence[Network], expires: int) -> ListOrder:
+def a_list(name: str, networks: Sequence[Network], expires: int) -> ImportedList:
     """Somebody else's list, as it is to stand."""
     plain = Finding(
         target=networks[0] if networks else parse_network("192.0.2.1"),
@@ -114,7 +114,7 @@ def a_list(name: str, networks: Sequence[Network], expires: int) -> ListOrder:
         expires=expires,
     )
     findings = [plain._replace(target=network) for network in networks]
-    return ListOrder(name=name, findings=findings, category=name, widest=(24, 56))
+    return ImportedList(name=name, findings=findings, category=name, widest=(24, 56))
 
 
 def found(text: str, people: int = 4, *, expires: int = NOW + 7 * DAY, decisive: tuple[int, ...] = ()) -> Finding:

@@ -12,7 +12,7 @@ from sparkle_lite.http.session import AnyRequest, Injected, SignedIn
 from sparkle_lite.http.web.access import ADMINS, MEMBERS
 from sparkle_lite.http.web.render import Page, PostedForm, is_partial, page, see_other, texts_of
 from sparkle_lite.http.web.rules import frame
-from sparkle_lite.rules.imports import TRY, ImportOrder, Listed
+from sparkle_lite.rules.imports import TRY, ImportOrder, ImportStatus
 from sparkle_lite.rules.known_lists import KNOWN
 from sparkle_lite.rules.offers import unpacked
 from sparkle_lite.server import Server
@@ -60,7 +60,7 @@ async def _lists_page(
     )
 
 
-def _why(listed: Listed) -> Any:
+def _why(listed: ImportStatus) -> Any:
     """Why the last run changed nothing, where somebody should know."""
     last = listed.last
     return None if last is None or last.why is None else unpacked(last.why)
@@ -190,7 +190,7 @@ async def one_list(request: AnyRequest, server: Injected[Server], name: str) -> 
     )
 
 
-async def _listed(server: Server, name: str) -> Listed:
+async def _listed(server: Server, name: str) -> ImportStatus:
     found = next((listed for listed in await server.imports.all() if listed.entry.name == name), None)
     if found is None:
         raise SparkleError("not_found", "imports.none", name=name[:40])
