@@ -72,13 +72,13 @@ def _of_list(body: bytes, reader: _Reading) -> Offer:
     read = read_list(body, form=entry.format, widest=(entry.widest[0], entry.widest[1]))
     expires = None if reader.lifetime_ms is None else reader.now_ms + reader.lifetime_ms
     findings = tuple(
-        _finding(network, "imported", reader.now_ms, expires)._replace(note=comment or None)
+        _finding(network, "imported", reader.now_ms, expires, comment or None)
         for network, comment in read.networks.items()
     )
     return Offer(findings, _numbers(body, read, entry), trouble=_trouble(read), doubt=_doubt(read))
 
 
-def _finding(listed: Target, code: str, now_ms: int, expires: int | None) -> Finding:
+def _finding(listed: Target, code: str, now_ms: int, expires: int | None, note: str | None) -> Finding:
     return Finding(
         target=listed,
         code=code,
@@ -88,6 +88,7 @@ def _finding(listed: Target, code: str, now_ms: int, expires: int | None) -> Fin
         first_seen=now_ms,
         last_seen=now_ms,
         expires=expires,
+        note=note,
     )
 
 
@@ -178,10 +179,9 @@ def _shared(listed: Target, decision: TradedDecision, reader: _Reading) -> Findi
     last = reader.now_ms + NEIGHBOUR_MS
     expires = last if decision.until is None else min(decision.until, last)
     people = int(decision.evidence.get("people", 0))
-    return _finding(listed, "neighbour", reader.now_ms, expires)._replace(
+    return _finding(listed, "neighbour", reader.now_ms, expires, decision.reason.en[:120])._replace(
         first_seen=decision.since,
         people=people,
-        note=decision.reason.en[:120],
         neighbour={"id": decision.id, "chain": list(decision.chain)},
     )
 
