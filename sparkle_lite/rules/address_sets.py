@@ -73,6 +73,14 @@ class PackedAddresses:
         place = size * bisect_left(range(count), address, key=lambda i: lasts[i * size : (i + 1) * size])
         return place < len(lasts) and self._firsts[size][place : place + size] <= address
 
+    def networks(self) -> Iterator[Network]:
+        """The networks that it was packed from."""
+        for size, firsts in self._firsts.items():
+            for place in range(0, len(firsts), size):
+                first, last = firsts[place : place + size], self._lasts[size][place : place + size]
+                free = int.from_bytes(first, "big") ^ int.from_bytes(last, "big")
+                yield Network(first, size * 8 - free.bit_length())
+
 
 def carve(network: Network, holes: AddressSet) -> Iterator[Network]:
     """What is left of a network without the holes, ascending."""

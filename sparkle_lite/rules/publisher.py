@@ -19,11 +19,13 @@ from sparkle_lite.db.database import Database
 from sparkle_lite.errors import SparkleError
 from sparkle_lite.rules import address_sets, omissions, rendering
 from sparkle_lite.rules.decisions import Decisions
+from sparkle_lite.rules.feeds import Feeds
 from sparkle_lite.rules.operator import Rules
 from sparkle_lite.rules.protected import Protected
 from sparkle_lite.rules.render_worker import RenderOrder, RenderWorker
 from sparkle_lite.rules.rendering import Published
 from sparkle_lite.units import SECOND_MS
+from sparkle_lite.wire.feeds import Feed
 from sparkle_lite.wire.rule_documents import Document
 
 # Decisions beyond which rendering in this process would be felt; starting another takes a quarter of a second.
@@ -41,7 +43,7 @@ class Edition(NamedTuple):
     """One rendering: the documents, the revision of the decisions in them, and decisions by origin and state.
 
     `untold` is what which client programs are not told of it. `protected` are the addresses that were cut out, and
-    `accounts` tells when it was that accounts were looked at for them.
+    `accounts` tells when it was that accounts were looked at for them. It was rendered `at` a moment (ms).
     """
 
     published: Published
@@ -50,6 +52,7 @@ class Edition(NamedTuple):
     untold: Sequence[omissions.Untold]
     protected: Set[bytes]
     accounts: tuple[int, Set[int]]
+    at: int
 
 
 class Renderer:
@@ -72,19 +75,21 @@ class Renderer:
         self._config = config
         self.clock = clock
         self._worker = RenderWorker()
+        self.feeds = Feeds(database)
         # The rules as another process takes them, and what they were made of.
         self._pickled: tuple[Rules, bytes] | None = None
 
     async def close(self) -> None:
-        """End the process."""
+        """End the processes."""
         await self._worker.close()
+        await self.feeds.close()
 
     async def render(self, rules: Rules) -> Edition:
         """An edition of what is in force now."""
         # A member that was seen a moment ago is not in the database yet, and on a full disk it can't be.
         with suppress(SparkleError):
             await self._registry.flush(now=True)
-        revision, accounts = await self.decisions.revision(), self.accounts()
+        at, revision, accounts = self.clock(), await self.decisions.revision(), self.accounts()
         protected = await self.addresses()
         published, counts = await asyncio.gather(self._documents(rules, protected), self.decisions.counts())
         for held in published.held[:20]:
@@ -102,6 +107,7 @@ class Renderer:
             untold=untold,
             protected=protected,
             accounts=accounts,
+            at=at,
         )
 
     def accounts(self) -> tuple[int, Set[int]]:
@@ -170,6 +176,10 @@ class Publisher:
     def counts(self) -> Mapping[tuple[str, str], int]:
         """How many listings stood by origin and state when the documents were rendered."""
         return self._edition.counts
+
+    async def feed(self, name: str) -> Feed:
+        """One feed of what is served, rendered when it is first asked for. Raises SparkleError: not_found, internal."""
+        return await self._renderer.feeds.get(name, self._edition)
 
     def is_known(self, document: Document, version: str) -> bool:
         """Whether somebody who has this version of a document has just this document.

@@ -52,7 +52,8 @@ class Published:
     """Every document, rendered, by kind and variant.
 
     `held` is for review, `next_expiry_ms` is when to publish anew (None: never), `omissions` are what the documents of
-    a variant leave out.
+    a variant leave out. `spared` is no part of any of them, and `link` stands before the address in the deny list's
+    reasons.
     """
 
     documents: Mapping[tuple[Kind, str], Document]
@@ -61,9 +62,10 @@ class Published:
     held: tuple[Held, ...]
     next_expiry_ms: int | None
     omissions: Mapping[str, tuple[Omission, ...]]
+    spared: PackedAddresses
+    link: str
     # Of what is listed in a category the spared addresses are no part.
     _listed: Mapping[str, PackedAddresses]
-    _spared: PackedAddresses
     _excepted: Mapping[str, PackedAddresses]
 
     def rules(self, dialect: Dialect) -> Document:
@@ -94,7 +96,7 @@ class Published:
 
     def listed(self, address: bytes) -> tuple[str, ...]:
         """The categories in which these documents ban an address."""
-        return () if address in self._spared else _around(address, self._listed)
+        return () if address in self.spared else _around(address, self._listed)
 
     def excepted(self, address: bytes) -> tuple[str, ...]:
         """The categories in which these documents allow an address."""
@@ -148,8 +150,9 @@ def publish(
         held=tuple(holes.held),
         next_expiry_ms=min(expiries, default=None),
         omissions=_omissions(content, exempt),
+        spared=PackedAddresses(holes.all),
+        link=link,
         _listed={category: PackedAddresses(reasoned.networks) for category, reasoned in listed.items()},
-        _spared=PackedAddresses(holes.all),
         _excepted={category: PackedAddresses(reasoned.networks) for category, reasoned in excepted.items()},
     )
 

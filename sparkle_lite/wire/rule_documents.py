@@ -292,6 +292,21 @@ def _one_line(text: str) -> str:
     return text if text.isprintable() and "  " not in text else " ".join(text.split())
 
 
+def listed_in(body: bytes, link: str = "") -> list[Listed]:
+    """The entries of a text list of ours; `link` stands before the address at the end of each reason, and is left out.
+
+    What of a comment is category and what reason can't be told for a category with "] " in it.
+    """
+    lines = body.decode().split("\n")
+    entries = []
+    for comment, line in zip(lines[::2], lines[1::2], strict=False):
+        category, _, reason = comment.removeprefix("#[").partition("] ")
+        if link:
+            reason = reason.removesuffix(f" {link}{line.partition('/')[0]}")
+        entries.append(Listed(AddressLine(line), category, reason))
+    return entries
+
+
 # --- Both -------------------------------------------------------------------------------------------------------------
 
 

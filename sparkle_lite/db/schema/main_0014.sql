@@ -58,3 +58,6 @@ CREATE TABLE feed_key (
     used_at    INTEGER
 ) STRICT;
 CREATE INDEX feed_key_user ON feed_key (user);
+
+-- What other nodes know this one by, in the chains of decisions.
+INSERT INTO setting VALUES ('node', lower(hex(randomblob(8))));

@@ -1,0 +1,242 @@
+"""The feeds of what is published: each is rendered when it is first asked for, and kept while the rules stand.
+
+Nobody asks for all of them, and all would take several times as long as the documents of clients. A long list is
+rendered in a process of its own, beside the one that publishes.
+"""
+
+import asyncio
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+from sparkle_lite.db import accounts
+from sparkle_lite.db import decisions as store
+from sparkle_lite.db.connection import Connection, connect_readonly
+from sparkle_lite.db.database import Database
+from sparkle_lite.db.decisions import Decision, DecisionFilter
+from sparkle_lite.db.orders import Position
+from sparkle_lite.errors import SparkleError
+from sparkle_lite.rules.address_sets import AddressSet, PackedAddresses, carve
+from sparkle_lite.rules.reasons import reason
+from sparkle_lite.rules.rendering import Published
+from sparkle_lite.wire.decisions_document import Reasons, TargetKind, TradedDecision, encode
+from sparkle_lite.wire.feeds import FORMATS, Feed, FeedContent, finish, render
+from sparkle_lite.worker_process import WorkerProcess, serve
+
+DECISIONS = "decisions.json"
+# Every feed that there is, as they are listed.
+NAMES = (*FORMATS, DECISIONS)
+
+# Bytes of the deny list beyond which rendering in this process would be felt.
+_LONG = 1 << 19
+# A hundred thousand networks take less than a second.
+_TIMEOUT_S = 60.0
+# Many ask just after one another; then the memory is given back.
+_STAY_S = 120.0
+
+logger = logging.getLogger("sparkle.feeds")
+
+
+class ListOrder(NamedTuple):
+    """A feed of FORMATS to render, of the deny list as clients get it; `published_at` in ms."""
+
+    name: str
+    denylist: bytes
+    link: str
+    published_at: int
+
+
+class DecisionsOrder(NamedTuple):
+    """`decisions.json` to render, of the decisions in force at a moment (ms) without the addresses in `spared`."""
+
+    database: Path
+    spared: PackedAddresses
+    now_ms: int
+    published_at: int
+
+
+class _Edition(Protocol):
+    """What a feed is made of: the documents that are served, and when (ms) they were rendered."""
+
+    @property
+    def published(self) -> Published: ...
+    @property
+    def at(self) -> int: ...
+
+
+class _Kept(NamedTuple):
+    """A feed, and of what it was made."""
+
+    feed: Feed
+    edition: _Edition
+
+
+class Feeds:
+    """The feeds of one server."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._worker = _FeedWorker()
+        self._kept: dict[str, _Kept] = {}
+        self._rendering = {name: asyncio.Lock() for name in NAMES}
+
+    async def get(self, name: str, edition: _Edition) -> Feed:
+        """One feed of an edition; while its content stays the same it is the same one.
+
+        Where it can't be rendered the last one is served on. Raises SparkleError: not_found for a name that is none of
+        NAMES, internal.
+        """
+        if name not in NAMES:
+            raise SparkleError("not_found", "feeds.none", name=name[:40])
+        async with self._rendering[name]:
+            kept = self._kept.get(name)
+            if kept is not None and kept.edition is edition:
+                return kept.feed
+            try:
+                feed = await self._render(name, edition, kept)
+            except Exception as error:
+                if kept is None:
+                    raise
+                logger.warning("the feed %s could not be rendered (%s); the last one is served on", name, error)
+                return kept.feed
+            if kept is not None and kept.feed.tag == feed.tag:
+                feed = kept.feed
+            self._kept[name] = _Kept(feed, edition)
+            return feed
+
+    async def _render(self, name: str, edition: _Edition, kept: _Kept | None) -> Feed:
+        published = edition.published
+        denylist = published.ip_denylist
+        if name != DECISIONS and kept is not None and kept.edition.published.ip_denylist.tag == denylist.tag:
+            return kept.feed
+        is_long = len(denylist.body) > _LONG and not self._database.is_still
+        if name != DECISIONS:
+            order = ListOrder(name, denylist.body, published.link, edition.at)
+            return await (self._worker.render(order) if is_long else asyncio.to_thread(render_list, order))
+        if is_long:
+            return await self._worker.render(
+                DecisionsOrder(self._database.path, published.spared, edition.at, edition.at)
+            )
+        async with self._database.reader() as reader:
+            rows = await read_decisions(reader, edition.at)
+        return await asyncio.to_thread(render_decisions, rows, published.spared, edition.at)
+
+    async def close(self) -> None:
+        """End the process."""
+        await self._worker.close()
+
+
+# --- Rendering --------------------------------------------------------------------------------------------------------
+
+
+def render_list(order: ListOrder) -> Feed:
+    """A feed of FORMATS."""
+    return render(order.name, FeedContent(order.denylist, order.link), order.published_at)
+
+
+class Decided(NamedTuple):
+    """The decisions in force, the denied and the allowed, and the id of this node."""
+
+    node: str
+    denied: list[Decision]
+    allowed: list[Decision]
+
+
+async def read_decisions(connection: Connection, now_ms: int) -> Decided:
+    """What `decisions.json` tells of, at a moment (ms)."""
+    node = await accounts.setting(connection, "node")
+    denied = await store.page(connection, DecisionFilter("deny", "active"), now_ms, Position())
+    return Decided(str(node), denied, await store.allowed(connection, now_ms))
+
+
+def render_decisions(rows: Decided, spared: PackedAddresses, published_at: int) -> Feed:
+    """`decisions.json`, without the addresses in `spared` and without names that are excepted; oldest first."""
+    holes = AddressSet(spared.networks())
+    exempt = {(decision.kind, decision.text) for decision in rows.allowed if decision.text is not None}
+    entries = []
+    for decision in reversed(rows.denied):
+        kind = decision.kind
+        if kind == "port" or kind == "script" or (kind, decision.text) in exempt:
+            continue
+        whole = decision.network
+        targets = [str(decision.text)] if whole is None else [str(part) for part in carve(whole, holes)]
+        if targets:
+            entries.append(_entry(decision, kind, targets, rows.node))
+    return finish(DECISIONS, encode(rows.node, entries), len(entries), published_at)
+
+
+def _entry(decision: Decision, kind: TargetKind, targets: list[str], node: str) -> TradedDecision:
+    evidence: Mapping[str, object] = decision.evidence
+    # What a neighbour decided comes with where it began and by which nodes it came.
+    neighbour = evidence.get("neighbour")
+    passed_on: Mapping[str, object] = neighbour if isinstance(neighbour, dict) else {}
+    chain = passed_on.get("chain")
+    why = reason(decision.code, decision.numbers)
+    return TradedDecision(
+        id=str(passed_on.get("id", f"{node}-{decision.id}")),
+        kind=kind,
+        targets=targets,
+        category=decision.category,
+        origin=decision.origin,
+        code=decision.code,
+        reason=Reasons(en=why.text("en"), zh=why.text("zh")),
+        since=decision.created_at,
+        until=decision.expires_at,
+        chain=[*(chain if isinstance(chain, list) else ()), node],
+        evidence=dict(decision.numbers),
+        formula=decision.evidence.get("formula", 0),
+    )
+
+
+# --- The process ------------------------------------------------------------------------------------------------------
+
+
+class _FeedWorker:
+    """The process of one server that renders feeds of long lists, one after another; it ends when nobody asks."""
+
+    def __init__(self) -> None:
+        self._process = WorkerProcess(__name__)
+        self._turn = asyncio.Lock()
+        self._leaving: asyncio.Task[None] | None = None
+
+    async def render(self, order: ListOrder | DecisionsOrder) -> Feed:
+        """Render one feed. Raises as WorkerProcess.ask does."""
+        async with self._turn:
+            await self._stay()
+            feed: Feed = await self._process.ask(order, _TIMEOUT_S)
+            self._leaving = asyncio.create_task(self._leave())
+            return feed
+
+    async def _leave(self) -> None:
+        await asyncio.sleep(_STAY_S)
+        await self._process.close()
+
+    async def _stay(self) -> None:
+        if self._leaving is not None:
+            self._leaving.cancel()
+            await asyncio.wait([self._leaving])
+
+    async def close(self) -> None:
+        """End the process."""
+        async with self._turn:
+            await self._stay()
+            await self._process.close()
+
+
+async def _read(order: DecisionsOrder) -> Decided:
+    connection = await connect_readonly(order.database)
+    try:
+        return await read_decisions(connection, order.now_ms)
+    finally:
+        await connection.close()
+
+
+def _work(order: ListOrder | DecisionsOrder) -> Feed:
+    if isinstance(order, ListOrder):
+        return render_list(order)
+    return render_decisions(asyncio.run(_read(order)), order.spared, order.published_at)
+
+
+if __name__ == "__main__":
+    serve(_work)
