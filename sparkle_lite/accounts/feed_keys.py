@@ -118,7 +118,7 @@ class FeedKeys:
 
     @transacted
     async def _revoke(self, connection: Connection, key_id: int, actor: Actor) -> FeedKeyRow:
-        row = await store.by_id(connection, key_id)
+        row = await store.by_id(connection, key_id) if 0 < key_id <= INT64_MAX else None
         if row is None:
             raise SparkleError("not_found", "feed_key.none")
         return await self._delete(connection, row, actor)
