@@ -13,7 +13,6 @@ from sparkle_lite import config as configuration
 from sparkle_lite.accounts.actors import Actor
 from sparkle_lite.accounts.apps import Apps
 from sparkle_lite.accounts.audit import Audit
-from sparkle_lite.accounts.feed_keys import FeedKeys
 from sparkle_lite.accounts.parts import Accounts, FirstStart
 from sparkle_lite.accounts.proof_of_work import ProofOfWork
 from sparkle_lite.accounts.registry import ANONYMOUS, Registry
@@ -79,7 +78,6 @@ class Server:
     registry: Registry
     users: Users
     apps: Apps
-    feed_keys: FeedKeys
     sessions: Sessions
     reviews: Reviews
     protected: Protected
@@ -268,7 +266,6 @@ async def _start(written: Config, given: Mapping[str, str], stack: AsyncExitStac
         registry=accounts.registry,
         users=accounts.users,
         apps=accounts.apps,
-        feed_keys=accounts.feed_keys,
         sessions=accounts.sessions,
         reviews=Reviews(database, audit, clock.settled),
         protected=protected,

@@ -64,7 +64,7 @@ _NEW = FeedKeyVerbose(
     responses=documented(Answer[list[FeedKey]], "Your keys.", [_KEY]),
 )
 async def list_keys(server: Injected[Server], me: Injected[SignedIn]) -> Answer[list[FeedKey]]:
-    return ok([_present(row, me.user.name) for row in await server.feed_keys.of(me.user.id)])
+    return ok([_present(row, me.user.name) for row in await server.accounts.feed_keys.of(me.user.id)])
 
 
 @put(
@@ -84,7 +84,7 @@ async def list_keys(server: Injected[Server], me: Injected[SignedIn]) -> Answer[
     ),
 )
 async def create_key(server: Injected[Server], me: Injected[SignedIn], data: FeedKeyName) -> Answer[FeedKeyVerbose]:
-    row, key = await server.feed_keys.add(me.user.id, data.name, me.actor)
+    row, key = await server.accounts.feed_keys.add(me.user.id, data.name, me.actor)
     return ok(FeedKeyVerbose(id=row.id, name=row.name, key=key, user=me.user.name, created_at=row.created_at))
 
 
@@ -97,7 +97,7 @@ async def create_key(server: Injected[Server], me: Injected[SignedIn], data: Fee
     responses=documented(Answer[None], "It is revoked.", None, {404: "There is no such key."}),
 )
 async def revoke_key(server: Injected[Server], me: Injected[SignedIn], key_id: int) -> Answer[None]:
-    await server.feed_keys.revoke(key_id, me.actor)
+    await server.accounts.feed_keys.revoke(key_id, me.actor)
     return ok(None)
 
 
@@ -113,7 +113,7 @@ async def list_all_keys(
 ) -> Answer[NumberedPage[FeedKey]]:
     allow_only(request, page=page, pageSize=page_size)
     check_page(page, page_size)
-    keys, total = await server.feed_keys.page(page, page_size)
+    keys, total = await server.accounts.feed_keys.page(page, page_size)
     return ok(NumberedPage(page, page_size, total, [_present(key.row, key.owner) for key in keys]))
 
 
@@ -157,7 +157,13 @@ _FEED = {
         "200": {
             "description": "The list.",
             "headers": _VALIDATORS,
-            "content": {**_TEXT, "application/json": {"schema": {"type": "string"}}},
+            "content": {
+                **_TEXT,
+                "application/json": {
+                    "schema": {"type": "object", "description": "decisions.json; the manual has its JSON Schema."},
+                    "example": {"format": 1, "node": "57beac04df328897", "version": "e3b0c442", "decisions": []},
+                },
+            },
         },
         "304": {
             "description": "The client has it, by its `If-None-Match` or else by its `If-Modified-Since`.",

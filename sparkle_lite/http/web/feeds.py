@@ -57,7 +57,7 @@ async def _feeds_page(
         is_open=_is_open(server),
         feeds=_urls(request, server, "" if _is_open(server) else _PLACEHOLDER),
         placeholder=_PLACEHOLDER,
-        keys=await server.feed_keys.of(me.user.id) if me else [],
+        keys=await server.accounts.feed_keys.of(me.user.id) if me else [],
         limit=KEYS_PER_USER,
         length=NAME_LENGTH,
         name=name,
@@ -76,7 +76,7 @@ async def make_key(
     """Make a key; it is shown only now, in every URL."""
     name = form.get("name", "")
     try:
-        row, key = await server.feed_keys.add(me.user.id, name, me.actor, once.of(form))
+        row, key = await server.accounts.feed_keys.add(me.user.id, name, me.actor, once.of(form))
     except SparkleError as error:
         return await _feeds_page(request, server, me, once, name=name, refused=error)
     return page(request, "feed_key.html", name=row.name, key=key, feeds=_urls(request, server, key))
@@ -86,14 +86,14 @@ async def make_key(
 async def list_all_keys(request: AnyRequest, server: Injected[Server]) -> Page:
     """Everybody's keys."""
     number = page_number(request.query_params)
-    keys, total = await server.feed_keys.page(number, _PAGE)
+    keys, total = await server.accounts.feed_keys.page(number, _PAGE)
     return page(request, "feed_keys_all.html", keys=keys, total=total, number=number, size=_PAGE)
 
 
 @post("/feed-keys/{key_id:int}/revoke", status_code=303, guards=MEMBERS)
 async def revoke_key(server: Injected[Server], me: Injected[SignedIn], form: Injected[PostedForm], key_id: int) -> Page:
     """Revoke a key."""
-    await server.feed_keys.revoke(key_id, me.actor)
+    await server.accounts.feed_keys.revoke(key_id, me.actor)
     return see_other(local(form.get("back", "/feeds")), done="feed_key_revoked")
 
 
