@@ -7,20 +7,20 @@ rendered in a process of its own, beside the one that publishes.
 import asyncio
 import logging
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from sparkle_lite.db import accounts
 from sparkle_lite.db import decisions as store
-from sparkle_lite.db.connection import Connection, connect_readonly
+from sparkle_lite.db.connection import Connection, Row, connect_readonly
 from sparkle_lite.db.database import Database
-from sparkle_lite.db.decisions import Decision, DecisionFilter
-from sparkle_lite.db.orders import Position
+from sparkle_lite.db.decisions import Decision
 from sparkle_lite.errors import SparkleError
 from sparkle_lite.rules.address_sets import AddressSet, PackedAddresses, carve
 from sparkle_lite.rules.reasons import reason
 from sparkle_lite.rules.rendering import Published
-from sparkle_lite.wire.decisions_document import Reasons, TargetKind, TradedDecision, encode
+from sparkle_lite.wire.decisions_document import MOST_NODES, Reasons, TargetKind, TradedDecision, encode
 from sparkle_lite.wire.feeds import FORMATS, Feed, FeedContent, finish, render
 from sparkle_lite.worker_process import WorkerProcess, serve
 
@@ -57,19 +57,23 @@ class DecisionsOrder(NamedTuple):
 
 
 class _Edition(Protocol):
-    """What a feed is made of: the documents that are served, and when (ms) they were rendered."""
+    """What a feed is made of: the documents that are served, of which revision, and when (ms) they were rendered."""
 
     @property
     def published(self) -> Published: ...
+    @property
+    def revision(self) -> int: ...
     @property
     def at(self) -> int: ...
 
 
 class _Kept(NamedTuple):
-    """A feed, and of what it was made."""
+    """A feed, and of what it was made: the tag of the deny list, the revision of the decisions, when (ms)."""
 
     feed: Feed
-    edition: _Edition
+    denylist: str
+    revision: int
+    at: int
 
 
 class Feeds:
@@ -89,12 +93,14 @@ class Feeds:
         """
         if name not in NAMES:
             raise SparkleError("not_found", "feeds.none", name=name[:40])
+        denylist = edition.published.ip_denylist
+        made_of = (denylist.tag, edition.revision, edition.at)
         async with self._rendering[name]:
             kept = self._kept.get(name)
-            if kept is not None and kept.edition is edition:
+            if kept is not None and (kept[1:] == made_of or (name != DECISIONS and kept.denylist == denylist.tag)):
                 return kept.feed
             try:
-                feed = await self._render(name, edition, kept)
+                feed = await self._render(name, edition)
             except Exception as error:
                 if kept is None:
                     raise
@@ -102,17 +108,17 @@ class Feeds:
                 return kept.feed
             if kept is not None and kept.feed.tag == feed.tag:
                 feed = kept.feed
-            self._kept[name] = _Kept(feed, edition)
+            elif feed.body == denylist.body:
+                # In memory once.
+                feed = feed._replace(body=denylist.body, gzip=denylist.gzip)
+            self._kept[name] = _Kept(feed, *made_of)
             return feed
 
-    async def _render(self, name: str, edition: _Edition, kept: _Kept | None) -> Feed:
+    async def _render(self, name: str, edition: _Edition) -> Feed:
         published = edition.published
-        denylist = published.ip_denylist
-        if name != DECISIONS and kept is not None and kept.edition.published.ip_denylist.tag == denylist.tag:
-            return kept.feed
-        is_long = len(denylist.body) > _LONG and not self._database.is_still
+        is_long = len(published.ip_denylist.body) > _LONG and not self._database.is_still
         if name != DECISIONS:
-            order = ListOrder(name, denylist.body, published.link, edition.at)
+            order = ListOrder(name, published.ip_denylist.body, published.link, edition.at)
             return await (self._worker.render(order) if is_long else asyncio.to_thread(render_list, order))
         if is_long:
             return await self._worker.render(
@@ -130,39 +136,45 @@ class Feeds:
 # --- Rendering --------------------------------------------------------------------------------------------------------
 
 
+# One list is asked for in several formats.
+_content = lru_cache(1)(FeedContent)
+
+
 def render_list(order: ListOrder) -> Feed:
     """A feed of FORMATS."""
-    return render(order.name, FeedContent(order.denylist, order.link), order.published_at)
+    return render(order.name, _content(order.denylist, order.link), order.published_at)
 
 
 class Decided(NamedTuple):
-    """The decisions in force, the denied and the allowed, and the id of this node."""
+    """The decisions in force: the denied as rows of the store, the allowed, and the id of this node."""
 
     node: str
-    denied: list[Decision]
+    denied: list[Row]
     allowed: list[Decision]
 
 
 async def read_decisions(connection: Connection, now_ms: int) -> Decided:
     """What `decisions.json` tells of, at a moment (ms)."""
     node = await accounts.setting(connection, "node")
-    denied = await store.page(connection, DecisionFilter("deny", "active"), now_ms, Position())
-    return Decided(str(node), denied, await store.allowed(connection, now_ms))
+    return Decided(str(node), await store.denied(connection, now_ms), await store.allowed(connection, now_ms))
 
 
 def render_decisions(rows: Decided, spared: PackedAddresses, published_at: int) -> Feed:
-    """`decisions.json`, without the addresses in `spared` and without names that are excepted; oldest first."""
+    """`decisions.json`, oldest first: without the addresses in `spared`, without names that are excepted.
+
+    What has come through as many nodes as a chain may have goes no further.
+    """
     holes = AddressSet(spared.networks())
     exempt = {(decision.kind, decision.text) for decision in rows.allowed if decision.text is not None}
     entries = []
-    for decision in reversed(rows.denied):
-        kind = decision.kind
+    for decision in store.decisions(rows.denied):
+        kind, whole = decision.kind, decision.network
         if kind == "port" or kind == "script" or (kind, decision.text) in exempt:
             continue
-        whole = decision.network
         targets = [str(decision.text)] if whole is None else [str(part) for part in carve(whole, holes)]
-        if targets:
-            entries.append(_entry(decision, kind, targets, rows.node))
+        entry = _entry(decision, kind, targets, rows.node)
+        if targets and len(entry.chain) <= MOST_NODES:
+            entries.append(entry)
     return finish(DECISIONS, encode(rows.node, entries), len(entries), published_at)
 
 
