@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from sparkle_lite.db.decisions import Decision, New
     from sparkle_lite.net import Network
     from sparkle_lite.rules.decisions import Decisions, Match, Why
+    from sparkle_lite.rules.feeds import Rendered
     from sparkle_lite.rules.plan import Plan
     from sparkle_lite.rules.protected import Protected
 
@@ -58,9 +59,15 @@ def add_rule_commands(commands: Any) -> None:
     add_json_option(listing)
     _hand_commands(rules)
     _review_commands(rules)
-    export = add_command(rules, "export", _export, "write the deny list as clients get it")
+    export = add_command(rules, "export", _export, "write the deny list as clients get it, or as a feed")
     export.add_argument("file", metavar="FILE", nargs="?", help="where to (default: standard output)")
-    export.add_argument("--format", choices=("text", "jsonl"), default="text", help="jsonl: a decision a line")
+    export.add_argument(
+        "--format",
+        metavar="NAME",
+        type=_format,
+        default="text",
+        help="text (default), jsonl (a decision a line), or the name of a feed, such as ipfilter.dat",
+    )
     imported = add_command(rules, "import", _import, "list the addresses of a file, in place of its earlier ones")
     imported.add_argument("file", metavar="FILE", help="an address, network or range a line; - is standard input")
     imported.add_argument("--name", required=True, metavar="NAME", help="what the list is called")
@@ -75,6 +82,14 @@ def add_rule_commands(commands: Any) -> None:
         "--set", metavar="KEY=VALUE", action="append", default=[], help="a number of the analysis, for a dry run"
     )
     add_json_option(analyse)
+
+
+def _format(name: str) -> str:
+    from sparkle_lite.rules.feeds import NAMES
+
+    if name not in (known := ("text", "jsonl", *NAMES)):
+        raise argparse.ArgumentTypeError(f"there is no format {name!r}; choose from {', '.join(known)}")
+    return name
 
 
 def _hand_commands(rules: Any) -> None:
@@ -357,7 +372,12 @@ async def _exported(place: "_Place", kind: str) -> bytes:
         decisions, withheld = await _all_with_withheld(place.decisions, DecisionFilter("deny", "active"))
         entries = (_as_json(one, one.state, place, withheld.get(one.id)) for one in decisions)
         return "".join(json.dumps(entry) + "\n" for entry in entries).encode()
-    return await place.deny_list()
+    edition = await place.edition()
+    if kind == "text":
+        return edition.published.ip_denylist.body
+    from sparkle_lite.rules.feeds import render_feed
+
+    return (await render_feed(kind, edition, place.database)).body
 
 
 def _export(args: argparse.Namespace) -> None:
@@ -516,18 +536,21 @@ class _Place(NamedTuple):
             return []
         return await measure(self.database, self.config.analysis, network.address, now_ms())
 
-    async def deny_list(self) -> bytes:
-        """The deny list as clients get it."""
+    async def edition(self) -> "Rendered":
+        """What clients are told now, but that no reason has a link."""
         from sparkle_lite.clock import now_ms
         from sparkle_lite.rules import operator, rendering
         from sparkle_lite.rules.address_sets import single
+        from sparkle_lite.rules.feeds import Rendered
 
+        at, revision = now_ms(), await self.decisions.revision()
         async with self.database.reader() as reader:
-            addresses = await self.protected.addresses(reader, now_ms())
+            addresses = await self.protected.addresses(reader, at)
         denied, allowed = await self.decisions.in_force()
         rules = operator.compile_rules(self.config.rules, self.config.exceptions)
         protected = {single(address) for address in addresses}
-        return rendering.publish(rules, protected, now_ms(), denied=denied, allowed=allowed).ip_denylist.body
+        published = rendering.publish(rules, protected, at, denied=denied, allowed=allowed)
+        return Rendered(published, revision, at)
 
 
 def _run(

@@ -9,7 +9,7 @@ import logging
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 from sparkle_lite.db import accounts
 from sparkle_lite.db import decisions as store
@@ -52,19 +52,15 @@ class DecisionsOrder(NamedTuple):
 
     database: Path
     spared: PackedAddresses
-    now_ms: int
-    published_at: int
+    at: int
 
 
-class _Edition(Protocol):
-    """What a feed is made of: the documents that are served, of which revision, and when (ms) they were rendered."""
+class Rendered(NamedTuple):
+    """What feeds are made of: the documents, of which revision of the decisions, and when (ms) they were rendered."""
 
-    @property
-    def published(self) -> Published: ...
-    @property
-    def revision(self) -> int: ...
-    @property
-    def at(self) -> int: ...
+    published: Published
+    revision: int
+    at: int
 
 
 class _Kept(NamedTuple):
@@ -85,8 +81,8 @@ class Feeds:
         self._kept: dict[str, _Kept] = {}
         self._rendering = {name: asyncio.Lock() for name in NAMES}
 
-    async def get(self, name: str, edition: _Edition) -> Feed:
-        """One feed of an edition; while its content stays the same it is the same one.
+    async def get(self, name: str, edition: Rendered) -> Feed:
+        """One feed of what is served; while its content stays the same it is the same one.
 
         Where it can't be rendered the last one is served on. Raises SparkleError: not_found for a name that is none of
         NAMES, internal.
@@ -114,19 +110,13 @@ class Feeds:
             self._kept[name] = _Kept(feed, *made_of)
             return feed
 
-    async def _render(self, name: str, edition: _Edition) -> Feed:
-        published = edition.published
-        is_long = len(published.ip_denylist.body) > _LONG and not self._database.is_still
-        if name != DECISIONS:
-            order = ListOrder(name, published.ip_denylist.body, published.link, edition.at)
-            return await (self._worker.render(order) if is_long else asyncio.to_thread(render_list, order))
-        if is_long:
-            return await self._worker.render(
-                DecisionsOrder(self._database.path, published.spared, edition.at, edition.at)
-            )
-        async with self._database.reader() as reader:
-            rows = await read_decisions(reader, edition.at)
-        return await asyncio.to_thread(render_decisions, rows, published.spared, edition.at)
+    async def _render(self, name: str, edition: Rendered) -> Feed:
+        published, at = edition.published, edition.at
+        if len(published.ip_denylist.body) <= _LONG or self._database.is_still:
+            return await render_feed(name, edition, self._database)
+        if name == DECISIONS:
+            return await self._worker.render(DecisionsOrder(self._database.path, published.spared, at))
+        return await self._worker.render(ListOrder(name, published.ip_denylist.body, published.link, at))
 
     async def close(self) -> None:
         """End the process."""
@@ -134,6 +124,17 @@ class Feeds:
 
 
 # --- Rendering --------------------------------------------------------------------------------------------------------
+
+
+async def render_feed(name: str, edition: Rendered, database: Database) -> Feed:
+    """One feed of NAMES, rendered on a thread."""
+    published, at = edition.published, edition.at
+    if name != DECISIONS:
+        order = ListOrder(name, published.ip_denylist.body, published.link, at)
+        return await asyncio.to_thread(render_list, order)
+    async with database.reader() as reader:
+        rows = await read_decisions(reader, at)
+    return await asyncio.to_thread(render_decisions, rows, published.spared, at)
 
 
 # One list is asked for in several formats.
@@ -239,7 +240,7 @@ class _FeedWorker:
 async def _read(order: DecisionsOrder) -> Decided:
     connection = await connect_readonly(order.database)
     try:
-        return await read_decisions(connection, order.now_ms)
+        return await read_decisions(connection, order.at)
     finally:
         await connection.close()
 
@@ -247,7 +248,7 @@ async def _read(order: DecisionsOrder) -> Decided:
 def _work(order: ListOrder | DecisionsOrder) -> Feed:
     if isinstance(order, ListOrder):
         return render_list(order)
-    return render_decisions(asyncio.run(_read(order)), order.spared, order.published_at)
+    return render_decisions(asyncio.run(_read(order)), order.spared, order.at)
 
 
 if __name__ == "__main__":
