@@ -6,7 +6,7 @@ rendered in a process of its own, beside the one that publishes.
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
@@ -17,6 +17,7 @@ from sparkle_lite.db.connection import Connection, Row, connect_readonly
 from sparkle_lite.db.database import Database
 from sparkle_lite.db.decisions import Decision
 from sparkle_lite.errors import SparkleError
+from sparkle_lite.net import Network
 from sparkle_lite.rules.address_sets import AddressSet, PackedAddresses, carve
 from sparkle_lite.rules.reasons import reason
 from sparkle_lite.rules.rendering import Published
@@ -165,18 +166,24 @@ def render_decisions(rows: Decided, spared: PackedAddresses, published_at: int) 
 
     What has come through as many nodes as a chain may have goes no further.
     """
-    holes = AddressSet(spared.networks())
     exempt = {(decision.kind, decision.text) for decision in rows.allowed if decision.text is not None}
     entries = []
-    for decision in store.decisions(rows.denied):
-        kind, whole = decision.kind, decision.network
+    for decision, parts in listings(rows, spared):
+        kind = decision.kind
         if kind == "port" or kind == "script" or (kind, decision.text) in exempt:
             continue
-        targets = [str(decision.text)] if whole is None else [str(part) for part in carve(whole, holes)]
+        targets = [str(decision.text)] if decision.network is None else [str(part) for part in parts]
         entry = _entry(decision, kind, targets, rows.node)
         if targets and len(entry.chain) <= MOST_NODES:
             entries.append(entry)
     return finish(DECISIONS, encode(rows.node, entries), len(entries), published_at)
+
+
+def listings(rows: Decided, spared: PackedAddresses) -> Iterator[tuple[Decision, list[Network]]]:
+    """What is denied, oldest first, with what is left of its network without the addresses in `spared`."""
+    holes = AddressSet(spared.networks())
+    for decision in store.decisions(rows.denied):
+        yield decision, [] if decision.network is None else list(carve(decision.network, holes))
 
 
 def _entry(decision: Decision, kind: TargetKind, targets: list[str], node: str) -> TradedDecision:
