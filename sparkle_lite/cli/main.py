@@ -17,6 +17,7 @@ from sparkle_lite.cli.accounts import add_app_commands, add_feed_key_commands, a
 from sparkle_lite.cli.commands import add_command, add_config_option, add_group, complain, config_path, load, port
 from sparkle_lite.cli.demo import add_demo_command
 from sparkle_lite.cli.doctor import add_doctor_commands
+from sparkle_lite.cli.publish import add_publish_command
 from sparkle_lite.cli.rules import add_rule_commands
 from sparkle_lite.cli.simulate import add_simulate_command
 from sparkle_lite.errors import ConfigError, SparkleError
@@ -117,6 +118,7 @@ def _parser() -> argparse.ArgumentParser:
     add_command(config, "check", _config_check, "validate the configuration and name every mistake")
     add_command(config, "show", _config_show, "print the effective configuration, secrets masked")
     add_rule_commands(commands)
+    add_publish_command(commands)
     add_doctor_commands(add_group(commands, "doctor", "what looks after a server"))
     add_simulate_command(commands)
     add_demo_command(commands)

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from sparkle_lite.db.decisions import Decision, New
     from sparkle_lite.net import Network
     from sparkle_lite.rules.decisions import Decisions, Match, Why
+    from sparkle_lite.rules.feeds import Rendered
     from sparkle_lite.rules.plan import Plan
     from sparkle_lite.rules.protected import Protected
 
@@ -58,9 +59,15 @@ def add_rule_commands(commands: Any) -> None:
     add_json_option(listing)
     _hand_commands(rules)
     _review_commands(rules)
-    export = add_command(rules, "export", _export, "write the deny list as clients get it")
+    export = add_command(rules, "export", _export, "write the deny list as clients get it, or as a feed")
     export.add_argument("file", metavar="FILE", nargs="?", help="where to (default: standard output)")
-    export.add_argument("--format", choices=("text", "jsonl"), default="text", help="jsonl: a decision a line")
+    export.add_argument(
+        "--format",
+        metavar="NAME",
+        type=_format,
+        default="text",
+        help="text (default), jsonl (a decision a line), or the name of a feed, such as ipfilter.dat",
+    )
     imported = add_command(rules, "import", _import, "list the addresses of a file, in place of its earlier ones")
     imported.add_argument("file", metavar="FILE", help="an address, network or range a line; - is standard input")
     imported.add_argument("--name", required=True, metavar="NAME", help="what the list is called")
@@ -75,6 +82,14 @@ def add_rule_commands(commands: Any) -> None:
         "--set", metavar="KEY=VALUE", action="append", default=[], help="a number of the analysis, for a dry run"
     )
     add_json_option(analyse)
+
+
+def _format(name: str) -> str:
+    from sparkle_lite.rules.feeds import NAMES
+
+    if name not in (known := ("text", "jsonl", *NAMES)):
+        raise argparse.ArgumentTypeError(f"there is no format {name!r}; choose from {', '.join(known)}")
+    return name
 
 
 def _hand_commands(rules: Any) -> None:
@@ -146,7 +161,7 @@ def _wrong(key: str, /, **values: Any) -> SparkleError:
 def _list(args: argparse.Namespace) -> None:
     from sparkle_lite.db.decisions import DecisionFilter
 
-    place, (decisions, withheld) = _run(
+    place, (decisions, withheld) = run_on_decisions(
         args, lambda place: _all_with_withheld(place.decisions, DecisionFilter(state=args.state, origin=args.origin))
     )
     if args.json:
@@ -192,7 +207,7 @@ def _why(args: argparse.Namespace) -> None:
     if len(given) != 1:
         raise _wrong("command.name_one")
 
-    place, (why, distances) = _run(args, lambda place: _explain(place, args))
+    place, (why, distances) = run_on_decisions(args, lambda place: _explain(place, args))
     if args.json:
         print_json(
             {
@@ -221,7 +236,7 @@ def _why(args: argparse.Namespace) -> None:
         print(f"  {distance.analysis}: {distance.number} is {have:g} of {distance.need:g}{words}")
 
 
-async def _explain(place: "_Place", args: argparse.Namespace) -> "tuple[Why, list[Need]]":
+async def _explain(place: "Place", args: argparse.Namespace) -> "tuple[Why, list[Need]]":
     from sparkle_lite.net import AddressError, parse_network
 
     if args.client_name is not None:
@@ -276,7 +291,7 @@ def _deny(args: argparse.Namespace) -> None:
     from sparkle_lite.accounts.actors import COMMAND_LINE
 
     said = (args.kind, args.address_or_network, args.reason, _chosen_lifetime(args))
-    place, decision = _run(args, lambda place: place.decisions.deny(*said, COMMAND_LINE))
+    place, decision = run_on_decisions(args, lambda place: place.decisions.deny(*said, COMMAND_LINE))
     if args.json:
         print_json(_as_json(decision, decision.state, place))
     elif decision.state == "held":
@@ -289,7 +304,7 @@ def _allow(args: argparse.Namespace) -> None:
     from sparkle_lite.accounts.actors import COMMAND_LINE
 
     said = (args.kind, args.address_or_network, args.reason, _chosen_lifetime(args))
-    place, decision = _run(args, lambda place: place.decisions.allow(*said, COMMAND_LINE))
+    place, decision = run_on_decisions(args, lambda place: place.decisions.allow(*said, COMMAND_LINE))
     if args.json:
         print_json(_as_json(decision, decision.state, place))
     else:
@@ -300,7 +315,7 @@ def _pardon(args: argparse.Namespace) -> None:
     from sparkle_lite.accounts.actors import COMMAND_LINE
 
     said, lifetime = (args.address_or_network, args.reason), _chosen_lifetime(args) or 0
-    place, done = _run(args, lambda place: place.decisions.pardon(*said, COMMAND_LINE, lifetime))
+    place, done = run_on_decisions(args, lambda place: place.decisions.pardon(*said, COMMAND_LINE, lifetime))
     if args.json:
         print_json(
             {
@@ -325,11 +340,11 @@ def _refuse(args: argparse.Namespace) -> None:
     _review(args, "Refused", lambda place: (place.decisions.refuse, place.decisions.refuse_held))
 
 
-def _review(args: argparse.Namespace, done: str, acts: "Callable[[_Place], Any]") -> None:
+def _review(args: argparse.Namespace, done: str, acts: "Callable[[Place], Any]") -> None:
     if (args.id is None) == (args.origin is None):
         raise _wrong("command.name_one_decision")
 
-    print(f"{done} {_run(args, lambda place: _reviewed(args, *acts(place)))[1]}.")
+    print(f"{done} {run_on_decisions(args, lambda place: _reviewed(args, *acts(place)))[1]}.")
 
 
 async def _reviewed(args: argparse.Namespace, act: "Callable[..., Any]", act_on_all: "Callable[..., Any]") -> str:
@@ -343,25 +358,30 @@ async def _reviewed(args: argparse.Namespace, act: "Callable[..., Any]", act_on_
 def _withdraw(args: argparse.Namespace) -> None:
     from sparkle_lite.accounts.actors import COMMAND_LINE
 
-    _, decision = _run(args, lambda place: place.decisions.withdraw(args.id, COMMAND_LINE))
+    _, decision = run_on_decisions(args, lambda place: place.decisions.withdraw(args.id, COMMAND_LINE))
     print(f"Ended {_target(decision)}.")
 
 
 # --- Lists ------------------------------------------------------------------------------------------------------------
 
 
-async def _exported(place: "_Place", kind: str) -> bytes:
+async def _exported(place: "Place", kind: str) -> bytes:
     from sparkle_lite.db.decisions import DecisionFilter
 
     if kind == "jsonl":
         decisions, withheld = await _all_with_withheld(place.decisions, DecisionFilter("deny", "active"))
         entries = (_as_json(one, one.state, place, withheld.get(one.id)) for one in decisions)
         return "".join(json.dumps(entry) + "\n" for entry in entries).encode()
-    return await place.deny_list()
+    rendered = await place.rendered()
+    if kind == "text":
+        return rendered.published.ip_denylist.body
+    from sparkle_lite.rules.feeds import render_feed
+
+    return (await render_feed(kind, rendered, place.database)).body
 
 
 def _export(args: argparse.Namespace) -> None:
-    _, body = _run(args, lambda place: _exported(place, args.format), rules=True)
+    _, body = run_on_decisions(args, lambda place: _exported(place, args.format), rules=True)
     if args.file in (None, "-"):
         sys.stdout.flush()
         out = getattr(sys.stdout, "buffer", None)
@@ -408,7 +428,7 @@ def _import(args: argparse.Namespace) -> None:
         raise _wrong("command.empty_list", file=args.file, name=args.name)
 
     said = (args.name, read.networks, now_ms() + (_chosen_lifetime(args) or 0))
-    place, plan = _run(
+    place, plan = run_on_decisions(
         args, lambda place: place.decisions.replace_list(*said, COMMAND_LINE, dry=args.dry_run), create=True
     )
     if args.json:
@@ -430,7 +450,7 @@ def _analyse(args: argparse.Namespace) -> None:
     if args.set and args.name is None:
         raise _wrong("command.set_without_name")
     overrides = dict(_pair(text) for text in args.set)
-    place, plans = _run(args, lambda place: _run_analyses(place, args, overrides))
+    place, plans = run_on_decisions(args, lambda place: _run_analyses(place, args, overrides))
     if args.json:
         print_json({name: _summary(plan, place) for name, plan in plans.items()})
         return
@@ -438,7 +458,7 @@ def _analyse(args: argparse.Namespace) -> None:
         _print_plan(name, plan, dry=args.dry_run, details=True, place=place)
 
 
-async def _run_analyses(place: "_Place", args: argparse.Namespace, overrides: Mapping[str, str]) -> "dict[str, Plan]":
+async def _run_analyses(place: "Place", args: argparse.Namespace, overrides: Mapping[str, str]) -> "dict[str, Plan]":
     import msgspec
 
     from sparkle_lite.analyses.registry import ANALYSES
@@ -459,7 +479,7 @@ def _pair(text: str) -> tuple[str, str]:
     return name.strip(), value.strip()
 
 
-def _summary(plan: "Plan", place: "_Place") -> dict[str, object]:
+def _summary(plan: "Plan", place: "Place") -> dict[str, object]:
     return {
         "added": [_as_json(decision, decision.state, place) for decision in plan.added],
         "removed": [_as_json(decision, "withdrawn", place) for decision in plan.removed],
@@ -479,7 +499,7 @@ _BRAKES = {
 }
 
 
-def _print_plan(name: str, plan: "Plan", *, dry: bool, details: bool, place: "_Place | None" = None) -> None:
+def _print_plan(name: str, plan: "Plan", *, dry: bool, details: bool, place: "Place | None" = None) -> None:
     verb = "would list" if dry else "listed"
     shadow = sum(decision.state == "shadow" for decision in plan.begin)
     parts = [f"{verb} {len(plan.added)}", f"{'end' if dry else 'ended'} {len(plan.removed)}", f"keep {plan.kept}"]
@@ -499,7 +519,7 @@ def _print_plan(name: str, plan: "Plan", *, dry: bool, details: bool, place: "_P
 # --- The database -----------------------------------------------------------------------------------------------------
 
 
-class _Place(NamedTuple):
+class Place(NamedTuple):
     """Where a command works."""
 
     config: "Config"
@@ -516,27 +536,30 @@ class _Place(NamedTuple):
             return []
         return await measure(self.database, self.config.analysis, network.address, now_ms())
 
-    async def deny_list(self) -> bytes:
-        """The deny list as clients get it."""
+    async def rendered(self) -> "Rendered":
+        """What clients are told now, but that no reason has a link."""
         from sparkle_lite.clock import now_ms
         from sparkle_lite.rules import operator, rendering
         from sparkle_lite.rules.address_sets import single
+        from sparkle_lite.rules.feeds import Rendered
 
+        at, revision = now_ms(), await self.decisions.revision()
         async with self.database.reader() as reader:
-            addresses = await self.protected.addresses(reader, now_ms())
+            addresses = await self.protected.addresses(reader, at)
         denied, allowed = await self.decisions.in_force()
         rules = operator.compile_rules(self.config.rules, self.config.exceptions)
         protected = {single(address) for address in addresses}
-        return rendering.publish(rules, protected, now_ms(), denied=denied, allowed=allowed).ip_denylist.body
+        published = rendering.publish(rules, protected, at, denied=denied, allowed=allowed)
+        return Rendered(published, revision, at)
 
 
-def _run(
+def run_on_decisions(
     args: argparse.Namespace,
-    command: "Callable[[_Place], Awaitable[T]]",
+    command: "Callable[[Place], Awaitable[T]]",
     *,
     create: bool = False,
     rules: bool = False,
-) -> "tuple[_Place, T]":
+) -> "tuple[Place, T]":
     """Run a command on the decisions; where, and its result. Raises SparkleError if there is no database."""
     from sparkle_lite.accounts.audit import Audit
     from sparkle_lite.clock import now_ms
@@ -551,7 +574,7 @@ def _run(
     if not create and not is_there(path):
         raise no_database(path)
 
-    done: list[tuple[_Place, T]] = []
+    done: list[tuple[Place, T]] = []
 
     async def run() -> None:
         database = Database(path, written.database.synchronous)
@@ -563,7 +586,7 @@ def _run(
             with suppress(SparkleError):
                 await protected.look_at_accounts(database, config.analysis, now_ms())
             decisions = Decisions(database, Audit(database, now_ms), now_ms, protected)
-            place = _Place(config, database, decisions, protected)
+            place = Place(config, database, decisions, protected)
             done.append((place, await command(place)))
         finally:
             await database.close()
@@ -584,7 +607,7 @@ def _until(decision: "Decision") -> str:
     return "for ever" if decision.expires_at is None else f"until {when(decision.expires_at)} UTC"
 
 
-def _as_json(decision: "Decision | New", state: str, place: "_Place", withheld: str | None = None) -> dict[str, object]:
+def _as_json(decision: "Decision | New", state: str, place: "Place", withheld: str | None = None) -> dict[str, object]:
     """A decision as JSON, with the keys of the REST API."""
     from sparkle_lite.texts import phrase
 

@@ -104,6 +104,11 @@ def static(name: str) -> str:
     return f"/static/{_assets()[name][0]}"
 
 
+def static_file(name: str) -> bytes:
+    """The content of a static file."""
+    return _assets()[name][1].body
+
+
 # --- Texts ------------------------------------------------------------------------------------------------------------
 
 
