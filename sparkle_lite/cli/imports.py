@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sparkle_lite.cli.commands import add_command, add_group, add_json_option, complain, print_json, print_table, when
-from sparkle_lite.cli.place import Place, chosen_lifetime, expiry_options, plan_as_json, print_plan, run_on
+from sparkle_lite.cli.place import Place, chosen_lifetime, expiry_options, plan_as_json, print_plan, run_on_decisions
 from sparkle_lite.errors import SparkleError
 from sparkle_lite.texts import ENGLISH, phrase
 
@@ -83,7 +83,7 @@ def _import(args: argparse.Namespace) -> None:
     if args.dry_run:
         _try(args, order)
         return
-    place, done = run_on(args, lambda place: _told(place, lambda imports: imports.run(order)), create=True)
+    place, done = run_on_decisions(args, lambda place: _told(place, lambda imports: imports.run(order)), create=True)
     _name_bad_lines(args.source, done.run.numbers)
     if args.json and done.change is not None:
         print_json({**_numbers(done.run), **_change_as_json(done.change, place)})
@@ -93,7 +93,9 @@ def _import(args: argparse.Namespace) -> None:
 
 
 def _try(args: argparse.Namespace, order: "ImportOrder") -> None:
-    place, preview = run_on(args, lambda place: _told(place, lambda imports: imports.preview(order)), create=True)
+    place, preview = run_on_decisions(
+        args, lambda place: _told(place, lambda imports: imports.preview(order)), create=True
+    )
     _name_bad_lines(args.source, preview.numbers)
     why = None if preview.why is None else preview.why.text(ENGLISH)
     if args.json:
@@ -139,7 +141,7 @@ def _source(args: argparse.Namespace) -> "tuple[ImportEntry, bytes | None]":
 
 
 def _list(args: argparse.Namespace) -> None:
-    _, found = run_on(args, lambda place: imports_of(place).all())
+    _, found = run_on_decisions(args, lambda place: imports_of(place).all())
     if args.json:
         print_json([_listed_as_json(listed) for listed in found])
         return
@@ -172,7 +174,7 @@ def _listed_as_json(listed: "ImportStatus") -> dict[str, object]:
 
 
 def _run(args: argparse.Namespace) -> None:
-    _, runs = run_on(args, lambda place: _run_all(place, args))
+    _, runs = run_on_decisions(args, lambda place: _run_all(place, args))
     if args.json:
         print_json({run.name: {"outcome": run.outcome, **_numbers(run)} for run in runs})
     for run in runs:

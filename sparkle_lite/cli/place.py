@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from sparkle_lite.db.decisions import Decision, New
     from sparkle_lite.net import Network
     from sparkle_lite.rules.decisions import Decisions
+    from sparkle_lite.rules.feeds import Rendered
     from sparkle_lite.rules.plan import Plan
     from sparkle_lite.rules.protected import Protected
 
@@ -42,21 +43,24 @@ class Place(NamedTuple):
             return []
         return await measure(self.database, self.config.analysis, network.address, now_ms())
 
-    async def deny_list(self) -> bytes:
-        """The deny list as clients get it."""
+    async def rendered(self) -> "Rendered":
+        """What clients are told now, but that no reason has a link."""
         from sparkle_lite.clock import now_ms
         from sparkle_lite.rules import operator, rendering
         from sparkle_lite.rules.address_sets import single
+        from sparkle_lite.rules.feeds import Rendered
 
+        at, revision = now_ms(), await self.decisions.revision()
         async with self.database.reader() as reader:
-            addresses = await self.protected.addresses(reader, now_ms())
+            addresses = await self.protected.addresses(reader, at)
         denied, allowed = await self.decisions.in_force()
         rules = operator.compile_rules(self.config.rules, self.config.exceptions)
         protected = {single(address) for address in addresses}
-        return rendering.publish(rules, protected, now_ms(), denied=denied, allowed=allowed).ip_denylist.body
+        published = rendering.publish(rules, protected, at, denied=denied, allowed=allowed)
+        return Rendered(published, revision, at)
 
 
-def run_on(
+def run_on_decisions(
     args: argparse.Namespace,
     command: "Callable[[Place], Awaitable[T]]",
     *,

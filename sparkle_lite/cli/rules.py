@@ -23,7 +23,7 @@ from sparkle_lite.cli.place import (
     plan_as_json,
     print_plan,
     printable,
-    run_on,
+    run_on_decisions,
     target_of,
     wrong,
 )
@@ -51,9 +51,15 @@ def add_rule_commands(commands: Any) -> None:
     add_json_option(listing)
     _hand_commands(rules)
     _review_commands(rules)
-    export = add_command(rules, "export", _export, "write the deny list as clients get it")
+    export = add_command(rules, "export", _export, "write the deny list as clients get it, or as a feed")
     export.add_argument("file", metavar="FILE", nargs="?", help="where to (default: standard output)")
-    export.add_argument("--format", choices=("text", "jsonl"), default="text", help="jsonl: a decision a line")
+    export.add_argument(
+        "--format",
+        metavar="NAME",
+        type=_format,
+        default="text",
+        help="text (default), jsonl (a decision a line), or the name of a feed, such as ipfilter.dat",
+    )
     add_import_commands(commands, rules)
     analyse = add_command(commands, "analyse", _analyse, "run one or all analyses now")
     analyse.add_argument("name", metavar="NAME", nargs="?", help="which one (default: all)")
@@ -63,6 +69,14 @@ def add_rule_commands(commands: Any) -> None:
         "--set", metavar="KEY=VALUE", action="append", default=[], help="a number of the analysis, for a dry run"
     )
     add_json_option(analyse)
+
+
+def _format(name: str) -> str:
+    from sparkle_lite.rules.feeds import NAMES
+
+    if name not in (known := ("text", "jsonl", *NAMES)):
+        raise argparse.ArgumentTypeError(f"there is no format {name!r}; choose from {', '.join(known)}")
+    return name
 
 
 def _hand_commands(rules: Any) -> None:
@@ -105,7 +119,7 @@ def _reason_option(parser: argparse.ArgumentParser) -> None:
 def _list(args: argparse.Namespace) -> None:
     from sparkle_lite.db.decisions import DecisionFilter
 
-    place, (decisions, withheld) = run_on(
+    place, (decisions, withheld) = run_on_decisions(
         args, lambda place: _all_with_withheld(place.decisions, DecisionFilter(state=args.state, origin=args.origin))
     )
     if args.json:
@@ -151,7 +165,7 @@ def _why(args: argparse.Namespace) -> None:
     if len(given) != 1:
         raise wrong("command.name_one")
 
-    place, (why, distances) = run_on(args, lambda place: _explain(place, args))
+    place, (why, distances) = run_on_decisions(args, lambda place: _explain(place, args))
     if args.json:
         print_json(
             {
@@ -235,7 +249,7 @@ def _deny(args: argparse.Namespace) -> None:
     from sparkle_lite.accounts.actors import COMMAND_LINE
 
     said = (args.kind, args.address_or_network, args.reason, chosen_lifetime(args))
-    place, decision = run_on(args, lambda place: place.decisions.deny(*said, COMMAND_LINE))
+    place, decision = run_on_decisions(args, lambda place: place.decisions.deny(*said, COMMAND_LINE))
     if args.json:
         print_json(decision_as_json(decision, decision.state, place))
     elif decision.state == "held":
@@ -248,7 +262,7 @@ def _allow(args: argparse.Namespace) -> None:
     from sparkle_lite.accounts.actors import COMMAND_LINE
 
     said = (args.kind, args.address_or_network, args.reason, chosen_lifetime(args))
-    place, decision = run_on(args, lambda place: place.decisions.allow(*said, COMMAND_LINE))
+    place, decision = run_on_decisions(args, lambda place: place.decisions.allow(*said, COMMAND_LINE))
     if args.json:
         print_json(decision_as_json(decision, decision.state, place))
     else:
@@ -259,7 +273,7 @@ def _pardon(args: argparse.Namespace) -> None:
     from sparkle_lite.accounts.actors import COMMAND_LINE
 
     said, lifetime = (args.address_or_network, args.reason), chosen_lifetime(args) or 0
-    place, done = run_on(args, lambda place: place.decisions.pardon(*said, COMMAND_LINE, lifetime))
+    place, done = run_on_decisions(args, lambda place: place.decisions.pardon(*said, COMMAND_LINE, lifetime))
     if args.json:
         print_json(
             {
@@ -288,7 +302,7 @@ def _review(args: argparse.Namespace, done: str, acts: "Callable[[Place], Any]")
     if (args.id is None) == (args.origin is None):
         raise wrong("command.name_one_decision")
 
-    print(f"{done} {run_on(args, lambda place: _reviewed(args, *acts(place)))[1]}.")
+    print(f"{done} {run_on_decisions(args, lambda place: _reviewed(args, *acts(place)))[1]}.")
 
 
 async def _reviewed(args: argparse.Namespace, act: "Callable[..., Any]", act_on_all: "Callable[..., Any]") -> str:
@@ -302,7 +316,7 @@ async def _reviewed(args: argparse.Namespace, act: "Callable[..., Any]", act_on_
 def _withdraw(args: argparse.Namespace) -> None:
     from sparkle_lite.accounts.actors import COMMAND_LINE
 
-    _, decision = run_on(args, lambda place: place.decisions.withdraw(args.id, COMMAND_LINE))
+    _, decision = run_on_decisions(args, lambda place: place.decisions.withdraw(args.id, COMMAND_LINE))
     print(f"Ended {target_of(decision)}.")
 
 
@@ -316,11 +330,16 @@ async def _exported(place: "Place", kind: str) -> bytes:
         decisions, withheld = await _all_with_withheld(place.decisions, DecisionFilter("deny", "active"))
         entries = (decision_as_json(one, one.state, place, withheld.get(one.id)) for one in decisions)
         return "".join(json.dumps(entry) + "\n" for entry in entries).encode()
-    return await place.deny_list()
+    rendered = await place.rendered()
+    if kind == "text":
+        return rendered.published.ip_denylist.body
+    from sparkle_lite.rules.feeds import render_feed
+
+    return (await render_feed(kind, rendered, place.database)).body
 
 
 def _export(args: argparse.Namespace) -> None:
-    _, body = run_on(args, lambda place: _exported(place, args.format), rules=True)
+    _, body = run_on_decisions(args, lambda place: _exported(place, args.format), rules=True)
     if args.file in (None, "-"):
         sys.stdout.flush()
         out = getattr(sys.stdout, "buffer", None)
@@ -358,7 +377,7 @@ def _analyse(args: argparse.Namespace) -> None:
     if args.set and args.name is None:
         raise wrong("command.set_without_name")
     overrides = dict(_pair(text) for text in args.set)
-    place, plans = run_on(args, lambda place: _run_analyses(place, args, overrides))
+    place, plans = run_on_decisions(args, lambda place: _run_analyses(place, args, overrides))
     if args.json:
         print_json({name: plan_as_json(plan, place) for name, plan in plans.items()})
         return

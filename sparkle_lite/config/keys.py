@@ -199,6 +199,8 @@ class ImportEntry(msgspec.Struct, frozen=True, kw_only=True):
 
 
 Preset = Literal["solo", "friends", "tracker", "public"]
+# On, off, or as the preset has it.
+PresetSwitch = bool | Literal["preset"]
 
 
 class AnalysisSection(msgspec.Struct, frozen=True, kw_only=True):
@@ -212,6 +214,16 @@ class AnalysisSection(msgspec.Struct, frozen=True, kw_only=True):
     active_days: Annotated[int, between(0, 365)] = 3
     min_harm: Annotated[Size, between(Size(1), or_zero=True)] = Size(0)
     private_torrents: Literal["preset", "count", "ignore"] = "preset"
+
+
+class FeedsSection(msgspec.Struct, frozen=True, kw_only=True):
+    """Who may read the feeds."""
+
+    open: PresetSwitch = "preset"
+
+    def is_open(self, preset: Preset) -> bool:
+        """Whether everyone may, or only who shows credentials or a feed key."""
+        return preset in ("tracker", "public") if self.open == "preset" else self.open
 
 
 class RetentionSection(msgspec.Struct, frozen=True, kw_only=True):
@@ -257,6 +269,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     exceptions: tuple[RuleEntry, ...] = ()
     imports: tuple[ImportEntry, ...] = ()
     analysis: AnalysisSection = AnalysisSection()
+    feeds: FeedsSection = FeedsSection()
     retention: RetentionSection = RetentionSection()
     limits: LimitsSection = LimitsSection()
     metrics: MetricsSection = MetricsSection()
@@ -269,6 +282,7 @@ RELOADABLE = (
     "exceptions",
     "imports",
     "analysis",
+    "feeds",
     "retention",
     "limits",
     "metrics.allow",

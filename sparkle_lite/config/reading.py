@@ -18,6 +18,7 @@ from sparkle_lite.config.keys import (
     RULE_NEEDS,
     Config,
     ImportEntry,
+    PresetSwitch,
     RuleEntry,
     entry_of,
     is_struct,
@@ -191,7 +192,7 @@ _TRUTH = {"true": True, "1": True, "false": False, "0": False}
 
 def _from_text(kind: Any, text: str) -> object:
     """A variable's text as the value that TOML would have given; text that doesn't fit stays text and is refused."""
-    if kind is bool:
+    if kind is bool or kind == PresetSwitch:
         return _TRUTH.get(text.strip().lower(), text)
     if kind is int:
         return int(text) if re.fullmatch(r"\s*-?[0-9]{1,18}\s*", text) else text
@@ -451,6 +452,9 @@ def _convert(kind: Any, raw: object) -> Any:
     """A raw value as the type of its key; Refused, without the value of what may be a secret."""
     if kind is bool:
         return _expect(raw, bool, "true or false", "write true or false, without quotes")
+    if kind == PresetSwitch:
+        names = 'true, false or "preset"'
+        return raw if raw == "preset" else _expect(raw, bool, names, f"write {names}")
     if kind is int:
         return _expect(raw, int, "a whole number", "write a whole number without quotes, such as 10")
     if kind is Duration:

@@ -198,6 +198,13 @@ async def standing(connection: Connection, origin: str, now_ms: int) -> list[Row
     return await fetch_all(connection, f"{_SELECT} WHERE origin=? AND ends_at>? ORDER BY id", (origin, now_ms))
 
 
+async def denied(connection: Connection, now_ms: int) -> list[Row]:
+    """Everything that is listed and in force, of every origin, as rows for `decisions`, oldest first."""
+    return await fetch_all(
+        connection, f"{_SELECT} WHERE {_STANDING} AND action='deny' AND state='active' ORDER BY id", (now_ms,)
+    )
+
+
 async def allowed(connection: Connection, now_ms: int) -> list[Decision]:
     """The exceptions in force, of every origin."""
     rows = await fetch_all(

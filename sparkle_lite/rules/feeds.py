@@ -6,21 +6,22 @@ rendered in a process of its own, beside the one that publishes.
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 from sparkle_lite.db import accounts
 from sparkle_lite.db import decisions as store
-from sparkle_lite.db.connection import Connection, connect_readonly
+from sparkle_lite.db.connection import Connection, Row, connect_readonly
 from sparkle_lite.db.database import Database
-from sparkle_lite.db.decisions import Decision, DecisionFilter
-from sparkle_lite.db.orders import Position
+from sparkle_lite.db.decisions import Decision
 from sparkle_lite.errors import SparkleError
+from sparkle_lite.net import Network
 from sparkle_lite.rules.address_sets import AddressSet, PackedAddresses, carve
 from sparkle_lite.rules.reasons import reason
 from sparkle_lite.rules.rendering import Published
-from sparkle_lite.wire.decisions_document import Reasons, TargetKind, TradedDecision, encode
+from sparkle_lite.wire.decisions_document import MOST_NODES, Reasons, TargetKind, TradedDecision, encode
 from sparkle_lite.wire.feeds import FORMATS, Feed, FeedContent, finish, render
 from sparkle_lite.worker_process import WorkerProcess, serve
 
@@ -52,24 +53,24 @@ class DecisionsOrder(NamedTuple):
 
     database: Path
     spared: PackedAddresses
-    now_ms: int
-    published_at: int
+    at: int
 
 
-class _Edition(Protocol):
-    """What a feed is made of: the documents that are served, and when (ms) they were rendered."""
+class Rendered(NamedTuple):
+    """What feeds are made of: the documents, of which revision of the decisions, and when (ms) they were rendered."""
 
-    @property
-    def published(self) -> Published: ...
-    @property
-    def at(self) -> int: ...
+    published: Published
+    revision: int
+    at: int
 
 
 class _Kept(NamedTuple):
-    """A feed, and of what it was made."""
+    """A feed, and of what it was made: the tag of the deny list, the revision of the decisions, when (ms)."""
 
     feed: Feed
-    edition: _Edition
+    denylist: str
+    revision: int
+    at: int
 
 
 class Feeds:
@@ -81,20 +82,22 @@ class Feeds:
         self._kept: dict[str, _Kept] = {}
         self._rendering = {name: asyncio.Lock() for name in NAMES}
 
-    async def get(self, name: str, edition: _Edition) -> Feed:
-        """One feed of an edition; while its content stays the same it is the same one.
+    async def get(self, name: str, edition: Rendered) -> Feed:
+        """One feed of what is served; while its content stays the same it is the same one.
 
         Where it can't be rendered the last one is served on. Raises SparkleError: not_found for a name that is none of
         NAMES, internal.
         """
         if name not in NAMES:
             raise SparkleError("not_found", "feeds.none", name=name[:40])
+        denylist = edition.published.ip_denylist
+        made_of = (denylist.tag, edition.revision, edition.at)
         async with self._rendering[name]:
             kept = self._kept.get(name)
-            if kept is not None and kept.edition is edition:
+            if kept is not None and (kept[1:] == made_of or (name != DECISIONS and kept.denylist == denylist.tag)):
                 return kept.feed
             try:
-                feed = await self._render(name, edition, kept)
+                feed = await self._render(name, edition)
             except Exception as error:
                 if kept is None:
                     raise
@@ -102,25 +105,19 @@ class Feeds:
                 return kept.feed
             if kept is not None and kept.feed.tag == feed.tag:
                 feed = kept.feed
-            self._kept[name] = _Kept(feed, edition)
+            elif feed.body == denylist.body:
+                # In memory once.
+                feed = feed._replace(body=denylist.body, gzip=denylist.gzip)
+            self._kept[name] = _Kept(feed, *made_of)
             return feed
 
-    async def _render(self, name: str, edition: _Edition, kept: _Kept | None) -> Feed:
-        published = edition.published
-        denylist = published.ip_denylist
-        if name != DECISIONS and kept is not None and kept.edition.published.ip_denylist.tag == denylist.tag:
-            return kept.feed
-        is_long = len(denylist.body) > _LONG and not self._database.is_still
-        if name != DECISIONS:
-            order = ListOrder(name, denylist.body, published.link, edition.at)
-            return await (self._worker.render(order) if is_long else asyncio.to_thread(render_list, order))
-        if is_long:
-            return await self._worker.render(
-                DecisionsOrder(self._database.path, published.spared, edition.at, edition.at)
-            )
-        async with self._database.reader() as reader:
-            rows = await read_decisions(reader, edition.at)
-        return await asyncio.to_thread(render_decisions, rows, published.spared, edition.at)
+    async def _render(self, name: str, edition: Rendered) -> Feed:
+        published, at = edition.published, edition.at
+        if len(published.ip_denylist.body) <= _LONG or self._database.is_still:
+            return await render_feed(name, edition, self._database)
+        if name == DECISIONS:
+            return await self._worker.render(DecisionsOrder(self._database.path, published.spared, at))
+        return await self._worker.render(ListOrder(name, published.ip_denylist.body, published.link, at))
 
     async def close(self) -> None:
         """End the process."""
@@ -130,40 +127,63 @@ class Feeds:
 # --- Rendering --------------------------------------------------------------------------------------------------------
 
 
+async def render_feed(name: str, edition: Rendered, database: Database) -> Feed:
+    """One feed of NAMES, rendered on a thread."""
+    published, at = edition.published, edition.at
+    if name != DECISIONS:
+        order = ListOrder(name, published.ip_denylist.body, published.link, at)
+        return await asyncio.to_thread(render_list, order)
+    async with database.reader() as reader:
+        rows = await read_decisions(reader, at)
+    return await asyncio.to_thread(render_decisions, rows, published.spared, at)
+
+
+# One list is asked for in several formats.
+_content = lru_cache(1)(FeedContent)
+
+
 def render_list(order: ListOrder) -> Feed:
     """A feed of FORMATS."""
-    return render(order.name, FeedContent(order.denylist, order.link), order.published_at)
+    return render(order.name, _content(order.denylist, order.link), order.published_at)
 
 
 class Decided(NamedTuple):
-    """The decisions in force, the denied and the allowed, and the id of this node."""
+    """The decisions in force: the denied as rows of the store, the allowed, and the id of this node."""
 
     node: str
-    denied: list[Decision]
+    denied: list[Row]
     allowed: list[Decision]
 
 
 async def read_decisions(connection: Connection, now_ms: int) -> Decided:
     """What `decisions.json` tells of, at a moment (ms)."""
     node = await accounts.setting(connection, "node")
-    denied = await store.page(connection, DecisionFilter("deny", "active"), now_ms, Position())
-    return Decided(str(node), denied, await store.allowed(connection, now_ms))
+    return Decided(str(node), await store.denied(connection, now_ms), await store.allowed(connection, now_ms))
 
 
 def render_decisions(rows: Decided, spared: PackedAddresses, published_at: int) -> Feed:
-    """`decisions.json`, without the addresses in `spared` and without names that are excepted; oldest first."""
-    holes = AddressSet(spared.networks())
+    """`decisions.json`, oldest first: without the addresses in `spared`, without names that are excepted.
+
+    What has come through as many nodes as a chain may have goes no further.
+    """
     exempt = {(decision.kind, decision.text) for decision in rows.allowed if decision.text is not None}
     entries = []
-    for decision in reversed(rows.denied):
+    for decision, parts in listings(rows, spared):
         kind = decision.kind
         if kind == "port" or kind == "script" or (kind, decision.text) in exempt:
             continue
-        whole = decision.network
-        targets = [str(decision.text)] if whole is None else [str(part) for part in carve(whole, holes)]
-        if targets:
-            entries.append(_entry(decision, kind, targets, rows.node))
+        targets = [str(decision.text)] if decision.network is None else [str(part) for part in parts]
+        entry = _entry(decision, kind, targets, rows.node)
+        if targets and len(entry.chain) <= MOST_NODES:
+            entries.append(entry)
     return finish(DECISIONS, encode(rows.node, entries), len(entries), published_at)
+
+
+def listings(rows: Decided, spared: PackedAddresses) -> Iterator[tuple[Decision, list[Network]]]:
+    """What is denied, oldest first, with what is left of its network without the addresses in `spared`."""
+    holes = AddressSet(spared.networks())
+    for decision in store.decisions(rows.denied):
+        yield decision, [] if decision.network is None else list(carve(decision.network, holes))
 
 
 def _entry(decision: Decision, kind: TargetKind, targets: list[str], node: str) -> TradedDecision:
@@ -227,7 +247,7 @@ class _FeedWorker:
 async def _read(order: DecisionsOrder) -> Decided:
     connection = await connect_readonly(order.database)
     try:
-        return await read_decisions(connection, order.now_ms)
+        return await read_decisions(connection, order.at)
     finally:
         await connection.close()
 
@@ -235,7 +255,7 @@ async def _read(order: DecisionsOrder) -> Decided:
 def _work(order: ListOrder | DecisionsOrder) -> Feed:
     if isinstance(order, ListOrder):
         return render_list(order)
-    return render_decisions(asyncio.run(_read(order)), order.spared, order.published_at)
+    return render_decisions(asyncio.run(_read(order)), order.spared, order.at)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from sparkle_lite.db.database import Database
 from sparkle_lite.errors import SparkleError
 from sparkle_lite.rules import address_sets, omissions, rendering
 from sparkle_lite.rules.decisions import Decisions
-from sparkle_lite.rules.feeds import Feeds
+from sparkle_lite.rules.feeds import Feeds, Rendered
 from sparkle_lite.rules.operator import Rules
 from sparkle_lite.rules.protected import Protected
 from sparkle_lite.rules.render_worker import RenderOrder, RenderWorker
@@ -179,7 +179,8 @@ class Publisher:
 
     async def feed(self, name: str) -> Feed:
         """One feed of what is served, rendered when it is first asked for. Raises SparkleError: not_found, internal."""
-        return await self._renderer.feeds.get(name, self._edition)
+        edition = self._edition
+        return await self._renderer.feeds.get(name, Rendered(edition.published, edition.revision, edition.at))
 
     def is_known(self, document: Document, version: str) -> bool:
         """Whether somebody who has this version of a document has just this document.

@@ -18,7 +18,7 @@ from sparkle_lite.wire.rule_documents import Listed, listed_in
 # 5737).
 HARMLESS = "192.0.2.1"
 # What the sets and lists in a firewall are called.
-SET, NEXT = "sparkle", "sparkle-new"
+SET, NEXT = "sparkle", "sparkle_new"
 
 # A set that stands is never made anew, and one of another size counts as another: so the size never changes. It is a
 # bound, not what is taken.
@@ -215,9 +215,9 @@ def _routeros(content: FeedContent) -> Rendering:
     """For RouterOS's /import, which ends at the first line that fails: until all is there, the old list stands."""
     lines = []
     for menu, bits in (("ip", 32), ("ipv6", 128)):
-        lines += [f"/{menu} firewall address-list", f"remove [find where list={NEXT}]"]
+        lines += [f"/{menu} firewall address-list", f'remove [find where list="{NEXT}"]']
         lines += [f"add list={NEXT} address={_cidr_text(network)}" for network in content.family(bits)]
-        lines += [f"remove [find where list={SET}]", f"set [find where list={NEXT}] list={SET}"]
+        lines += [f'remove [find where list="{SET}"]', f'set [find where list="{NEXT}"] list={SET}']
     return Rendering("".join(f"{line}\n" for line in lines), len(content.collapsed))
 
 
