@@ -52,7 +52,7 @@ _TARGET, _FIRST, _LAST, _BITS, _TEXT = (
     frozenset(names.split())
     for names in (
         "ip ipaddress ipaddr address addr cidr ipcidr network net netblock subnet prefix range iprange ipv4 ipv6 srcip"
-        " sourceip peerip hostip remoteip remoteaddress",
+        " sourceip dstip peerip hostip remoteip remoteaddress",
         "first start from begin firstip startip ipstart ipfrom rangestart startaddress",
         "last end to lastip endip ipend ipto rangeend endaddress",
         "bits mask netmask masklen masklength prefixlen prefixlength",
