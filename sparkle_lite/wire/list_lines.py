@@ -9,6 +9,7 @@ without a header, and the lines of a firewall that deny one address. Where a lin
 import csv
 import re
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import Literal, NamedTuple
 
 from sparkle_lite.net import AddressError, Network, address_and_port, address_text, parse_network
@@ -26,6 +27,7 @@ _DASHES = r"\-–—"
 _RANGE = re.compile(rf'(?P<first>[^\s,;#|"{_DASHES}]+)\s*(?P<mark>[,{_DASHES}])\s*(?P<last>[^\s,;#|"{_DASHES}]+)')
 _LEVEL = re.compile(r"\s*,\s*(?P<level>[0-9]{0,9})\s*(?:,(?P<text>.*))?")
 _HALF_RANGE = re.compile(rf"\s*[{_DASHES}]\s*(?:[0-9][0-9A-Fa-f.:]*)?")
+_PADDING = re.compile(r"(?<![0-9A-Fa-f:])0{1,2}(?=[0-9])")
 _WORD = re.compile(r'[^\s,;#|"]+')
 _V4_LIKE = re.compile(r"\[?[0-9]+(?:\.[0-9*]+){2,}\]?(?::[0-9]+)?(?:/\S*)?")
 _V6_LIKE = re.compile(r"\[?[0-9A-Fa-f:.]+(?:%[^\s/\]]+)?\]?(?::[0-9]+)?(?:/\S*)?")
@@ -41,16 +43,19 @@ _FIREWALL = (
     re.compile(r"deny\s+(?:from\s+)?(?P<target>[^\s;]+)\s*;?(?P<text>)", re.IGNORECASE),
 )
 
+_NETMASKS = frozenset((0xFFFFFFFF >> bits << bits).to_bytes(4, "big") for bits in range(25))
+
 _DELIMITERS = (",", ";", "\t", "|")
 _NOT_A_LETTER = re.compile(r"[^a-z0-9]+")
 # What the columns are called, in small letters and without what is neither letter nor digit.
-_TARGET, _FIRST, _LAST, _TEXT = (
+_TARGET, _FIRST, _LAST, _BITS, _TEXT = (
     frozenset(names.split())
     for names in (
         "ip ipaddress ipaddr address addr cidr ipcidr network net netblock subnet prefix range iprange ipv4 ipv6 srcip"
-        " sourceip peerip hostip remoteip remoteaddress",
+        " sourceip dstip peerip hostip remoteip remoteaddress",
         "first start from begin firstip startip ipstart ipfrom rangestart startaddress",
         "last end to lastip endip ipend ipto rangeend endaddress",
+        "bits mask netmask masklen masklength prefixlen prefixlength",
         "comment comments reason description desc note notes remark text label name info",
     )
 )
@@ -96,21 +101,25 @@ class ListLine(NamedTuple):
 class Columns(NamedTuple):
     """Where the cells of a table stand, as its header says: what parts them, and the places of address and text.
 
-    `last` is the place of a range's end, None where one cell says all; `text` is None where every other cell is text.
+    `delimiter` is "" where there is one column, which says nothing about commas in the lines below. `last` is the place
+    of a range's end, `bits` that of a prefix length, None where the address cell says all; `text` is None where every
+    other cell is text.
     """
 
     delimiter: str
     target: int
     last: int | None
+    bits: int | None
     text: int | None
 
 
 def read_line(text: str, form: Format, columns: Columns | None) -> ListLine:
     """What a line says that is neither empty nor a comment, without blanks around it.
 
+    `columns` are those of the header above it, which says what the cells of a line are.
     Raises AddressError with the cause where it says nothing that is sure.
     """
-    if columns is not None and (line := _row(text, columns)):
+    if columns is not None and columns.delimiter and (line := _row(text, columns)):
         return line
     for read in _READERS[form]:
         if line := read(text):
@@ -122,13 +131,17 @@ def read_header(text: str) -> Columns | None:
     """The columns that a line names, if it is the header of a table."""
     delimiter = max(_DELIMITERS, key=text.count)
     names = [_NOT_A_LETTER.sub("", cell.lower()) for cell in _cells(text, delimiter)]
-    target, first, last, about = (
+    target, first, last, bits, about = (
         next((place for place, name in enumerate(names) if name in known), None)
-        for known in (_TARGET, _FIRST, _LAST, _TEXT)
+        for known in (_TARGET, _FIRST, _LAST, _BITS, _TEXT)
     )
     if first is not None and last is not None:
-        return Columns(delimiter=delimiter, target=first, last=last, text=about)
-    return None if target is None else Columns(delimiter=delimiter, target=target, last=None, text=about)
+        target, bits = first, None
+    else:
+        last = None
+    if target is None:
+        return None
+    return Columns(delimiter=delimiter if len(names) > 1 else "", target=target, last=last, bits=bits, text=about)
 
 
 # --- Forms ------------------------------------------------------------------------------------------------------------
@@ -237,26 +250,27 @@ def _of_cells(text: str, cells: list[str], places: list[int]) -> ListLine:
 
 def _row(text: str, columns: Columns) -> ListLine | None:
     cells = _cells(text, columns.delimiter)
-    if max(columns.target, columns.last or 0) >= len(cells):
+    named = {columns.target, columns.last, columns.bits} - {None}
+    if any(place is not None and place >= len(cells) for place in named):
         return None
-    named = {columns.target, columns.last}
     if columns.text is None:
         comment = " ".join(cell for place, cell in enumerate(cells) if place not in named)
     else:
         comment = cells[columns.text] if columns.text < len(cells) else ""
-    if columns.last is None:
-        target = _target(cells[columns.target])
-        if target is None:
-            raise _no_address(cells[columns.target])
-    else:
-        target = _between(cells[columns.target], cells[columns.last])
+    address = cells[columns.target]
+    if columns.bits is not None and "/" not in address:
+        address += f"/{cells[columns.bits]}"
+    target = _target(address) if columns.last is None else _between(address, cells[columns.last])
+    if target is None:
+        raise _no_address(address)
     return ListLine(form="csv", target=target, text=comment)
 
 
 _READERS: dict[Format, tuple[Callable[[str], ListLine | None], ...]] = {
     "auto": (_range, _plain, _p2p, _firewall, _csv),
     "cidr": (_range, _plain),
-    "dat": (_dat, _plain),
+    # What eMule takes as its filter may be P2P text as well.
+    "dat": (_dat, _plain, _p2p),
     "p2p": (_p2p,),
     "csv": (_csv,),
 }
@@ -274,7 +288,7 @@ def _cells(text: str, delimiter: str) -> list[str]:
 
 def _is_like_one(text: str) -> bool:
     """Whether a text is meant as an address or network, right or wrong."""
-    if len(text) > _LONGEST_ADDRESS or not text.isascii():
+    if len(text) > _LONGEST_ADDRESS or not ("." in text or ":" in text) or not text.isascii():
         return False
     return bool(_V4_LIKE.fullmatch(text) or (text.count(":") > 1 and _V6_LIKE.fullmatch(text)))
 
@@ -310,6 +324,9 @@ def _between(first: str, last: str) -> AddressRange:
     start, end = _address(first, is_padded=True), _address(last, is_padded=True)
     if len(start) != len(end):
         raise AddressError("list.mixed_families", first=first[:64], last=last[:64])
+    # No range ends there; it is how a network is written without a prefix length.
+    if 0 < start[0] < 224 and end in _NETMASKS:
+        raise AddressError("list.netmask", first=first[:64], mask=last[:64])
     if start > end:
         raise AddressError("list.end_before_start", first=first[:64], last=last[:64])
     return AddressRange(int.from_bytes(start, "big"), int.from_bytes(end, "big"), len(start) * 8)
@@ -330,31 +347,36 @@ def _network(text: str) -> Network:
 def _address(text: str, *, is_padded: bool) -> bytes:
     """An address, its port passed over; `is_padded`: zeros before its numbers only pad them, as they do in ranges."""
     try:
-        return address_and_port(text)[0]
+        return address_and_port(_unpadded(text) if is_padded else text)[0]
     except AddressError as error:
         if error.said.key == "address.bad_port":
             raise
     numbers = text.strip("[]").split(":")[0].split(".") if text.count(":") < 2 else []
     if len(numbers) > 2 and all(each == "*" or (each.isascii() and each.isdecimal()) for each in numbers):
-        return _ipv4(text, numbers, is_padded=is_padded)
+        _check_numbers(text, numbers)
+        with suppress(AddressError):
+            return address_and_port(_unpadded(text))[0]
     if text.count(":") > 1:
         raise AddressError("list.bad_ipv6", text=text[:64])
     raise _no_address(text)
 
 
-def _ipv4(text: str, numbers: list[str], *, is_padded: bool) -> bytes:
-    """The address of decimal numbers that the C library doesn't take, or why it is none."""
+def _unpadded(text: str) -> str:
+    return _PADDING.sub("", text) if text.startswith("0") or ".0" in text else text
+
+
+def _check_numbers(text: str, numbers: list[str]) -> None:
+    """Raise AddressError with what is wrong with the numbers of an IPv4 address."""
     if len(numbers) != 4:
         raise AddressError("list.not_four_numbers", text=text[:64], count=len(numbers))
     for number in numbers:
         if len(number) > 3 or number == "*" or int(number) > 255:
             raise AddressError("list.bad_octet", octet=number[:16])
     # Where each number has three digits, none of them is octal; and up to seven both are the same.
-    if not is_padded and not all(len(number) == 3 for number in numbers):
+    if not all(len(number) == 3 for number in numbers):
         for number in numbers:
-            if number != "0" and number.startswith("0") and (len(number.lstrip("0")) > 1 or number[-1] in "89"):
+            if number.startswith("0") and (len(number.lstrip("0")) > 1 or number[-1] in "89"):
                 raise AddressError("list.leading_zero", octet=number)
-    return bytes(map(int, numbers))
 
 
 def _no_address(text: str) -> AddressError:
@@ -371,7 +393,7 @@ def _check_rest(text: str, rest: str) -> None:
     if not rest or _MARKED.match(rest):
         return
     by_blanks = rest[:1] not in _DELIMITERS
-    others = re.split(r'[\s,;|"]+' if by_blanks else r"\s*[,;|\t]\s*", rest)
+    others = re.split(r'[\s,;|"]+' if by_blanks else r"[,;|\t]", rest)
     if any(_is_target(other.strip('" ')) for other in others) or _p2p(text):
         raise AddressError("list.two_addresses", text=text[:64])
 
