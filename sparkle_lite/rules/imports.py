@@ -253,6 +253,16 @@ class Imports:
         async with self.database.reader() as reader:
             return await store.runs(reader, name)
 
+    async def credits(self) -> dict[str, str]:
+        """Whom the entries of a list are owed to, by the origin of their decisions."""
+        entries = await self.entries()
+        return {f"import:{name}": credit for name, (entry, _) in entries.items() if (credit := credit_of(entry))}
+
+    async def supporters(self, network: Network) -> list[str]:
+        """The lists that only support, and have an address or the whole of a network on them."""
+        async with self.database.reader() as reader:
+            return await store.supporters(reader, network)
+
     @transacted
     async def add(self, connection: Connection, entry: ImportEntry, actor: Actor) -> None:
         """Add a list as a page can: fetched by URL, from public addresses, without a secret.
