@@ -101,6 +101,12 @@ class ListURL(str):
     __slots__ = ()
 
     @property
+    def origin(self) -> tuple[str, str]:
+        """The scheme, and the host with its port as they are written."""
+        parts = urlsplit(self)
+        return parts.scheme, parts.netloc.lower()
+
+    @property
     def shown(self) -> str:
         """The URL for people: without what it asks for."""
         path, query, _ = self.partition("?")

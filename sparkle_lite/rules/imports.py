@@ -265,7 +265,7 @@ class Imports:
 
     @transacted
     async def add(self, connection: Connection, entry: ImportEntry, actor: Actor) -> None:
-        """Add a list as a page can: fetched by URL, from public addresses, without a secret.
+        """Add a list as a page can: fetched by URL, from where the configuration allows it, without a secret.
 
         Raises SparkleError: bad_request, conflict where there is one of this name, quota, forbidden.
         """
@@ -431,7 +431,7 @@ class Imports:
                 return await fetching.fetch(
                     str(url),
                     validators=validators,
-                    allow_private=entry.allow_private,
+                    allow_private=entry.allow_private or self._is_allowed(url),
                     headers=headers,
                     limits=order.limits,
                     progress=note,
@@ -439,6 +439,11 @@ class Imports:
             except SparkleError as error:
                 refusals.append(error)
         raise refusals[0]
+
+    def _is_allowed(self, url: ListURL) -> bool:
+        """Whether the configuration lets another list come from the same private place."""
+        allowed = (each for entry in self._config().imports if entry.allow_private for each in entry.url)
+        return url.origin in (each.origin for each in allowed)
 
     # --- Taking over --------------------------------------------------------------------------------------------------
 

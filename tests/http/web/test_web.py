@@ -94,6 +94,11 @@ def test_the_guide_leads_from_the_login_link_to_a_connected_client(
             assert page.input_value("#addresses") == "nonsense"
             page.fill("#addresses", "")
             page.click("main form .primary")
+            # A list to begin with is off until it is ticked.
+            assert page.is_checked("[name=btn_collected_rules]") is False
+            assert "CC BY 4.0" in visit.text()
+            visit.check()
+            page.click("main form .primary")
             page.click(f"text={t('welcome.connect.other')}")
             page.fill("#comment", "nas")
             page.click("form:has(#comment) button")
@@ -161,6 +166,7 @@ PAGES = (
     "/admin/audit",
     "/admin/settings",
     "/welcome/circle",
+    "/welcome/lists",
 )
 
 
