@@ -382,13 +382,13 @@ class _Download:
         """Where a redirect leads, which may be relative to the URL that answers it. Raises SparkleError."""
         if redirects > self._limits.redirects:
             raise SparkleError("upstream", "fetch.too_many_redirects", most=self._limits.redirects)
+        if not location:
+            raise SparkleError("upstream", "fetch.nowhere")
         try:
             url = urljoin(target.url, location)
         except ValueError:
             raise SparkleError("upstream", "fetch.bad_host") from None
         led = _read_url(url, allow_private=self._allow_private)
-        if not location or led == target:
-            raise SparkleError("upstream", "fetch.nowhere")
         if target.scheme == "https" and led.scheme == "http":
             raise SparkleError("upstream", "fetch.downgrade", url=led.shown)
         if self._headers and led.origin != target.origin:
@@ -424,6 +424,7 @@ class _Download:
     @asynccontextmanager
     async def _answer(self, target: _Target) -> "AsyncIterator[httpx.Response]":
         """The head of the answer, and the way to its body, from the first address that can be connected to."""
+        # Before the import below, which is then done.
         trusted = await asyncio.to_thread(_trusted, target.scheme)
         import httpx
 

@@ -202,7 +202,6 @@ async def test_redirects_have_an_end(site: Site) -> None:
     ("location", "key"),
     [
         ("", "nowhere"),
-        ("/", "nowhere"),
         ("ftp://list.example/", "bad_scheme"),
         ("file:///etc/passwd", "bad_scheme"),
         ("http://a:geheim@list.example/", "has_credentials"),
@@ -388,6 +387,14 @@ async def test_nobody_is_there(site: Site) -> None:
         port = unused.getsockname()[1]
         error = await refusal(fetch(f"http://list.example:{port}/", allow_private=True, resolve=Names()))
         assert error.message.startswith(f"list.example refuses connections to port {port}")
+        # Of several addresses the first says why: it is the one that should have worked.
+        for addresses, key in (
+            (("127.0.0.1", "255.255.255.255"), "refused"),
+            (("255.255.255.255", "127.0.0.1"), "unreachable"),
+        ):
+            names = Names(list_example=[addresses])
+            error = await refusal(fetch(f"http://list.example:{port}/", allow_private=True, resolve=names))
+            assert error.said.key == f"fetch.{key}"
     for answer, key in (
         (socket.gaierror(socket.EAI_NONAME, "no"), "no_name"),
         (socket.gaierror(socket.EAI_AGAIN, "no"), "no_resolver"),
