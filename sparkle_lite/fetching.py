@@ -358,12 +358,10 @@ class _Download:
 
     async def run(self, first: _Target) -> Fetched:
         """What the URL, or where it leads, gives. Raises SparkleError."""
-        # A tenth of a second, and for the certificates some more.
-        trusted = await asyncio.to_thread(_trusted)
         target, redirects = first, 0
         while True:
             try:
-                async with self._answer(target, trusted) as response:
+                async with self._answer(target) as response:
                     if response.status_code not in _REDIRECTS:
                         return await self._take(response, first, target)
                     location = response.headers.get("location", "")
@@ -384,13 +382,13 @@ class _Download:
         """Where a redirect leads, which may be relative to the URL that answers it. Raises SparkleError."""
         if redirects > self._limits.redirects:
             raise SparkleError("upstream", "fetch.too_many_redirects", most=self._limits.redirects)
+        if not location:
+            raise SparkleError("upstream", "fetch.nowhere")
         try:
             url = urljoin(target.url, location)
         except ValueError:
             raise SparkleError("upstream", "fetch.bad_host") from None
         led = _read_url(url, allow_private=self._allow_private)
-        if not location or led == target:
-            raise SparkleError("upstream", "fetch.nowhere")
         if target.scheme == "https" and led.scheme == "http":
             raise SparkleError("upstream", "fetch.downgrade", url=led.shown)
         if self._headers and led.origin != target.origin:
@@ -424,8 +422,10 @@ class _Download:
         return list(dict.fromkeys(map(net.address_bytes, texts)))
 
     @asynccontextmanager
-    async def _answer(self, target: _Target, trusted: ssl.SSLContext) -> "AsyncIterator[httpx.Response]":
+    async def _answer(self, target: _Target) -> "AsyncIterator[httpx.Response]":
         """The head of the answer, and the way to its body, from the first address that can be connected to."""
+        # Before the import below, which is then done.
+        trusted = await asyncio.to_thread(_trusted, target.scheme)
         import httpx
 
         failure: SparkleError | None = None
@@ -596,10 +596,16 @@ class _Intake:
         self._body.write(inflated)
 
 
-def _trusted() -> ssl.SSLContext:
-    """Which certificates are believed: those of the web, and those that this machine trusts besides."""
+def _trusted(scheme: str) -> ssl.SSLContext:
+    """Which certificates are believed: those of the web, and those that this machine trusts besides.
+
+    Takes its time, as the first import of the library does.
+    """
     import httpx
 
+    if scheme == "http":
+        # None is asked for, and none would be believed.
+        return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context = httpx.create_ssl_context(trust_env=False)
     context.load_default_certs()
     return context
