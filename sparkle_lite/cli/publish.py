@@ -52,7 +52,7 @@ def _publish(args: argparse.Namespace) -> None:
 
 async def _content(place: Place) -> "tuple[list[Feed], list[SiteEntry]]":
     from sparkle_lite.http.web.static_site import SiteEntry
-    from sparkle_lite.rules.feeds import NAMES, listings, read_decisions, render_feed
+    from sparkle_lite.rules.feed_rendering import NAMES, listings, read_decisions, render_feed
     from sparkle_lite.rules.reasons import reason
 
     rendered = await place.rendered()
