@@ -143,7 +143,12 @@ class _Site:
             raise
         if ours:
             self._folder.rename(self._last)
-        self._next.rename(self._folder)
+        try:
+            self._next.rename(self._folder)
+        except OSError:
+            if ours:
+                self._last.rename(self._folder)
+            raise
         if ours:
             self._retire()
         return len(files), len((changed | gone) - {_MARKER})

@@ -10,15 +10,8 @@ from typing import NamedTuple
 
 from sparkle_lite.db.database import Database
 from sparkle_lite.errors import SparkleError
-from sparkle_lite.rules.feed_rendering import (
-    DECISIONS,
-    NAMES,
-    DecisionsOrder,
-    ListOrder,
-    Rendered,
-    render_feed,
-    work,
-)
+from sparkle_lite.rules.feed_rendering import DECISIONS, DecisionsOrder, ListOrder, Rendered, render_feed, work
+from sparkle_lite.rules.feed_rendering import NAMES as NAMES
 from sparkle_lite.wire.feeds import Feed
 from sparkle_lite.worker_process import WorkerProcess, serve
 
