@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from sparkle_lite.db.decisions import Decision, New
     from sparkle_lite.net import Network
     from sparkle_lite.rules.decisions import Decisions, Match, Why
-    from sparkle_lite.rules.feeds import Rendered
+    from sparkle_lite.rules.feed_rendering import Rendered
     from sparkle_lite.rules.plan import Plan
     from sparkle_lite.rules.protected import Protected
 
@@ -85,7 +85,7 @@ def add_rule_commands(commands: Any) -> None:
 
 
 def _format(name: str) -> str:
-    from sparkle_lite.rules.feeds import NAMES
+    from sparkle_lite.rules.feed_rendering import NAMES
 
     if name not in (known := ("text", "jsonl", *NAMES)):
         raise argparse.ArgumentTypeError(f"there is no format {name!r}; choose from {', '.join(known)}")
@@ -375,7 +375,7 @@ async def _exported(place: "Place", kind: str) -> bytes:
     rendered = await place.rendered()
     if kind == "text":
         return rendered.published.ip_denylist.body
-    from sparkle_lite.rules.feeds import render_feed
+    from sparkle_lite.rules.feed_rendering import render_feed
 
     return (await render_feed(kind, rendered, place.database)).body
 
@@ -541,7 +541,7 @@ class Place(NamedTuple):
         from sparkle_lite.clock import now_ms
         from sparkle_lite.rules import operator, rendering
         from sparkle_lite.rules.address_sets import single
-        from sparkle_lite.rules.feeds import Rendered
+        from sparkle_lite.rules.feed_rendering import Rendered
 
         at, revision = now_ms(), await self.decisions.revision()
         async with self.database.reader() as reader:
