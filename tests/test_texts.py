@@ -25,8 +25,8 @@ from sparkle_lite.texts import Phrase, catalogue, joined, languages, phrase, pla
 PACKAGE = Path(sparkle_lite.__file__).parent
 MODULES = sorted(PACKAGE.rglob("*.py"))
 TEMPLATES = sorted((PACKAGE / "http" / "web").rglob("*.html"))
-# What a value puts into a key.
-_PART = "[^.]+"
+# What a value puts into a key; it may be the name of a feed.
+_PART = r"(?:[^.]+|[a-z0-9]+\.(?:txt|dat|p2p|conf|rsc|json))"
 _CHINESE = re.compile(r"[\u2e80-\u9fff\uf900-\ufaff\uff00-\uffef]")
 # Sentences that say the same without a value, by language; those of Sparkle's published API among them.
 LEAVES_OUT = {

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from sparkle_lite.db.decisions import Decision, New
     from sparkle_lite.net import Network
     from sparkle_lite.rules.decisions import Decisions
-    from sparkle_lite.rules.feeds import Rendered
+    from sparkle_lite.rules.feed_rendering import Rendered
     from sparkle_lite.rules.plan import Plan
     from sparkle_lite.rules.protected import Protected
 
@@ -48,7 +48,7 @@ class Place(NamedTuple):
         from sparkle_lite.clock import now_ms
         from sparkle_lite.rules import operator, rendering
         from sparkle_lite.rules.address_sets import single
-        from sparkle_lite.rules.feeds import Rendered
+        from sparkle_lite.rules.feed_rendering import Rendered
 
         at, revision = now_ms(), await self.decisions.revision()
         async with self.database.reader() as reader:

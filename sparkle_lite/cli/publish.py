@@ -52,7 +52,7 @@ def _publish(args: argparse.Namespace) -> None:
 
 async def _content(place: Place) -> "tuple[list[Feed], list[SiteEntry]]":
     from sparkle_lite.http.web.static_site import SiteEntry
-    from sparkle_lite.rules.feeds import NAMES, listings, read_decisions, render_feed
+    from sparkle_lite.rules.feed_rendering import NAMES, listings, read_decisions, render_feed
     from sparkle_lite.rules.reasons import reason
 
     rendered = await place.rendered()
@@ -143,7 +143,12 @@ class _Site:
             raise
         if ours:
             self._folder.rename(self._last)
-        self._next.rename(self._folder)
+        try:
+            self._next.rename(self._folder)
+        except OSError:
+            if ours:
+                self._last.rename(self._folder)
+            raise
         if ours:
             self._retire()
         return len(files), len((changed | gone) - {_MARKER})

@@ -72,7 +72,7 @@ def add_rule_commands(commands: Any) -> None:
 
 
 def _format(name: str) -> str:
-    from sparkle_lite.rules.feeds import NAMES
+    from sparkle_lite.rules.feed_rendering import NAMES
 
     if name not in (known := ("text", "jsonl", *NAMES)):
         raise argparse.ArgumentTypeError(f"there is no format {name!r}; choose from {', '.join(known)}")
@@ -333,7 +333,7 @@ async def _exported(place: "Place", kind: str) -> bytes:
     rendered = await place.rendered()
     if kind == "text":
         return rendered.published.ip_denylist.body
-    from sparkle_lite.rules.feeds import render_feed
+    from sparkle_lite.rules.feed_rendering import render_feed
 
     return (await render_feed(kind, rendered, place.database)).body
 

@@ -19,7 +19,8 @@ from sparkle_lite.db.database import Database
 from sparkle_lite.errors import SparkleError
 from sparkle_lite.rules import address_sets, omissions, rendering
 from sparkle_lite.rules.decisions import Decisions
-from sparkle_lite.rules.feeds import Feeds, Rendered
+from sparkle_lite.rules.feed_rendering import Rendered
+from sparkle_lite.rules.feeds import Feeds
 from sparkle_lite.rules.operator import Rules
 from sparkle_lite.rules.protected import Protected
 from sparkle_lite.rules.render_worker import RenderOrder, RenderWorker

@@ -66,6 +66,8 @@ class Stage:
                 account = Account(made.userapp.app_id, made.secret)
                 clients.append(Client(world, person, installation, account, connection))
         await server.apps.add_known(owner.id, "The client that you develop", developer, admin)
+        await server.accounts.feed_keys.add(owner.id, "qBittorrent on the NAS", admin)
+        await server.accounts.feed_keys.add(users["Farid"], "Router", admin)
         faulty = await server.apps.add(users["Farid"], "My first client, in the works", admin)
         return cls(
             server=server,

@@ -23,8 +23,8 @@ MOST_DECISIONS, MOST_TARGETS, MOST_NODES = 500_000, 1_000_000, 16
 # The year 9999 in ms.
 _LAST_MS = 253_402_300_799_999
 
-_Id = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{16}-[0-9]{1,18}$")]
-_Node = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{16}$")]
+_Id = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{16}-[0-9]{1,18}\\Z")]
+_Node = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{16}\\Z")]
 _Instant = Annotated[int, msgspec.Meta(ge=0, le=_LAST_MS)]
 _Word = Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
 _Sentence = Annotated[str, msgspec.Meta(max_length=1024)]
@@ -76,7 +76,7 @@ class DecisionsDocument(msgspec.Struct, frozen=True):
 
     format: Literal[1]
     node: _Node
-    version: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{16}$")]
+    version: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{16}\\Z")]
     decisions: Annotated[list[TradedDecision], msgspec.Meta(max_length=MOST_DECISIONS)]
 
 

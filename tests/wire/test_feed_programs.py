@@ -19,7 +19,7 @@ import pytest
 from feed_consumers import AnyNetwork, Range
 
 from sparkle_lite.net import parse_network
-from sparkle_lite.rules.feeds import ListOrder, render_list
+from sparkle_lite.rules.feed_rendering import ListOrder, render_list
 from sparkle_lite.rules.operator import Rules
 from sparkle_lite.rules.rendering import Listing, publish
 

@@ -12,7 +12,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from sparkle_lite.net import Network, network_of, parse_network
-from sparkle_lite.rules.feeds import ListOrder, render_list
+from sparkle_lite.rules.feed_rendering import ListOrder, render_list
 from sparkle_lite.rules.operator import Rules
 from sparkle_lite.rules.rendering import Listing, Published, publish
 from sparkle_lite.wire.feeds import FORMATS, Feed

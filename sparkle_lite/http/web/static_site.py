@@ -27,7 +27,7 @@ class SiteEntry(NamedTuple):
     until: int | None
 
 
-class _SitePart(NamedTuple):
+class _ReasonPage(NamedTuple):
     """A page of reasons: the numbers that its addresses begin with, and its entries."""
 
     numbers: tuple[int, ...]
@@ -58,9 +58,9 @@ def files(feeds: Sequence[Feed], entries: Sequence[SiteEntry], url: str) -> Iter
     for name in (_STYLE, _ICON):
         yield name, static_file(name)
     ordered = sorted(entries, key=lambda entry: (entry.network.bits, entry.network, entry.since, entry.category))
-    parts: list[_SitePart] = []
+    parts: list[_ReasonPage] = []
     for bits in (32, 128):
-        parts += _split(_SitePart((), bits, [entry for entry in ordered if entry.network.bits == bits]))
+        parts += _split(_ReasonPage((), bits, [entry for entry in ordered if entry.network.bits == bits]))
     for language in languages():
         pages = environment(language)
         index, page = pages.get_template("site_index.html"), pages.get_template("site_part.html")
@@ -70,7 +70,7 @@ def files(feeds: Sequence[Feed], entries: Sequence[SiteEntry], url: str) -> Iter
     yield "index.html", environment(languages()[0]).get_template("site_languages.html").render().encode()
 
 
-def _split(part: _SitePart) -> Iterator[_SitePart]:
+def _split(part: _ReasonPage) -> Iterator[_ReasonPage]:
     """The page, or pages by the next number where it is too long; none without an entry."""
     size = 1 if part.bits == 32 else 2
     place = len(part.numbers) * size
@@ -82,4 +82,4 @@ def _split(part: _SitePart) -> Iterator[_SitePart]:
     for entry in part.entries:
         below.setdefault(int.from_bytes(entry.network.address[place : place + size], "big"), []).append(entry)
     for number, entries in below.items():
-        yield from _split(_SitePart((*part.numbers, number), part.bits, entries))
+        yield from _split(_ReasonPage((*part.numbers, number), part.bits, entries))

@@ -41,7 +41,8 @@ allow_private = true
 credit = "Somebody {HOSTILE}"
 """
     with start_server(tmp_path_factory.mktemp("lists"), config) as running:
-        running.run("imports", "run", "failing", status=1)
+        assert asked(running, "/rules/imports/failing/run", running.token(), {}).status == 303
+        wait_for(lambda: '"failed"' in running.run("imports", "list", "--json"), 10)
         assert asked(running, "/welcome/done", running.token(), {}).status == 303
         yield running
 

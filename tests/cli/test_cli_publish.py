@@ -1,0 +1,206 @@
+"""`publish`: feeds and pages of reasons as a folder that takes the place of the old one, and `rules export` of one."""
+
+import fcntl
+import os
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+from shell import Shell
+
+from sparkle_lite.cli.main import main
+from sparkle_lite.http.web import static_site
+from sparkle_lite.rules.feed_rendering import NAMES
+from sparkle_lite.texts import languages
+
+pytestmark = pytest.mark.usefixtures("folder")
+
+
+@pytest.fixture
+def shell(capsys: pytest.CaptureFixture[str], folder: Path) -> Shell:
+    shell = Shell(capsys)
+    shell("user", "add", "bob")
+    for target in ("203.0.113.0/24", "198.51.100.7", "2001:db8::1"):
+        shell("rules", "deny", target)
+    shell("rules", "allow", "203.0.113.9")
+    return shell
+
+
+def state(site: Path) -> dict[str, tuple[int, int, bytes]]:
+    """Every file: its number and its time on the disk, and its content."""
+    files = [path for path in site.rglob("*") if path.is_file()]
+    return {str(p.relative_to(site)): (p.stat().st_ino, p.stat().st_mtime_ns, p.read_bytes()) for p in files}
+
+
+def test_a_feed_is_exported_as_it_is_published(shell: Shell, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shell("publish", "site")
+    for name in NAMES:
+        assert shell("rules", "export", "--format", name).encode() == (folder / "site" / "feeds" / name).read_bytes()
+    shell("rules", "export", "list.dat", "--format", "ipfilter.dat")
+    assert (folder / "list.dat").read_bytes() == (folder / "site" / "feeds" / "ipfilter.dat").read_bytes()
+    with pytest.raises(SystemExit) as ended:
+        main(["rules", "export", "--format", "ipfilter"])
+    assert ended.value.code == 2
+    assert "choose from text, jsonl, cidr.txt" in capsys.readouterr().err
+
+
+def test_the_site_tells_why_an_address_is_listed_in_every_language(shell: Shell, folder: Path) -> None:
+    assert shell("publish", "site", "--url", "https://rules.example.org/") == "site: 20 files, 20 of them changed.\n"
+    site = folder / "site"
+    pages = {path: path.read_text("utf-8") for path in site.rglob("*.html")}
+    for path, page in pages.items():
+        for link in re.findall(r'(?:href|src)="([^"#]+)"', page):
+            assert (path.parent / link).is_file(), (path, link)
+        assert "<script" not in page
+    for language, sentence in zip(languages(), ("listed by the operator", "由本服务器"), strict=True):
+        page = (site / language / "reasons" / "ipv4.html").read_text("utf-8")
+        assert 'id="198.51.100.7"' in page
+        assert 'id="203.0.113.128/25"' in page and "203.0.113.9<" not in page
+        assert sentence in page and " UTC" in page
+        index = (site / language / "index.html").read_text("utf-8")
+        assert "https://rules.example.org/feeds/ipfilter.dat" in index
+
+
+def test_a_long_page_is_split_by_the_numbers_of_its_addresses(
+    shell: Shell, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(static_site, "_LONGEST_PAGE", 2)
+    shell("publish", "site")
+    names = {path.name for path in (folder / "site" / "en" / "reasons").iterdir()}
+    # Eight parts of the /24 around the exception share their first three numbers.
+    fourth = {f"203.0.113.{last}.html" for last in (0, 8, 10, 12, 16, 32, 64, 128)}
+    assert names == {"198.html", "ipv6.html", *fourth}
+
+
+def test_publishing_again_touches_nothing_that_is_the_same(shell: Shell, folder: Path) -> None:
+    site = folder / "site"
+    shell("publish", "site")
+    before, number = state(site), site.stat().st_ino
+    assert shell("publish", "site") == "site: 20 files, nothing has changed.\n"
+    assert (state(site), site.stat().st_ino) == (before, number)
+
+    shell("rules", "deny", "2001:db8::2")
+    shell("publish", "site")
+    after = state(site)
+    kept = {name for name in before if before[name] == after.get(name)}
+    assert kept >= {
+        "feeds/cidr4.txt",
+        "feeds/transmission.txt",
+        "feeds/peerguardian.p2p",
+        "en/reasons/ipv4.html",
+        "app.css",
+    }
+    assert {name for name in before if before[name][2] == after[name][2]} == kept
+
+    # What is no longer made is gone.
+    for target in ("2001:db8::1", "2001:db8::2"):
+        shell("rules", "pardon", target)
+    shell("publish", "site")
+    assert not (site / "en" / "reasons" / "ipv6.html").exists()
+
+
+def test_what_somebody_else_put_there_is_kept_and_never_overwritten(shell: Shell, folder: Path) -> None:
+    site = folder / "site"
+    site.mkdir()
+    (site / "photo").write_text("mine")
+    assert "files that publish didn't make" in (shell("publish", "site", status=1) or shell.err)
+    assert [path.name for path in site.iterdir()] == ["photo"]
+    (site / "photo").unlink()
+    site.chmod(0o750)
+    shell("publish", "site")
+    assert site.stat().st_mode & 0o777 == 0o750
+
+    (site / "CNAME").write_text("rules.example.org")
+    (site / "en" / "mine").mkdir()
+    (site / "en" / "mine" / "page").write_text("mine")
+    (site / ".git").mkdir()
+    (site / ".git" / "HEAD").write_text("ref")
+    (site / "link").symlink_to("/nowhere")
+    shell("rules", "deny", "198.51.100.8")
+    shell("publish", "site")
+    assert (site / "CNAME").read_text() == "rules.example.org"
+    assert (site / "en" / "mine" / "page").read_text() == "mine"
+    assert (site / ".git" / "HEAD").read_text() == "ref"
+    assert (site / "link").is_symlink()
+
+    # One of ours that is a stranger's now: what it was is no longer ours to replace.
+    shell("rules", "pardon", "2001:db8::1")
+    shell("publish", "site")
+    (site / "en" / "reasons" / "ipv6.html").write_text("mine")
+    shell("rules", "deny", "2001:db8::3")
+    before = state(site)
+    assert "en/reasons/ipv6.html" in (shell("publish", "site", status=1) or shell.err)
+    assert state(site) == before
+    assert left_beside(site) == []
+
+
+def test_a_run_that_was_ended_half_way_is_gone_on_with(
+    shell: Shell, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site = folder / "site"
+    shell("publish", "site")
+    (site / "CNAME").write_text("rules.example.org")
+    rename, renames = Path.rename, 0
+    # The old folder aside, the new one in its place, then what isn't ours from one to the other.
+    for broken_at in (1, 2, 3):
+
+        def breaks(path: Path, target: Path, at: int = broken_at) -> Path:
+            nonlocal renames
+            renames += 1
+            if renames == at:
+                raise OSError("the power went out")
+            return rename(path, target)
+
+        renames = 0
+        before = (site / "feeds" / "cidr.txt").read_bytes()
+        shell("rules", "deny", f"192.0.{broken_at}.1")
+        with monkeypatch.context() as patched:
+            patched.setattr(Path, "rename", breaks)
+            assert "the power went out" in (shell("publish", "site", status=1) or shell.err)
+        assert ((site / "feeds" / "cidr.txt").read_bytes() == before) == (broken_at < 3)
+        shell("publish", "site")
+        assert (site / "CNAME").read_text() == "rules.example.org"
+        assert f"192.0.{broken_at}.1/32\n".encode() in (site / "feeds" / "cidr.txt").read_bytes()
+        assert left_beside(site) == []
+
+    # The worst that a cut of power leaves: the old folder aside, and none in its place.
+    site.rename(site.with_name(".site.sparkle-last"))
+    assert shell("publish", "site") == "site: 20 files, nothing has changed.\n"
+    assert left_beside(site) == []
+
+
+def left_beside(site: Path) -> list[str]:
+    return [path.name for path in site.parent.iterdir() if "sparkle-" in path.name]
+
+
+def test_a_folder_that_is_no_place_is_said_so(shell: Shell, folder: Path) -> None:
+    assert "is not a folder" in (shell("publish", "none/site", status=1) or shell.err)
+    (folder / "file").write_text("")
+    assert "didn't make" in (shell("publish", "file", status=1) or shell.err)
+    assert "didn't make" in (shell("publish", ".", status=1) or shell.err)
+    lock = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert "under way" in (shell("publish", "site", status=1) or shell.err)
+    finally:
+        os.close(lock)
+    assert not (folder / "site").exists()
+
+
+def test_a_repository_sees_only_what_has_changed(shell: Shell, folder: Path) -> None:
+    def git(*arguments: str) -> str:
+        who = ("-c", "user.name=x", "-c", "user.email=x@example.org")
+        ended = subprocess.run(["git", *who, *arguments], capture_output=True, text=True, check=True, cwd=folder)
+        return ended.stdout
+
+    git("init", "-q")
+    shell("publish", "site")
+    git("add", "site")
+    git("commit", "-qm", "Rules")
+    shell("publish", "site")
+    assert git("status", "--porcelain", "site") == ""
+    shell("rules", "deny", "2001:db8::2")
+    shell("publish", "site")
+    assert "cidr4" not in git("status", "--porcelain", "site")
+    assert "cidr6" in git("status", "--porcelain", "site")
