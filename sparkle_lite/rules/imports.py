@@ -239,6 +239,10 @@ class Imports:
             for name, (entry, by) in {**by_hand, **entries}.items()
         ]
 
+    async def count_troubled(self) -> int:
+        """How many lists stay as they were because what came last was held back, or failed."""
+        return sum(listed.state_now in ("held", "failed") for listed in await self.all())
+
     def _next_at(self, entry: ImportEntry, state: ImportState) -> int | None:
         if state.paused or not entry.enabled:
             return None
