@@ -16,13 +16,14 @@ KEPT_RUNS = 50
 class ImportState(NamedTuple):
     """What stands of a list, of the last run that was taken over; times in ms.
 
-    `url`, `etag` and `last_modified` are for the next question to that server, `digest` is of what was read and how.
+    `url_hash`, `etag` and `last_modified` are for the next question to that server, `digest` is of what was read and
+    how.
     """
 
     name: str
     paused: int = 0
     by_hand: int = 0
-    url: str = ""
+    url_hash: bytes | None = None
     etag: str = ""
     last_modified: str = ""
     digest: bytes | None = None

@@ -7,11 +7,14 @@ nothing, and says why, until an administrator accepts it. Where lists come from 
 
 import asyncio
 import logging
+import re
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
+from urllib.parse import parse_qsl, urlsplit
 
 from sparkle_lite import fetching
 from sparkle_lite.accounts.actors import Actor
@@ -234,7 +237,9 @@ class Imports:
                 state=states.get(name, ImportState(name)),
                 last=last.get(name),
                 progress=self.running.get(name),
-                next_at=None if by == "hand" else self._next_at(entry, states.get(name, ImportState(name))),
+                next_at=None
+                if by == "hand"
+                else self._next_at(entry, states.get(name, ImportState(name)), last.get(name)),
             )
             for name, (entry, by) in {**by_hand, **entries}.items()
         ]
@@ -243,12 +248,12 @@ class Imports:
         """How many lists stay as they were because what came last was held back, or failed."""
         return sum(listed.state_now in ("held", "failed") for listed in await self.all())
 
-    def _next_at(self, entry: ImportEntry, state: ImportState) -> int | None:
+    def _next_at(self, entry: ImportEntry, state: ImportState, last: ImportRun | None) -> int | None:
         if state.paused or not entry.enabled:
             return None
         if state.asked_at is None:
             return 0
-        failures = self._failures.get(entry.name, 0)
+        failures = self._failures.get(entry.name, int(last is not None and last.outcome == "failed"))
         again = _AGAIN_MS << min(failures - 1, 16) if failures else entry.interval
         return state.asked_at + min(again, entry.interval)
 
@@ -276,6 +281,8 @@ class Imports:
         actor.require_admin()
         if entry.file or entry.allow_private or entry.app_secret or not entry.url:
             raise SparkleError("bad_request", "imports.file_only")
+        if any(map(holds_secret, entry.url)):
+            raise SparkleError("bad_request", "imports.secret_in_url")
         if any(entry.name == configured.name for configured in self._config().imports):
             raise SparkleError("conflict", "imports.configured", name=entry.name)
         if len(await store.sources(connection)) >= MOST_LISTS:
@@ -326,17 +333,31 @@ class Imports:
                 await self.run(ImportOrder(listed.entry, SCHEDULE))
 
     def begin(self, order: ImportOrder) -> None:
-        """Run a list in the background; `all` and `runs` tell how it goes."""
+        """Run a list in the background, unless it runs already; `all` and `runs` tell how it goes.
+
+        Raises SparkleError: forbidden, conflict where it is off.
+        """
+        self._require_runnable(order)
+        if order.entry.name in self.running:
+            return
         task = asyncio.create_task(self.run(order), name=f"import {order.entry.name}")
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            logger.error("%s could not be noted: %s", task.get_name(), error)
+
+    def _require_runnable(self, order: ImportOrder) -> None:
+        order.actor.require_admin()
+        if not order.entry.enabled:
+            raise SparkleError("conflict", "imports.off", name=order.entry.name)
 
     async def run(self, order: ImportOrder) -> Imported:
         """Run a list and note how it went: one that is held back or fails is no error here."""
-        order.actor.require_admin()
+        self._require_runnable(order)
         name = order.entry.name
-        if not order.entry.enabled:
-            raise SparkleError("conflict", "imports.off", name=name)
         with self._shown_as_running(name) as progress:
             async with self._one_at_a_time:
                 done = await self._run(order, progress)
@@ -374,6 +395,10 @@ class Imports:
             run, new = run._replace(outcome="held", why=packed(held.said)), state._replace(asked_at=began)
         except SparkleError as error:
             run, new = run._replace(outcome="failed", why=packed(error.said)), state._replace(asked_at=began)
+        except Exception:
+            logger.exception("the list %s could not be taken over", name)
+            run = run._replace(outcome="failed", why=packed(phrase("imports.why.fault")))
+            new = state._replace(asked_at=began)
         run = run._replace(took=elapsed_ms() - started)
         await self._note(run, new, order)
         return Imported(run, change)
@@ -430,7 +455,7 @@ class Imports:
         headers = {"X-BTN-AppID": entry.app_id, "X-BTN-AppSecret": str(entry.app_secret)} if entry.app_id else {}
         refusals: list[SparkleError] = []
         for url in entry.url:
-            validators = Validators(known.etag, known.last_modified) if url == known.url else Validators()
+            validators = Validators(known.etag, known.last_modified) if _hash(url) == known.url_hash else Validators()
             try:
                 return await fetching.fetch(
                     str(url),
@@ -567,7 +592,7 @@ class _ReadList(NamedTuple):
         """What stands of the list once it is taken over."""
         return before._replace(
             by_hand=int(by_hand),
-            url=self.url,
+            url_hash=_hash(self.url),
             etag=self.validators.etag,
             last_modified=self.validators.last_modified,
             digest=self.digest,
@@ -602,6 +627,10 @@ class _ListJudge(NamedTuple):
         return None
 
 
+def _hash(url: str) -> bytes:
+    return sha256(url.encode()).digest()
+
+
 def _nothing(name: str) -> ImportedList:
     """A list of which nothing is to stand."""
     return ImportedList(name=name, findings=(), category=name, widest=(0, 0))
@@ -619,6 +648,7 @@ def _file(path: Path) -> bytes:
     return body
 
 
+_SECRET = re.compile(r"key|token|pass|pin$|secret|auth|sig|code|credential", re.IGNORECASE)
 # What a page can say of a list.
 _ON_PAGES = ("name", "url", "interval", "format", "category", "widest", "weight", "trust", "credit")
 
@@ -634,6 +664,11 @@ def _entry(settings: Mapping[str, Any]) -> ImportEntry:
     known["url"] = tuple(map(ListURL, known["url"]))
     known["widest"] = tuple(known.get("widest", WIDEST))
     return ImportEntry(**known)
+
+
+def holds_secret(url: str) -> bool:
+    """Whether a URL asks with what looks like a secret: what a page is told is kept in clear text."""
+    return any(_SECRET.search(name) for name, _ in parse_qsl(urlsplit(url).query, keep_blank_values=True))
 
 
 def shown_urls(entry: ImportEntry) -> str:

@@ -14,8 +14,9 @@ CREATE TABLE import_state (
     paused        INTEGER NOT NULL DEFAULT 0,
     -- 1: a command brought it, so nobody but a command or a button ends it.
     by_hand       INTEGER NOT NULL DEFAULT 0,
-    -- From where, and what that server said of it for the next question.
-    url           TEXT NOT NULL DEFAULT '',
+    -- SHA-256 of the URL that it came from, which may hold a secret; and what that server said of it for the next
+    -- question.
+    url_hash      BLOB,
     etag          TEXT NOT NULL DEFAULT '',
     last_modified TEXT NOT NULL DEFAULT '',
     -- SHA-256 of what was read and of the settings that it was read with; NULL: it must be read anew.
