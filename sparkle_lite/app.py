@@ -24,7 +24,7 @@ from sparkle_lite.config import Config
 from sparkle_lite.config.notes import notes
 from sparkle_lite.db.database import require_unused
 from sparkle_lite.errors import ConfigError, SparkleError
-from sparkle_lite.http import btn, lifecycle, web
+from sparkle_lite.http import btn, feeds, lifecycle, web
 from sparkle_lite.http.api import docs, openapi
 from sparkle_lite.http.base_path import BasePath
 from sparkle_lite.http.downloads import Downloads
@@ -46,7 +46,15 @@ logger = logging.getLogger("sparkle.app")
 def create_app(parts: Server) -> Litestar:
     """The application that answers for one server."""
     app = Litestar(
-        [*btn.handlers(parts), *openapi.OPERATIONS, *openapi.HANDLERS, *docs.HANDLERS, web.router()],
+        [
+            *btn.handlers(parts),
+            *feeds.handlers(parts),
+            feeds.no_such_feed,
+            *openapi.OPERATIONS,
+            *openapi.HANDLERS,
+            *docs.HANDLERS,
+            web.router(),
+        ],
         dependencies=DEPENDENCIES,
         before_request=_options,
         exception_handlers={Exception: _on_exception},

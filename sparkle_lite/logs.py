@@ -32,12 +32,14 @@ _SECRET_VALUE = re.compile(
         (?(line)[^\n]+|(?:(?<=")[^"\n]+|(?<=')[^'\n]+|(?:(?:bearer|basic|token)\s{1,3})?[^\s"',;&<>]+))""",
     re.IGNORECASE | re.VERBOSE,
 )
+# Feed keys stand in URLs, which people mistype: what should be a query may come as a path.
 _BARE_SECRET = re.compile(
-    r"\b(bearer\s{1,3})[^\s\"',;&<>]+|\beyJ[\w-]{8,200}\.[\w-]{1,2000}\.[\w-]{1,1000}", re.IGNORECASE
+    r"\b(bearer\s{1,3})[^\s\"',;&<>]+|\beyJ[\w-]{8,200}\.[\w-]{1,2000}\.[\w-]{1,1000}|slf_[\w-]{1,2000}",
+    re.IGNORECASE,
 )
 
 # Every match of the two contains one of these; looking for them first makes a clean text ten times cheaper.
-_HINTS = ("auth", "secret", "token", "passw", "cookie", "bearer", "install", "eyj")
+_HINTS = ("auth", "secret", "token", "passw", "cookie", "bearer", "install", "eyj", "slf_")
 
 # What could end a line, move the cursor, or reverse the text of a terminal; surrogates can't be encoded at all.
 _UNSAFE = {

@@ -7,6 +7,7 @@ from typing import NamedTuple
 from sparkle_lite.accounts.actors import FIRST_START
 from sparkle_lite.accounts.apps import Apps
 from sparkle_lite.accounts.audit import Audit
+from sparkle_lite.accounts.feed_keys import FeedKeys
 from sparkle_lite.accounts.registry import Registry
 from sparkle_lite.accounts.sessions import Sessions
 from sparkle_lite.accounts.users import Users
@@ -31,14 +32,15 @@ class FirstStart(NamedTuple):
 class Accounts:
     """The accounts of one server or one command.
 
-    After whatever is written through `database`, the registry reads the credentials again: users and applications
-    write through nothing else.
+    After whatever is written through `database`, the registry reads the credentials again: users, applications and
+    feed keys write through nothing else.
     """
 
     database: AnnouncingDatabase
     registry: Registry
     users: Users
     apps: Apps
+    feed_keys: FeedKeys
     sessions: Sessions
 
     @classmethod
@@ -62,6 +64,7 @@ class Accounts:
             registry=registry,
             users=Users(announcing, audit, clock),
             apps=Apps(announcing, audit, auth, clock),
+            feed_keys=FeedKeys(announcing, audit, registry, clock),
             sessions=Sessions(database, audit, registry, auth, clock),
         )
 

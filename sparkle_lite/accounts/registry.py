@@ -1,7 +1,7 @@
 """The registry: which clients are let in, when they were here, and from where.
 
-The credentials are in memory, so that letting a known application in costs no query. They are read again when this or
-another process changes an account.
+The credentials are in memory, so that letting a known application or feed key in costs no query. They are read again
+when this or another process changes an account.
 """
 
 import asyncio
@@ -16,12 +16,15 @@ from sparkle_lite.accounts.secrets import DUMMY_HASH, hash_secret
 from sparkle_lite.accounts.texts import USER_AGENT_LENGTH, clean_user_agent
 from sparkle_lite.config import AuthSection
 from sparkle_lite.db import accounts as store
+from sparkle_lite.db import feed_keys
 from sparkle_lite.db.accounts import CredentialRow, Visit
 from sparkle_lite.db.connection import Connection
 from sparkle_lite.db.database import Database, transacted
+from sparkle_lite.db.feed_keys import FeedKeyOwner
 from sparkle_lite.errors import SparkleError
 from sparkle_lite.rate_limits import Buckets, client_key
 from sparkle_lite.turns import Owner
+from sparkle_lite.units import MINUTE_MS
 from sparkle_lite.wire.credentials import Presented
 
 # The owner of every application that a client without credentials was given.
@@ -29,6 +32,8 @@ ANONYMOUS = "anonymous"
 
 # A little under the minute, so that a job that runs every minute never just misses it.
 _FLUSH_MS = 55_000
+# A feed key's last use is told so roughly: a program that asks every minute must not cause a write every minute.
+_USE_MS = 5 * MINUTE_MS
 
 
 class Userapp(NamedTuple):
@@ -68,6 +73,7 @@ class Registry:
         self._auth = auth
         self._clock, self._stamp = clock, stamp
         self._entries: dict[str, _Entry] = {}
+        self._feed_keys: dict[bytes, FeedKeyOwner] = {}
         self._generation = 0
         self._version: int | None = None
         self._refreshing = asyncio.Lock()
@@ -78,6 +84,9 @@ class Registry:
         self.earned: Collection[int] = ()
         self._visits: dict[int, dict[bytes, Visit]] = {}
         self._user_visits: dict[int, int] = {}
+        # When feed keys (row ids) were used last, and those of them whose use is not in the database yet.
+        self._uses: dict[int, int] = {}
+        self._new_uses: set[int] = set()
         self._flushed_at = 0
         # A client with wrong credentials asks about every minute; thirty at once are a small swarm behind one address.
         self._look_ups = Buckets(burst=30, per_minute=60)
@@ -116,7 +125,10 @@ class Registry:
             covered = self._asked
             async with self.database.reader() as connection:
                 rows = await store.credentials(connection)
+                self._feed_keys = await feed_keys.owners(connection)
             self._entries = {row.app_id: _entry(row) for row in rows}
+            kept = {owner.id for owner in self._feed_keys.values()}
+            self._uses = {key: at for key, at in self._uses.items() if key in kept}
             self._generation += 1
             self._done = covered
 
@@ -151,6 +163,26 @@ class Registry:
         if isinstance(answer, SparkleError):
             raise answer
         return answer
+
+    def feed_key(self, key: str, address: str, *, note: bool = True) -> FeedKeyOwner:
+        """Let whoever shows a feed key in, and `note` that it was used.
+
+        Wrong ones are counted as those of applications are. Raises SparkleError: forbidden, or too_many.
+        """
+        owner = self._feed_keys.get(hash_secret(key))
+        if owner is None:
+            wait = self._look_ups.take(client_key(address), self._clock())
+            raise _too_many(wait) if wait else SparkleError("forbidden", "feed_key.wrong")
+        if owner.user_banned_reason is not None:
+            raise user_banned(owner.user_banned_reason)
+        if note and self._stamp() - self._uses.get(owner.id, 0) >= _USE_MS:
+            self._uses[owner.id] = self._stamp()
+            self._new_uses.add(owner.id)
+        return owner
+
+    def last_use(self, feed_key: int) -> int | None:
+        """When a feed key (row id) was used last (ms, to five minutes) since this server runs."""
+        return self._uses.get(feed_key)
 
     def _refuse_nameless(self, presented: Presented) -> SparkleError | None:
         if not presented.installation_id:
@@ -244,14 +276,18 @@ class Registry:
 
     async def flush(self, *, now: bool = False) -> None:
         """Write who was here, at most once a minute unless `now`; a failed write is tried again next time."""
-        if not (self._visits or self._user_visits) or (self._clock() - self._flushed_at < _FLUSH_MS and not now):
+        is_new = self._visits or self._user_visits or self._new_uses
+        if not is_new or (self._clock() - self._flushed_at < _FLUSH_MS and not now):
             return
         self._flushed_at = self._clock()
         visits, self._visits = self._visits, {}
         users, self._user_visits = self._user_visits, {}
+        keys, self._new_uses = self._new_uses, set()
         try:
-            await self._write_visits([visit for app in visits.values() for visit in app.values()], users)
+            uses = {key: self._uses[key] for key in keys if key in self._uses}
+            await self._write_visits([visit for app in visits.values() for visit in app.values()], users, uses)
         except BaseException:
+            self._new_uses |= keys
             self._user_visits = users | self._user_visits
             for userapp, addresses in visits.items():
                 self._visits[userapp] = addresses | self._visits.get(userapp, {})
@@ -259,10 +295,13 @@ class Registry:
         await self._load_members()
 
     @transacted
-    async def _write_visits(self, connection: Connection, visits: list[Visit], users: dict[int, int]) -> None:
+    async def _write_visits(
+        self, connection: Connection, visits: list[Visit], users: dict[int, int], uses: dict[int, int]
+    ) -> None:
         rows = [visit._replace(user_agent=clean_user_agent(visit.user_agent)) for visit in visits]
         await store.write_access(connection, rows)
         await store.set_users_seen(connection, users.items())
+        await feed_keys.set_used(connection, uses)
 
     async def _load_members(self) -> None:
         async with self.database.reader() as connection:

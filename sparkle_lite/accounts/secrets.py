@@ -9,6 +9,8 @@ from typing import NamedTuple
 
 # No secret has this hash: what an unknown id is compared with, so that it takes as long as a known one.
 DUMMY_HASH = bytes(32)
+# What a feed key begins with: the log masks whatever looks like one.
+FEED_KEY_PREFIX = "slf_"
 # So much of a hash tells secrets of one application apart.
 REPLACED_BYTES = 8
 

@@ -1,4 +1,4 @@
-"""The commands `user` and `app`: people, and the credentials of their clients."""
+"""The commands `user`, `app` and `feed-key`: people, and the credentials of their clients."""
 
 import argparse
 from collections.abc import Awaitable, Callable, Iterable, Mapping
@@ -21,6 +21,7 @@ from sparkle_lite.cli.commands import (
 if TYPE_CHECKING:
     from sparkle_lite.accounts.actors import Actor
     from sparkle_lite.accounts.apps import NewSecret
+    from sparkle_lite.accounts.feed_keys import FeedKeyRow
     from sparkle_lite.accounts.parts import Accounts
     from sparkle_lite.config import Config
     from sparkle_lite.db.accounts import UserappRow, UserRow
@@ -68,6 +69,13 @@ def add_app_commands(app: Any) -> None:
         "--older-than", metavar="DURATION", type=_duration, required=True, help='unused for so long, such as "30d"'
     )
     purge.add_argument("--yes", action="store_true", help="do it; without, only tell how many")
+
+
+def add_feed_key_commands(feed_key: Any) -> None:
+    add_command(feed_key, "add", _feed_key_add, "make a key and print it, once", "name")
+    add_json_option(add_command(feed_key, "list", _feed_key_list, "list the keys of everybody"))
+    revoke = add_command(feed_key, "revoke", _feed_key_revoke, "revoke a key; it is void at once", "name")
+    revoke.add_argument("--user", metavar="NAME", help="the user whose key it is, where several have one of this name")
 
 
 def _reason_option(parser: argparse.ArgumentParser) -> None:
@@ -281,13 +289,37 @@ def _clients(count: int) -> str:
     return f"{count or 'no'} client{'' if count == 1 else 's'} without credentials"
 
 
+# --- feed-key ---------------------------------------------------------------------------------------------------------
+
+
+def _feed_key_add(args: argparse.Namespace) -> None:
+    _, key = run_on_accounts(args, lambda accounts, actor: accounts.feed_keys.add(None, args.name, actor))
+    print(key)
+
+
+def _feed_key_list(args: argparse.Namespace) -> None:
+    keys = run_or_nothing(args, lambda accounts, _: accounts.feed_keys.all())
+    if args.json:
+        print_json([{"user": key.owner, **_pick(key.row, _FEED_KEY_KEYS)} for key in keys])
+        return
+    rows = [(key.row.name, key.owner or "-", when(key.row.created_at), when(key.row.used_at)) for key in keys]
+    print_table(("NAME", "USER", "CREATED (UTC)", "LAST USED (UTC)"), rows)
+
+
+def _feed_key_revoke(args: argparse.Namespace) -> None:
+    key = run_on_accounts(args, lambda accounts, actor: accounts.feed_keys.revoke_named(args.name, args.user, actor))
+    print(f"Revoked the key {key.row.name}{f' of {key.owner}' if key.owner else ''}.")
+
+
 # --- Printing ---------------------------------------------------------------------------------------------------------
 
 _USER_KEYS = ("id", "name", "role", "registered_at", "last_seen_at", "banned_at", "banned_reason")
 _APP_KEYS = ("app_id", "comment", "created_at", "last_access_at", "user_agent", "banned_at", "banned_reason")
 
+_FEED_KEY_KEYS = ("id", "name", "created_at", "used_at")
 
-def _pick(row: "UserRow | UserappRow", keys: Iterable[str]) -> dict[str, object]:
+
+def _pick(row: "UserRow | UserappRow | FeedKeyRow", keys: Iterable[str]) -> dict[str, object]:
     """What may be shown of a row."""
     return {key: getattr(row, key) for key in keys}
 

@@ -13,7 +13,7 @@ import traceback
 from pathlib import Path
 
 from sparkle_lite import __version__
-from sparkle_lite.cli.accounts import add_app_commands, add_user_commands
+from sparkle_lite.cli.accounts import add_app_commands, add_feed_key_commands, add_user_commands
 from sparkle_lite.cli.commands import add_command, add_config_option, add_group, complain, config_path, load, port
 from sparkle_lite.cli.demo import add_demo_command
 from sparkle_lite.cli.doctor import add_doctor_commands
@@ -113,6 +113,7 @@ def _parser() -> argparse.ArgumentParser:
     serve.add_argument("--port", metavar="P", type=port, help="port to listen on, instead of server.port; 0: any free")
     add_user_commands(add_group(commands, "user", "people who may sign in and own applications"))
     add_app_commands(add_group(commands, "app", "user applications: the credentials of BTN clients"))
+    add_feed_key_commands(add_group(commands, "feed-key", "read-only keys for the feeds"))
     config = add_group(commands, "config", "the configuration")
     add_command(config, "check", _config_check, "validate the configuration and name every mistake")
     add_command(config, "show", _config_show, "print the effective configuration, secrets masked")

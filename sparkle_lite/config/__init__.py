@@ -6,13 +6,15 @@ reload can't change. Every mistake is collected and reported together, each as a
 hint.
 
 Every key can be set by an environment variable: SPARKLE_<SECTION>__<KEY>, nested tables joined by two underscores
-(SPARKLE_AUTH__GITHUB__CLIENT_ID), lists of tables as SPARKLE_RULES and SPARKLE_EXCEPTIONS. The environment wins over
+(SPARKLE_AUTH__GITHUB__CLIENT_ID), lists of tables as SPARKLE_RULES, SPARKLE_EXCEPTIONS and
+SPARKLE_IMPORTS. The environment wins over
 the file. An unknown SPARKLE_ name with two underscores is a mistake; one without (SPARKLE_HOME) is somebody else's and
 ignored, so a variable misspelt with a single underscore goes unnoticed.
 """
 
 from sparkle_lite.config.keys import (
     MEMBER_MS,
+    WIDEST,
     Abilities,
     Ability,
     AnalysisSection,
@@ -20,8 +22,11 @@ from sparkle_lite.config.keys import (
     BtnSection,
     Config,
     DatabaseSection,
+    FeedsSection,
     GitHubSection,
+    ImportEntry,
     LimitsSection,
+    ListFormat,
     MetricsSection,
     Preset,
     ProofOfWorkSection,
@@ -32,11 +37,12 @@ from sparkle_lite.config.keys import (
 )
 from sparkle_lite.config.places import Key, Source, explain
 from sparkle_lite.config.reading import given, load, parse, source
-from sparkle_lite.config.values import Duration, Refused, Secret, Size
+from sparkle_lite.config.values import Duration, ListURL, Refused, Secret, Size
 from sparkle_lite.config.writing import restart_needed, show
 
 __all__ = [
     "MEMBER_MS",
+    "WIDEST",
     "Abilities",
     "Ability",
     "AnalysisSection",
@@ -45,9 +51,13 @@ __all__ = [
     "Config",
     "DatabaseSection",
     "Duration",
+    "FeedsSection",
     "GitHubSection",
+    "ImportEntry",
     "Key",
     "LimitsSection",
+    "ListFormat",
+    "ListURL",
     "MetricsSection",
     "Preset",
     "ProofOfWorkSection",

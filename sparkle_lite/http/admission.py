@@ -14,7 +14,7 @@ from sparkle_lite.http.requests import Scope, client_address, header
 from sparkle_lite.rate_limits import Buckets, client_key
 from sparkle_lite.server import Server
 from sparkle_lite.units import KIB
-from sparkle_lite.wire.credentials import present
+from sparkle_lite.wire.credentials import Presented, present
 from sparkle_lite.wire.dialect import Dialect, detect
 
 # How many applications' worth of requests one address may send: a household, an office, a seedbox host.
@@ -44,17 +44,20 @@ class Admission:
         self._by_userapp = self._by_address = Buckets(burst=0, per_minute=0)
         self._queries = Buckets(burst=_QUERIES_PER_MINUTE, per_minute=_QUERIES_PER_MINUTE)
 
-    async def admit(self, scope: Scope, action: str, *, ability: str = "", by_query: bool = False) -> Caller:
+    async def admit(
+        self, scope: Scope, action: str, *, ability: str = "", by_query: bool = False, by_basic: bool = False
+    ) -> Caller:
         """Let a request in, before its body is read; nothing is noted of who sends a HEAD.
 
         `action` is what the audit calls a refused one, `ability` what a proof of work is asked for; with `by_query`
-        credentials may stand in the URL. Raises SparkleError: forbidden, too_many.
+        credentials may stand in the URL, with `by_basic` as HTTP Basic. Raises SparkleError: forbidden, too_many.
         """
         server = self._server
         text = client_address(scope, server.config.server.trusted_proxies)
         scope["state"]["client"] = text
         agent = header(scope, b"user-agent")[:_AGENT_LENGTH]
-        userapp = await self._userapp(scope, action, text, scope["query_string"] if by_query else b"")
+        presented = present(scope["headers"], scope["query_string"] if by_query else b"", basic=by_basic)
+        userapp = await self._userapp(scope, action, text, presented)
         self._limit(userapp, text)
         scope["state"]["app_id"] = userapp.app_id
         try:
@@ -66,8 +69,8 @@ class Admission:
         caller = Caller(userapp, address, detect(agent))
         return caller._replace(proof=self._proof(scope, caller, ability)) if ability else caller
 
-    async def _userapp(self, scope: Scope, action: str, address: str, query: bytes) -> Userapp:
-        registry, presented = self._server.registry, present(scope["headers"], query)
+    async def _userapp(self, scope: Scope, action: str, address: str, presented: Presented) -> Userapp:
+        registry = self._server.registry
         try:
             return registry.known(presented) or await registry.authenticate(
                 presented, address, register=not is_head(scope)

@@ -72,5 +72,5 @@ def _family(path: str) -> str:
 
 
 _FAMILIES = frozenset(
-    {"", "ping", "api", "auth", "docs", "static", "ip", "login", "healthz", "healthcheck", "readyz", "metrics"}
+    {"", "ping", "api", "auth", "docs", "static", "feeds", "ip", "login", "healthz", "healthcheck", "readyz", "metrics"}
 )

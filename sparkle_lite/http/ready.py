@@ -1,18 +1,20 @@
 """Documents that are made before they are asked for, and what a request gets of them.
 
 Each has an entity tag, which is its version; the packed form has one of its own, because a tag names bytes (RFC 9110,
-8.8.3). A client that has by its If-None-Match what it would be sent is told so with 304 and no body (13.1.2).
+8.8.3). A client that has by its If-None-Match what it would be sent is told so with 304 and no body (13.1.2); one that
+knows no tags by its If-Modified-Since, where the document tells since when it is as it is.
 """
 
 import gzip
 import hashlib
 import re
 from collections.abc import Mapping
+from email.utils import formatdate, parsedate_to_datetime
 from typing import NamedTuple
 
 from litestar import Response
 
-from sparkle_lite.http.requests import Scope, takes_gzip
+from sparkle_lite.http.requests import Scope, header, takes_gzip
 
 JSON = "application/json; charset=utf-8"
 # Whoever keeps a document may use it after asking whether it is still that.
@@ -23,12 +25,16 @@ _TAG = re.compile(rb'(?:W/)?("[^"]*")')
 
 
 class Ready(NamedTuple):
-    """A document: its media type, a version that changes with the content, the bytes, and the same as gzip, if kept."""
+    """A document: its media type, a version that changes with the content, the bytes, and the same as gzip, if kept.
+
+    `modified_ms` is since when its content is that, where that is told.
+    """
 
     media_type: str
     version: str
     body: bytes
     gzip: bytes = b""
+    modified_ms: int | None = None
 
 
 class Representation(NamedTuple):
@@ -52,7 +58,9 @@ def choose(scope: Scope, document: Ready) -> Representation:
     headers = [(b"etag", tag)]
     if document.gzip:
         headers.append((b"vary", b"Accept-Encoding"))
-    if _has(scope, tag):
+    if document.modified_ms is not None:
+        headers.append((b"last-modified", formatdate(document.modified_ms // 1000, usegmt=True).encode()))
+    if _has(scope, tag, document.modified_ms):
         return Representation(304, headers, b"")
     headers.append((b"content-type", document.media_type.encode()))
     if is_packed:
@@ -67,7 +75,19 @@ def respond(scope: Scope, document: Ready, headers: Mapping[str, str]) -> Respon
     return Response(chosen.body, status_code=chosen.status, headers={**headers, **more})
 
 
-def _has(scope: Scope, tag: bytes) -> bool:
-    """Whether If-None-Match names a tag, compared weakly: a proxy that packs an answer itself weakens its tag."""
-    given = b",".join(value for name, value in scope["headers"] if name == b"if-none-match")
-    return given.strip() == b"*" or tag in _TAG.findall(given)
+def _has(scope: Scope, tag: bytes, modified_ms: int | None) -> bool:
+    """Whether the client has a document already.
+
+    If-None-Match, which counts alone where it is given (13.1.3), is compared weakly: a proxy that packs an answer
+    itself weakens its tag.
+    """
+    given = [value for name, value in scope["headers"] if name == b"if-none-match"]
+    if given or modified_ms is None:
+        tags = b",".join(given)
+        return tags.strip() == b"*" or tag in _TAG.findall(tags)
+    since = header(scope, b"if-modified-since")
+    try:
+        return bool(since) and modified_ms // 1000 <= parsedate_to_datetime(since).timestamp()
+    except (ValueError, OverflowError):
+        # What is no date doesn't count.
+        return False

@@ -272,12 +272,18 @@ async def refuse(scope: Scope, receive: Receive, send: Send, error: SparkleError
     Where the connection ends with this answer, the rest of the body is taken first: closing with bytes unread would
     reset the connection, and a proxy would report that instead of our sentence.
     """
-    status, headers, body = problem(error)
+    await turn_away(scope, receive, send, *problem(error))
+
+
+async def turn_away(
+    scope: Scope, receive: Receive, send: Send, status: int, headers: Sequence[tuple[bytes, bytes]], body: bytes
+) -> None:
+    """The same with a refusal that is made already; its length is added."""
     if header(scope, b"connection").lower() != "close" or header(scope, b"expect"):
         await answer(send, status, body, headers)
         return
-    headers.append((b"content-length", b"%d" % len(body)))
-    await send({"type": "http.response.start", "status": status, "headers": headers})
+    length = (b"content-length", b"%d" % len(body))
+    await send({"type": "http.response.start", "status": status, "headers": [*headers, length]})
     await send({"type": "http.response.body", "body": body, "more_body": True})
     with suppress(TimeoutError):
         async with asyncio.timeout(_LINGER_S):

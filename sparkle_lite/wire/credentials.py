@@ -5,6 +5,7 @@ PeerBanHelper sends up to three forms at once (BTN-AppID since 3.0, X-BTN-AppID 
 X-BTN-AppID, the Rust client the others, or the installation id alone.
 """
 
+import binascii
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
@@ -34,11 +35,12 @@ class Presented(NamedTuple):
     placeholder: bool = False
 
 
-def present(headers: Iterable[tuple[bytes, bytes]], query: bytes = b"") -> Presented:
+def present(headers: Iterable[tuple[bytes, bytes]], query: bytes = b"", *, basic: bool = False) -> Presented:
     """The credentials of a request; never raises.
 
     `headers` are raw ASGI headers with lower-case names; the first of a name counts. `query` is the raw query string,
-    to be given only where PeerBanHelper's page embeds the server's widget: URLs end up in logs.
+    to be given only where PeerBanHelper's page embeds the server's widget: URLs end up in logs. `basic`: HTTP Basic
+    counts too, for programs that fetch a URL and know nothing of BTN; elsewhere it may be a proxy's.
     """
     by_name: dict[bytes, bytes] = {}
     for name, value in headers:
@@ -47,7 +49,8 @@ def present(headers: Iterable[tuple[bytes, bytes]], query: bytes = b"") -> Prese
     parameters = _parameters(query) if query else {}
     app_id = secret = ""
     placeholder = False
-    for candidate in _candidates(by_name, parameters):
+    named = basic_pair(by_name.get(_AUTHORIZATION, b"")) if basic else None
+    for candidate in (*_candidates(by_name, parameters), named):
         if candidate is None:
             continue
         if candidate[0] not in _PLACEHOLDERS and candidate[1] not in _PLACEHOLDERS:
@@ -73,6 +76,18 @@ def _bearer(headers: Mapping[bytes, bytes], name: bytes) -> tuple[str, str] | No
     scheme, _, rest = _text(headers[name]).partition(" ")
     app_id, at, secret = rest.partition("@")
     return (app_id.strip(), secret.strip()) if at and scheme.lower() == "bearer" else None
+
+
+def basic_pair(authorization: bytes) -> tuple[str, str] | None:
+    """User and password of HTTP Basic (RFC 7617), None where a header's value is something else."""
+    scheme, _, rest = authorization.strip().partition(b" ")
+    if scheme.lower() != b"basic":
+        return None
+    try:
+        user, colon, password = binascii.a2b_base64(rest.strip()).decode("latin-1").partition(":")
+    except binascii.Error:
+        return None
+    return (user, password) if colon else None
 
 
 def _pair(headers: Mapping[bytes, bytes], app_id: bytes, secret: bytes) -> tuple[str, str] | None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 from collections.abc import AsyncIterator, Awaitable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
@@ -13,9 +14,10 @@ import pytest
 from sparkle_lite.accounts.actors import COMMAND_LINE, Actor
 from sparkle_lite.accounts.apps import peerbanhelper_lines
 from sparkle_lite.accounts.audit import Audit
+from sparkle_lite.accounts.feed_keys import FeedKeyRow
 from sparkle_lite.accounts.parts import Accounts
 from sparkle_lite.accounts.registry import Userapp
-from sparkle_lite.accounts.secrets import hash_secret, new_secret
+from sparkle_lite.accounts.secrets import Once, hash_secret, new_secret
 from sparkle_lite.config import AuthSection, Duration, Secret
 from sparkle_lite.db import accounts as store
 from sparkle_lite.db.accounts import CredentialRow
@@ -47,6 +49,7 @@ class Place:
         self.accounts = Accounts.on(database, Audit(database, clock), lambda: auth, clock)
         self.registry, self.users = self.accounts.registry, self.accounts.users
         self.apps, self.sessions = self.accounts.apps, self.accounts.sessions
+        self.feed_keys = self.accounts.feed_keys
 
 
 @asynccontextmanager
@@ -451,6 +454,142 @@ async def test_every_change_is_audited_with_who_did_it(place: Place) -> None:
     assert (address, agent) == ("192.0.2.7", "Firefox")
 
 
+# --- Feed keys --------------------------------------------------------------------------------------------------------
+
+
+async def one_key(place: Place, name: str = "bob") -> tuple[Actor, FeedKeyRow, str]:
+    user = await place.users.add(name, "user", COMMAND_LINE)
+    actor = Actor.of(user, "192.0.2.7", "Firefox")
+    row, key = await place.feed_keys.add(user.id, "nas", actor)
+    return actor, row, key
+
+
+async def test_a_feed_key_is_let_in_without_a_query_until_it_is_revoked(place: Place) -> None:
+    actor, row, key = await one_key(place)
+    assert re.fullmatch(r"slf_[A-Za-z0-9_-]{43}", key)
+    assert place.registry.feed_key(key, "192.0.2.1").id == row.id
+    await place.feed_keys.revoke(row.id, actor)
+    with pytest.raises(SparkleError, match="not valid here"):
+        place.registry.feed_key(key, "192.0.2.1")
+    assert (await refusal(place.feed_keys.revoke(row.id, actor))).code == "not_found"
+
+
+async def test_another_process_notices_a_feed_key_and_a_ban_with_the_next_poll(place: Place, other: Place) -> None:
+    actor, _, key = await one_key(other)
+    assert actor.user is not None
+    await place.registry.poll()
+    assert place.registry.feed_key(key, "192.0.2.1").user == actor.user
+    await other.users.ban(actor.user, "sold the account", COMMAND_LINE)
+    await place.registry.poll()
+    with pytest.raises(SparkleError, match="sold the account"):
+        place.registry.feed_key(key, "192.0.2.1")
+    assert "sold the account" in (await refusal(place.feed_keys.add(actor.user, "again", actor))).message
+    await other.users.unban(actor.user, COMMAND_LINE)
+    await other.feed_keys.revoke_named("nas", None, COMMAND_LINE)
+    await place.registry.poll()
+    with pytest.raises(SparkleError, match="not valid here"):
+        place.registry.feed_key(key, "192.0.2.1")
+
+
+async def test_guessing_feed_keys_is_slowed_down_together_with_guessing_credentials(place: Place) -> None:
+    _, _, key = await one_key(place)
+    for number in range(15):
+        await refusal(place.registry.authenticate(Presented(f"id-{number}", "x"), "192.0.2.1"))
+        with pytest.raises(SparkleError) as wrong:
+            place.registry.feed_key(f"slf_{number}", "192.0.2.1")
+        assert wrong.value.code == "forbidden"
+    with pytest.raises(SparkleError) as slowed:
+        place.registry.feed_key("slf_x", "192.0.2.1")
+    assert (slowed.value.code, slowed.value.retry_after) == ("too_many", 1)
+    assert place.registry.feed_key(key, "192.0.2.1")
+
+
+async def test_the_last_use_of_a_feed_key_is_told_at_once_and_written_every_five_minutes(place: Place) -> None:
+    actor, row, key = await one_key(place)
+    assert actor.user is not None
+
+    async def used() -> tuple[int | None, int | None]:
+        """As it is told, and as it is stored."""
+        assert actor.user is not None
+        [[stored]] = await place.database.read("SELECT used_at FROM feed_key")
+        return (await place.feed_keys.of(actor.user))[0].used_at, stored
+
+    place.registry.feed_key(key, "192.0.2.1", note=False)
+    assert await used() == (None, None)
+    place.registry.feed_key(key, "192.0.2.1")
+    assert await used() == (NOW, None)
+    await place.registry.flush()
+    for _ in range(4):
+        place.clock.now += 61_000
+        place.registry.feed_key(key, "192.0.2.1")
+        await place.registry.flush()
+    assert await used() == (NOW, NOW)
+    place.clock.now = NOW + 300_000
+    place.registry.feed_key(key, "192.0.2.1")
+    await place.registry.flush()
+    assert await used() == (NOW + 300_000, NOW + 300_000)
+    await place.feed_keys.revoke(row.id, actor)
+    assert place.registry.last_use(row.id) is None
+
+
+async def test_names_of_feed_keys_are_unique_for_their_owner_and_people_have_twenty(place: Place) -> None:
+    actor, _, _ = await one_key(place)
+    eve, _, _ = await one_key(place, "eve")
+    assert (await refusal(place.feed_keys.add(actor.user, " nas ", actor))).code == "conflict"
+    for name in ("", " ", "x" * 41, "a\nb", "a\u202eb", "\ud800"):
+        assert (await refusal(place.feed_keys.add(actor.user, name, actor))).code == "bad_request", name
+    for number in range(19):
+        await place.feed_keys.add(actor.user, f"{number} 王", actor)
+    assert (await refusal(place.feed_keys.add(actor.user, "more", actor))).code == "quota"
+    for number in range(21):
+        await place.feed_keys.add(None, f"{number}", COMMAND_LINE)
+    assert {await _code(place.feed_keys.add(user, "x", eve)) for user in (actor.user, None)} == {"forbidden"}
+    keys, total = await place.feed_keys.page(0, 3)
+    assert (len(keys), total) == (3, 42)
+
+
+async def _code(call: Awaitable[object]) -> str:
+    return (await refusal(call)).code
+
+
+async def test_whoever_revokes_a_feed_key_owns_it_or_is_an_administrator(place: Place) -> None:
+    bob, row, _ = await one_key(place)
+    eve, _, _ = await one_key(place, "eve")
+    of_operator, _ = await place.feed_keys.add(None, "router", COMMAND_LINE)
+    assert await _code(place.feed_keys.revoke(row.id, eve)) == "forbidden"
+    assert await _code(place.feed_keys.revoke(of_operator.id, eve)) == "forbidden"
+    assert await _code(place.feed_keys.revoke_named("nas", None, eve)) == "forbidden"
+    several = await refusal(place.feed_keys.revoke_named("nas", None, COMMAND_LINE))
+    assert "--user: bob, eve" in several.message
+    assert (await place.feed_keys.revoke_named("nas", "eve", COMMAND_LINE)).owner == "eve"
+    assert (await place.feed_keys.revoke_named("nas", None, COMMAND_LINE)).owner == "bob"
+    assert await _code(place.feed_keys.revoke_named("nas", None, COMMAND_LINE)) == "not_found"
+    assert await _code(place.feed_keys.revoke(10**30, COMMAND_LINE)) == "not_found"
+    rows = [(action, success, user) for action, success, user, _ in await audit(place) if action.startswith("FEED")]
+    assert rows == [
+        ("FEED_KEY_CREATE", 1, bob.user),
+        ("FEED_KEY_CREATE", 1, eve.user),
+        ("FEED_KEY_CREATE", 1, None),
+        ("FEED_KEY_REVOKE", 0, eve.user),
+        ("FEED_KEY_REVOKE", 0, eve.user),
+        ("FEED_KEY_REVOKE", 1, None),
+        ("FEED_KEY_REVOKE", 1, None),
+    ]
+
+
+async def test_a_form_that_comes_twice_makes_one_feed_key_and_none_that_was_revoked(place: Place) -> None:
+    bob, _, _ = await one_key(place)
+    once = Once(b"s" * 32)
+    row, key = await place.feed_keys.add(bob.user, "tv", bob, once)
+    assert await place.feed_keys.add(bob.user, "tv", bob, once) == (row, key)
+    _, another = await place.feed_keys.add(bob.user, "tv 2", bob, once)
+    assert another != key
+    await place.feed_keys.revoke(row.id, bob)
+    assert await _code(place.feed_keys.add(bob.user, "tv", bob, once)) == "conflict"
+    with pytest.raises(SparkleError, match="not valid"):
+        place.registry.feed_key(key, "192.0.2.1")
+
+
 async def test_a_word_counts_for_whom_an_administrator_vouches(place: Place, other: Place) -> None:
     boss = await place.users.add("boss", "admin", COMMAND_LINE, vouched=False)
     bob = await place.users.add("bob", "user", COMMAND_LINE, vouched=False)
@@ -602,10 +741,11 @@ async def test_no_secret_stands_in_the_database_files(place: Place, tmp_path: Pa
     new = await place.apps.reset(first.app_id, COMMAND_LINE)
     token = await place.sessions.sign_in(admin, "github")
     link = await place.sessions.login_link(admin.id)
+    _, key = await place.feed_keys.add(admin.id, "nas", COMMAND_LINE)
     jti = jwt.decode(token, options={"verify_signature": False})["jti"]
     files = b"".join(file.read_bytes() for file in tmp_path.iterdir())
     assert hash_secret(new.secret) in files
-    for secret in (first.secret, first.login_token, new.secret, token, jti, link):
+    for secret in (first.secret, first.login_token, new.secret, token, jti, link, key):
         assert secret.encode() not in files
     assert all(file.stat().st_mode & 0o077 == 0 for file in tmp_path.iterdir())
 

@@ -273,6 +273,31 @@ def test_an_application_can_be_banned_reset_and_deleted(capsys: pytest.CaptureFi
     assert "doesn't exist" in capsys.readouterr().err
 
 
+def test_a_feed_key_is_one_line_is_listed_without_itself_and_revoked_by_name(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    add("bob", capsys)
+    assert main(["feed-key", "add", "路由器"]) == 0
+    key = capsys.readouterr().out
+    assert re.fullmatch(r"slf_[A-Za-z0-9_-]{43}\n", key)
+    assert main(["feed-key", "add", "路由器"]) == 1
+    assert "already" in capsys.readouterr().err
+    assert main(["feed-key", "list", "--json"]) == 0
+    shown = capsys.readouterr().out
+    [row] = json.loads(shown)
+    assert (row["name"], row["user"], row["used_at"]) == ("路由器", None, None)
+    assert main(["feed-key", "list"]) == 0
+    shown += capsys.readouterr().out
+    assert "路由器" in shown
+    assert key.strip() not in shown
+    assert main(["feed-key", "revoke", "路由器", "--user", "bob"]) == 1
+    assert "no feed key named" in capsys.readouterr().err
+    assert main(["feed-key", "revoke", "路由器"]) == 0
+    capsys.readouterr()
+    assert main(["feed-key", "list"]) == 0
+    assert capsys.readouterr().out == ""
+
+
 def test_a_secret_for_people_comes_as_lines_for_peerbanhelper(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (folder / "config.toml").write_text('[server]\npublic_url = "https://btn.example.org/btn/"\n')
     add("bob", capsys)

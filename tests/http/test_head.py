@@ -74,6 +74,7 @@ def targets(server: RunningServer) -> dict[str, str]:
         "app_id:str": server.app.app_id,
         "user_id:int": "1",
         "rule_id:int": "1",
+        "key_id:int": "1",
         "decision_id:int": "1",
         "review_id:int": "1",
         "address:path": "60.220.182.1",

@@ -20,7 +20,7 @@ from litestar.types import Empty
 
 import sparkle_lite
 from sparkle_lite.http import github, login_link, operation
-from sparkle_lite.http.api import apps, audit, btn_openapi, observations, rules, torrents, users
+from sparkle_lite.http.api import apps, audit, btn_openapi, feeds, observations, rules, torrents, users
 from sparkle_lite.http.base_path import base_path
 from sparkle_lite.http.ready import JSON, Ready, ready, respond
 from sparkle_lite.http.session import DEPENDENCIES, AnyRequest, Injected
@@ -40,6 +40,7 @@ OPERATIONS = (
     *operation.HANDLERS,
     *apps.ROUTERS,
     *users.ROUTERS,
+    *feeds.ROUTERS,
     *audit.ROUTERS,
     *torrents.ROUTERS,
     *observations.ROUTERS,
@@ -73,6 +74,7 @@ _TAGS = {
     "client discovery": "Peer ids with client names, and when they were first and last seen.",
     "torrent": "How torrents are named here.",
     "rules": "What is listed and why, the log of it, and what administrators decide.",
+    "feeds": "Lists for programs that fetch a URL and speak no BTN, and the keys to them.",
     "user application": "Installations of BTN clients: each has an id and a secret.",
     "user": "Who is signed in, and where.",
     "session": "Ways to sign in.",
@@ -96,6 +98,12 @@ _SECURITY_SCHEMES = {
     "appBearer": SecurityScheme(
         type="http", scheme="bearer", bearer_format="id@secret", description="An application's id and secret."
     ),
+    "appBasic": SecurityScheme(
+        type="http", scheme="basic", description="An application's id and secret as user and password, for feeds alone."
+    ),
+    "feedKey": SecurityScheme(
+        type="apiKey", name="key", security_scheme_in="query", description="A feed key, for feeds alone."
+    ),
     "appIdInQuery": SecurityScheme(
         type="apiKey", name="appId", security_scheme_in="query", description="For a page in a frame."
     ),
@@ -116,6 +124,7 @@ _APP_ID = "8c788023-8f09-4d5e-9d0c-0f3f3c1f6b1a"
 _PARAMETERS: dict[str, Json] = {
     "app_id": {"description": "The application's public id.", "example": _APP_ID},
     "user_id": {"description": "The user's number.", "example": 1},
+    "key_id": {"description": "The key's number.", "example": 3},
     "rule_id": {"description": "The decision's number.", "example": 12},
     "action": {"description": "`deny` bans, `allow` excepts.", "example": "deny"},
     "ip": {"description": "An address or a network.", "example": "203.0.113.0/24"},
@@ -187,7 +196,7 @@ def document(base: str = "") -> Ready:
     app = Litestar(OPERATIONS, dependencies=DEPENDENCIES, openapi_config=_framework_config(), logging_config=None)
     schema = app.openapi_schema.to_schema()
     schemas = _schemas(_shapes(app))
-    paths = {**btn_openapi.paths(), **_renamed(schema["paths"])}
+    paths = {**btn_openapi.paths(), **feeds.paths(), **_renamed(schema["paths"])}
     for path, item in paths.items():
         for method in _METHODS:
             if method in item:

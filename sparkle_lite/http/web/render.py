@@ -20,6 +20,7 @@ from markupsafe import Markup
 import sparkle_lite
 from sparkle_lite.clock import now_ms
 from sparkle_lite.errors import SaidError, SparkleError
+from sparkle_lite.http.feeds import KEY
 from sparkle_lite.http.problems import STATUS
 from sparkle_lite.http.ready import Ready, ready
 from sparkle_lite.http.session import COOKIE, AnyRequest, is_https
@@ -45,7 +46,18 @@ HEADERS = {
     "x-frame-options": "DENY",
 }
 # Below these no person looks with a browser, whatever the Accept header says.
-_MACHINES = ("/api/", "/ping/", "/static/", "/metrics", "/healthz", "/healthcheck", "/readyz", "/openapi.json", "/docs")
+_MACHINES = (
+    "/api/",
+    "/ping/",
+    "/feeds/",
+    "/static/",
+    "/metrics",
+    "/healthz",
+    "/healthcheck",
+    "/readyz",
+    "/openapi.json",
+    "/docs",
+)
 
 
 class SignInFirst(SparkleError):
@@ -263,8 +275,8 @@ def query(values: Mapping[str, Any], **changes: Any) -> str:
 
 
 def here(request: AnyRequest) -> str:
-    """The path and query of a request, without the note of what was just done."""
-    kept = [(name, value) for name, value in request.query_params.multi_items() if name != "done"]
+    """The path and query of a request, without the note of what was just done, and a feed key that strayed here."""
+    kept = [(name, value) for name, value in request.query_params.multi_items() if name not in ("done", KEY)]
     path = quote(request.url.path, safe="/:@!$&'()*+,;=~-._")
     return f"{path}?{urlencode(kept)}" if kept else path
 
