@@ -72,10 +72,7 @@ class Feeds:
                     raise
                 logger.warning("the feed %s could not be rendered (%s); the last one is served on", name, error)
                 return kept.feed
-            if kept is not None and kept.feed.tag == feed.tag:
-                feed = kept.feed
-            else:
-                feed = self._begun(feed, denylist)
+            feed = kept.feed if kept is not None and kept.feed.tag == feed.tag else self._begun(feed, denylist)
             self._kept[name] = _Kept(feed, *made_of)
             return feed
 
