@@ -1,4 +1,4 @@
-"""The feeds of what is published: each is rendered when it is first asked for, and kept while the rules stand.
+"""The feeds of what is published: rendered when one is first asked for, kept while the rules stand and somebody asks.
 
 Nobody asks for all of them, and all would take several times as long as the documents of clients. A long list is
 rendered in a process of its own, beside the one that publishes.
@@ -12,7 +12,9 @@ from sparkle_lite.db.database import Database
 from sparkle_lite.errors import SparkleError
 from sparkle_lite.rules.feed_rendering import DECISIONS, DecisionsOrder, ListOrder, Rendered, render_feed, work
 from sparkle_lite.rules.feed_rendering import NAMES as NAMES
+from sparkle_lite.units import HOUR_S
 from sparkle_lite.wire.feeds import Feed
+from sparkle_lite.wire.rule_documents import Document
 from sparkle_lite.worker_process import WorkerProcess, serve
 
 # Bytes of the deny list beyond which rendering in this process would be felt.
@@ -21,6 +23,8 @@ _LONG = 1 << 19
 _TIMEOUT_S = 60.0
 # Many ask just after one another; then the memory is given back.
 _STAY_S = 120.0
+# Most programs ask every hour, and all feeds of a long list are a hundred megabytes.
+_KEEP_S = 2.5 * HOUR_S
 
 logger = logging.getLogger("sparkle.feeds")
 
@@ -41,6 +45,9 @@ class Feeds:
         self._database = database
         self._worker = _FeedWorker()
         self._kept: dict[str, _Kept] = {}
+        self._forgetting: dict[str, asyncio.TimerHandle] = {}
+        # The tag that each feed had last, and since when (ms); remembered longer than the feed.
+        self._since: dict[str, tuple[str, int]] = {}
         self._rendering = {name: asyncio.Lock() for name in NAMES}
 
     async def get(self, name: str, edition: Rendered) -> Feed:
@@ -54,6 +61,7 @@ class Feeds:
         denylist = edition.published.ip_denylist
         made_of = (denylist.tag, edition.revision, edition.at)
         async with self._rendering[name]:
+            self._keep(name)
             kept = self._kept.get(name)
             if kept is not None and (kept[1:] == made_of or (name != DECISIONS and kept.denylist == denylist.tag)):
                 return kept.feed
@@ -64,13 +72,24 @@ class Feeds:
                     raise
                 logger.warning("the feed %s could not be rendered (%s); the last one is served on", name, error)
                 return kept.feed
-            if kept is not None and kept.feed.tag == feed.tag:
-                feed = kept.feed
-            elif feed.body == denylist.body:
-                # In memory once.
-                feed = feed._replace(body=denylist.body, gzip=denylist.gzip)
+            feed = kept.feed if kept is not None and kept.feed.tag == feed.tag else self._begun(feed, denylist)
             self._kept[name] = _Kept(feed, *made_of)
             return feed
+
+    def _begun(self, feed: Feed, denylist: Document) -> Feed:
+        """A feed with the time since when it stands; where it is the deny list, that is in memory once."""
+        tag, since = self._since.get(feed.name, ("", 0))
+        if tag == feed.tag:
+            feed = feed._replace(published_at=since)
+        self._since[feed.name] = feed.tag, feed.published_at
+        return feed._replace(body=denylist.body, gzip=denylist.gzip) if feed.body == denylist.body else feed
+
+    def _keep(self, name: str) -> None:
+        """Keep a feed from now on for as long as one is kept that nobody asks for."""
+        if name in self._forgetting:
+            self._forgetting[name].cancel()
+        loop = asyncio.get_running_loop()
+        self._forgetting[name] = loop.call_later(_KEEP_S, self._kept.pop, name, None)
 
     async def _render(self, name: str, edition: Rendered) -> Feed:
         published, at = edition.published, edition.at
@@ -81,7 +100,10 @@ class Feeds:
         return await self._worker.render(ListOrder(name, published.ip_denylist.body, published.link, at))
 
     async def close(self) -> None:
-        """End the process."""
+        """End the process, and forget all feeds."""
+        for forgetting in self._forgetting.values():
+            forgetting.cancel()
+        self._kept.clear()
         await self._worker.close()
 
 

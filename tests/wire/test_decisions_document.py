@@ -1,5 +1,6 @@
 """`decisions.json`: what is served of the decisions in force, and what is read of another server's."""
 
+import asyncio
 import ipaddress
 import json
 import re
@@ -171,6 +172,33 @@ async def test_a_long_list_is_rendered_in_another_process_with_the_same_result(
         there = {name: await server.publisher.feed(name) for name in NAMES}
     assert {name: feed.body for name, feed in there.items()} == {name: feed.body for name, feed in here.items()}
     assert {name: feed.tag for name, feed in there.items()} == {name: feed.tag for name, feed in here.items()}
+
+
+async def test_what_nobody_asks_for_is_forgotten_but_not_since_when_it_stands(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with embedded(tmp_path, CONFIG, jobs=False) as server:
+        first = await server.publisher.feed("ipfilter.dat")
+        monkeypatch.setattr(feeds, "_KEEP_S", 0.0)
+        assert await server.publisher.feed("ipfilter.dat") is first
+        await asyncio.sleep(0.01)
+        await server.publisher.publish()
+        again = await server.publisher.feed("ipfilter.dat")
+        assert again == first and again is not first
+
+
+async def test_a_feed_that_cannot_be_rendered_is_the_last_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with embedded(tmp_path, CONFIG, jobs=False) as server:
+        last = await server.publisher.feed("cidr.txt")
+        await server.decisions.deny("ip", "203.0.113.7", "", None, COMMAND_LINE)
+        with monkeypatch.context() as patched:
+            # Nothing is done in no time.
+            patched.setattr(feeds, "_LONG", 0)
+            patched.setattr(feeds, "_TIMEOUT_S", 0.0)
+            assert await server.publisher.feed("cidr.txt") is last
+            with pytest.raises(TimeoutError):
+                await server.publisher.feed("cidr4.txt")
+        assert b"203.0.113.7/32" in (await server.publisher.feed("cidr.txt")).body
 
 
 # --- What is read -----------------------------------------------------------------------------------------------------
