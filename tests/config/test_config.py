@@ -8,7 +8,7 @@ import tomllib
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import msgspec
 import pytest
@@ -20,6 +20,7 @@ from sparkle_lite.config import (
     Config,
     Duration,
     ImportEntry,
+    Preset,
     Refused,
     RuleEntry,
     Secret,
@@ -335,9 +336,31 @@ REFUSALS = [
         'config.toml:1: btn.abilities.rules.interval: "50d" is too large',
         'write "49d17h2m47s295ms" or less',
     ),
+    ("[feeds]\nopen = 'yes'", "config.toml:2: feeds.open: must be true, false or", 'write true, false or "preset"'),
+    ("[feeds]\nopen = 1", "config.toml:2: feeds.open: must be true, false or", "not a number"),
     ("rules = 5", "config.toml:1: rules: must be a list of tables, not a number", "as JSON or TOML"),
     ("rules = [5]", "config.toml:1: rules[0]: must be a table, not a number", "] }"),
 ]
+
+
+@pytest.mark.parametrize(
+    ("text", "environ", "is_open"),
+    [
+        ("", {}, [False, False, True, True]),
+        ("open = 'preset'", {}, [False, False, True, True]),
+        ("open = true", {}, [True] * 4),
+        ("open = false", {}, [False] * 4),
+        ("open = true", {"SPARKLE_FEEDS__OPEN": "false"}, [False] * 4),
+        ("", {"SPARKLE_FEEDS__OPEN": " True "}, [True] * 4),
+        ("open = true", {"SPARKLE_FEEDS__OPEN": "preset"}, [False, False, True, True]),
+    ],
+)
+def test_feeds_are_open_as_they_are_set_or_as_the_preset_has_it(
+    tmp_path: Path, text: str, environ: dict[str, str], is_open: list[bool]
+) -> None:
+    config = read(tmp_path, f"[feeds]\n{text}", **environ)
+    assert [config.feeds.is_open(preset) for preset in get_args(Preset)] == is_open
+    assert read(tmp_path, show(config)) == config
 
 
 @pytest.mark.parametrize(("text", "start", "end"), REFUSALS, ids=[start[:60] for _, start, _ in REFUSALS])
