@@ -19,6 +19,7 @@ Code = Literal[
     "quota",
     "overloaded",
     "internal",
+    "upstream",
 ]
 
 

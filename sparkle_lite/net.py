@@ -175,6 +175,27 @@ def parse_network(text: str, *, with_port: bool = False) -> Network:
     return Network(address, prefix)
 
 
+# Where no peer of the Internet lives: what is_public denies, as networks. IPv4-mapped IPv6 is IPv4, so a network around
+# that would name everybody.
+NOT_PUBLIC = (
+    *map(
+        parse_network,
+        (
+            "0.0.0.0/32", "10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "169.254.0.0/16", "172.16.0.0/12",
+            "192.168.0.0/16", "224.0.0.0/4", "255.255.255.255", "::", "::1", "fc00::/7", "fe80::/10", "ff00::/8",
+        ),
+    ),
+    Network(_V4_MAPPED + bytes(4), 96),
+)  # fmt: skip
+
+
+def not_public_in(network: Network) -> list[Network]:
+    """Which of NOT_PUBLIC a network lies in or holds."""
+    if network.prefix >= 8 and not UNUSUAL[network.address[0]]:
+        return []
+    return [each for each in NOT_PUBLIC if each.contains(network) or network.contains(each)]
+
+
 def network_of(address: bytes, prefix: int) -> Network:
     """The network of this prefix length that an address lies in."""
     bits = len(address) * 8

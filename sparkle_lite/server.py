@@ -35,6 +35,8 @@ from sparkle_lite.jobs import Housekeeping, Jobs
 from sparkle_lite.metrics import Metrics
 from sparkle_lite.rules import operator
 from sparkle_lite.rules.decisions import Decisions
+from sparkle_lite.rules.imports import Imports
+from sparkle_lite.rules.operator import Rules
 from sparkle_lite.rules.protected import Protected
 from sparkle_lite.rules.publisher import Publisher, Renderer
 from sparkle_lite.rules.reviews import Reviews
@@ -48,6 +50,8 @@ _NOTICE_S = 0.25
 _STATES = ("active", "held", "shadow")
 # How often to look at the files and the disk (s), and to read all files as a whole.
 _FILES_S, _DISK_S, _WHOLE_S = 2.0, 5.0, 7.0 * DAY_S
+# How often to look whether a list is to be fetched (s).
+_IMPORTS_S = 15.0
 # With these faults what is stored can still be served; and how long a start that failed isn't tried again (s).
 _UNWRITABLE: frozenset[FaultKind] = frozenset({"room", "read_only", "rights", "disk"})
 _AGAIN_S = 30.0
@@ -83,6 +87,7 @@ class Server:
     protected: Protected
     decisions: Decisions
     publisher: Publisher
+    imports: Imports
     distances: Distances
     analyses: Runs
     housekeeping: Housekeeping
@@ -236,11 +241,7 @@ async def _start(written: Config, given: Mapping[str, str], stack: AsyncExitStac
     stack.push_async_callback(distances.close)
     announcing = AnnouncingDatabase(database)
     decisions = Decisions(announcing, audit, clock.settled, protected)
-    try:
-        await decisions.sync(rules)
-    except SparkleError:
-        if not still:
-            raise
+    await _write_configured(decisions, rules, still=still)
     renderer = Renderer(
         database=database,
         registry=accounts.registry,
@@ -271,6 +272,7 @@ async def _start(written: Config, given: Mapping[str, str], stack: AsyncExitStac
         protected=protected,
         decisions=decisions,
         publisher=publisher,
+        imports=_imports(stack, decisions, audit, settings, clock),
         distances=distances,
         analyses=Runs(database, decisions, lambda: settings.config.analysis, clock.settled),
         housekeeping=Housekeeping(database, ingest, lambda: settings.config, timekeeping),
@@ -280,6 +282,28 @@ async def _start(written: Config, given: Mapping[str, str], stack: AsyncExitStac
         first_start=first_start,
         accounts=accounts,
     )
+
+
+def _imports(stack: AsyncExitStack, decisions: Decisions, audit: Audit, settings: Settings, clock: Clock) -> Imports:
+    """The lists of others, on the same database as the audit."""
+    imports = Imports(
+        database=audit.database,
+        decisions=decisions,
+        audit=audit,
+        config=lambda: settings.config,
+        clock=clock.settled,
+    )
+    stack.push_async_callback(imports.close)
+    return imports
+
+
+async def _write_configured(decisions: Decisions, rules: Rules, *, still: bool) -> None:
+    """Make the configuration's rules decisions; where nothing can be written, what stands is served."""
+    try:
+        await decisions.sync(rules)
+    except SparkleError:
+        if not still:
+            raise
 
 
 async def _first_start(accounts: Accounts) -> FirstStart | None:
@@ -344,6 +368,7 @@ def _schedule(server: Server) -> None:
     jobs.schedule("collect", DAY_S, house.collect, first=HOUR_S)
     jobs.schedule("publish", _NOTICE_S, server.publisher.publish_due)
     jobs.schedule("analyse", HOUR_S, analyse, first=300, wake=server.analyse_soon)
+    jobs.schedule("imports", _IMPORTS_S, server.imports.run_due, first=5)
     jobs.schedule("protection", HOUR_S, server.look_at_accounts, first=60)
     jobs.schedule("history", DAY_S, server.decisions.forget_oldest, first=2 * HOUR_S)
     jobs.schedule("size", 60, house.measure, first=0)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from browser import launch
 from reports import World
 from server import App, RunningServer, start_server
 
@@ -34,6 +35,15 @@ def pytest_xdist_auto_num_workers() -> int:
 def kills(request: pytest.FixtureRequest) -> int:
     """How many times a test kills a server."""
     return int(request.config.getoption("--kills"))
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """One Chromium for all tests of a file; they are skipped where there is none."""
+    driver, browser = launch()
+    yield browser
+    browser.close()
+    driver.stop()
 
 
 @pytest.fixture(scope="session")

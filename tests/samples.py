@@ -1,7 +1,9 @@
 """What each client sends, byte for byte: the literal bodies in tests/wire, how it writes requests, what is stored."""
 
 import gzip
+import ipaddress
 import json
+import random
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -517,3 +519,28 @@ SAMPLES = [
         ],
     ),
 ]
+
+
+# --- Lists of others --------------------------------------------------------------------------------------------------
+
+
+def collected_rules() -> bytes:
+    """A list in the style of BTN-Collected-Rules' combine/all.txt: 826 networks with their reasons above.
+
+    IPv4 from /18 to /32, IPv6 of /54 and narrower, and one IPv6 network of /30 (2a0c:a9c4::/30); lines end with CRLF.
+    """
+    chance = random.Random(826)
+    networks = {"36.151.64.0/18": "merged neighbours", "2a0c:a9c4::/30": "one provider"}
+    while len(networks) < 780:
+        prefix = chance.choice((19, 20, 21, 22, 23, 24, 24, 29, *[32] * 30))
+        address = chance.randrange(11 << 24, 99 << 24) >> (32 - prefix) << (32 - prefix)
+        networks[str(ipaddress.ip_network((address, prefix)))] = f"超量下载：{chance.randrange(300, 999)}.10%, 12:30"
+    while len(networks) < 826:
+        prefix = chance.choice((54, 56, 60, 64, 64, 64, 128))
+        address = ((0x240E << 112) | chance.getrandbits(112)) >> (128 - prefix) << (128 - prefix)
+        networks[str(ipaddress.ip_network((address, prefix)))] = f"untrusted, {chance.randrange(1, 99)} votes"
+    lines = ["# BTN-Collected-Rules, CC-BY 4.0, 2026-08-01 12:00:00 UTC", "# merged: IPv4 24, IPv6 50", ""]
+    for network, why in networks.items():
+        single = "/128" if ":" in network else "/32"
+        lines += ["# some-ips.txt", f"# [AutoGen] {why}", network.removesuffix(single)]
+    return "\r\n".join([*lines, ""]).encode()

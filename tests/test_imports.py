@@ -19,7 +19,20 @@ PACKAGE = Path(sparkle_lite.__file__).parent
 
 # From the ground up. Everything in the package has its place here.
 FLOORS = (
-    {"", "texts", "units", "clock", "errors", "net", "logs", "metrics", "rate_limits", "turns", "worker_process"},
+    {
+        "",
+        "texts",
+        "units",
+        "clock",
+        "errors",
+        "net",
+        "logs",
+        "metrics",
+        "rate_limits",
+        "turns",
+        "worker_process",
+        "fetching",
+    },
     {"config", "wire", "db"},
     {"accounts"},
     {"ingest", "rules"},
@@ -36,6 +49,7 @@ NARROW: Mapping[str, set[str]] = {
     "clock": {"units"},
     "errors": {"texts"},
     "net": {"errors", "texts"},
+    "fetching": {"units", "clock", "errors", "net", "texts"},
     "config": {"units", "errors", "net", "texts"},
 }
 # Rooms that have no door between them. What http shows of the store it gets from the rooms in between.
@@ -45,7 +59,7 @@ LIBRARIES: Mapping[str, set[str]] = {
     "litestar": {"http", "app"},
     "uvicorn": {"http"},
     "httptools": {"http"},
-    "httpx": {"http"},
+    "httpx": {"http", "fetching"},
     "jinja2": {"http"},
     "sqlite3": {"db"},
     "aiosqlite": {"db"},

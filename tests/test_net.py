@@ -16,7 +16,7 @@ from server import PBH20, App, RunningServer
 
 from sparkle_lite.cli.main import main
 from sparkle_lite.net import NO_PORT, AddressError, address_and_port, address_bytes, address_text, parse_network
-from sparkle_lite.rules import imported_lists as address_lists
+from sparkle_lite.wire.list_formats import read_list
 
 # As written, the address that is meant, the port that is written.
 FORMS = [
@@ -252,8 +252,8 @@ def test_an_administrator_names_an_address_in_any_form(shared: RunningServer, na
 
 def test_a_list_of_others_names_addresses_in_any_form(named: tuple[str, str]) -> None:
     written, meant = named
-    read = address_lists.read([f"{written}  # somebody", f"{written} - {written}"])
-    assert [str(network) for network in read.networks] == [meant]
+    read = read_list(f"{written}  # somebody\n{written} - {written}\n".encode())
+    assert {str(network): comment for network, comment in read.networks.items()} == {meant: "somebody"}
     assert read.bad == ()
 
 

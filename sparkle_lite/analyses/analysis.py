@@ -53,7 +53,7 @@ class Examined(NamedTuple):
 
     def is_listed(self, now_ms: int) -> bool:
         """Whether this is a finding."""
-        return self.finding.expires > now_ms and all(need.is_met for need in self.needs)
+        return not self.finding.is_over(now_ms) and all(need.is_met for need in self.needs)
 
 
 # (evidence, numbers, the first bytes of the one address to look at or None for all)

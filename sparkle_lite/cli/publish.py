@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sparkle_lite.cli.commands import add_command
-from sparkle_lite.cli.rules import Place, run_on_decisions
+from sparkle_lite.cli.place import Place, run_on_decisions
 from sparkle_lite.errors import SparkleError
 from sparkle_lite.texts import ENGLISH, phrase
 

@@ -4,47 +4,39 @@ A running server notices within two seconds. What a command needs is imported wh
 """
 
 import argparse
-import asyncio
 import json
 import os
 import sys
 import tempfile
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from sparkle_lite.cli.commands import (
-    add_command,
-    add_group,
-    add_json_option,
-    complain,
-    in_effect,
-    load,
-    no_database,
-    print_json,
-    print_table,
-    when,
+from sparkle_lite.cli.commands import add_command, add_group, add_json_option, print_json, print_table, when
+from sparkle_lite.cli.imports import add_import_commands
+from sparkle_lite.cli.place import (
+    Place,
+    chosen_lifetime,
+    decision_as_json,
+    expiry_options,
+    plan_as_json,
+    print_plan,
+    printable,
+    run_on_decisions,
+    target_of,
+    wrong,
 )
-from sparkle_lite.errors import SparkleError
 from sparkle_lite.texts import ENGLISH
 
 if TYPE_CHECKING:
     from sparkle_lite.analyses.analysis import Need
-    from sparkle_lite.config import Config
-    from sparkle_lite.db.database import Database
-    from sparkle_lite.db.decisions import Decision, New
-    from sparkle_lite.net import Network
+    from sparkle_lite.db.decisions import Decision
     from sparkle_lite.rules.decisions import Decisions, Match, Why
-    from sparkle_lite.rules.feed_rendering import Rendered
     from sparkle_lite.rules.plan import Plan
-    from sparkle_lite.rules.protected import Protected
 
 T = TypeVar("T")
 _PAGE = 1000
-
-# Lines of a list that are named one by one when they can't be read.
-_NAMED_LINES = 20
 
 
 # --- Usage ------------------------------------------------------------------------------------------------------------
@@ -68,12 +60,7 @@ def add_rule_commands(commands: Any) -> None:
         default="text",
         help="text (default), jsonl (a decision a line), or the name of a feed, such as ipfilter.dat",
     )
-    imported = add_command(rules, "import", _import, "list the addresses of a file, in place of its earlier ones")
-    imported.add_argument("file", metavar="FILE", help="an address, network or range a line; - is standard input")
-    imported.add_argument("--name", required=True, metavar="NAME", help="what the list is called")
-    _expiry_options(imported, "30d", forever=False)
-    imported.add_argument("--dry-run", action="store_true", help="only tell what would change")
-    add_json_option(imported)
+    add_import_commands(commands, rules)
     analyse = add_command(commands, "analyse", _analyse, "run one or all analyses now")
     analyse.add_argument("name", metavar="NAME", nargs="?", help="which one (default: all)")
     analyse.add_argument("--dry-run", action="store_true", help="only tell what would change")
@@ -97,11 +84,11 @@ def _hand_commands(rules: Any) -> None:
         parser = add_command(rules, name, run, text, "address_or_network")
         parser.add_argument("--kind", choices=("ip", "peer_id", "client_name"), default="ip", help="what it is")
         _reason_option(parser)
-        _expiry_options(parser, "30d", forever=True)
+        expiry_options(parser, "30d", forever=True)
         add_json_option(parser)
     pardon = add_command(rules, "pardon", _pardon, "end a listing and except it for a while", "address_or_network")
     _reason_option(pardon)
-    _expiry_options(pardon, "7d", forever=False)
+    expiry_options(pardon, "7d", forever=False)
     add_json_option(pardon)
     why = add_command(rules, "why", _why, "tell why an address, network or client name is listed, or how far from it")
     why.add_argument("address_or_network", metavar="ADDRESS_OR_NETWORK", nargs="?")
@@ -126,35 +113,6 @@ def _reason_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--reason", metavar="T", default="", help="shown to whoever is signed in")
 
 
-def _expiry_options(parser: argparse.ArgumentParser, default: str, *, forever: bool) -> None:
-    parser.add_argument("--expires", metavar="D", type=_lifetime, help=f"for how long (default: {default})")
-    parser.set_defaults(usual=_lifetime(default), forever=False)
-    if forever:
-        parser.add_argument("--forever", action="store_true", help="without an end")
-
-
-def _lifetime(text: str) -> int:
-    from sparkle_lite.config import Duration, Refused
-
-    try:
-        lifetime = int(Duration.parse(text))
-    except Refused as refused:
-        raise argparse.ArgumentTypeError(str(refused)) from None
-    if lifetime <= 0:
-        raise argparse.ArgumentTypeError("it must last some time")
-    return lifetime
-
-
-def _chosen_lifetime(args: argparse.Namespace) -> int | None:
-    if args.forever and args.expires is not None:
-        raise _wrong("command.forever_and_expires")
-    return None if args.forever else int(args.usual if args.expires is None else args.expires)
-
-
-def _wrong(key: str, /, **values: Any) -> SparkleError:
-    return SparkleError("bad_request", key, **values)
-
-
 # --- Reading ----------------------------------------------------------------------------------------------------------
 
 
@@ -165,14 +123,14 @@ def _list(args: argparse.Namespace) -> None:
         args, lambda place: _all_with_withheld(place.decisions, DecisionFilter(state=args.state, origin=args.origin))
     )
     if args.json:
-        print_json([_as_json(one, one.state, place, withheld.get(one.id)) for one in decisions])
+        print_json([decision_as_json(one, one.state, place, withheld.get(one.id)) for one in decisions])
         return
     rows = [
         (
             str(decision.id),
             _state(decision, withheld.get(decision.id)),
             decision.action,
-            _target(decision),
+            target_of(decision),
             decision.origin,
             when(decision.expires_at),
             place.decisions.reason(decision).text(ENGLISH),
@@ -205,7 +163,7 @@ async def _all(decisions: "Decisions", wanted: Any) -> "list[Decision]":
 def _why(args: argparse.Namespace) -> None:
     given = [text for text in (args.address_or_network, args.client_name, args.peer_id) if text is not None]
     if len(given) != 1:
-        raise _wrong("command.name_one")
+        raise wrong("command.name_one")
 
     place, (why, distances) = run_on_decisions(args, lambda place: _explain(place, args))
     if args.json:
@@ -214,17 +172,21 @@ def _why(args: argparse.Namespace) -> None:
                 "subject": why.subject,
                 "listed": why.listed,
                 "protectedBy": list(why.protection),
-                "rules": [_as_json(match.decision, match.state, place, match.withheld) for match in why.matches],
+                "rules": [
+                    decision_as_json(match.decision, match.state, place, match.withheld) for match in why.matches
+                ],
                 "distances": [distance._asdict() for distance in distances],
-                "untried": [_as_json(match.decision, match.state, place) for match in why.untried],
+                "untried": [decision_as_json(match.decision, match.state, place) for match in why.untried],
             }
         )
         return
-    print(f"{_printable(why.subject)} is {'listed' if why.listed else 'not listed'}.")
+    print(f"{printable(why.subject)} is {'listed' if why.listed else 'not listed'}.")
     for match in why.matches:
         print(f"  {_match_line(match)}")
     for match in why.untried:
-        print(f"  {match.decision.id}  takes too long to be tried: {_target(match.decision)} ({match.decision.origin})")
+        print(
+            f"  {match.decision.id}  takes too long to be tried: {target_of(match.decision)} ({match.decision.origin})"
+        )
     for name in why.protection:
         print(f"  {_PROTECTION[name]}")
     for distance in distances:
@@ -246,7 +208,7 @@ async def _explain(place: "Place", args: argparse.Namespace) -> "tuple[Why, list
     try:
         network = parse_network(args.address_or_network, with_port=True)
     except AddressError as error:
-        raise _wrong("address.bad", why=error.said) from None
+        raise wrong("address.bad", why=error.said) from None
     return await place.decisions.why(network), await place.distances(network)
 
 
@@ -275,13 +237,9 @@ def _match_line(match: "Match") -> str:
     until = "" if decision.ends_at is None else f"; until {when(decision.ends_at)}"
     state = _withheld_or(match.state, match.withheld)
     return (
-        f"{decision.id}  {state}  {decision.action} {_target(decision)} ({decision.origin}):"
+        f"{decision.id}  {state}  {decision.action} {target_of(decision)} ({decision.origin}):"
         f" {match.reason.text(ENGLISH)}; since {when(decision.created_at)}{until}{seen}"
     )
-
-
-def _printable(text: str) -> str:
-    return "".join(char if char.isprintable() else "\ufffd" for char in text)
 
 
 # --- By hand ----------------------------------------------------------------------------------------------------------
@@ -290,46 +248,46 @@ def _printable(text: str) -> str:
 def _deny(args: argparse.Namespace) -> None:
     from sparkle_lite.accounts.actors import COMMAND_LINE
 
-    said = (args.kind, args.address_or_network, args.reason, _chosen_lifetime(args))
+    said = (args.kind, args.address_or_network, args.reason, chosen_lifetime(args))
     place, decision = run_on_decisions(args, lambda place: place.decisions.deny(*said, COMMAND_LINE))
     if args.json:
-        print_json(_as_json(decision, decision.state, place))
+        print_json(decision_as_json(decision, decision.state, place))
     elif decision.state == "held":
-        print(f"{_target(decision)} is held for review: a client of this network came from there within 14 days.")
+        print(f"{target_of(decision)} is held for review: a client of this network came from there within 14 days.")
     else:
-        print(f"Listed {_target(decision)} {_until(decision)}.")
+        print(f"Listed {target_of(decision)} {_until(decision)}.")
 
 
 def _allow(args: argparse.Namespace) -> None:
     from sparkle_lite.accounts.actors import COMMAND_LINE
 
-    said = (args.kind, args.address_or_network, args.reason, _chosen_lifetime(args))
+    said = (args.kind, args.address_or_network, args.reason, chosen_lifetime(args))
     place, decision = run_on_decisions(args, lambda place: place.decisions.allow(*said, COMMAND_LINE))
     if args.json:
-        print_json(_as_json(decision, decision.state, place))
+        print_json(decision_as_json(decision, decision.state, place))
     else:
-        print(f"Allowed {_target(decision)} {_until(decision)}.")
+        print(f"Allowed {target_of(decision)} {_until(decision)}.")
 
 
 def _pardon(args: argparse.Namespace) -> None:
     from sparkle_lite.accounts.actors import COMMAND_LINE
 
-    said, lifetime = (args.address_or_network, args.reason), _chosen_lifetime(args) or 0
+    said, lifetime = (args.address_or_network, args.reason), chosen_lifetime(args) or 0
     place, done = run_on_decisions(args, lambda place: place.decisions.pardon(*said, COMMAND_LINE, lifetime))
     if args.json:
         print_json(
             {
-                "exception": _as_json(done.exception, "active", place),
-                "ended": [_as_json(decision, "pardoned", place) for decision in done.ended],
-                "standing": [_as_json(decision, decision.state, place) for decision in done.standing],
+                "exception": decision_as_json(done.exception, "active", place),
+                "ended": [decision_as_json(decision, "pardoned", place) for decision in done.ended],
+                "standing": [decision_as_json(decision, decision.state, place) for decision in done.standing],
             }
         )
         return
-    print(f"Pardoned {_target(done.exception)}; it is excepted {_until(done.exception)}.")
+    print(f"Pardoned {target_of(done.exception)}; it is excepted {_until(done.exception)}.")
     for decision in done.ended:
-        print(f"  ended: {_target(decision)} ({decision.origin})")
+        print(f"  ended: {target_of(decision)} ({decision.origin})")
     for decision in done.standing:
-        print(f"  stands behind the exception: {_target(decision)} ({decision.origin})")
+        print(f"  stands behind the exception: {target_of(decision)} ({decision.origin})")
 
 
 def _approve(args: argparse.Namespace) -> None:
@@ -342,7 +300,7 @@ def _refuse(args: argparse.Namespace) -> None:
 
 def _review(args: argparse.Namespace, done: str, acts: "Callable[[Place], Any]") -> None:
     if (args.id is None) == (args.origin is None):
-        raise _wrong("command.name_one_decision")
+        raise wrong("command.name_one_decision")
 
     print(f"{done} {run_on_decisions(args, lambda place: _reviewed(args, *acts(place)))[1]}.")
 
@@ -352,14 +310,14 @@ async def _reviewed(args: argparse.Namespace, act: "Callable[..., Any]", act_on_
 
     if args.id is None:
         return f"{await act_on_all(args.origin, COMMAND_LINE)} decisions of {args.origin}"
-    return _target(await act(args.id, COMMAND_LINE))
+    return target_of(await act(args.id, COMMAND_LINE))
 
 
 def _withdraw(args: argparse.Namespace) -> None:
     from sparkle_lite.accounts.actors import COMMAND_LINE
 
     _, decision = run_on_decisions(args, lambda place: place.decisions.withdraw(args.id, COMMAND_LINE))
-    print(f"Ended {_target(decision)}.")
+    print(f"Ended {target_of(decision)}.")
 
 
 # --- Lists ------------------------------------------------------------------------------------------------------------
@@ -370,7 +328,7 @@ async def _exported(place: "Place", kind: str) -> bytes:
 
     if kind == "jsonl":
         decisions, withheld = await _all_with_withheld(place.decisions, DecisionFilter("deny", "active"))
-        entries = (_as_json(one, one.state, place, withheld.get(one.id)) for one in decisions)
+        entries = (decision_as_json(one, one.state, place, withheld.get(one.id)) for one in decisions)
         return "".join(json.dumps(entry) + "\n" for entry in entries).encode()
     rendered = await place.rendered()
     if kind == "text":
@@ -410,52 +368,21 @@ def _replace(path: Path, body: bytes) -> None:
         raise
 
 
-def _import(args: argparse.Namespace) -> None:
-    from sparkle_lite.accounts.actors import COMMAND_LINE
-    from sparkle_lite.clock import now_ms
-    from sparkle_lite.rules import imported_lists as address_lists
-
-    if args.file == "-":
-        read = address_lists.read(_lines(sys.stdin.buffer))
-    else:
-        with Path(args.file).open("rb") as file:
-            read = address_lists.read(_lines(file))
-    for bad in read.bad[:_NAMED_LINES]:
-        complain(f"{args.file}:{bad.number}: {_printable(bad.why)}")
-    if len(read.bad) > _NAMED_LINES:
-        complain(f"{args.file}: {len(read.bad) - _NAMED_LINES:,} more lines can't be used")
-    if read.bad and not read.networks:
-        raise _wrong("command.empty_list", file=args.file, name=args.name)
-
-    said = (args.name, read.networks, now_ms() + (_chosen_lifetime(args) or 0))
-    place, plan = run_on_decisions(
-        args, lambda place: place.decisions.replace_list(*said, COMMAND_LINE, dry=args.dry_run), create=True
-    )
-    if args.json:
-        print_json({"bad": len(read.bad), **_summary(plan, place)})
-    else:
-        _print_plan(f"import:{args.name}", plan, dry=args.dry_run, details=False)
-
-
-def _lines(file: Iterable[bytes]) -> Iterable[str]:
-    return (line.decode("utf-8", "replace") for line in file)
-
-
 # --- Analyses ---------------------------------------------------------------------------------------------------------
 
 
 def _analyse(args: argparse.Namespace) -> None:
     if (args.preset or args.set) and not args.dry_run:
-        raise _wrong("command.dry_run_only")
+        raise wrong("command.dry_run_only")
     if args.set and args.name is None:
-        raise _wrong("command.set_without_name")
+        raise wrong("command.set_without_name")
     overrides = dict(_pair(text) for text in args.set)
     place, plans = run_on_decisions(args, lambda place: _run_analyses(place, args, overrides))
     if args.json:
-        print_json({name: _summary(plan, place) for name, plan in plans.items()})
+        print_json({name: plan_as_json(plan, place) for name, plan in plans.items()})
         return
     for name, plan in plans.items():
-        _print_plan(name, plan, dry=args.dry_run, details=True, place=place)
+        print_plan(name, plan, dry=args.dry_run, details=True, place=place)
 
 
 async def _run_analyses(place: "Place", args: argparse.Namespace, overrides: Mapping[str, str]) -> "dict[str, Plan]":
@@ -475,160 +402,12 @@ async def _run_analyses(place: "Place", args: argparse.Namespace, overrides: Map
 def _pair(text: str) -> tuple[str, str]:
     name, equals, value = text.partition("=")
     if not equals:
-        raise _wrong("command.not_key_value", text=text)
+        raise wrong("command.not_key_value", text=text)
     return name.strip(), value.strip()
-
-
-def _summary(plan: "Plan", place: "Place") -> dict[str, object]:
-    return {
-        "added": [_as_json(decision, decision.state, place) for decision in plan.added],
-        "removed": [_as_json(decision, "withdrawn", place) for decision in plan.removed],
-        "held": [_as_json(decision, decision.state, place) for decision in plan.held],
-        "shadow": sum(decision.state == "shadow" for decision in plan.begin),
-        "unchanged": plan.kept,
-        "dropped": dict(plan.dropped),
-        "brake": plan.brake,
-        "members": plan.members,
-    }
-
-
-_BRAKES = {
-    "growth": "All that is new waits for review, because it adds more than a fifth of the list",
-    "decisive": "All that is new waits for review, because one person alone decides too much of it",
-    "words": "What would end waits, because it is more than a fifth of the list: vouch for people whom you trust",
-}
-
-
-def _print_plan(name: str, plan: "Plan", *, dry: bool, details: bool, place: "Place | None" = None) -> None:
-    verb = "would list" if dry else "listed"
-    shadow = sum(decision.state == "shadow" for decision in plan.begin)
-    parts = [f"{verb} {len(plan.added)}", f"{'end' if dry else 'ended'} {len(plan.removed)}", f"keep {plan.kept}"]
-    parts += [f"hold {len(plan.held)} for review"] if plan.held else []
-    parts += [f"{shadow} in shadow"] if shadow else []
-    parts += [f"left out {count} ({why})" for why, count in sorted(plan.dropped.items())]
-    print(f"{name}: {', '.join(parts)}; {plan.members} members' addresses among them.")
-    if plan.brake is not None:
-        print(f"  {_BRAKES[plan.brake]}.")
-    if details and dry and place is not None:
-        for decision in (*plan.added, *plan.held):
-            print(f"  + {_target(decision)}: {place.decisions.reason(decision).text(ENGLISH)}")
-        for gone in plan.removed:
-            print(f"  - {_target(gone)}: {place.decisions.reason(gone).text(ENGLISH)}")
-
-
-# --- The database -----------------------------------------------------------------------------------------------------
-
-
-class Place(NamedTuple):
-    """Where a command works."""
-
-    config: "Config"
-    database: "Database"
-    decisions: "Decisions"
-    protected: "Protected"
-
-    async def distances(self, network: "Network") -> "list[Need]":
-        """How far an address is from each analysis; of a network nothing is measured."""
-        from sparkle_lite.analyses.distances import measure
-        from sparkle_lite.clock import now_ms
-
-        if network.prefix != network.bits:
-            return []
-        return await measure(self.database, self.config.analysis, network.address, now_ms())
-
-    async def rendered(self) -> "Rendered":
-        """What clients are told now, but that no reason has a link."""
-        from sparkle_lite.clock import now_ms
-        from sparkle_lite.rules import operator, rendering
-        from sparkle_lite.rules.address_sets import single
-        from sparkle_lite.rules.feed_rendering import Rendered
-
-        at, revision = now_ms(), await self.decisions.revision()
-        async with self.database.reader() as reader:
-            addresses = await self.protected.addresses(reader, at)
-        denied, allowed = await self.decisions.in_force()
-        rules = operator.compile_rules(self.config.rules, self.config.exceptions)
-        protected = {single(address) for address in addresses}
-        published = rendering.publish(rules, protected, at, denied=denied, allowed=allowed)
-        return Rendered(published, revision, at)
-
-
-def run_on_decisions(
-    args: argparse.Namespace,
-    command: "Callable[[Place], Awaitable[T]]",
-    *,
-    create: bool = False,
-    rules: bool = False,
-) -> "tuple[Place, T]":
-    """Run a command on the decisions; where, and its result. Raises SparkleError if there is no database."""
-    from sparkle_lite.accounts.audit import Audit
-    from sparkle_lite.clock import now_ms
-    from sparkle_lite.db.database import Database
-    from sparkle_lite.rules.decisions import Decisions
-    from sparkle_lite.rules.protected import Protected
-
-    written = load(args, rules=rules)
-    path = written.database.file
-    from sparkle_lite.db.database import is_there
-
-    if not create and not is_there(path):
-        raise no_database(path)
-
-    done: list[tuple[Place, T]] = []
-
-    async def run() -> None:
-        database = Database(path, written.database.synchronous)
-        protected = Protected(set())
-        await protected.look_up(written)
-        await database.open()
-        try:
-            config = await in_effect(args, database, written)
-            with suppress(SparkleError):
-                await protected.look_at_accounts(database, config.analysis, now_ms())
-            decisions = Decisions(database, Audit(database, now_ms), now_ms, protected)
-            place = Place(config, database, decisions, protected)
-            done.append((place, await command(place)))
-        finally:
-            await database.close()
-
-    # Not its result: asyncio.run spells that out on the way, which takes a second for a long list.
-    asyncio.run(run())
-    return done[0]
 
 
 # --- Printing ---------------------------------------------------------------------------------------------------------
 
 
-def _target(decision: "Decision | New") -> str:
-    return _printable((decision.text or "")[:200]) if decision.network is None else str(decision.network)
-
-
 def _until(decision: "Decision") -> str:
     return "for ever" if decision.expires_at is None else f"until {when(decision.expires_at)} UTC"
-
-
-def _as_json(decision: "Decision | New", state: str, place: "Place", withheld: str | None = None) -> dict[str, object]:
-    """A decision as JSON, with the keys of the REST API."""
-    from sparkle_lite.texts import phrase
-
-    why = place.decisions.reason(decision)
-    kept = phrase(f"rules.withheld.{withheld}")
-    return {
-        "id": getattr(decision, "id", None),
-        "kind": decision.kind,
-        "target": decision.text if decision.network is None else str(decision.network),
-        "action": decision.action,
-        "state": state,
-        "origin": decision.origin,
-        "category": decision.category,
-        "code": decision.code,
-        "numbers": dict(decision.numbers),
-        "reason": {"en": why.text("en"), "zh": why.text("zh")},
-        "evidence": dict(decision.evidence) or None,
-        "heldFor": decision.held_for,
-        "note": decision.note,
-        "createdAt": getattr(decision, "created_at", None),
-        "expiresAt": decision.expires_at,
-        "endedAt": getattr(decision, "ended_at", None),
-        "withheld": withheld and {"code": withheld, "reason": {"en": kept.text("en"), "zh": kept.text("zh")}},
-    }

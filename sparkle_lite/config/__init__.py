@@ -6,13 +6,15 @@ reload can't change. Every mistake is collected and reported together, each as a
 hint.
 
 Every key can be set by an environment variable: SPARKLE_<SECTION>__<KEY>, nested tables joined by two underscores
-(SPARKLE_AUTH__GITHUB__CLIENT_ID), lists of tables as SPARKLE_RULES and SPARKLE_EXCEPTIONS. The environment wins over
+(SPARKLE_AUTH__GITHUB__CLIENT_ID), lists of tables as SPARKLE_RULES, SPARKLE_EXCEPTIONS and
+SPARKLE_IMPORTS. The environment wins over
 the file. An unknown SPARKLE_ name with two underscores is a mistake; one without (SPARKLE_HOME) is somebody else's and
 ignored, so a variable misspelt with a single underscore goes unnoticed.
 """
 
 from sparkle_lite.config.keys import (
     MEMBER_MS,
+    WIDEST,
     Abilities,
     Ability,
     AnalysisSection,
@@ -22,7 +24,9 @@ from sparkle_lite.config.keys import (
     DatabaseSection,
     FeedsSection,
     GitHubSection,
+    ImportEntry,
     LimitsSection,
+    ListFormat,
     MetricsSection,
     Preset,
     ProofOfWorkSection,
@@ -33,11 +37,12 @@ from sparkle_lite.config.keys import (
 )
 from sparkle_lite.config.places import Key, Source, explain
 from sparkle_lite.config.reading import given, load, parse, source
-from sparkle_lite.config.values import Duration, Refused, Secret, Size
+from sparkle_lite.config.values import Duration, ListURL, Refused, Secret, Size
 from sparkle_lite.config.writing import restart_needed, show
 
 __all__ = [
     "MEMBER_MS",
+    "WIDEST",
     "Abilities",
     "Ability",
     "AnalysisSection",
@@ -48,8 +53,11 @@ __all__ = [
     "Duration",
     "FeedsSection",
     "GitHubSection",
+    "ImportEntry",
     "Key",
     "LimitsSection",
+    "ListFormat",
+    "ListURL",
     "MetricsSection",
     "Preset",
     "ProofOfWorkSection",

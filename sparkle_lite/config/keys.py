@@ -16,13 +16,19 @@ import msgspec
 from sparkle_lite.config.values import (
     Check,
     Duration,
+    ListURL,
     Secret,
     Size,
     between,
+    breadths,
     category_name,
+    category_or_empty,
     file_name,
     host_name,
     key_length,
+    list_name,
+    list_url,
+    no_line_breaks,
     url,
     url_or_empty,
 )
@@ -148,6 +154,50 @@ class RuleEntry(msgspec.Struct, frozen=True, kw_only=True):
     expires: datetime | None = None
 
 
+ListFormat = Literal["auto", "cidr", "dat", "p2p", "csv", "sparkle"]
+# Networks up to so wide are taken over from a list that says nothing else: prefix lengths of IPv4 and IPv6.
+WIDEST = (16, 48)
+
+
+class ImportEntry(msgspec.Struct, frozen=True, kw_only=True):
+    """One [[imports]] table: somebody else's list, where it is and how it is read.
+
+    `url` are tried in order; `file` starts from `folder`, the one of the configuration. `widest` are the prefix lengths
+    (IPv4, IPv6) of the widest networks that are taken over. `credit` is shown wherever the list is.
+    """
+
+    name: Annotated[str, list_name]
+    url: Annotated[tuple[ListURL, ...], list_url] = ()
+    file: str = ""
+    interval: Annotated[Duration, between(Duration(MINUTE_MS), Duration(365 * DAY_MS))] = Duration.parse("6h")
+    format: ListFormat = "auto"
+    category: Annotated[str, category_or_empty] = ""
+    widest: Annotated[tuple[int, ...], breadths] = WIDEST
+    weight: Literal["list", "support"] = "list"
+    allow_private: bool = False
+    app_id: str = ""
+    app_secret: Secret = Secret()
+    trust: Literal["support", "create"] = "support"
+    enabled: bool = True
+    credit: Annotated[str, no_line_breaks] = ""
+    folder: Path = Path()
+
+    @property
+    def path(self) -> Path:
+        """The absolute path of `file`."""
+        return (self.folder / self.file).resolve()
+
+    @property
+    def shown_category(self) -> str:
+        """What clients call its rules."""
+        return self.category or self.name
+
+    @property
+    def supports_only(self) -> bool:
+        """Whether it lists nothing by itself."""
+        return (self.trust if self.format == "sparkle" else self.weight) == "support"
+
+
 Preset = Literal["solo", "friends", "tracker", "public"]
 # On, off, or as the preset has it.
 PresetSwitch = bool | Literal["preset"]
@@ -217,6 +267,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     btn: BtnSection = BtnSection()
     rules: tuple[RuleEntry, ...] = ()
     exceptions: tuple[RuleEntry, ...] = ()
+    imports: tuple[ImportEntry, ...] = ()
     analysis: AnalysisSection = AnalysisSection()
     feeds: FeedsSection = FeedsSection()
     retention: RetentionSection = RetentionSection()
@@ -229,6 +280,7 @@ RELOADABLE = (
     "btn",
     "rules",
     "exceptions",
+    "imports",
     "analysis",
     "feeds",
     "retention",
@@ -242,7 +294,8 @@ RELOADABLE = (
 )
 FIXED = ("limits.queue_size",)
 
-# The keys that each rule must have, and what to write for them.
+# The keys that each table of a list must have, and what to write for them.
+IMPORT_NEEDS = {"name": 'write a short name, such as name = "some-list"'}
 RULE_NEEDS = {
     "type": 'write type = "ip" (or port, peer_id, client_name, script)',
     "category": 'write a name for the kind of peers, such as category = "PCDN"',
@@ -266,6 +319,13 @@ def split_annotation(annotation: Any) -> tuple[Any, tuple[Check, ...]]:
         kind, *checks = typing.get_args(annotation)
         return kind, tuple(checks)
     return annotation, ()
+
+
+def entry_of(kind: Any) -> type[msgspec.Struct] | None:
+    """The table that a list of tables holds, None for any other kind of key."""
+    inside = typing.get_args(kind)
+    is_list = typing.get_origin(kind) is tuple and len(inside) == 2 and is_struct(inside[0])
+    return inside[0] if is_list else None
 
 
 def is_struct(kind: Any) -> bool:

@@ -6,7 +6,7 @@ import json
 import re
 import tomllib
 import typing
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, date, datetime, time
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -14,10 +14,13 @@ from typing import Any, Literal, NamedTuple
 import msgspec
 
 from sparkle_lite.config.keys import (
+    IMPORT_NEEDS,
     RULE_NEEDS,
     Config,
+    ImportEntry,
     PresetSwitch,
     RuleEntry,
+    entry_of,
     is_struct,
     keys_of,
     leaves,
@@ -233,6 +236,24 @@ def _conflicts(config: Config) -> Iterator[_Conflict]:
             f"{given} is set without {missing}",
             f"set {missing} too, or remove both to switch login with GitHub off",
         )
+    yield from _import_conflicts(config.imports)
+
+
+def _import_conflicts(imports: Sequence[ImportEntry]) -> Iterator[_Conflict]:
+    names: set[str] = set()
+    for index, entry in enumerate(imports):
+        path: Key = ("imports", index)
+        if entry.name in names:
+            yield _Conflict(((*path, "name"),), f"there is another list {quote(entry.name)}", "give it another name")
+        names.add(entry.name)
+        if bool(entry.url) == bool(entry.file):
+            what = "url and file are both set" if entry.file else "says nowhere where the list is"
+            hint = "remove one of them" if entry.file else 'write url = ["https://example.org/list.txt"] or file = "…"'
+            yield _Conflict(((*path, "url"), (*path, "file"), path), what, hint)
+        is_neighbour = entry.format == "sparkle"
+        if (entry.app_id or entry.app_secret) and not (is_neighbour and entry.app_id and entry.app_secret):
+            hint = 'set both for a list with format = "sparkle", and for no other'
+            yield _Conflict(((*path, "app_id"), (*path, "app_secret"), path), "app_id and app_secret don't fit", hint)
 
 
 class _Reader:
@@ -322,14 +343,14 @@ class _Reader:
             return self._struct(kind, default, raw, path)
         if kind == tuple[Network, ...]:
             return self._list(raw, path, self._network, "networks", f'write {path[-1]} = ["192.168.0.0/16", "::1"]')
-        if kind == tuple[RuleEntry, ...]:
+        if (entry := entry_of(kind)) is not None:
             hint = f"begin each with [[{path[-1]}]], or give the variable an array of tables as JSON or TOML"
-            return self._list(raw, path, self._entry, "tables", hint)
+            return self._list(raw, path, self._rule if entry is RuleEntry else self._import, "tables", hint)
         if (choice := _choices(kind)) is not None:
             hint = f"write {path[-1]} = [] or some of {', '.join(typing.get_args(choice))}"
             return self._list(raw, path, functools.partial(self._choice, choice), "names", hint)
         try:
-            value = _convert(kind, raw)
+            value = _row(kind, raw) if typing.get_origin(kind) is tuple else _convert(kind, raw)
             for check in checks:
                 value = check(value)
         except Refused as refused:
@@ -361,7 +382,19 @@ class _Reader:
             self._note(path, message, hint or 'write an address or a network, such as "10.0.0.0/8" or "::1"')
         return None
 
-    def _entry(self, raw: object, path: Key) -> RuleEntry:
+    def _import(self, raw: object, path: Key) -> ImportEntry | None:
+        before = len(self.problems)
+        entry: ImportEntry = self._struct(ImportEntry, ImportEntry(name="?", folder=self._folder), raw, path)
+        if isinstance(raw, dict):
+            self._missing(raw, IMPORT_NEEDS, path)
+        return entry if len(self.problems) == before else None
+
+    def _missing(self, raw: dict[str, object], needs: Mapping[str, str], path: Key) -> None:
+        for name, hint in needs.items():
+            if name not in raw:
+                self._note((*path, name), "is missing", hint)
+
+    def _rule(self, raw: object, path: Key) -> RuleEntry:
         before = len(self.problems)
         placeholder = RuleEntry(type="ip", category="?", content=())
         if not isinstance(raw, dict):
@@ -372,9 +405,7 @@ class _Reader:
             return placeholder
         keys = keys_of(RuleEntry)
         self._unknown(raw, list(keys), path)
-        for name, hint in RULE_NEEDS.items():
-            if name not in raw:
-                self._note((*path, name), "is missing", hint)
+        self._missing(raw, RULE_NEEDS, path)
         values = {
             name: self._value(annotation, None, raw[name], (*path, name))
             for name, annotation in keys.items()
@@ -438,6 +469,12 @@ def _convert(kind: Any, raw: object) -> Any:
     if typing.get_origin(kind) is Literal:
         return _choice(text, typing.get_args(kind))
     return kind(text)
+
+
+def _row(kind: Any, raw: object) -> tuple[Any, ...]:
+    """Several values of one kind; a single one may stand without brackets."""
+    inside = typing.get_args(kind)[0]
+    return tuple(_convert(inside, each) for each in (raw if isinstance(raw, list) else [raw]))
 
 
 def _choices(kind: Any) -> Any:

@@ -95,6 +95,27 @@ class Secret(str):
         return "Secret('***')" if self else "Secret('')"
 
 
+class ListURL(str):
+    """Where a list is; what it asks for (`?key=`) may be a secret."""
+
+    __slots__ = ()
+
+    @property
+    def origin(self) -> tuple[str, str]:
+        """The scheme, and the host with its port as they are written."""
+        parts = urlsplit(self)
+        return parts.scheme, parts.netloc.lower()
+
+    @property
+    def shown(self) -> str:
+        """The URL for people: without what it asks for."""
+        path, query, _ = self.partition("?")
+        return f"{path}?***" if query else str(self)
+
+    def __repr__(self) -> str:
+        return f"ListURL({self.shown!r})"
+
+
 def quote(value: object) -> str:
     """A value as a message shows it: in quotes, cut after 64 characters."""
     text = str(value)
@@ -196,6 +217,53 @@ def category_name(value: str) -> str:
     return value
 
 
+def category_or_empty(value: str) -> str:
+    """The name of a category, or nothing."""
+    return category_name(value) if value else value
+
+
+def no_line_breaks(value: str) -> str:
+    """At most 255 characters that print."""
+    if len(value) > 255 or not _printable(value):
+        raise Refused(f"{quote(value)} is no line of text", "write at most 255 characters without line breaks")
+    return value
+
+
+_LIST_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,39}")
+
+
+def list_name(value: str) -> str:
+    """The name of an imported list."""
+    if not _LIST_NAME.fullmatch(value):
+        raise Refused(f"{quote(value)} is no name of a list", "write 1 to 40 of the characters a-z, 0-9, ., _ and -")
+    return value
+
+
+def list_url(values: tuple[str, ...]) -> tuple[ListURL, ...]:
+    """Where a list is: absolute http(s) URLs without user and fragment. What they ask for (`?key=`) isn't repeated."""
+    for value in values:
+        try:
+            parts = urlsplit(value)
+            is_whole = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        except ValueError:
+            is_whole = False
+        if not is_whole or not _printable(value) or " " in value or len(value) > 2000:
+            raise Refused("must be an absolute http or https URL", 'write it like "https://example.org/list.txt"')
+        if "@" in parts.netloc:
+            raise Refused("the URL holds a user name", "leave out everything up to the @")
+    return tuple(map(ListURL, values))
+
+
+def breadths(value: tuple[int, ...]) -> tuple[int, ...]:
+    """Two prefix lengths, of IPv4 and IPv6, that the widest networks of a list may have."""
+    if len(value) != 2 or not 8 <= value[0] <= 32 or not 16 <= value[1] <= 128:
+        raise Refused(
+            f"{quote(', '.join(map(str, value)))} are no two prefix lengths",
+            "write those of the widest networks, IPv4 (8 to 32) and IPv6 (16 to 128), such as [16, 48]",
+        )
+    return value
+
+
 # --- As TOML ----------------------------------------------------------------------------------------------------------
 
 _BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
@@ -214,6 +282,8 @@ def toml(value: Any) -> str:
     """A value as TOML. Raises TypeError for what TOML can't say."""
     if isinstance(value, Secret):
         return '"***"' if value else '""'
+    if isinstance(value, ListURL):
+        return _toml_text(value.shown)
     if isinstance(value, str | Duration | Size | Network):
         return _toml_text(str(value))
     if isinstance(value, bool):

@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from sparkle_lite.config.keys import FIXED, RELOADABLE, Config, keys_of, leaves
+from sparkle_lite.config.keys import FIXED, RELOADABLE, Config, entry_of, keys_of, leaves, split_annotation
 from sparkle_lite.config.places import dotted
 from sparkle_lite.config.values import toml
 
@@ -19,12 +19,14 @@ def show(config: Config) -> str:
 def _table_text(struct: msgspec.Struct, path: tuple[str, ...]) -> Iterator[str]:
     below = []
     pairs = []
-    for name in keys_of(type(struct)):
+    for name, annotation in keys_of(type(struct)).items():
         value = getattr(struct, name)
         if isinstance(value, msgspec.Struct):
             below.append(_table_text(value, (*path, name)))
-        elif name in ("rules", "exceptions") and not path:
-            below.append(iter([line for entry in value for line in ("", f"[[{name}]]", *_pairs(entry))]))
+        elif entry_of(split_annotation(annotation)[0]) is not None:
+            below.append(
+                iter([line for entry in value for line in ("", f"[[{dotted((*path, name))}]]", *_pairs(entry))])
+            )
         else:
             pairs.append(name)
     if pairs:

@@ -5,6 +5,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
+import msgspec
+
 from sparkle_lite.db.accounts import VOUCHED
 from sparkle_lite.db.connection import Connection, Row, fetch_all, fetch_one
 from sparkle_lite.db.evidence.workspace import SILENT
@@ -33,7 +35,7 @@ class New(NamedTuple):
     category: str
     code: str
     numbers: Mapping[str, int | float] = MappingProxyType({})
-    evidence: Mapping[str, int] = MappingProxyType({})
+    evidence: Mapping[str, Any] = MappingProxyType({})
     held_for: str | None = None
     note: str | None = None
     expires_at: int | None = None
@@ -53,7 +55,7 @@ class Decision(NamedTuple):
     category: str
     code: str
     numbers: Mapping[str, int | float]
-    evidence: Mapping[str, int]
+    evidence: Mapping[str, Any]
     held_for: str | None
     note: str | None
     created_at: int
@@ -107,10 +109,18 @@ _SELECT = f"SELECT {_COLUMNS} FROM decision"
 _STANDING = "id IN (SELECT id FROM decision WHERE ends_at>?)"
 
 
+# A long list is a hundred thousand of them.
+_from_json, _to_json = msgspec.json.Decoder().decode, msgspec.json.Encoder().encode
+
+
+def _as_json(value: object) -> str:
+    return _to_json(value).decode()
+
+
 def _decision(row: Row) -> Decision:
     decision_id, kind, address, prefix, text, *middle, numbers, evidence, held_for, note = row[:14]
     network = None if address is None else Network(address, prefix)
-    read = (json.loads(numbers), json.loads(evidence))
+    read = (_from_json(numbers), _from_json(evidence))
     return Decision._make((decision_id, kind, network, text, *middle, *read, held_for, note, *row[14:]))
 
 
@@ -139,9 +149,9 @@ async def begin(connection: Connection, new: Sequence[New], now_ms: int) -> list
 
 def _values(decision_id: int, new: New, now_ms: int) -> tuple[Any, ...]:
     address, prefix = (None, None) if new.network is None else new.network
-    numbers, evidence = (json.dumps(dict(values), separators=(",", ":")) for values in (new.numbers, new.evidence))
+    numbers, evidence = _as_json(dict(new.numbers)), _as_json(dict(new.evidence))
     head = (decision_id, new.kind, address, prefix, new.text, new.action, new.state, new.origin, new.category, new.code)
-    decisive = json.dumps(list(new.decisive))
+    decisive = _as_json(list(new.decisive))
     return (*head, numbers, evidence, new.held_for, new.note, now_ms, new.expires_at, decisive)
 
 

@@ -20,6 +20,7 @@ STATUS: dict[Code, int] = {
     "unsupported": 415,
     "too_many": 429,
     "internal": 500,
+    "upstream": 502,
     "overloaded": 503,
     "quota": 507,
 }

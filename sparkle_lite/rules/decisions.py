@@ -6,7 +6,6 @@ person makes it.
 """
 
 import asyncio
-import re
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -37,7 +36,7 @@ from sparkle_lite.rules import plan as planning
 from sparkle_lite.rules.address_sets import single
 from sparkle_lite.rules.configured import difference
 from sparkle_lite.rules.findings import Finding
-from sparkle_lite.rules.guard import SUBSCRIBER_V6, Guard, Obstacle
+from sparkle_lite.rules.guard import ANALYSES_WIDEST, SUBSCRIBER_V6, Guard, Obstacle
 from sparkle_lite.rules.in_force import InForce
 from sparkle_lite.rules.named import judge
 from sparkle_lite.rules.operator import Rules
@@ -61,7 +60,6 @@ WHY_MS, MOST_MATCHES = 90 * DAY_MS, 200
 HISTORY_MS = 730 * DAY_MS
 # What is asked of a peer's name or id: more of it is never looked at. Its rules have so long, waiting included.
 LONGEST_NAME, _PATIENCE_S = 256, 1.0
-_LIST_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,39}")
 
 # Plans that were overtaken by another change before they are made within the transaction.
 _TRIES = 3
@@ -112,10 +110,24 @@ class Pardoned(NamedTuple):
     standing: tuple[Decision, ...]
 
 
+class ImportedList(NamedTuple):
+    """An imported list as it is to stand: its name, what clients call it, and how wide its networks may be.
+
+    `respects_refusals`: what an administrator ended of it stays ended for a while.
+    """
+
+    name: str
+    findings: Sequence[Finding]
+    category: str
+    widest: tuple[int, int]
+    respects_refusals: bool = True
+
+
 class _Proposal(NamedTuple):
     """What is to become the decisions of one origin at a moment (ms).
 
-    `braked`: nobody stands behind it who knows what it adds, so it is bound by what was decided before.
+    `braked`: nobody stands behind it who knows what it adds, so it is bound by what was decided before. `judge` may
+    refuse what would change.
     """
 
     origin: str
@@ -124,6 +136,10 @@ class _Proposal(NamedTuple):
     mode: Mode = "on"
     formula: int = 1
     braked: bool = True
+    category: str = ""
+    widest: tuple[int, int] = ANALYSES_WIDEST
+    respects_refusals: bool = True
+    judge: Callable[[Plan], None] | None = None
 
 
 class Decisions:
@@ -186,46 +202,33 @@ class Decisions:
         return await self._apply(_Proposal(origin=origin, findings=findings, now_ms=now_ms, mode=mode, formula=formula))
 
     async def replace_list(
-        self, name: str, networks: Sequence[Network], expires_at: int, actor: Actor, *, dry: bool = False
+        self, order: ImportedList, actor: Actor, *, dry: bool = False, judge: Callable[[Plan], None] | None = None
     ) -> Plan:
-        """Make an imported list's decisions these networks; earlier ones that aren't among them end.
+        """Make an imported list's decisions its findings; earlier ones that aren't among them end, all at once.
 
-        Raises SparkleError: bad_request, forbidden.
+        `judge` sees what would change, and raises what keeps it from being done. Raises SparkleError: forbidden, and
+        what `judge` raises.
         """
         actor.require_admin()
-        if not _LIST_NAME.fullmatch(name):
-            raise SparkleError("bad_request", "decision.bad_list_name")
-        now = self._clock()
-        findings = [
-            Finding(
-                target=network,
-                code="imported",
-                numbers={},
-                people=0,
-                decisive=(),
-                first_seen=now,
-                last_seen=now,
-                expires=expires_at,
-            )
-            for network in networks
-        ]
-        proposal = _Proposal(origin=f"import:{name}", findings=findings, now_ms=now, braked=False)
-        if dry:
-            async with self.database.reader() as reader:
-                return await self._plan(reader, proposal)
-        done = await self._apply(proposal)
-        await self._record_import(name, len(networks), done, actor)
-        return done
-
-    @transacted
-    async def _record_import(self, connection: Connection, name: str, networks: int, done: Plan, actor: Actor) -> None:
-        counts = {"networks": networks, "began": len(done.begin), "ended": len(done.end)}
-        await self._audit.record(connection, actor, "RULE_IMPORT", list=name, **counts)
+        proposal = _Proposal(
+            origin=f"import:{order.name}",
+            findings=order.findings,
+            now_ms=self._clock(),
+            braked=False,
+            category=order.category,
+            widest=order.widest,
+            respects_refusals=order.respects_refusals,
+            judge=judge,
+        )
+        if not dry:
+            return await self._apply(proposal)
+        async with self.database.reader() as reader:
+            return await self._plan(reader, proposal)
 
     async def _apply(self, proposal: _Proposal) -> Plan:
         for _ in range(_TRIES):
             async with self.database.reader() as reader:
-                plan = await self._plan(reader, proposal)
+                plan = await self._judged_plan(reader, proposal)
             if not plan.begin and not plan.end:
                 return plan
             if await self._carry_out(plan, proposal.now_ms):
@@ -238,8 +241,14 @@ class Decisions:
 
     @transacted
     async def _plan_and_carry_out(self, connection: Connection, proposal: _Proposal) -> Plan:
-        plan = await self._plan(connection, proposal)
+        plan = await self._judged_plan(connection, proposal)
         await _commit(connection, plan, proposal.now_ms)
+        return plan
+
+    async def _judged_plan(self, connection: Connection, proposal: _Proposal) -> Plan:
+        plan = await self._plan(connection, proposal)
+        if proposal.judge is not None:
+            proposal.judge(plan)
         return plan
 
     async def _plan(self, connection: Connection, proposal: _Proposal) -> Plan:
@@ -255,7 +264,7 @@ class Decisions:
             guard=await self._guard(connection, now),
             listed=await store.count_listed(connection, now),
             earlier=earlier if proposal.braked else {},
-            refused=refused if proposal.braked else (),
+            refused=refused if proposal.respects_refusals else (),
             voter_count=await store.count_voters(connection, now - MEMBER_MS),
             vouched=await store.vouched(connection),
             rested=await store.rested_on(connection, now - planning.WEEK_MS, now),
@@ -287,7 +296,7 @@ class Decisions:
         now = self._clock()
         new = _by_hand(target, kind, action="deny", code="admin", note=note, expires_at=_until(now, lifetime_ms))
         if isinstance(target, Network):
-            obstacle = (await self._guard(connection, now)).obstacle(target, capped=False)
+            obstacle = (await self._guard(connection, now)).obstacle(target, None)
             if obstacle == "member":
                 new = new._replace(state="held", held_for=obstacle)
             elif obstacle is not None:
@@ -359,7 +368,7 @@ class Decisions:
         old = await _decision(connection, decision_id)
         _require(old, now, "held")
         guard = await self._guard(connection, now)
-        obstacle = old.network and guard.obstacle(old.network, capped=False)
+        obstacle = old.network and guard.obstacle(old.network, None)
         if old.network is not None and obstacle is not None:
             raise _obstructed(old.network, obstacle)
         [approved] = await _approve(connection, [old], now)
@@ -375,7 +384,7 @@ class Decisions:
         held = [
             old
             for old in await store.page(connection, DecisionFilter("deny", "held", origin), now, Position())
-            if old.network is None or guard.obstacle(old.network, capped=False) is None
+            if old.network is None or guard.obstacle(old.network, None) is None
         ]
         await _approve(connection, held, now)
         await self._audit.record(connection, actor, "RULE_APPROVE", origin=origin, decisions=len(held))
@@ -414,8 +423,7 @@ class Decisions:
         now = self._clock()
         old = await _decision(connection, decision_id)
         _require(old, now, state)
-        by_people = old.origin == "admin" or old.origin.startswith("import:")
-        why: EndReason = "withdrawn" if by_people and state is None else "refused"
+        why: EndReason = "withdrawn" if old.origin == "admin" and state is None else "refused"
         await store.end(connection, [(decision_id, why)], now)
         await self._audit.record(connection, actor, action, decision=decision_id)
         return await _decision(connection, decision_id)
@@ -556,6 +564,8 @@ def _planned(proposal: _Proposal, situation: Situation, rows: Iterable[tuple[Any
         mode=proposal.mode,
         formula=proposal.formula,
         braked=proposal.braked,
+        category=proposal.category,
+        widest=proposal.widest,
     )
 
 

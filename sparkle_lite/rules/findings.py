@@ -21,7 +21,9 @@ class Finding(NamedTuple):
 
     `code` names the reason, `numbers` holds everything that its sentence says (counts, bytes, ratios 0..1, ms), never
     text that a client sent. `people` are the votes: people collapsed by their networks. `decisive` names (by user row
-    id) the people without any one of whom the target would not be listed. Times in ms.
+    id) the people without any one of whom the target would not be listed. Times in ms; `expires` is None where it
+    stands for as long as it is found. `note` is what a list says of it, `neighbour` which server decided it: see
+    wire/decisions_document.py.
     """
 
     target: Target
@@ -31,4 +33,10 @@ class Finding(NamedTuple):
     decisive: tuple[int, ...]
     first_seen: int
     last_seen: int
-    expires: int
+    expires: int | None
+    note: str | None = None
+    neighbour: Mapping[str, object] | None = None
+
+    def is_over(self, now_ms: int) -> bool:
+        """Whether what it is from is too long ago."""
+        return self.expires is not None and self.expires <= now_ms

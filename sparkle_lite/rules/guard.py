@@ -6,20 +6,15 @@ What is private, too wide, ours or excepted may not; what is a member's is held 
 from collections.abc import Collection, Iterable
 from typing import Literal
 
-from sparkle_lite.net import Network, parse_network
+from sparkle_lite.net import NOT_PUBLIC, Network
 from sparkle_lite.rules.address_sets import AddressSet, carve, single
 
-# Automatic and imported origins list no network wider than these prefix lengths.
-MAX_BREADTH_V4, MAX_BREADTH_V6 = 24, 56
+# Analyses list no network wider than these prefix lengths (IPv4, IPv6); a list that is imported has its own.
+ANALYSES_WIDEST = (24, 56)
 
 # One subscriber: an address, or the smallest network that a provider hands out.
 SUBSCRIBER_V4, SUBSCRIBER_V6 = 32, 64
 
-# Where no peer of the Internet lives (promised in the same words by net.is_public).
-_NOT_PUBLIC = (
-    "0.0.0.0/32", "10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "169.254.0.0/16", "172.16.0.0/12", "192.168.0.0/16",
-    "224.0.0.0/4", "255.255.255.255", "::", "::1", "fc00::/7", "fe80::/10", "ff00::/8",
-)  # fmt: skip
 Obstacle = Literal["special", "wide", "own", "excepted", "member"]
 
 
@@ -33,23 +28,24 @@ class Guard:
         excepted: Iterable[Network],
         exempt: Collection[tuple[str, str]] = (),
     ) -> None:
-        self._special = AddressSet(map(parse_network, _NOT_PUBLIC))
+        self._special = AddressSet(NOT_PUBLIC)
         self._own = AddressSet(single(address) for address in own)
         self._members = AddressSet(single(address) for address in members)
         self._excepted = AddressSet(excepted)
         self._cut_out = AddressSet((*self._own, *self._members, *self._excepted))
         self._exempt = exempt
 
-    def obstacle(self, network: Network, *, capped: bool) -> Obstacle | None:
+    def obstacle(self, network: Network, widest: tuple[int, int] | None) -> Obstacle | None:
         """Why a network can't be listed, None if it can; "member" is for review, the others are final.
 
-        `capped`: it comes from an analysis or an imported list. A wide network around a protected address can be
-        listed: publishing cuts the address out. One subscriber's can't, because its other addresses are theirs too.
+        `widest` are the prefix lengths (IPv4, IPv6) of the widest networks that its origin may list, None: any. A wide
+        network around a protected address can be listed: publishing cuts the address out. One subscriber's can't,
+        because its other addresses are theirs too.
         """
         is_v4 = network.bits == 32
         if self._special.overlapping(network):
             return "special"
-        if capped and network.prefix < (MAX_BREADTH_V4 if is_v4 else MAX_BREADTH_V6):
+        if widest is not None and network.prefix < widest[0 if is_v4 else 1]:
             return "wide"
         if not any(carve(network, self._excepted)):
             return "excepted"

@@ -7,13 +7,14 @@ administrator has looked. What is no longer found is withdrawn in any case: taki
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from operator import attrgetter
 from types import MappingProxyType
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from sparkle_lite.db.decisions import Decision, EndReason, Key, New
 from sparkle_lite.net import Network
 from sparkle_lite.rules.findings import Finding, Target
-from sparkle_lite.rules.guard import Guard
+from sparkle_lite.rules.guard import ANALYSES_WIDEST, Guard
 from sparkle_lite.units import DAY_MS
 from sparkle_lite.wire.matchers import MatcherError, parse
 
@@ -98,9 +99,11 @@ class Plan(NamedTuple):
 
 
 class _Run(NamedTuple):
-    """Which run a plan is for: its origin, whether it counts, the version of its formula, and when (ms)."""
+    """Which run a plan is for: its origin, what clients call it, whether it counts, which formula, and when (ms)."""
 
     origin: str
+    category: str
+    widest: tuple[int, int]
     mode: Mode
     formula: int
     now_ms: int
@@ -121,14 +124,17 @@ def make(
     mode: Mode = "on",
     formula: int = 1,
     braked: bool = True,
+    category: str = "",
+    widest: tuple[int, int] = ANALYSES_WIDEST,
 ) -> Plan:
     """The plan of one run. Takes some 15 µs for each finding: call it off the event loop with many.
 
-    `braked`: nobody stands behind this run who knows what it adds. `mode`: what is off finds nothing.
+    `braked`: nobody stands behind this run who knows what it adds. `mode`: what is off finds nothing. `category` is
+    what clients call its rules ("": its origin), `widest` the prefix lengths of the widest networks it may list.
     """
     dropped: Counter[str] = Counter()
     best = _by_target(findings, dropped, now_ms)
-    run = _Run(origin, mode, formula, now_ms)
+    run = _Run(origin=origin, category=category or origin, widest=widest, mode=mode, formula=formula, now_ms=now_ms)
     wanted = _judged(best, situation, run, dropped)
     active = {key_of(old): old for old in situation.standing if old.state == "active"}
     brake = _brake(wanted, active, best, situation) if mode == "on" and braked else None
@@ -158,7 +164,7 @@ def _by_target(findings: Iterable[Finding], dropped: Counter[str], now_ms: int) 
         key = _key(finding.target)
         if key is None:
             dropped["unreadable"] += 1
-        elif finding.expires <= now_ms:
+        elif finding.is_over(now_ms):
             dropped["expired"] += 1
         elif key not in best or best[key].people < finding.people:
             best[key] = finding
@@ -183,7 +189,7 @@ def _judged(best: Mapping[Key, Finding], situation: Situation, run: _Run, droppe
         kind, _, _, text = key
         target = finding.target
         if isinstance(target, Network):
-            obstacle = situation.guard.obstacle(target, capped=True)
+            obstacle = situation.guard.obstacle(target, run.widest)
         else:
             obstacle = "excepted" if situation.guard.is_exempt(kind, text or "") else None
         if key in situation.refused:
@@ -200,29 +206,33 @@ def _judged(best: Mapping[Key, Finding], situation: Situation, run: _Run, droppe
                 action="deny",
                 state="held" if is_held else "active" if run.mode == "on" else "shadow",
                 origin=run.origin,
-                category=_category(run.origin),
+                category=run.category,
                 code=finding.code,
                 numbers={**finding.numbers, "earlier": earlier} if earlier else finding.numbers,
-                evidence={
-                    "people": finding.people,
-                    "formula": run.formula,
-                    "first_seen": finding.first_seen,
-                    "last_seen": finding.last_seen,
-                },
+                evidence=_evidence(finding, run.formula),
                 held_for="member" if is_held else None,
-                expires_at=run.now_ms + _lifetime(finding.expires - run.now_ms, earlier),
+                note=finding.note,
+                expires_at=_expiry(finding.expires, earlier, run.now_ms),
                 decisive=finding.decisive,
             )
     return wanted
 
 
-def _category(origin: str) -> str:
-    """What clients call the rule: the name of the analysis or of the imported list."""
-    return origin.partition(":")[2] or origin
+def _evidence(finding: Finding, formula: int) -> dict[str, Any]:
+    evidence = {
+        "people": finding.people,
+        "formula": formula,
+        "first_seen": finding.first_seen,
+        "last_seen": finding.last_seen,
+    }
+    return evidence if finding.neighbour is None else {**evidence, "neighbour": dict(finding.neighbour)}
 
 
-def _lifetime(usual: int, earlier: int) -> int:
-    return max(usual, min(usual << min(earlier, 16), LONGEST_MS))
+def _expiry(expires: int | None, earlier: int, now_ms: int) -> int | None:
+    if expires is None:
+        return None
+    usual = expires - now_ms
+    return now_ms + max(usual, min(usual << min(earlier, 16), LONGEST_MS))
 
 
 def _brake(
@@ -275,7 +285,8 @@ def _compared(wanted: dict[Key, New], situation: Situation, now_ms: int) -> Plan
 
 def _is_same(old: Decision, new: New, now_ms: int) -> bool:
     """Whether a decision stays: it says the same, less than half of its time is over, and about as many people vote."""
-    if (old.state, old.held_for, old.code) != (new.state, new.held_for, new.code):
+    what = attrgetter("state", "held_for", "code", "category", "note")
+    if what(old) != what(new) or old.evidence.get("neighbour") != new.evidence.get("neighbour"):
         return False
     before, after = old.evidence.get("people", 0), new.evidence.get("people", 0)
     if before != after and (after >= 2 * before or before >= 2 * after):

@@ -11,9 +11,11 @@ from random import Random
 from sparkle_lite.accounts.actors import Actor
 from sparkle_lite.accounts.secrets import Credentials
 from sparkle_lite.clock import now_ms
+from sparkle_lite.config import ImportEntry
 from sparkle_lite.db.orders import Position
 from sparkle_lite.net import Network, address_text, parse_network
 from sparkle_lite.rules.decisions import Decision, DecisionFilter
+from sparkle_lite.rules.imports import ImportOrder
 from sparkle_lite.rules.reviews import Request
 from sparkle_lite.server import Server
 from sparkle_lite.simulation.client import Account, Client
@@ -176,8 +178,10 @@ async def _replace_list(stage: Stage, count: int) -> None:
     for number in range(count):
         octets = f"198.{18 + number % 2}.{random.randrange(256)}"
         networks.append(parse_network(f"{octets}.0/24" if number % 4 == 0 else f"{octets}.{random.randrange(1, 255)}"))
-    kept = networks[count - 40 :]
-    await stage.server.decisions.replace_list(_LIST, kept, now_ms() + 30 * DAY_MS, stage.admin)
+    body = "".join(f"{network}\n" for network in networks[count - 40 :])
+    entry = ImportEntry(name=_LIST, file=f"{_LIST}.txt")
+    order = ImportOrder(entry, stage.admin, by_hand=True, lifetime_ms=30 * DAY_MS, body=body.encode())
+    await stage.server.imports.run(order)
 
 
 async def _except_some(stage: Stage) -> None:

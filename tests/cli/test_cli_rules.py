@@ -8,14 +8,10 @@ from pathlib import Path
 
 import client_parsers as clients
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from list_server import list_server
 from shell import Shell
 
 from sparkle_lite.cli.main import main
-from sparkle_lite.net import parse_network
-from sparkle_lite.rules import imported_lists as address_lists
-from sparkle_lite.rules.imported_lists import BadLine
 
 pytestmark = pytest.mark.usefixtures("folder")
 
@@ -177,19 +173,26 @@ def test_the_list_is_exported_as_clients_get_it_or_a_decision_a_line(shell: Shel
 
 def test_a_list_is_imported_line_by_line_and_bad_lines_are_named(shell: Shell) -> None:
     Path("list.txt").write_text(
-        "\ufeff# a list\r\n1.2.3.4\r\n\n  1.2.4.0/24 # why\n1.2.0.0/16\nnonsense\n10.0.0.1\n2001:db8::/64\n"
+        "\ufeff# a list\r\n1.2.3.4\r\n\n  1.2.4.0/24 # why\n1.4.0.0/15\nnonsense\n10.0.0.1\n2001:db8::/64\n"
         "001.002.005.000 - 001.002.005.003 , 100 , Some org\n1.2.6.1-1.2.6.2\n1.2.7.1,1.2.7.1,200,allowed\n"
     )
     said = shell("rules", "import", "list.txt", "--name", "mine")
-    assert said == "import:mine: listed 6, ended 0, keep 0, left out 1 (special); 0 members' addresses among them.\n"
+    assert said == "import:mine: listed 6, ended 0, keep 0; 0 members' addresses among them.\n"
     assert shell.err.splitlines() == [
-        "sparkle-lite: list.txt:5: 1.2.0.0/16 is wider than /24, the widest that a list may hold",
-        "sparkle-lite: list.txt:6: 'nonsense' is not an IP address",
+        "sparkle-lite: list.txt:6: 'nonsense' is not an IP address, network or range",
+        "sparkle-lite: list.txt:7: 10.0.0.1 is, or holds, what no peer on the Internet has as its address",
+        "sparkle-lite: list.txt:5: 1.4.0.0/15 is wider than /16, the widest that is taken from this list",
     ]
-    assert set(listed(shell)) == {
-        *("1.2.3.4/32", "1.2.4.0/24", "2001:db8::/64", "1.2.5.0/30", "1.2.6.1/32", "1.2.6.2/32"),
-    }
+    six = {*("1.2.3.4/32", "1.2.4.0/24", "2001:db8::/64", "1.2.5.0/30", "1.2.6.1/32", "1.2.6.2/32")}
+    assert set(listed(shell)) == six
     assert all(why.startswith("[mine] on a list that the operator") for why in listed(shell).values())
+    shell("rules", "import", "list.txt", "--name", "mine", "--widest", "15,48", "--category", "Leeches", "--forever")
+    assert set(listed(shell)) == six | {"1.4.0.0/15"}
+    assert {rule["expiresAt"] for rule in shell.json("rules", "list")} == {None}
+    assert listed(shell)["1.2.3.4/32"] == "[Leeches] on a list that the operator of this server imported"
+    for wrong in ("15", "a,b", "7,48", "16,129"):
+        with pytest.raises(SystemExit, match="2"):
+            shell("rules", "import", "list.txt", "--name", "mine", "--widest", wrong)
 
 
 def test_importing_again_replaces_that_list_alone_and_a_dry_run_changes_nothing(shell: Shell) -> None:
@@ -202,19 +205,67 @@ def test_importing_again_replaces_that_list_alone_and_a_dry_run_changes_nothing(
     assert len(listed(shell)) == 3 - 1
     shell("rules", "import", "b.txt", "--name", "a")
     assert list(listed(shell)) == ["1.2.3.9/32"]
+
+
+def test_a_list_that_lost_everything_stays_until_that_is_allowed(shell: Shell) -> None:
+    Path("a.txt").write_text("1.2.3.4\n1.2.3.9\n")
     Path("empty.txt").write_text("# nothing\n")
+    shell("rules", "import", "a.txt", "--name", "a")
+    shell("rules", "import", "empty.txt", "--name", "a", status=1)
+    assert "The list a stays as it was. The list is empty." in shell.err and "--allow-empty" in shell.err
+    assert "would be held back" in shell("rules", "import", "empty.txt", "--name", "a", "--dry-run")
+    assert len(listed(shell)) == 2
+    assert shell.json("imports", "list")[0]["state"] == "held"
+    shell("rules", "import", "empty.txt", "--name", "a", "--allow-empty")
+    assert listed(shell) == {}
+    # That it is empty is known now.
     shell("rules", "import", "empty.txt", "--name", "a")
-    assert [rule["origin"] for rule in shell.json("rules", "list")] == ["import:b"]
+
+
+def test_lists_come_by_url_too_from_this_machine_only_where_that_is_said(shell: Shell, tmp_path: Path) -> None:
+    with list_server() as web:
+        url = web.serve("/list.txt", "1.2.3.4\n") + "?key=s3cret"
+        shell("rules", "import", url, "--name", "a", status=1)
+        assert "private network" in shell.err and "s3cret" not in shell.err and web.asked == []
+        shell("rules", "import", url, "--name", "a", "--allow-private")
+        assert list(listed(shell)) == ["1.2.3.4/32"]
+        Path("config.toml").write_text(f"""
+[[imports]]
+name = "good"
+url = "{web.serve("/good.txt", "5.5.5.5")}"
+allow_private = true
+[[imports]]
+name = "bad"
+url = "{web.serve("/bad.txt", "<!DOCTYPE html><title>Gone</title>")}"
+allow_private = true
+[[imports]]
+name = "off"
+file = "nowhere.txt"
+enabled = false
+""")
+        said = shell("imports", "run", status=1)
+        assert said.splitlines()[0] == "good: listed 1, ended 0, 1 entries"
+        assert said.splitlines()[1].startswith("bad: stays as it was. What came is a web page")
+        assert {one["name"]: one["state"] for one in shell.json("imports", "list")} == {
+            "a": "on", "good": "on", "bad": "failed", "off": "off",
+        }  # fmt: skip
+        assert shell("imports", "run", "good") == "good: unchanged\n"
+        shell("imports", "run", "off", status=1)
+        shell("imports", "run", "nothing", status=1)
+        assert len(listed(shell)) == 2
 
 
 def test_a_file_without_one_usable_line_leaves_the_list_alone(shell: Shell) -> None:
     Path("a.txt").write_text("1.2.3.4\n")
     shell("rules", "import", "a.txt", "--name", "a")
-    Path("a.txt").write_bytes(b"<html>\n\xff\xfe\x00" + b"x" * 5000 + b"\n" * 3 + b"0.0.0.0/0\n" + b"bad\n" * 50)
+    Path("a.txt").write_bytes(b"oops\n\xff\xfe\x00" + b"x" * 5000 + b"\n" * 3 + b"0.0.0.0/0\n" + b"bad\n" * 50)
     shell("rules", "import", "a.txt", "--name", "a", status=1)
-    assert len(shell.err.splitlines()) == 22
-    assert "33 more lines" in shell.err
+    assert len(shell.err.splitlines()) == 23
+    assert "32 more lines" in shell.err
     assert "stays as it was" in shell.err
+    assert list(listed(shell)) == ["1.2.3.4/32"]
+    Path("a.txt").write_bytes(b"<!DOCTYPE html>\n<p>Not found\n")
+    shell("rules", "import", "a.txt", "--name", "a", status=1)
     assert list(listed(shell)) == ["1.2.3.4/32"]
     shell("rules", "import", "a.txt", "--name", "../x", status=1)
 
@@ -229,57 +280,6 @@ def test_a_list_comes_from_standard_input_too() -> None:
     )
     assert json.loads(done.stdout)["bad"] == 1
     assert b"\x1b" not in done.stderr
-
-
-@pytest.mark.parametrize(
-    ("line", "networks"),
-    [
-        ("1.2.3.4", ["1.2.3.4"]),
-        ("1.2.3.4 - 1.2.3.7", ["1.2.3.4/30"]),
-        ("1.2.3.4,1.2.3.4,127,x, y", ["1.2.3.4"]),
-        ("1.2.3.4,1.2.3.4,128,x", []),
-        ("010.020.030.040 - 010.020.030.040 , 000 , x", ["10.20.30.40"]),
-        ("201.020.030.040-201.020.030.041", ["201.20.30.40/31"]),
-        ("2001:db8::-2001:db8::ff", ["2001:db8::/120"]),
-        ("::ffff:1.2.3.4", ["1.2.3.4"]),
-        ("1.2.3.7-1.2.3.4", None),
-        ("1.2.3.4-2001:db8::1", None),
-        ("0.0.0.0-255.255.255.255", None),
-        ("::-ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff", None),
-        ("1.0.0.0-1.0.3.255", None),
-        ("016.0.0.1", None),
-        ("1.2.3.4/24", None),
-        ("1.2.3.0/23", None),
-        ("2001:db8::/55", None),
-        ("１.2.3.4", None),
-        ("1.2.3.4 5.6.7.8", None),
-        ("1.2.3.4,", None),
-        ("-", None),
-        ("Some org:1.2.3.4-1.2.3.5", None),
-    ],
-)
-def test_a_line_is_understood_as_far_as_it_is_plain(line: str, networks: list[str] | None) -> None:
-    read = address_lists.read([line])
-    if networks is None:
-        assert (read.networks, len(read.bad)) == ((), 1)
-        assert isinstance(read.bad[0], BadLine)
-    else:
-        assert (list(map(str, read.networks)), read.bad) == (networks, ())
-
-
-@settings(deadline=None)
-@given(st.lists(st.text(alphabet="0123456789abcdef.:/-, #\t\x00x", max_size=40) | st.text(max_size=20), max_size=10))
-def test_whatever_a_file_holds_is_read_or_named(lines: list[str]) -> None:
-    read = address_lists.read(lines)
-    assert all(parse_network(str(network)) == network for network in read.networks)
-    assert all(network.prefix >= (24 if network.bits == 32 else 56) for network in read.networks)
-    assert all(1 <= bad.number <= len(lines) for bad in read.bad)
-
-
-def test_a_list_has_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(address_lists, "MAX_ENTRIES", 3)
-    read = address_lists.read([f"1.2.3.{i}" for i in range(9)])
-    assert (len(read.networks), [bad.number for bad in read.bad]) == (3, [4])
 
 
 # --- Analyses ---------------------------------------------------------------------------------------------------------

@@ -19,6 +19,7 @@ from sparkle_lite.analyses.registry import SCHEMA
 from sparkle_lite.config import (
     Config,
     Duration,
+    ImportEntry,
     Preset,
     Refused,
     RuleEntry,
@@ -30,6 +31,7 @@ from sparkle_lite.config import (
     restart_needed,
     show,
 )
+from sparkle_lite.config.keys import keys_of
 from sparkle_lite.errors import ConfigError, Problem
 from sparkle_lite.net import parse_network
 
@@ -238,6 +240,39 @@ REFUSALS = [
     ("[server]\nhost = 'http://x'", "config.toml:2: server.host: 'http://x' is not a host", '"0.0.0.0" or "::"'),
     ("[server]\nhost = ''", "config.toml:2: server.host: '' is not a host", ""),
     ("[server]\nlog_format = 'JSON'", "config.toml:2: server.log_format: 'JSON' is not one", 'did you mean "json"?'),
+    ("[[imports]]\nurl = 'http://x'", "config.toml:1: imports[0].name: is missing", 'name = "some-list"'),
+    (
+        "[[imports]]\nname = 'A b'\nurl = 'http://x'",
+        "config.toml:2: imports[0].name: 'A b' is no name of a list",
+        "a-z",
+    ),
+    ("[[imports]]\nname = 'a'", "config.toml:1: imports[0].url: says nowhere where the list is", "write url"),
+    (
+        "[[imports]]\nname = 'a'\nurl = 'ftp://x'",
+        "config.toml:3: imports[0].url: must be an absolute http or https URL",
+        "write it like",
+    ),
+    (
+        "[[imports]]\nname = 'a'\nurl = 'http://me@x'",
+        "config.toml:3: imports[0].url: the URL holds",
+        "up to the @",
+    ),
+    ("[[imports]]\nname = 'a'\nurl = 5", "config.toml:3: imports[0].url: must be text, not a number", "in quotes"),
+    (
+        "[[imports]]\nname = 'a'\nfile = 'b'\nwidest = [3]",
+        "config.toml:4: imports[0].widest: '3' are no two prefix lengths",
+        "[16, 48]",
+    ),
+    (
+        "[[imports]]\nname = 'a'\nfile = 'b'\n" * 2,
+        "config.toml:5: imports[1].name: there is another",
+        "another name",
+    ),
+    (
+        "[[imports]]\nname = 'a'\nfile = 'b'\napp_id = 'x'",
+        "config.toml:4: imports[0].app_id: app_id and",
+        "set both",
+    ),
     ("[server]\npublic_url = 'x.org'", "config.toml:2: server.public_url: must be an absolute", '"https://example.'),
     ("[server]\npublic_url = 'ftp://x'", "config.toml:2: server.public_url: must be an absolute http", ""),
     ("[server]\npublic_url = 'http://x/?a'", "config.toml:2: server.public_url: must be an absolute http", ""),
@@ -763,6 +798,12 @@ def test_any_content_and_time_survives_being_shown(text: str, number: int, momen
 
 # The example
 
+# The keys that stand in examples of lists of tables, explained above them.
+OF_TABLES = (
+    "(?:type|category|content|expires|name|url|interval|format|widest|weight|allow_private|enabled|credit|app_id"
+    "|app_secret_file|trust)"
+)
+
 
 def leaves(tree: dict[str, Any], path: str = "") -> dict[str, Any]:
     found: dict[str, Any] = {}
@@ -777,6 +818,8 @@ def test_the_example_holds_every_key_with_its_default_and_no_other() -> None:
     defaults = leaves(tomllib.loads(show(SCHEMA())))
     secrets = {"auth.jwt_secret", "auth.github.client_secret"}
     assert list(example) == [key for key in defaults if key not in secrets]
+    shown = re.findall(r"^#(\w+) = ", "".join(text.split("#[[imports]]")[1:]), re.MULTILINE)
+    assert set(keys_of(ImportEntry)) - {"app_secret", "file"} <= set(shown)
     config = load(SCHEMA, EXAMPLE, {})
     assert msgspec.structs.replace(config, database=SCHEMA().database) == SCHEMA()
     for key in secrets:
@@ -786,16 +829,21 @@ def test_the_example_holds_every_key_with_its_default_and_no_other() -> None:
 
 def test_the_examples_that_are_commented_out_are_right_too(tmp_path: Path) -> None:
     text = EXAMPLE.read_text(encoding="utf-8")
-    config = read(tmp_path, re.sub(r"^#(?=\[\[|(?:type|category|content|expires) = )", "", text, flags=re.MULTILINE))
+    (tmp_path / "secrets").mkdir()
+    (tmp_path / "secrets" / "friends-server").write_text("s3cret")
+    config = read(tmp_path, re.sub(rf"^#(?=\[\[|{OF_TABLES} = )", "", text, flags=re.MULTILINE))
     assert [rule.type for rule in config.rules] == ["ip", "port", "peer_id", "client_name"]
     assert config.rules[3].content == ({"method": "STARTS_WITH", "content": "xunlei"},)
     assert len(config.exceptions) == 1
+    collected, neighbour = config.imports
+    assert (len(collected.url), collected.widest, collected.supports_only) == (2, (16, 30), False)
+    assert (neighbour.app_secret, neighbour.supports_only) == ("s3cret", True)
 
 
 def test_every_key_of_the_example_is_explained() -> None:
     lines = EXAMPLE.read_text(encoding="utf-8").splitlines()
     for above, line in zip(["", *lines], lines, strict=False):
-        if re.match(r"#?[a-z_]+ = ", line) and not re.match(r"#(type|category|content|expires) = ", line):
+        if re.match(r"#?[a-z_]+ = ", line) and not re.match(f"#{OF_TABLES} = ", line):
             explained = re.search(r"\s# .{8,}$", line) or re.match(r"# .{8,}", above)
             assert explained, line
 

@@ -173,6 +173,20 @@ async def test_a_long_list_is_rendered_in_another_process_with_the_same_result(
     assert {name: feed.tag for name, feed in there.items()} == {name: feed.tag for name, feed in here.items()}
 
 
+async def test_a_feed_that_cannot_be_rendered_is_the_last_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with embedded(tmp_path, CONFIG, jobs=False) as server:
+        last = await server.publisher.feed("cidr.txt")
+        await server.decisions.deny("ip", "203.0.113.7", "", None, COMMAND_LINE)
+        with monkeypatch.context() as patched:
+            # Nothing is done in no time.
+            patched.setattr(feeds, "_LONG", 0)
+            patched.setattr(feeds, "_TIMEOUT_S", 0.0)
+            assert await server.publisher.feed("cidr.txt") is last
+            with pytest.raises(TimeoutError):
+                await server.publisher.feed("cidr4.txt")
+        assert b"203.0.113.7/32" in (await server.publisher.feed("cidr.txt")).body
+
+
 # --- What is read -----------------------------------------------------------------------------------------------------
 
 

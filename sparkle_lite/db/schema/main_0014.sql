@@ -12,6 +12,8 @@ CREATE TABLE import_state (
     name          TEXT PRIMARY KEY,
     -- 1: an administrator paused it.
     paused        INTEGER NOT NULL DEFAULT 0,
+    -- 1: a command brought it, so nobody but a command or a button ends it.
+    by_hand       INTEGER NOT NULL DEFAULT 0,
     -- From where, and what that server said of it for the next question.
     url           TEXT NOT NULL DEFAULT '',
     etag          TEXT NOT NULL DEFAULT '',
@@ -40,10 +42,10 @@ CREATE INDEX import_run_name ON import_run (name, id);
 
 -- What lists say that only support what people here saw (weight or trust "support").
 CREATE TABLE import_support (
-    name    TEXT NOT NULL,
     address BLOB NOT NULL,
     prefix  INTEGER NOT NULL,
-    PRIMARY KEY (name, address, prefix)
+    name    TEXT NOT NULL,
+    PRIMARY KEY (address, prefix, name)
 ) STRICT, WITHOUT ROWID;
 
 -- Read-only keys for the feeds.

@@ -13,6 +13,7 @@ from sparkle_lite.http.web import (
     explore,
     feeds,
     home,
+    imports,
     manual,
     render,
     rules,
@@ -61,6 +62,7 @@ HANDLERS = (
     *explore.HANDLERS,
     *why.HANDLERS,
     *rules.HANDLERS,
+    *imports.HANDLERS,
     *analyses.HANDLERS,
     *manual.HANDLERS,
 )

@@ -43,6 +43,7 @@ async def overview(request: AnyRequest, server: Injected[Server], me: Injected[S
         seen=seen[:_CLIENTS],
         needs_vouching=me.is_admin and await _needs_vouching(server),
         asked_to_look=await server.reviews.count_open() if me.is_admin else 0,
+        lists_stay=await server.imports.count_troubled() if me.is_admin else 0,
         size=server.housekeeping.measured,
         state=server.readiness(),
         span=_span(request),

@@ -28,27 +28,26 @@ class SiteEntry(NamedTuple):
 
 
 class _ReasonPage(NamedTuple):
-    """A page of reasons: the numbers that its addresses begin with, and its entries."""
+    """A page of reasons: the bytes that its addresses (of 32 or 128 bits) begin with, and its entries."""
 
-    numbers: tuple[int, ...]
+    beginning: bytes
     bits: int
     entries: Sequence[SiteEntry]
 
     @property
-    def name(self) -> str:
-        """What it is called in its folder, without the ending."""
-        if not self.numbers:
-            return "ipv4" if self.bits == 32 else "ipv6"
-        return ".".join(map(str, self.numbers)) if self.bits == 32 else "-".join(f"{each:x}" for each in self.numbers)
-
-    @property
     def begins_with(self) -> str:
-        """The beginning of its addresses, as they are written."""
-        if not self.numbers:
+        """The beginning of its addresses, as people know it."""
+        if not self.beginning:
             return "IPv4" if self.bits == 32 else "IPv6"
         if self.bits == 32:
-            return "".join(f"{each}." for each in self.numbers)
-        return "".join(f"{each:x}:" for each in self.numbers)
+            return "".join(f"{number}." for number in self.beginning)
+        digits = self.beginning.hex()
+        return ":".join(digits[at : at + 4] for at in range(0, len(digits), 4))
+
+    @property
+    def name(self) -> str:
+        """What it is called in its folder, without the ending."""
+        return self.begins_with.strip(".").replace(":", "-").lower()
 
 
 def files(feeds: Sequence[Feed], entries: Sequence[SiteEntry], url: str) -> Iterator[tuple[str, bytes]]:
@@ -60,7 +59,7 @@ def files(feeds: Sequence[Feed], entries: Sequence[SiteEntry], url: str) -> Iter
     ordered = sorted(entries, key=lambda entry: (entry.network.bits, entry.network, entry.since, entry.category))
     parts: list[_ReasonPage] = []
     for bits in (32, 128):
-        parts += _split(_ReasonPage((), bits, [entry for entry in ordered if entry.network.bits == bits]))
+        parts += _split(_ReasonPage(b"", bits, [entry for entry in ordered if entry.network.bits == bits]))
     for language in languages():
         pages = environment(language)
         index, page = pages.get_template("site_index.html"), pages.get_template("site_part.html")
@@ -70,16 +69,15 @@ def files(feeds: Sequence[Feed], entries: Sequence[SiteEntry], url: str) -> Iter
     yield "index.html", environment(languages()[0]).get_template("site_languages.html").render().encode()
 
 
-def _split(part: _ReasonPage) -> Iterator[_ReasonPage]:
-    """The page, or pages by the next number where it is too long; none without an entry."""
-    size = 1 if part.bits == 32 else 2
-    place = len(part.numbers) * size
-    if len(part.entries) <= _LONGEST_PAGE or place == part.bits // 8:
-        if part.entries:
-            yield part
+def _split(page: _ReasonPage) -> Iterator[_ReasonPage]:
+    """The page, or pages by the next byte where it is too long; none without an entry."""
+    place = len(page.beginning)
+    if len(page.entries) <= _LONGEST_PAGE or place == page.bits // 8:
+        if page.entries:
+            yield page
         return
-    below: dict[int, list[SiteEntry]] = {}
-    for entry in part.entries:
-        below.setdefault(int.from_bytes(entry.network.address[place : place + size], "big"), []).append(entry)
-    for number, entries in below.items():
-        yield from _split(_ReasonPage((*part.numbers, number), part.bits, entries))
+    below: dict[bytes, list[SiteEntry]] = {}
+    for entry in page.entries:
+        below.setdefault(entry.network.address[: place + 1], []).append(entry)
+    for beginning, entries in below.items():
+        yield from _split(_ReasonPage(beginning, page.bits, entries))

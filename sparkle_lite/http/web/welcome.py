@@ -1,4 +1,4 @@
-"""The guide for a new server: who you are, how large the circle is, whom no rule may touch, connect a client."""
+"""The guide for a new server: who you are, the circle, whom no rule may touch, lists to begin with, a client."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -16,6 +16,8 @@ from sparkle_lite.http.web.once import OnceForms
 from sparkle_lite.http.web.render import Page, PostedForm, keep_language, language_of, page, see_other, texts_of
 from sparkle_lite.net import AddressError, address_bytes, is_public
 from sparkle_lite.rules.decisions import DecisionFilter, Position
+from sparkle_lite.rules.imports import ImportOrder
+from sparkle_lite.rules.known_lists import KNOWN
 from sparkle_lite.server import Server
 from sparkle_lite.settings import read
 
@@ -98,7 +100,7 @@ async def save_exceptions(
             refusals.append((line, error))
     if refusals:
         return await _exceptions_page(request, server, me, refusals)
-    return see_other("/welcome/connect")
+    return see_other("/welcome/lists")
 
 
 async def _exceptions_page(
@@ -124,6 +126,27 @@ def _public(address: str | None) -> str:
         return address if address and is_public(address_bytes(address)) else ""
     except AddressError:
         return ""
+
+
+# --- Lists ------------------------------------------------------------------------------------------------------------
+
+
+@get("/welcome/lists", guards=ADMINS)
+async def lists(request: AnyRequest, server: Injected[Server]) -> Page:
+    """Whose lists to begin with."""
+    there = set(await server.imports.entries())
+    return page(request, "welcome_lists.html", step=4, known=KNOWN, there=there)
+
+
+@post("/welcome/lists", status_code=303, guards=ADMINS)
+async def save_lists(server: Injected[Server], me: Injected[SignedIn], form: Injected[PostedForm]) -> Page:
+    """Switch the lists on that are ticked, and fetch them."""
+    there = await server.imports.entries()
+    for known in KNOWN:
+        if known.key in form and known.entry.name not in there:
+            await server.imports.add(known.entry, me.actor)
+            server.imports.begin(ImportOrder(known.entry, me.actor))
+    return see_other("/welcome/connect")
 
 
 # --- A client ---------------------------------------------------------------------------------------------------------
@@ -164,7 +187,7 @@ async def _connect_page(request: AnyRequest, server: Server, me: SignedIn, once:
     first = connection_values(server, apps[-1], 0) if apps else {}
     once_id = once.new_id(apps[-1].secret_hash if apps else b"")
     shown = {"secret": None, "seen": None, "once_id": once_id, **first, **values}
-    return page(request, "welcome_connect.html", step=4, apps=apps, **shown)
+    return page(request, "welcome_connect.html", step=5, apps=apps, **shown)
 
 
 @post("/welcome/done", status_code=303, guards=ADMINS)
@@ -174,4 +197,7 @@ async def finish(server: Injected[Server]) -> Page:
     return see_other("/")
 
 
-HANDLERS = (who, save_who, circle, save_circle, exceptions, save_exceptions, connect, make_secret, finish)
+HANDLERS = (
+    *(who, save_who, circle, save_circle, exceptions, save_exceptions, lists, save_lists),
+    *(connect, make_secret, finish),
+)

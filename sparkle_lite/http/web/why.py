@@ -112,7 +112,10 @@ async def _stranger_page(request: AnyRequest, server: Server, network: Network, 
         raise SparkleError("too_many", "address.too_many", retry_after=wait)
     subject = str(network)
     verdict = await server.decisions.verdict(network.address)
-    return page(request, "why.html", subject=subject, verdict=verdict, why=None, is_own=asker == subject)
+    credits = await server.imports.credits()
+    return page(
+        request, "why.html", subject=subject, verdict=verdict, why=None, is_own=asker == subject, credits=credits
+    )
 
 
 async def _member_page(request: AnyRequest, server: Server, network: Network, me: SignedIn) -> Page:
@@ -137,6 +140,8 @@ async def _member_page(request: AnyRequest, server: Server, network: Network, me
         days=days,
         bars=_bars(days),
         is_own=me.actor.address == subject,
+        supporters=await server.imports.supporters(network),
+        credits=await server.imports.credits(),
         distances=distances,
         distance=_amount,
     )

@@ -1,11 +1,10 @@
 """The manual as the server shows it: open to everybody, in both languages, and linked from the pages it explains."""
 
 import re
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from browser import DESKTOP, PHONE, launch, visiting
+from browser import DESKTOP, PHONE, visiting
 from server import RunningServer
 
 from sparkle_lite.http.web.manual import TOPICS, headings, topic
@@ -28,14 +27,6 @@ def page(server: RunningServer, path: str, language: str = "en", token: str = ""
     answer = server.request("GET", path, headers=headers)
     assert answer.status == 200, path
     return answer.body.decode()
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    driver, browser = launch()
-    yield browser
-    browser.close()
-    driver.stop()
 
 
 @pytest.mark.parametrize(("language", "viewport", "scheme"), [("en", PHONE, "dark"), ("zh", DESKTOP, "light")])

@@ -12,7 +12,7 @@ from typing import Any, Literal
 from urllib.parse import urlencode
 
 import pytest
-from browser import DESKTOP, PHONE, launch, visiting
+from browser import DESKTOP, PHONE, visiting
 from feeder import HOSTILE, LEGACY, feed
 from litestar.handlers import HTTPRouteHandler
 from server import Answer, App, RunningServer, start_server
@@ -25,15 +25,6 @@ WEB = Path(web.__file__).parent
 HTML = {"Accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
 # Figures are read anew at once, so that a test need not wait for them.
 EAGER = "from sparkle_lite.db import overview; overview.FRESH_S = overview.STALE_S = 0"
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    """One Chromium for all tests."""
-    driver, browser = launch()
-    yield browser
-    browser.close()
-    driver.stop()
 
 
 @pytest.fixture(scope="module")
@@ -93,6 +84,11 @@ def test_the_guide_leads_from_the_login_link_to_a_connected_client(
             assert "nonsense" in visit.text()
             assert page.input_value("#addresses") == "nonsense"
             page.fill("#addresses", "")
+            page.click("main form .primary")
+            # A list to begin with is off until it is ticked.
+            assert page.is_checked("[name=btn_collected_rules]") is False
+            assert "CC BY 4.0" in visit.text()
+            visit.check()
             page.click("main form .primary")
             page.click(f"text={t('welcome.connect.other')}")
             page.fill("#comment", "nas")
@@ -161,6 +157,7 @@ PAGES = (
     "/admin/audit",
     "/admin/settings",
     "/welcome/circle",
+    "/welcome/lists",
 )
 
 

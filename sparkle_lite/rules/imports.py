@@ -1,0 +1,641 @@
+"""Lists of others: fetched or read, compared with what stands of them, and taken over or held back.
+
+A list never vanishes by accident: what is empty, no list, cut off, much smaller or much larger than before changes
+nothing, and says why, until an administrator accepts it. Where lists come from is said by the configuration's
+[[imports]] and by what was added on a page, which the configuration wins over; a command names a source itself.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from sparkle_lite import fetching
+from sparkle_lite.accounts.actors import Actor
+from sparkle_lite.accounts.audit import Audit
+from sparkle_lite.clock import elapsed_ms
+from sparkle_lite.config import WIDEST, Config, ImportEntry, ListURL
+from sparkle_lite.db import accounts as settings_store
+from sparkle_lite.db import imports as store
+from sparkle_lite.db.connection import Connection
+from sparkle_lite.db.database import Database, transacted
+from sparkle_lite.db.imports import ImportRun as ImportRun
+from sparkle_lite.db.imports import ImportState as ImportState
+from sparkle_lite.db.imports import Outcome
+from sparkle_lite.errors import SparkleError
+from sparkle_lite.fetching import Fetched, FetchLimits, Validators
+from sparkle_lite.net import Network
+from sparkle_lite.rules.decisions import Decisions, ImportedList
+from sparkle_lite.rules.findings import Finding
+from sparkle_lite.rules.known_lists import credit_of
+from sparkle_lite.rules.offers import EMPTY, SHOWN, Offer, digest, packed, read_offer, unpacked
+from sparkle_lite.rules.plan import GROWTH_FLOOR, GROWTH_SHARE, Plan
+from sparkle_lite.texts import ENGLISH, Phrase, phrase
+from sparkle_lite.units import DAY_MS, MIB, MINUTE_MS
+
+Stage = Literal["waiting", "fetching", "reading", "comparing"]
+By = Literal["file", "page", "hand"]
+ListState = Literal["off", "paused", "running", "held", "failed", "on", "new"]
+
+MAX_BYTES = 64 * MIB
+# A list of so many entries that loses half of them has been cut or emptied; a shorter one may.
+SHRUNK_FROM = 20
+# After so long a list is read anew, even where it says that nothing has changed: what it may list here may have.
+_WHOLE_MS = DAY_MS
+# A fetch that failed is tried again after a while, and each time after twice as long, but never later than usual.
+_AGAIN_MS = 5 * MINUTE_MS
+# Somebody waits for what is only tried on a page.
+TRY = FetchLimits(total_s=60.0)
+MOST_LISTS = 100
+# The setting that holds what other nodes know this one by.
+NODE = "node"
+SCHEDULE = Actor(None, True, by="schedule")
+logger = logging.getLogger("sparkle.imports")
+
+
+class HeldBack(SparkleError):
+    """A list was read, and isn't taken over before somebody accepts it."""
+
+    def __init__(self, said: Phrase) -> None:
+        super().__init__("conflict", said.key, **said.values)
+
+
+@dataclass(slots=True)
+class Progress:
+    """How far a run is: its stage, and the bytes that came of how many (None: unknown)."""
+
+    stage: Stage
+    received: int = 0
+    total: int | None = None
+
+
+class ImportStatus(NamedTuple):
+    """A list that there is: its settings, who says so, what stands of it, its last run, and what it is doing.
+
+    `next_at` is when it will be asked for (ms), None where it isn't by itself.
+    """
+
+    entry: ImportEntry
+    by: By
+    state: ImportState
+    last: ImportRun | None
+    progress: Progress | None
+    next_at: int | None
+
+    @property
+    def state_now(self) -> ListState:
+        """How it is, in a word."""
+        if not self.entry.enabled:
+            return "off"
+        if self.state.paused:
+            return "paused"
+        if self.progress is not None:
+            return "running"
+        if self.last is not None and self.last.outcome in ("held", "failed"):
+            return "held" if self.last.outcome == "held" else "failed"
+        return "on" if self.state.good_at is not None else "new"
+
+    @property
+    def shown_urls(self) -> str:
+        """Where it comes from, for people."""
+        return shown_urls(self.entry)
+
+    @property
+    def credit(self) -> str:
+        """Whom it is owed to; empty where nobody said."""
+        return credit_of(self.entry)
+
+
+class ListChange(NamedTuple):
+    """What a list changes: how many entries, and the plan where it lists by itself.
+
+    `why` says why it would be held back, where it is only tried.
+    """
+
+    added: int
+    removed: int
+    plan: Plan | None = None
+    why: Phrase | None = None
+
+    @classmethod
+    def of_plan(cls, plan: Plan, why: Phrase | None) -> "ListChange":
+        """What a plan changes."""
+        return cls(added=len(plan.added), removed=len(plan.removed), plan=plan, why=why)
+
+    @property
+    def is_any(self) -> bool:
+        """Whether anything changes."""
+        has_plan = self.plan is not None and bool(self.plan.begin or self.plan.end)
+        return bool(self.added or self.removed or has_plan)
+
+    @property
+    def numbers(self) -> dict[str, Any]:
+        """The counts for the history."""
+        held, dropped = (0, {}) if self.plan is None else (len(self.plan.held), dict(self.plan.dropped))
+        return {"added": self.added, "removed": self.removed, "held": held, "dropped": dropped}
+
+
+class Preview(NamedTuple):
+    """What a list would change, in numbers and the first of what it would list; `why` says what would hold it back."""
+
+    numbers: Mapping[str, Any]
+    change: ListChange
+    first: tuple[Finding, ...]
+    why: Phrase | None
+
+
+class Imported(NamedTuple):
+    """How a run went, and what it changed, if anything."""
+
+    run: ImportRun
+    change: ListChange | None
+
+
+class ImportOrder(NamedTuple):
+    """One run: of which list, for whom, and how.
+
+    `accept` takes over what would be held back, `by_hand`: whoever ran it wants all of it, also what was refused.
+    `lifetime_ms` is how long what it lists lasts (None: as long as it is on the list), `body` what was read already.
+    """
+
+    entry: ImportEntry
+    actor: Actor
+    accept: bool = False
+    by_hand: bool = False
+    dry: bool = False
+    lifetime_ms: int | None = None
+    body: bytes | None = None
+    limits: FetchLimits = FetchLimits()
+
+
+class Imports:
+    """The lists of one server or one command."""
+
+    def __init__(
+        self,
+        *,
+        database: Database,
+        decisions: Decisions,
+        audit: Audit,
+        config: Callable[[], Config],
+        clock: Callable[[], int],
+    ) -> None:
+        self.database = database
+        self._decisions = decisions
+        self._audit = audit
+        self._config = config
+        self._clock = clock
+        self._one_at_a_time = asyncio.Lock()
+        self.running: dict[str, Progress] = {}
+        # When each list was last read as a whole (ms), and which were on when what is gone was last ended.
+        self._whole: dict[str, int] = {}
+        self._on: frozenset[str] | None = None
+        self._failures: dict[str, int] = {}
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    async def close(self) -> None:
+        """End what was begun by a button."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    # --- Which there are ----------------------------------------------------------------------------------------------
+
+    async def entries(self) -> dict[str, tuple[ImportEntry, By]]:
+        """Every list by name, those of the configuration first."""
+        async with self.database.reader() as reader:
+            stored = await store.sources(reader)
+        entries: dict[str, tuple[ImportEntry, By]] = {entry.name: (entry, "file") for entry in self._config().imports}
+        for name, settings in stored.items():
+            if name not in entries:
+                entries[name] = _entry(settings), "page"
+        return entries
+
+    async def entry(self, name: str) -> ImportEntry:
+        """The settings of one list. Raises SparkleError: not_found."""
+        found = (await self.entries()).get(name)
+        if found is None:
+            raise SparkleError("not_found", "imports.none", name=name[:40])
+        return found[0]
+
+    async def all(self) -> list[ImportStatus]:
+        """Every list with what stands of it."""
+        entries = await self.entries()
+        async with self.database.reader() as reader:
+            states, last = await store.states(reader), await store.last_runs(reader)
+        by_hand: dict[str, tuple[ImportEntry, By]] = {name: (ImportEntry(name=name), "hand") for name in states}
+        return [
+            ImportStatus(
+                entry=entry,
+                by=by,
+                state=states.get(name, ImportState(name)),
+                last=last.get(name),
+                progress=self.running.get(name),
+                next_at=None if by == "hand" else self._next_at(entry, states.get(name, ImportState(name))),
+            )
+            for name, (entry, by) in {**by_hand, **entries}.items()
+        ]
+
+    async def count_troubled(self) -> int:
+        """How many lists stay as they were because what came last was held back, or failed."""
+        return sum(listed.state_now in ("held", "failed") for listed in await self.all())
+
+    def _next_at(self, entry: ImportEntry, state: ImportState) -> int | None:
+        if state.paused or not entry.enabled:
+            return None
+        if state.asked_at is None:
+            return 0
+        failures = self._failures.get(entry.name, 0)
+        again = _AGAIN_MS << min(failures - 1, 16) if failures else entry.interval
+        return state.asked_at + min(again, entry.interval)
+
+    async def runs(self, name: str) -> list[ImportRun]:
+        """How the last runs of a list went, newest first."""
+        async with self.database.reader() as reader:
+            return await store.runs(reader, name)
+
+    async def credits(self) -> dict[str, str]:
+        """Whom the entries of a list are owed to, by the origin of their decisions."""
+        entries = await self.entries()
+        return {f"import:{name}": credit for name, (entry, _) in entries.items() if (credit := credit_of(entry))}
+
+    async def supporters(self, network: Network) -> list[str]:
+        """The lists that only support, and have an address or the whole of a network on them."""
+        async with self.database.reader() as reader:
+            return await store.supporters(reader, network)
+
+    @transacted
+    async def add(self, connection: Connection, entry: ImportEntry, actor: Actor) -> None:
+        """Add a list as a page can: fetched by URL, from where the configuration allows it, without a secret.
+
+        Raises SparkleError: bad_request, conflict where there is one of this name, quota, forbidden.
+        """
+        actor.require_admin()
+        if entry.file or entry.allow_private or entry.app_secret or not entry.url:
+            raise SparkleError("bad_request", "imports.file_only")
+        if any(entry.name == configured.name for configured in self._config().imports):
+            raise SparkleError("conflict", "imports.configured", name=entry.name)
+        if len(await store.sources(connection)) >= MOST_LISTS:
+            raise SparkleError("quota", "imports.too_many", most=MOST_LISTS)
+        if not await store.add_source(connection, entry.name, _settings(entry), self._clock()):
+            raise SparkleError("conflict", "imports.there", name=entry.name)
+        await self._audit.record(connection, actor, "IMPORT_ADD", list=entry.name, url=shown_urls(entry))
+
+    async def remove(self, name: str, actor: Actor) -> None:
+        """Take a list away that the configuration doesn't name, and all that it listed.
+
+        Raises SparkleError: not_found, conflict where the configuration has it, forbidden.
+        """
+        actor.require_admin()
+        listed = next((one for one in await self.all() if one.entry.name == name), None)
+        if listed is None:
+            raise SparkleError("not_found", "imports.none", name=name[:40])
+        if listed.by == "file":
+            raise SparkleError("conflict", "imports.configured", name=name)
+        async with self._one_at_a_time:
+            await self._forget_source(name, actor)
+            await self._end(name, actor)
+
+    @transacted
+    async def _forget_source(self, connection: Connection, name: str, actor: Actor) -> None:
+        await store.delete_source(connection, name)
+        await self._audit.record(connection, actor, "IMPORT_REMOVE", list=name)
+
+    async def pause(self, name: str, actor: Actor, *, paused: bool) -> None:
+        """Fetch a list by itself no longer, or again; what stands of it stays. Raises SparkleError as `entry`."""
+        actor.require_admin()
+        await self.entry(name)
+        await self._set_paused(name, actor, paused=paused)
+
+    @transacted
+    async def _set_paused(self, connection: Connection, name: str, actor: Actor, *, paused: bool) -> None:
+        await store.set_paused(connection, name, paused)
+        await self._audit.record(connection, actor, "IMPORT_PAUSE" if paused else "IMPORT_RESUME", list=name)
+
+    # --- Running ------------------------------------------------------------------------------------------------------
+
+    async def run_due(self) -> None:
+        """Run every list whose time has come, one after the other; and end what lists that are gone had listed."""
+        await self._end_what_is_gone()
+        now = self._clock()
+        for listed in await self.all():
+            if listed.next_at is not None and listed.next_at <= now and listed.progress is None:
+                await self.run(ImportOrder(listed.entry, SCHEDULE))
+
+    def begin(self, order: ImportOrder) -> None:
+        """Run a list in the background; `all` and `runs` tell how it goes."""
+        task = asyncio.create_task(self.run(order), name=f"import {order.entry.name}")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def run(self, order: ImportOrder) -> Imported:
+        """Run a list and note how it went: one that is held back or fails is no error here."""
+        order.actor.require_admin()
+        name = order.entry.name
+        if not order.entry.enabled:
+            raise SparkleError("conflict", "imports.off", name=name)
+        with self._shown_as_running(name) as progress:
+            async with self._one_at_a_time:
+                done = await self._run(order, progress)
+        self._failures[name] = self._failures.get(name, 0) + 1 if done.run.outcome == "failed" else 0
+        if done.run.outcome in ("held", "failed") and done.run.why is not None:
+            logger.warning("the list %s stays as it was: %s", name, unpacked(done.run.why).text(ENGLISH))
+        return done
+
+    @contextmanager
+    def _shown_as_running(self, name: str) -> Iterator[Progress]:
+        progress = self.running.setdefault(name, Progress("waiting"))
+        try:
+            yield progress
+        finally:
+            self.running.pop(name, None)
+
+    async def _run(self, order: ImportOrder, progress: Progress) -> Imported:
+        started, began = elapsed_ms(), self._clock()
+        name = order.entry.name
+        async with self.database.reader() as reader:
+            state = await store.state(reader, name)
+        run = ImportRun(name=name, at=began, took=0, outcome="unchanged", why=None, numbers={})
+        new, change = state._replace(asked_at=began), None
+        try:
+            read = await self._read(order, state, progress)
+            new = new._replace(good_at=began)
+            if read is not None:
+                run = run._replace(numbers=read.offer.numbers)
+                change = await self._take(order, read.offer, state)
+                self._whole[name] = began
+                outcome: Outcome = "taken" if change.is_any else "unchanged"
+                run = run._replace(outcome=outcome, numbers={**run.numbers, **change.numbers})
+                new = read.state(new, by_hand=order.by_hand)
+        except HeldBack as held:
+            run, new = run._replace(outcome="held", why=packed(held.said)), state._replace(asked_at=began)
+        except SparkleError as error:
+            run, new = run._replace(outcome="failed", why=packed(error.said)), state._replace(asked_at=began)
+        run = run._replace(took=elapsed_ms() - started)
+        await self._note(run, new, order)
+        return Imported(run, change)
+
+    async def preview(self, order: ImportOrder) -> Preview:
+        """What a list would change if it were taken over now; changes nothing. Raises SparkleError."""
+        order.actor.require_admin()
+        order = order._replace(dry=True)
+        async with self.database.reader() as reader:
+            state = await store.state(reader, order.entry.name)
+        with self._shown_as_running(order.entry.name) as progress:
+            async with self._one_at_a_time:
+                return await self._preview(order, state, progress)
+
+    async def _preview(self, order: ImportOrder, state: ImportState, progress: Progress) -> Preview:
+        read = await self._read(order, ImportState(order.entry.name), progress)
+        assert read is not None
+        offer = read.offer
+        change = await self._take(order, offer, state)
+        return Preview(
+            numbers={**offer.numbers, **change.numbers}, change=change, first=offer.findings[:SHOWN], why=change.why
+        )
+
+    # --- Reading ------------------------------------------------------------------------------------------------------
+
+    async def _read(self, order: ImportOrder, state: ImportState, progress: Progress) -> "_ReadList | None":
+        """What a list says now; None where it says that it hasn't changed. Raises SparkleError."""
+        entry, now = order.entry, self._clock()
+        is_whole = order.accept or order.by_hand or order.dry or now - self._whole.get(entry.name, 0) > _WHOLE_MS
+        known = ImportState(entry.name) if is_whole else state
+        progress.stage = "fetching"
+        fetched = await self._fetch(order, known, progress)
+        if fetched.body is None:
+            return None
+        progress.stage = "reading"
+        hashed = await asyncio.to_thread(digest, fetched.body, entry)
+        if hashed == known.digest:
+            return None
+        async with self.database.reader() as reader:
+            node = str(await settings_store.setting(reader, NODE) or "")
+        offer = await asyncio.to_thread(read_offer, fetched.body, entry, now, node=node, lifetime_ms=order.lifetime_ms)
+        progress.stage = "comparing"
+        return _ReadList(offer, fetched.url, fetched.validators, hashed)
+
+    async def _fetch(self, order: ImportOrder, known: ImportState, progress: Progress) -> Fetched:
+        entry = order.entry
+        if order.body is not None or entry.file:
+            body = await asyncio.to_thread(_file, entry.path) if order.body is None else order.body
+            return Fetched(url="", final_url="", body=body, validators=Validators(), media_type="")
+
+        def note(received: int, total: int | None) -> None:
+            progress.received, progress.total = received, total
+
+        headers = {"X-BTN-AppID": entry.app_id, "X-BTN-AppSecret": str(entry.app_secret)} if entry.app_id else {}
+        refusals: list[SparkleError] = []
+        for url in entry.url:
+            validators = Validators(known.etag, known.last_modified) if url == known.url else Validators()
+            try:
+                return await fetching.fetch(
+                    str(url),
+                    validators=validators,
+                    allow_private=entry.allow_private or self._is_allowed(url),
+                    headers=headers,
+                    limits=order.limits,
+                    progress=note,
+                )
+            except SparkleError as error:
+                refusals.append(error)
+        raise refusals[0]
+
+    def _is_allowed(self, url: ListURL) -> bool:
+        """Whether the configuration lets another list come from the same private place."""
+        allowed = (each for entry in self._config().imports if entry.allow_private for each in entry.url)
+        return url.origin in (each.origin for each in allowed)
+
+    # --- Taking over --------------------------------------------------------------------------------------------------
+
+    async def _take(self, order: ImportOrder, offer: Offer, state: ImportState) -> "ListChange":
+        """Make what a list offers what stands of it. Raises HeldBack, and SparkleError for what can't be taken over."""
+        entry = order.entry
+        if offer.trouble is not None:
+            raise SparkleError("bad_request", offer.trouble.key, **offer.trouble.values)
+        standing = await self._count(entry)
+        judge = _ListJudge(
+            offer=offer,
+            before=(state.entries if state.good_at is not None else standing) if standing else None,
+            was_empty=state.good_at is not None and state.entries == 0,
+        )
+        if entry.supports_only:
+            return await self._support(order, offer, judge)
+        listing = ImportedList(
+            name=entry.name,
+            findings=offer.findings,
+            category=entry.shown_category,
+            widest=(entry.widest[0], entry.widest[1]),
+            respects_refusals=not order.by_hand,
+        )
+        refuse = None if order.accept or order.dry else judge.refuse
+        plan = await self._decisions.replace_list(listing, order.actor, dry=order.dry, judge=refuse)
+        if not order.dry:
+            await self._drop_support(entry.name)
+        return ListChange.of_plan(plan, judge.why(len(plan.added)))
+
+    async def _count(self, entry: ImportEntry) -> int:
+        """How much stands of a list."""
+        if entry.supports_only:
+            async with self.database.reader() as reader:
+                return len(await store.supporting(reader, entry.name))
+        origin = f"import:{entry.name}"
+        return sum(n for (name, _), n in (await self._decisions.counts()).items() if name == origin)
+
+    async def _support(self, order: ImportOrder, offer: Offer, judge: "_ListJudge") -> "ListChange":
+        name = order.entry.name
+        async with self.database.reader() as reader:
+            before = await store.supporting(reader, name)
+        after = {finding.target for finding in offer.findings if isinstance(finding.target, Network)}
+        added, removed = after - before, before - after
+        why = judge.why(len(added))
+        if why is not None and not (order.accept or order.dry):
+            raise HeldBack(why)
+        if not order.dry:
+            await self._change_support(name, added, removed)
+            await self._decisions.replace_list(_nothing(name), order.actor)
+        return ListChange(added=len(added), removed=len(removed), why=why)
+
+    @transacted
+    async def _change_support(
+        self, connection: Connection, name: str, added: Collection[Network], removed: Collection[Network]
+    ) -> None:
+        await store.change_support(connection, name, added, removed)
+
+    async def _drop_support(self, name: str) -> None:
+        async with self.database.reader() as reader:
+            before = await store.supporting(reader, name)
+        if before:
+            await self._change_support(name, (), before)
+
+    @transacted
+    async def _note(self, connection: Connection, run: ImportRun, state: ImportState, order: ImportOrder) -> None:
+        """Keep what stands of a list and how the run went; that nothing has changed is no news.
+
+        Of what a command names, nothing is kept before it was good once.
+        """
+        if order.by_hand and state.good_at is None:
+            return
+        await store.set_state(connection, state)
+        last = await store.last_run(connection, run.name)
+        was_well = last is not None and last.outcome in ("taken", "unchanged")
+        if run.outcome != "unchanged" or not was_well or order.actor != SCHEDULE:
+            await store.add_run(connection, run)
+        if run.outcome == "taken":
+            counts = {key: run.numbers.get(key, 0) for key in ("entries", "added", "removed")}
+            await self._audit.record(connection, order.actor, "RULE_IMPORT", list=run.name, **counts)
+
+    # --- Lists that are gone ------------------------------------------------------------------------------------------
+
+    async def _end_what_is_gone(self) -> None:
+        """End what lists had listed that are switched off, or that nobody names any more."""
+        entries = await self.entries()
+        on = frozenset(name for name, (entry, _) in entries.items() if entry.enabled)
+        if on == self._on:
+            return
+        async with self.database.reader() as reader:
+            standing = await store.standing_names(reader, self._clock())
+        for name in sorted(standing - on):
+            async with self._one_at_a_time:
+                await self._end(name, SCHEDULE)
+            logger.info("what the list %s had listed is ended, because it is switched off or gone", name)
+        self._on = on
+
+    async def _end(self, name: str, actor: Actor) -> None:
+        """End all that a list listed, and forget what stood of it."""
+        await self._decisions.replace_list(_nothing(name), actor)
+        await self._drop_support(name)
+        await self._forget(name)
+
+    @transacted
+    async def _forget(self, connection: Connection, name: str) -> None:
+        await store.delete_state(connection, name)
+
+
+class _ReadList(NamedTuple):
+    """A list that was read: what it offers, where it came from, and what its server and we know it by."""
+
+    offer: Offer
+    url: str
+    validators: Validators
+    digest: bytes
+
+    def state(self, before: ImportState, *, by_hand: bool) -> ImportState:
+        """What stands of the list once it is taken over."""
+        return before._replace(
+            by_hand=int(by_hand),
+            url=self.url,
+            etag=self.validators.etag,
+            last_modified=self.validators.last_modified,
+            digest=self.digest,
+            entries=len(self.offer.findings),
+        )
+
+
+class _ListJudge(NamedTuple):
+    """What keeps a list from being taken over: `before` is how many entries it had, None where nothing stands of it."""
+
+    offer: Offer
+    before: int | None
+    was_empty: bool
+
+    def refuse(self, plan: Plan) -> None:
+        """Raises HeldBack."""
+        why = self.why(len(plan.added))
+        if why is not None:
+            raise HeldBack(why)
+
+    def why(self, added: int) -> Phrase | None:
+        """Why a list should be looked at before it is taken over."""
+        doubt, before, entries = self.offer.doubt, self.before, len(self.offer.findings)
+        if doubt is not None and not (self.was_empty and doubt.key == EMPTY):
+            return doubt
+        if before is None:
+            return None
+        if before >= SHRUNK_FROM and 2 * entries < before:
+            return phrase("imports.why.shrunk", before=before, entries=entries)
+        if added > max(GROWTH_FLOOR, GROWTH_SHARE * before):
+            return phrase("imports.why.grown", before=before, added=added)
+        return None
+
+
+def _nothing(name: str) -> ImportedList:
+    """A list of which nothing is to stand."""
+    return ImportedList(name=name, findings=(), category=name, widest=(0, 0))
+
+
+def _file(path: Path) -> bytes:
+    """A file of the operator's, bounded. Raises SparkleError."""
+    try:
+        with path.open("rb") as file:
+            body = file.read(MAX_BYTES + 1)
+    except OSError as error:
+        raise SparkleError("not_found", "imports.why.no_file", file=path.name, why=error.strerror or "") from None
+    if len(body) > MAX_BYTES:
+        raise SparkleError("too_large", "imports.why.too_large", most=MAX_BYTES // MIB)
+    return body
+
+
+# What a page can say of a list.
+_ON_PAGES = ("name", "url", "interval", "format", "category", "widest", "weight", "trust", "credit")
+
+
+def _settings(entry: ImportEntry) -> dict[str, Any]:
+    """What is kept of a list that was added on a page, as JSON."""
+    return {name: getattr(entry, name) for name in _ON_PAGES}
+
+
+def _entry(settings: Mapping[str, Any]) -> ImportEntry:
+    """A list that was kept so; what an earlier version knew and this one doesn't is passed over."""
+    known = {name: value for name, value in settings.items() if name in _ON_PAGES}
+    known["url"] = tuple(map(ListURL, known["url"]))
+    known["widest"] = tuple(known.get("widest", WIDEST))
+    return ImportEntry(**known)
+
+
+def shown_urls(entry: ImportEntry) -> str:
+    """Where a list comes from, for people: without what its URLs ask for."""
+    return entry.file or ", ".join(ListURL(url).shown for url in entry.url)
