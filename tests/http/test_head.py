@@ -60,6 +60,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
     with start_server(tmp_path_factory.mktemp("head"), CONFIG) as running:
         feed(running, running.app)
         running.run("rules", "deny", "203.0.113.7", "--forever")
+        (running.folder / "list.txt").write_text("203.0.113.8\n")
+        running.run("rules", "import", str(running.folder / "list.txt"), "--name", "mine")
         yield running
 
 
@@ -80,7 +82,12 @@ def targets(server: RunningServer) -> dict[str, str]:
         "address:path": "60.220.182.1",
         "identifier:path": "abc",
     }
-    names = {"/explore": "bans", "/client": "Transmission", "/rules/analyses": "over_download"}
+    names = {
+        "/explore": "bans",
+        "/client": "Transmission",
+        "/rules/analyses": "over_download",
+        "/rules/imports": "mine",
+    }
     names |= {"/static": next(iter(render.assets())), "/docs": docs._files().name}
     found = {}
     for route in served_paths():

@@ -120,7 +120,7 @@ def test_what_a_form_says_wrong_is_named_and_kept(server: RunningServer, web: Li
     assert asked(server, "/rules/imports/add", token, {"url": page, "name": "failing"}).status == 409
     for act in ("run", "pause", "resume", "remove"):
         assert asked(server, f"/rules/imports/nothing/{act}", token, {}).status == 404
-    assert asked(server, "/rules/imports/off/run", token, {}).status == 303
+    assert asked(server, "/rules/imports/off/run", token, {}).status == 409
     assert asked(server, "/rules/imports/failing/remove", token, {}).status == 409
 
 
