@@ -6,13 +6,15 @@ time is right, and what is said of a doubt; jobs.py brings back what was stamped
 
 import asyncio
 import logging
+from collections.abc import Callable
 from datetime import UTC, datetime
+from pathlib import Path
 
 from sparkle_lite.accounts.actors import Actor
 from sparkle_lite.clock import JUMP_MS, Clock, Doubt, newest_of
 from sparkle_lite.db import accounts as store
 from sparkle_lite.db import segments, stamps
-from sparkle_lite.db.connection import Connection
+from sparkle_lite.db.connection import Connection, plain_uri
 from sparkle_lite.db.database import Database, transacted
 from sparkle_lite.errors import SparkleError
 from sparkle_lite.texts import ENGLISH, Phrase, phrase
@@ -38,19 +40,26 @@ class Timekeeping:
         self._doubt: Doubt | None = None
 
     async def open(self) -> None:
-        """Compare the clock with what the last run left behind."""
+        """Compare the clock with what the last run left behind, and say so where it doesn't go with that."""
+        await self.compare()
+        await self._tell()
+
+    async def compare(self, uri_of: Callable[[Path], str] = plain_uri) -> None:
+        """The same without a word to anybody; `uri_of` says how the file of a hot segment is opened."""
         database = self.database
         async with database.reader() as connection:
             known, accepted, mend = [await _number(connection, name) for name in (_KNOWN, _ACCEPTED, _MEND)]
             newest = newest_of(
-                (await stamps.newest(connection), await segments.newest_hot(connection, database.segment_folder))
+                (
+                    await stamps.newest(connection),
+                    await segments.newest_hot(connection, database.segment_folder, uri_of),
+                )
             )
         self._accepted, self.needs_mending = accepted, bool(mend)
         if mend and known is not None:
             # That something is stamped ahead is known already, and says nothing of the clock as it is now.
             newest = None
         self.clock.start(known=known, newest=newest, accepted=accepted)
-        await self._tell()
 
     async def watch(self) -> None:
         """Notice a jump, the end of a doubt, and an operator's word that came by another process."""

@@ -37,7 +37,7 @@ FLOORS = (
     {"accounts"},
     {"ingest", "rules"},
     {"observations", "analyses", "settings", "jobs", "timekeeping"},
-    {"server"},
+    {"server", "doctor"},
     {"http"},
     {"app"},
     {"cli", "__main__", "simulation"},

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from sparkle_lite.db.database import Database
 
 T = TypeVar("T")
-Run = Callable[[argparse.Namespace], None]
+# What a command does; it may give its exit status.
+Run = Callable[[argparse.Namespace], int | None]
 
 
 def complain(*lines: str) -> None:

@@ -16,7 +16,7 @@ from sparkle_lite import __version__
 from sparkle_lite.cli.accounts import add_app_commands, add_feed_key_commands, add_user_commands
 from sparkle_lite.cli.commands import add_command, add_config_option, add_group, complain, config_path, load, port
 from sparkle_lite.cli.demo import add_demo_command
-from sparkle_lite.cli.doctor import add_doctor_commands
+from sparkle_lite.cli.doctor import add_doctor_command
 from sparkle_lite.cli.publish import add_publish_command
 from sparkle_lite.cli.rules import add_rule_commands
 from sparkle_lite.cli.simulate import add_simulate_command
@@ -34,7 +34,7 @@ def main(argv: list[str] | None = None) -> int:
     if not sys.flags.dev_mode:
         _log_plainly()
     try:
-        args.run(args)
+        status: int | None = args.run(args)
         sys.stdout.flush()
     except ConfigError as error:
         complain(*error.lines)
@@ -56,7 +56,7 @@ def main(argv: list[str] | None = None) -> int:
             raise
         complain(_fault(error))
         return 1
-    return 0
+    return status or 0
 
 
 def _open_standard_streams() -> None:
@@ -119,7 +119,7 @@ def _parser() -> argparse.ArgumentParser:
     add_command(config, "show", _config_show, "print the effective configuration, secrets masked")
     add_rule_commands(commands)
     add_publish_command(commands)
-    add_doctor_commands(add_group(commands, "doctor", "what looks after a server"))
+    add_doctor_command(commands)
     add_simulate_command(commands)
     add_demo_command(commands)
     return parser

@@ -230,11 +230,16 @@ async def note(main: Connection, row: AsideRow) -> bool:
     gone = await main.execute("DELETE FROM segment WHERE id=?", (row.segment.id,))
     if not gone.rowcount:
         return False
+    await keep(main, row)
+    return True
+
+
+async def keep(main: Connection, row: AsideRow) -> None:
+    """Note a segment that isn't in the catalogue, within a transaction."""
     await main.execute(
         f"INSERT INTO segment_aside VALUES ({','.join('?' * len(_COLUMNS))})",
         (*row.segment, *row.wrong, row.file, row.at),
     )
-    return True
 
 
 async def take_back(main: Connection, segment: SegmentRow) -> bool:

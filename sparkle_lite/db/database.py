@@ -64,14 +64,20 @@ class Database:
     every command waits for its turn there.
     """
 
-    def __init__(self, path: Path, synchronous: Synchronous = "full", *, still: bool = False) -> None:
-        """`still`: only read, on a disk that can't be written; what would write is refused."""
+    def __init__(
+        self, path: Path, synchronous: Synchronous = "full", *, still: bool = False, uri: str | None = None
+    ) -> None:
+        """`still`: only read, on a disk that can't be written; what would write is refused.
+
+        `uri` says how the main file is opened then, where that is known.
+        """
         self.path = path
-        self.segment_folder = _segment_folder(path)
+        self.segment_folder = segment_folder(path)
         self.synchronous: Synchronous = synchronous
         self.is_still = still
         # How to open the main file for reading, here and on threads.
-        self.uri = plain_uri(path)
+        self.uri = uri or plain_uri(path)
+        self._is_told_how = uri is not None
         # By it the files of this database's segments are told from others.
         self.stamp = 0
         self._main: Connection | None = None
@@ -136,7 +142,8 @@ class Database:
             await merge_log(self._main)
 
     async def _open_still(self) -> None:
-        self.uri = await asyncio.to_thread(still_uri, self.path)
+        if not self._is_told_how:
+            self.uri = await asyncio.to_thread(still_uri, self.path)
         self._main = await connect_readonly(self.path, uri=self.uri)
         version, known = await version_of(self._main), known_version("main")
         if version != known:
@@ -316,7 +323,7 @@ def is_there(path: Path) -> bool:
 
 def _require_nothing_beside(path: Path, *, is_new: bool = False) -> None:
     """A new main database must not be made beside what belongs to another one, whose log may be there. Blocks."""
-    files = [segment for segment in _segment_folder(path).glob("*-????????.db") if segment.stat().st_size]
+    files = [segment for segment in segment_folder(path).glob("*-????????.db") if segment.stat().st_size]
     log = path.with_name(path.name + "-wal")
     if is_new and log.exists() and log.stat().st_size:
         files.append(log)
@@ -344,11 +351,21 @@ def require_unused(path: Path) -> None:
                 os.close(lock)
 
 
+def is_used(path: Path) -> bool:
+    """Whether a server has a main database."""
+    try:
+        require_unused(path)
+    except SparkleError:
+        return True
+    return False
+
+
 def _lock_places(path: Path) -> tuple[Path, Path]:
-    return path.with_name(path.name + ".lock"), _segment_folder(path)
+    return path.with_name(path.name + ".lock"), segment_folder(path)
 
 
-def _segment_folder(path: Path) -> Path:
+def segment_folder(path: Path) -> Path:
+    """The folder of the segments of a main database."""
     return path.with_name(path.name + ".segments")
 
 

@@ -25,6 +25,7 @@ from sparkle_lite.db.connection import (
     fetch_one,
     merge_log,
     migrate,
+    plain_uri,
     refused,
     remove_file,
     roll_back,
@@ -611,12 +612,16 @@ async def used_bytes(folder: Path, segment: SegmentRow) -> int:
     return int(row[0]) if row else 0
 
 
-async def newest_hot(main: Connection, folder: Path) -> int | None:
-    """When the newest row in a hot segment was received (ms); None where there is none that can be read."""
+async def newest_hot(main: Connection, folder: Path, uri_of: Callable[[Path], str] = plain_uri) -> int | None:
+    """When the newest row in a hot segment was received (ms); None where there is none that can be read.
+
+    `uri_of` says how its file is opened.
+    """
     newest = []
     for segment in await catalogue(main, "state='hot'"):
         with suppress(SparkleError):
-            connection = await connect_readonly(segment_path(folder, segment.kind, segment.id))
+            path = segment_path(folder, segment.kind, segment.id)
+            connection = await connect_readonly(path, uri=uri_of(path))
             try:
                 newest += await fetch_all(connection, "SELECT max(received_at) FROM submission")
             finally:

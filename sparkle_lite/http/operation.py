@@ -10,7 +10,7 @@ from sparkle_lite import __version__, net
 from sparkle_lite.errors import SparkleError
 from sparkle_lite.http.api.common import described
 from sparkle_lite.http.problems import Envelope
-from sparkle_lite.http.requests import client_address, forwarded_addresses, is_from_proxy, is_proxy_header
+from sparkle_lite.http.requests import came_by, client_address, forwarded_addresses, is_from_proxy, is_proxy_header
 from sparkle_lite.http.session import AnyRequest, Injected
 from sparkle_lite.net import Network
 from sparkle_lite.server import Server
@@ -58,10 +58,10 @@ async def healthcheck(server: Injected[Server]) -> Response[dict[str, str]]:
         503: described(dict[str, Any], "Not now; what stands in the way.", {"ready": False}),
     },
 )
-async def readyz(server: Injected[Server]) -> Response[dict[str, object]]:
+async def readyz(request: AnyRequest, server: Injected[Server]) -> Response[dict[str, object]]:
     if not server.database.is_still:
         await server.disk.probe()
-    state = server.readiness()
+    state = {**server.readiness(), "came_by": came_by(request.scope, server.config.server.trusted_proxies)}
     return Response(state, status_code=200 if state["ready"] else 503, headers=NO_STORE)
 
 

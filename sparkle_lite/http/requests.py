@@ -5,7 +5,7 @@ import re
 import sys
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import parse_qsl, unquote
 
 from litestar import Request
@@ -133,6 +133,14 @@ def forwarded_addresses(scope: Scope) -> list[str]:
 def is_proxy_header(name: str) -> bool:
     """Whether a header (any case) is one that nobody but a proxy sends."""
     return bool(_PROXY_HEADER.fullmatch(name.lower()))
+
+
+def came_by(scope: Scope, trusted: Sequence[Network]) -> Literal["direct", "proxy", "silent_proxy", "unknown_proxy"]:
+    """How a request came: from a trusted proxy that says who asks, from one that doesn't, from one nobody named."""
+    if is_from_proxy(scope, trusted):
+        return "proxy" if forwarded_addresses(scope) else "silent_proxy"
+    has_sign = any(is_proxy_header(name.decode("latin-1")) for name, _ in scope["headers"])
+    return "unknown_proxy" if has_sign else "direct"
 
 
 def client_address(scope: Scope, trusted: Sequence[Network]) -> str:

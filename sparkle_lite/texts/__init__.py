@@ -29,6 +29,13 @@ def languages() -> tuple[str, ...]:
     return (ENGLISH, *sorted(codes - {ENGLISH}))
 
 
+def spoken(environ: Mapping[str, str]) -> str:
+    """The language that the environment of a command asks for (POSIX: LC_ALL, LC_MESSAGES, LANG); else English."""
+    named = next((value for name in ("LC_ALL", "LC_MESSAGES", "LANG") if (value := environ.get(name))), "")
+    code = re.split(r"[_.@-]", named, maxsplit=1)[0].lower()
+    return code if code in languages() else ENGLISH
+
+
 @cache
 def catalogue(language: str) -> Mapping[str, str]:
     """All texts of a language: dotted key -> text with {names}. Raises ValueError for a key that stands twice."""

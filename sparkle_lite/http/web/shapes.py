@@ -6,9 +6,8 @@ from datetime import UTC, datetime
 
 from markupsafe import Markup
 
-from sparkle_lite.units import DAY_MS, HOUR_MS, MINUTE_MS, SECOND_MS
+from sparkle_lite.units import DAY_MS, HOUR_MS, MINUTE_MS, SECOND_MS, size_text
 
-_UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
 _SPANS = ((DAY_MS, "d"), (HOUR_MS, "h"), (MINUTE_MS, "min"), (SECOND_MS, "s"))
 _PROGRAM = re.compile(r"([A-Za-z][A-Za-z0-9._ -]{0,39})/v?([0-9][0-9A-Za-z.+_-]{0,23})")
 
@@ -20,13 +19,7 @@ def number(value: float | None) -> str:
 
 def size(value: int | None) -> str:
     """Bytes in binary units; what clients send below zero stands for unknown."""
-    if value is None or value < 0:
-        return "–"
-    amount, unit = float(value), 0
-    # 1023.96 would be rounded to 1024.0 of the unit below.
-    while amount >= 1023.95 and unit < len(_UNITS) - 1:
-        amount, unit = amount / 1024, unit + 1
-    return f"{amount:.0f} {_UNITS[unit]}" if unit == 0 or amount >= 100 else f"{amount:.1f} {_UNITS[unit]}"
+    return "–" if value is None or value < 0 else size_text(value)
 
 
 def speed(value: int | None) -> str:

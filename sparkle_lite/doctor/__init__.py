@@ -1,0 +1,1 @@
+"""What looks after an installation: its checks, and what is sent to somebody who shall help."""
