@@ -32,6 +32,7 @@ FLOORS = (
         "turns",
         "worker_process",
         "fetching",
+        "service_manager",
     },
     {"config", "wire", "db"},
     {"accounts"},

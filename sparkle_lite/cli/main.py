@@ -19,6 +19,7 @@ from sparkle_lite.cli.demo import add_demo_command
 from sparkle_lite.cli.doctor import add_doctor_command
 from sparkle_lite.cli.publish import add_publish_command
 from sparkle_lite.cli.rules import add_rule_commands
+from sparkle_lite.cli.service import add_service_commands
 from sparkle_lite.cli.simulate import add_simulate_command
 from sparkle_lite.errors import ConfigError, SparkleError
 
@@ -120,6 +121,7 @@ def _parser() -> argparse.ArgumentParser:
     add_rule_commands(commands)
     add_publish_command(commands)
     add_doctor_command(commands)
+    add_service_commands(commands)
     add_simulate_command(commands)
     add_demo_command(commands)
     return parser

@@ -48,8 +48,10 @@ _SHORT = {4: 24, 6: 48}
 # What every machine has tells nothing.
 _KEPT = frozenset(map(ipaddress.ip_address, ("127.0.0.1", "::1", "0.0.0.0", "::")))  # noqa: S104 -- compared, not bound
 _ADDRESS = re.compile(
-    r"(?<![\w.])(?:\d{1,3}\.){3}\d{1,3}(?:/\d{1,2})?(?![\w.]?\d)"
-    r"|(?<![\w:.])[0-9A-Fa-f]{0,4}(?::[0-9A-Fa-f]{0,4}){2,7}(?:(?:\d{1,3}\.){3}\d{1,3})?(?:%\w+)?(?:/\d{1,3})?(?![\w:])"
+    # IPv6 that ends like IPv4, IPv6, IPv4.
+    r"(?<![\w:.])(?:[0-9A-Fa-f]{0,4}:){2,7}(?:\d{1,3}\.){3}\d{1,3}(?:/\d{1,3})?(?![\w.]?\d)"
+    r"|(?<![\w:.])[0-9A-Fa-f]{0,4}(?::[0-9A-Fa-f]{0,4}){2,7}(?:%\w+)?(?:/\d{1,3})?(?![\w:])"
+    r"|(?<![\w.])(?:\d{1,3}\.){3}\d{1,3}(?:/\d{1,2})?(?![\w.]?\d)"
 )
 _WORD = "A-Za-z0-9_"
 
@@ -86,6 +88,7 @@ def _shortened(match: re.Match[str]) -> str:
         address = ipaddress.ip_address(text.partition("%")[0])
     except ValueError:
         return match[0]
+    address = getattr(address, "ipv4_mapped", None) or address
     longest = _SHORT[address.version]
     length = min(int(prefix), longest) if prefix else longest
     if address in _KEPT or (prefix and int(prefix) <= longest):

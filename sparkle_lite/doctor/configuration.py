@@ -31,7 +31,9 @@ async def check_database(place: Installation) -> list[Finding] | None:
     """Whether there is a database, and it can be read."""
     if place.trouble is not None:
         return [refused(place.trouble)]
-    if place.config is not None and place.database is None:
+    if place.config is None:
+        return None
+    if place.database is None:
         path = place.config.database.file
         return [Finding("note", phrase("doctor.no_database", path=path), phrase("doctor_mend.no_database"))]
     return []

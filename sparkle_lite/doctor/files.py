@@ -8,7 +8,7 @@ from pathlib import Path
 
 from sparkle_lite.config import Config
 from sparkle_lite.db import checkup
-from sparkle_lite.db.checkup import DatabaseFile
+from sparkle_lite.db.checkup import DatabaseFile, Integrity
 from sparkle_lite.db.faults import FileFault, forbidden
 from sparkle_lite.db.keeper import Keeper
 from sparkle_lite.doctor.findings import Finding, refused
@@ -139,8 +139,10 @@ async def check_integrity(place: Installation) -> list[Finding] | None:
         try:
             integrity = await on_thread(read)
         except FileFault as fault:
-            found.append(refused(fault))
-            continue
+            if fault.kind != "damaged":
+                found.append(refused(fault))
+                continue
+            integrity = Integrity((fault.reason,), is_finished=True)
         unread += not integrity.is_finished
         if integrity.faults:
             said = phrase("doctor.damaged", path=file.path, faults="; ".join(integrity.faults))

@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from typing import Literal, NamedTuple, get_args
 
+from sparkle_lite.db.faults import FileFault
 from sparkle_lite.errors import SaidError
 from sparkle_lite.texts import Phrase, phrase
 
@@ -34,4 +35,5 @@ def worst(results: Iterable[Examined]) -> Level:
 
 def refused(error: SaidError, level: Level = "bad") -> Finding:
     """What an error says, whose sentence has the mend in it."""
-    return Finding(level, phrase("doctor.error", why=error.said))
+    # What is told over the network names no file.
+    return Finding(level, phrase("doctor.error", why=error.told if isinstance(error, FileFault) else error.said))

@@ -19,6 +19,7 @@ from uvicorn.lifespan.on import LifespanOn
 
 from sparkle_lite.http.connection import Protocol
 from sparkle_lite.http.sockets import bind, bind_error, url_of
+from sparkle_lite.service_manager import ServiceManager
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -67,7 +68,8 @@ class HttpServer(uvicorn.Server):
 
     `port` 0 takes any free port. `on_ready` gets the URL once requests are accepted. `on_hup` runs on
     the loop at each SIGHUP. SIGTERM, SIGINT or `stop()` let running requests finish for `graceful_timeout` s, cancel
-    the rest and shut the application down, 10 s in all; a second signal skips the waiting.
+    the rest and shut the application down, 10 s in all; a second signal skips the waiting. A service manager is told of
+    all that.
     """
 
     def __init__(
@@ -107,6 +109,7 @@ class HttpServer(uvicorn.Server):
         self._on_ready = on_ready
         self._on_hup = on_hup
         self._hup_task: asyncio.Task[None] | None = None
+        self._manager = ServiceManager(os.environ)
 
     def run(self, sockets: list[socket.socket] | None = None) -> None:
         """Serve until told to stop, on uvloop where there is one."""
@@ -151,9 +154,12 @@ class HttpServer(uvicorn.Server):
                 # The threads of an application that is up would keep the process alive.
                 await self.shutdown(sockets=sockets)
                 raise
+        if not self.should_exit:
+            self._manager.begin()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Finish what runs, then shut the application down; what hangs is left behind."""
+        self._manager.end()
         logger.info("stopping", extra={"running_requests": len(self.server_state.tasks)})
         try:
             async with asyncio.timeout((self.config.timeout_graceful_shutdown or 0) + 1.5):
