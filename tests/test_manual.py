@@ -122,7 +122,7 @@ def commands_in(path: Path) -> Iterator[list[str]]:
         for line in block.replace("\\\n", " ").splitlines():
             for part in re.split(r"\||&&|\$\(|;", line.partition("  #")[0]):
                 words = shlex.split(part.strip().rstrip(")"), comments=True) if "sparkle" in part else []
-                at = next((i for i, word in enumerate(words) if word.endswith("sparkle-lite")), None)
+                at = max((i for i, word in enumerate(words) if word.endswith("sparkle-lite")), default=None)
                 if at is not None and not part.lstrip().startswith(
                     ("pipx", "uvx", "git", "cd", "sudo useradd", "sudo chown")
                 ):
@@ -139,7 +139,7 @@ def commands_in(path: Path) -> Iterator[list[str]]:
 def test_every_command_and_option_is_one(path: Path) -> None:
     for words in commands_in(path):
         named = [word.strip("[]") for word in words]
-        depth = 2 if named and named[0] in ("user", "app", "rules", "config") else 1
+        depth = 2 if named and named[0] in ("user", "app", "rules", "config", "service") else 1
         verbs = [word for word in named[:depth] if re.fullmatch("[a-z-]+", word) and not word.startswith("-")]
         if len(verbs) == 1 and verbs[0] in ("rules", "config", "user", "app"):
             continue
@@ -151,12 +151,12 @@ def test_every_command_and_option_is_one(path: Path) -> None:
 def test_the_page_of_commands_names_every_command_and_every_option() -> None:
     for language in languages():
         page = text_of(MANUAL / language / "commands.md")
-        for group in ("user", "app", "rules", "config"):
+        for group in ("user", "app", "rules", "config", "service"):
             for verb in re.findall(r"^    ([a-z-]+) ", help_of(group), re.MULTILINE):
                 assert f"{group} {verb}" in page, (group, verb)
                 for option in re.findall(r"--[a-z-]+", help_of(group, verb)):
                     assert option in ("--help", "--config") or option in page, (group, verb, option)
-        for option in re.findall(r"--[a-z-]+", help_of("analyse") + help_of("serve")):
+        for option in re.findall(r"--[a-z-]+", help_of("analyse") + help_of("serve") + help_of("doctor")):
             assert option in page
 
 

@@ -24,6 +24,25 @@ T = TypeVar("T")
 Run = Callable[[argparse.Namespace], int | None]
 
 
+class CommandParser(argparse.ArgumentParser):
+    """A parser that tells what was declared to it: its arguments, and the parsers of the commands below it by name."""
+
+    @property
+    def arguments(self) -> list[argparse.Action]:
+        """Its arguments in order, without the choice of a command."""
+        return [action for action in self._actions if not isinstance(action.choices, dict)]
+
+    @property
+    def below(self) -> "dict[str, CommandParser]":
+        """The commands of a group, in order."""
+        return {
+            name: parser
+            for action in self._actions
+            if isinstance(action.choices, dict)
+            for name, parser in action.choices.items()
+        }
+
+
 def complain(*lines: str) -> None:
     for line in lines:
         print(f"sparkle-lite: {line}", file=sys.stderr)

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from sparkle_lite.config import Config
     from sparkle_lite.db.adoption import Adopted
     from sparkle_lite.db.database import Database
-    from sparkle_lite.doctor.findings import Examined
+    from sparkle_lite.doctor.findings import CheckResult
 
 # How long a server may take to notice a file that was taken back (s).
 _NOTICED_S, _LOOK_S = 8.0, 0.2
@@ -60,7 +60,7 @@ def _examine(args: argparse.Namespace) -> int:
     return int(worst(results) in ("warn", "bad"))
 
 
-async def _examined(args: argparse.Namespace) -> "list[Examined]":
+async def _examined(args: argparse.Namespace) -> "list[CheckResult]":
     from sparkle_lite.doctor.bundle import write_bundle
     from sparkle_lite.doctor.installation import looked_at
     from sparkle_lite.doctor.registry import examine
@@ -72,7 +72,7 @@ async def _examined(args: argparse.Namespace) -> "list[Examined]":
     return results
 
 
-def _print(results: "list[Examined]") -> None:
+def _print(results: "list[CheckResult]") -> None:
     from sparkle_lite.doctor.registry import CHECKS
     from sparkle_lite.texts import phrase, spoken
 

@@ -14,12 +14,22 @@ from pathlib import Path
 
 from sparkle_lite import __version__
 from sparkle_lite.cli.accounts import add_app_commands, add_feed_key_commands, add_user_commands
-from sparkle_lite.cli.commands import add_command, add_config_option, add_group, complain, config_path, load, port
+from sparkle_lite.cli.commands import (
+    CommandParser,
+    add_command,
+    add_config_option,
+    add_group,
+    complain,
+    config_path,
+    load,
+    port,
+)
 from sparkle_lite.cli.demo import add_demo_command
 from sparkle_lite.cli.doctor import add_doctor_command
 from sparkle_lite.cli.publish import add_publish_command
 from sparkle_lite.cli.rules import add_rule_commands
 from sparkle_lite.cli.service import add_service_commands
+from sparkle_lite.cli.shells import add_shell_commands
 from sparkle_lite.cli.simulate import add_simulate_command
 from sparkle_lite.errors import ConfigError, SparkleError
 
@@ -99,8 +109,8 @@ def _log_plainly() -> None:
 # --- Usage ------------------------------------------------------------------------------------------------------------
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def _parser() -> CommandParser:
+    parser = CommandParser(
         prog="sparkle-lite",
         description="A BTN server in one light process on SQLite. Without a command it serves.",
         allow_abbrev=False,
@@ -124,6 +134,7 @@ def _parser() -> argparse.ArgumentParser:
     add_service_commands(commands)
     add_simulate_command(commands)
     add_demo_command(commands)
+    add_shell_commands(commands, parser)
     return parser
 
 

@@ -31,8 +31,8 @@ from sparkle_lite import logs
 from sparkle_lite.db import accounts, checkup
 from sparkle_lite.db.database import Database
 from sparkle_lite.db.faults import FileFault
-from sparkle_lite.doctor.findings import Examined, worst
-from sparkle_lite.doctor.installation import Installation
+from sparkle_lite.doctor.findings import CheckResult, worst
+from sparkle_lite.doctor.installation import InstalledServer
 from sparkle_lite.doctor.patience import on_thread
 from sparkle_lite.errors import SparkleError
 from sparkle_lite.texts import ENGLISH
@@ -60,9 +60,14 @@ class Veil:
     """Takes out of texts what is private: `names` are replaced by what stands for them."""
 
     def __init__(self, names: Mapping[str, str]) -> None:
-        self._names = names
+        # Texts of JSON have them with escapes, those of the log all but ASCII.
+        self._names = {
+            form: label
+            for name, label in names.items()
+            for form in (name, json.dumps(name)[1:-1], json.dumps(name, ensure_ascii=False)[1:-1])
+        }
         # The longest first: a name may be a part of another one.
-        parts = sorted(map(_whole_word, names), key=len, reverse=True)
+        parts = sorted(map(_whole_word, self._names), key=len, reverse=True)
         self._pattern = re.compile("|".join(parts)) if parts else None
 
     def __call__(self, text: str) -> str:
@@ -96,7 +101,7 @@ def _shortened(match: re.Match[str]) -> str:
     return str(ipaddress.ip_network((address, length), strict=False))
 
 
-async def write_bundle(target: Path, place: Installation, results: Sequence[Examined], log: Path | None) -> None:
+async def write_bundle(target: Path, place: InstalledServer, results: Sequence[CheckResult], log: Path | None) -> None:
     """Write the archive, readable by its owner alone; `log` is a file with the server's log.
 
     Raises SparkleError: conflict where there is such a file already, not_found for a log that can't be read.
@@ -118,7 +123,7 @@ async def write_bundle(target: Path, place: Installation, results: Sequence[Exam
     await on_thread(partial(_write, target, {name: veil(text) for name, text in parts.items() if text}))
 
 
-def findings_as_json(results: Sequence[Examined]) -> dict[str, Any]:
+def findings_as_json(results: Sequence[CheckResult]) -> dict[str, Any]:
     """What all checks found, in English."""
     return {
         "worst": worst(results),
@@ -139,7 +144,7 @@ def _json(value: object) -> str:
     return "" if value is None else json.dumps(value, indent=1, ensure_ascii=False, default=str)
 
 
-async def _names(place: Installation) -> dict[str, str]:
+async def _names(place: InstalledServer) -> dict[str, str]:
     """What people and applications are called, and what stands for it here."""
     salt = secrets.token_bytes(16)
     found = {_label("account", name, salt): name for name in _account_names(place)}
@@ -163,7 +168,7 @@ async def _stored_names(database: Database, salt: bytes) -> dict[str, str]:
     return found
 
 
-def _account_names(place: Installation) -> Iterable[str]:
+def _account_names(place: InstalledServer) -> Iterable[str]:
     """The user of the system whose files these are: paths name it, too."""
     names = {Path.home().name}
     if place.database is not None:

@@ -11,8 +11,8 @@ from sparkle_lite.db import checkup
 from sparkle_lite.db.checkup import DatabaseFile, Integrity
 from sparkle_lite.db.faults import FileFault, forbidden
 from sparkle_lite.db.keeper import Keeper
-from sparkle_lite.doctor.findings import Finding, refused
-from sparkle_lite.doctor.installation import Installation
+from sparkle_lite.doctor.findings import CheckFinding, refused
+from sparkle_lite.doctor.installation import InstalledServer
 from sparkle_lite.doctor.patience import on_thread
 from sparkle_lite.texts import Phrase, phrase
 from sparkle_lite.units import DAY_S, GIB, MIB, size_text
@@ -27,35 +27,35 @@ _NO_ROOM, _LITTLE_ROOM, _LITTLE_SHARE = 64 * MIB, GIB, 10
 _OTHERS, _OTHERS_WRITE = 0o077, 0o022
 
 
-async def check_rights(place: Installation) -> list[Finding] | None:
+async def check_rights(place: InstalledServer) -> list[CheckFinding] | None:
     """Whether the files are their owner's alone, and all belong to the same user, who may write them."""
     if place.database is None:
         return None
     return await on_thread(partial(_rights, place.database.path, served=place.is_served))
 
 
-def _rights(path: Path, *, served: bool) -> list[Finding]:
+def _rights(path: Path, *, served: bool) -> list[CheckFinding]:
     files = checkup.files(path, served=served)
     [main, *_] = files
     found = [finding for file in files for finding in _of_file(file, main)]
     for folder in checkup.folders(path):
         status = folder.stat()
         if status.st_mode & _OTHERS_WRITE:
-            found.append(Finding("warn", phrase("doctor.folder_open", path=folder), _chmod("700", folder)))
+            found.append(CheckFinding("warn", phrase("doctor.folder_open", path=folder), _chmod("700", folder)))
         if status.st_uid not in (main.owner, 0):
             found.append(_foreign(folder, main))
     if os.geteuid() == main.owner and (culprit := forbidden(path)):
         mend = phrase("doctor_mend.unwritable", path=culprit)
-        found.append(Finding("bad", phrase("doctor.unwritable", path=culprit), mend))
+        found.append(CheckFinding("bad", phrase("doctor.unwritable", path=culprit), mend))
     return found
 
 
-def _of_file(file: DatabaseFile, main: DatabaseFile) -> Iterator[Finding]:
+def _of_file(file: DatabaseFile, main: DatabaseFile) -> Iterator[CheckFinding]:
     if file.mode & _OTHERS:
         said = phrase("doctor.file_open", path=file.path, mode=f"{file.mode:03o}")
-        yield Finding("warn", said, _chmod("600", file.path))
+        yield CheckFinding("warn", said, _chmod("600", file.path))
     if file.mode & 0o600 != 0o600:
-        yield Finding("bad", phrase("doctor.unwritable", path=file.path), _chmod("600", file.path))
+        yield CheckFinding("bad", phrase("doctor.unwritable", path=file.path), _chmod("600", file.path))
     if file.owner != main.owner:
         yield _foreign(file.path, main)
 
@@ -64,20 +64,20 @@ def _chmod(mode: str, path: Path) -> Phrase:
     return phrase("doctor_mend.mode", mode=mode, path=path)
 
 
-def _foreign(path: Path, main: DatabaseFile) -> Finding:
+def _foreign(path: Path, main: DatabaseFile) -> CheckFinding:
     owner = main.shown_owner
     said = phrase("doctor.foreign_owner", path=path, owner=checkup.owner_of(path), main=owner)
-    return Finding("bad", said, phrase("doctor_mend.foreign_owner", uid=main.owner, path=path))
+    return CheckFinding("bad", said, phrase("doctor_mend.foreign_owner", uid=main.owner, path=path))
 
 
-async def check_room(place: Installation) -> list[Finding] | None:
+async def check_room(place: InstalledServer) -> list[CheckFinding] | None:
     """Whether there is room for what is to come, and the logs don't grow without end."""
     if place.database is None or place.config is None:
         return None
     return await on_thread(partial(_room, place.config, served=place.is_served))
 
 
-def _room(config: Config, *, served: bool) -> list[Finding]:
+def _room(config: Config, *, served: bool) -> list[CheckFinding]:
     path, limit = config.database.file, config.retention.max_database_size
     files = checkup.files(path, served=served)
     size = sum(file.size + file.log_size for file in files)
@@ -87,18 +87,18 @@ def _room(config: Config, *, served: bool) -> list[Finding]:
         wanted = max(limit - size, 0) if limit else max(_LITTLE_ROOM, size // _LITTLE_SHARE)
         values = {"folder": folder, "free": size_text(room.free), "size": size_text(size)}
         if room.free < _NO_ROOM or room.names == 0:
-            found.append(Finding("bad", phrase("doctor.no_room", **values), phrase("doctor_mend.room")))
+            found.append(CheckFinding("bad", phrase("doctor.no_room", **values), phrase("doctor_mend.room")))
         elif limit and room.free < wanted:
             said = phrase("doctor.room_below_limit", limit=size_text(limit), **values)
-            found.append(Finding("warn", said, phrase("doctor_mend.room")))
+            found.append(CheckFinding("warn", said, phrase("doctor_mend.room")))
         elif room.free < wanted:
-            found.append(Finding("warn", phrase("doctor.little_room", **values), phrase("doctor_mend.room")))
+            found.append(CheckFinding("warn", phrase("doctor.little_room", **values), phrase("doctor_mend.room")))
         else:
-            found.append(Finding("ok", phrase("doctor.room", **values)))
+            found.append(CheckFinding("ok", phrase("doctor.room", **values)))
     for file in files:
         if file.log_size > _LARGE_LOG:
             said = phrase("doctor.large_log", path=file.path, size=size_text(file.log_size))
-            found.append(Finding("warn", said, phrase("doctor_mend.large_log")))
+            found.append(CheckFinding("warn", said, phrase("doctor_mend.large_log")))
     return found
 
 
@@ -107,31 +107,31 @@ def _one_a_disk(folders: list[Path]) -> list[Path]:
     return list({folder.stat().st_dev: folder for folder in reversed(folders)}.values())
 
 
-async def check_versions(place: Installation) -> list[Finding] | None:
+async def check_versions(place: InstalledServer) -> list[CheckFinding] | None:
     """Whether this program and the files go together."""
     if place.database is None:
         return None
     return await on_thread(partial(_versions, place.database.path, served=place.is_served))
 
 
-def _versions(path: Path, *, served: bool) -> list[Finding]:
+def _versions(path: Path, *, served: bool) -> list[CheckFinding]:
     found = []
     for file in checkup.files(path, served=served):
         version, known = checkup.version(file.path, file.kind, served=served)
         if version > known:
             said = phrase("doctor.newer_file", path=file.path, version=version, known=known)
-            found.append(Finding("bad", said, phrase("doctor_mend.newer_file")))
+            found.append(CheckFinding("bad", said, phrase("doctor_mend.newer_file")))
     return found
 
 
-async def check_integrity(place: Installation) -> list[Finding] | None:
+async def check_integrity(place: InstalledServer) -> list[CheckFinding] | None:
     """Whether each file is whole: as many as there is time for, newest first, or all."""
     if place.database is None:
         return None
     path, served = place.database.path, place.is_served
     until = time.monotonic() + (DEEP_S if place.deep else QUICK_S)
     main, *others = await on_thread(partial(checkup.files, path, served=served))
-    found: list[Finding] = []
+    found: list[CheckFinding] = []
     files = [main, *reversed(others)]
     unread = 0
     for file in files:
@@ -147,23 +147,23 @@ async def check_integrity(place: Installation) -> list[Finding] | None:
         if integrity.faults:
             said = phrase("doctor.damaged", path=file.path, faults="; ".join(integrity.faults))
             mend = "doctor_mend.damaged_main" if file.kind == "main" else "doctor_mend.damaged"
-            found.append(Finding("bad", said, phrase(mend)))
+            found.append(CheckFinding("bad", said, phrase(mend)))
     if unread:
         said = phrase("doctor.unread", count=unread, all=len(files))
-        found.append(Finding("note", said, phrase("doctor_mend.unread")))
+        found.append(CheckFinding("note", said, phrase("doctor_mend.unread")))
     if not found:
-        found.append(Finding("ok", phrase("doctor.whole", count=len(files))))
+        found.append(CheckFinding("ok", phrase("doctor.whole", count=len(files))))
     return found
 
 
-async def check_set_aside(place: Installation) -> list[Finding] | None:
+async def check_set_aside(place: InstalledServer) -> list[CheckFinding] | None:
     """Which files are not served, and why."""
     if place.database is None:
         return None
     keeper = Keeper(place.database, {}, lambda: place.now_ms)
     await keeper.refresh()
     return [
-        Finding(
+        CheckFinding(
             "warn",
             phrase("doctor.set_aside", path=entry.path, why=phrase(f"aside.{entry.wrong.reason}")),
             phrase("doctor_mend.set_aside", file=entry.name),

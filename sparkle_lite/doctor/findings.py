@@ -12,7 +12,7 @@ Level = Literal["ok", "note", "warn", "bad"]
 LEVELS: tuple[Level, ...] = get_args(Level)
 
 
-class Finding(NamedTuple):
+class CheckFinding(NamedTuple):
     """One thing that a check says; `mend` is what to do about it, where there is something to do."""
 
     level: Level
@@ -20,20 +20,20 @@ class Finding(NamedTuple):
     mend: Phrase | None = None
 
 
-class Examined(NamedTuple):
+class CheckResult(NamedTuple):
     """A check by its name, and what it found."""
 
     check: str
-    findings: tuple[Finding, ...]
+    findings: tuple[CheckFinding, ...]
 
 
-def worst(results: Iterable[Examined]) -> Level:
+def worst(results: Iterable[CheckResult]) -> Level:
     """The worst level of all findings."""
     levels = (LEVELS.index(finding.level) for result in results for finding in result.findings)
     return LEVELS[max(levels, default=0)]
 
 
-def refused(error: SaidError, level: Level = "bad") -> Finding:
+def refused(error: SaidError, level: Level = "bad") -> CheckFinding:
     """What an error says, whose sentence has the mend in it."""
     # What is told over the network names no file.
-    return Finding(level, phrase("doctor.error", why=error.told if isinstance(error, FileFault) else error.said))
+    return CheckFinding(level, phrase("doctor.error", why=error.told if isinstance(error, FileFault) else error.said))

@@ -33,7 +33,7 @@ _REACHABLE = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 -- compared, no
 
 
 @dataclass(kw_only=True, slots=True)
-class Installation:
+class InstalledServer:
     """One installation.
 
     `mistakes` are those of the configuration, ready lines; `config` is None where it can't be read at all, and what is
@@ -63,9 +63,9 @@ class Installation:
 
 
 @asynccontextmanager
-async def looked_at(path: Path | None, environ: Mapping[str, str], *, deep: bool) -> AsyncIterator[Installation]:
+async def looked_at(path: Path | None, environ: Mapping[str, str], *, deep: bool) -> AsyncIterator[InstalledServer]:
     """The installation that a configuration file (None: the defaults) and the environment describe."""
-    place = Installation(path=path, environ=environ, deep=deep, now_ms=now_ms())
+    place = InstalledServer(path=path, environ=environ, deep=deep, now_ms=now_ms())
     _read_configuration(place)
     async with AsyncExitStack() as stack:
         if place.config is not None:
@@ -74,7 +74,7 @@ async def looked_at(path: Path | None, environ: Mapping[str, str], *, deep: bool
         yield place
 
 
-def _read_configuration(place: Installation) -> None:
+def _read_configuration(place: InstalledServer) -> None:
     load = partial(configuration.load, SCHEMA, place.path, place.environ)
     try:
         place.config = load(check=operator.check)
@@ -87,7 +87,7 @@ def _read_configuration(place: Installation) -> None:
             return
 
 
-async def _open_database(place: Installation, config: Config, stack: AsyncExitStack) -> None:
+async def _open_database(place: InstalledServer, config: Config, stack: AsyncExitStack) -> None:
     file = config.database.file
     try:
         async with asyncio.timeout(_OPEN_S):

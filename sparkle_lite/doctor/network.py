@@ -4,8 +4,8 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from sparkle_lite.doctor.findings import Finding, refused
-from sparkle_lite.doctor.installation import Installation
+from sparkle_lite.doctor.findings import CheckFinding, refused
+from sparkle_lite.doctor.installation import InstalledServer
 from sparkle_lite.errors import SparkleError
 from sparkle_lite.fetching import FetchLimits, fetch
 from sparkle_lite.texts import phrase
@@ -15,62 +15,62 @@ from sparkle_lite.units import MIB
 _LIMITS = FetchLimits(max_bytes=MIB, connect_s=4.0, read_s=7.0, total_s=9.0, redirects=0)
 
 
-async def check_server(place: Installation) -> list[Finding] | None:
+async def check_server(place: InstalledServer) -> list[CheckFinding] | None:
     """Whether a server runs here, takes submissions and publishes rules."""
     if place.config is None:
         return None
     ready = place.readiness
     if ready is None and place.is_served:
         said = phrase("doctor.no_answer", url=place.url)
-        return [Finding("bad", said, phrase("doctor_mend.no_answer"))]
+        return [CheckFinding("bad", said, phrase("doctor_mend.no_answer"))]
     if ready is None:
-        return [Finding("note", phrase("doctor.not_running"), phrase("doctor_mend.not_running"))]
+        return [CheckFinding("note", phrase("doctor.not_running"), phrase("doctor_mend.not_running"))]
     if not place.is_served:
         said = phrase("doctor.other_server", url=place.url)
-        return [Finding("warn", said, phrase("doctor_mend.other_server"))]
-    return [*_readiness(ready), *_jobs(ready)] or [Finding("ok", phrase("doctor.ready", url=place.url))]
+        return [CheckFinding("warn", said, phrase("doctor_mend.other_server"))]
+    return [*_readiness(ready), *_jobs(ready)] or [CheckFinding("ok", phrase("doctor.ready", url=place.url))]
 
 
-def _readiness(ready: Any) -> Iterator[Finding]:
+def _readiness(ready: Any) -> Iterator[CheckFinding]:
     if not ready.get("writer"):
         why = ready.get("writer_failure") or "?"
-        yield Finding("bad", phrase("doctor.no_writer", why=why), phrase("doctor_mend.no_writer"))
+        yield CheckFinding("bad", phrase("doctor.no_writer", why=why), phrase("doctor_mend.no_writer"))
     if not ready.get("rules_published"):
         why = ready.get("rules_failure") or "?"
-        yield Finding("bad", phrase("doctor.no_rules", why=why), phrase("doctor_mend.no_rules"))
+        yield CheckFinding("bad", phrase("doctor.no_rules", why=why), phrase("doctor_mend.no_rules"))
 
 
-def _jobs(ready: Any) -> Iterator[Finding]:
+def _jobs(ready: Any) -> Iterator[CheckFinding]:
     for name, why in ready.get("failing_jobs", {}).items():
-        yield Finding("warn", phrase("doctor.job", name=name, why=why), phrase("doctor_mend.job"))
+        yield CheckFinding("warn", phrase("doctor.job", name=name, why=why), phrase("doctor_mend.job"))
 
 
-async def check_public_url(place: Installation) -> list[Finding] | None:
+async def check_public_url(place: InstalledServer) -> list[CheckFinding] | None:
     """Whether the URL that clients are given leads here, and the proxy on the way says who asks."""
     if place.config is None or not place.is_served:
         return None
     url = place.config.server.public_url.rstrip("/")
     if not url:
-        return [Finding("note", phrase("doctor.no_public_url"))]
+        return [CheckFinding("note", phrase("doctor.no_public_url"))]
     try:
         # It is the operator's own, and may well lead to a private network.
         fetched = await fetch(f"{url}/readyz", allow_private=True, limits=_LIMITS)
     except SparkleError as error:
         return [
             refused(error),
-            Finding("bad", phrase("doctor.unreachable", url=url), phrase("doctor_mend.unreachable")),
+            CheckFinding("bad", phrase("doctor.unreachable", url=url), phrase("doctor_mend.unreachable")),
         ]
     try:
         came_by = json.loads(fetched.body or b"")["came_by"]
     except (ValueError, KeyError, TypeError):
-        return [Finding("bad", phrase("doctor.strange_answer", url=url), phrase("doctor_mend.unreachable"))]
+        return [CheckFinding("bad", phrase("doctor.strange_answer", url=url), phrase("doctor_mend.unreachable"))]
     return [_proxy(url, came_by)]
 
 
-def _proxy(url: str, came_by: str) -> Finding:
+def _proxy(url: str, came_by: str) -> CheckFinding:
     if came_by == "unknown_proxy":
-        return Finding("bad", phrase("doctor.unknown_proxy", url=url), phrase("doctor_mend.unknown_proxy"))
+        return CheckFinding("bad", phrase("doctor.unknown_proxy", url=url), phrase("doctor_mend.unknown_proxy"))
     # The server speaks no TLS itself, so something stands before it.
     if came_by == "silent_proxy" or (came_by == "direct" and url.startswith("https:")):
-        return Finding("bad", phrase("doctor.silent_proxy", url=url), phrase("doctor_mend.silent_proxy"))
-    return Finding("ok", phrase("doctor.reachable", url=url))
+        return CheckFinding("bad", phrase("doctor.silent_proxy", url=url), phrase("doctor_mend.silent_proxy"))
+    return CheckFinding("ok", phrase("doctor.reachable", url=url))

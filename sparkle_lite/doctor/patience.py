@@ -11,10 +11,10 @@ T = TypeVar("T")
 
 async def on_thread(work: Callable[[], T]) -> T:
     """Run what blocks on a thread that nobody waits for when the program ends, unlike one of the loop's own."""
-    return await _Work(work).result()
+    return await _ThreadedCall(work).result()
 
 
-class _Work(Generic[T]):
+class _ThreadedCall(Generic[T]):
     def __init__(self, work: Callable[[], T]) -> None:
         self._work = work
         self._loop = asyncio.get_running_loop()

@@ -5,13 +5,13 @@ import logging
 from collections.abc import Awaitable, Callable, Mapping
 
 from sparkle_lite.doctor import configuration, files, network, reports
-from sparkle_lite.doctor.findings import Examined, Finding, refused
-from sparkle_lite.doctor.installation import Installation
+from sparkle_lite.doctor.findings import CheckFinding, CheckResult, refused
+from sparkle_lite.doctor.installation import InstalledServer
 from sparkle_lite.errors import SparkleError
 from sparkle_lite.texts import phrase
 
 # Nothing where there is nothing to look at.
-Check = Callable[[Installation], Awaitable[list[Finding] | None]]
+Check = Callable[[InstalledServer], Awaitable[list[CheckFinding] | None]]
 
 CHECKS: Mapping[str, Check] = {
     "configuration": configuration.check_configuration,
@@ -33,23 +33,23 @@ _CHECK_S, _DEEP_S = files.QUICK_S + 10.0, files.DEEP_S + 10.0
 logger = logging.getLogger("sparkle.doctor")
 
 
-async def examine(place: Installation) -> list[Examined]:
+async def examine(place: InstalledServer) -> list[CheckResult]:
     """Run all checks that have something to look at; where all is in order one finding says so."""
-    results = [Examined(name, await _run(check, place)) for name, check in CHECKS.items()]
+    results = [CheckResult(name, await _run(check, place)) for name, check in CHECKS.items()]
     return [result for result in results if result.findings]
 
 
-async def _run(check: Check, place: Installation) -> tuple[Finding, ...]:
+async def _run(check: Check, place: InstalledServer) -> tuple[CheckFinding, ...]:
     try:
         async with asyncio.timeout(_DEEP_S if place.deep else _CHECK_S):
             found = await check(place)
     except TimeoutError:
-        return (Finding("bad", phrase("doctor.timed_out"), phrase("doctor_mend.timed_out")),)
+        return (CheckFinding("bad", phrase("doctor.timed_out"), phrase("doctor_mend.timed_out")),)
     except SparkleError as error:
         return (refused(error),)
     except Exception as error:
         logger.debug("a check failed", exc_info=error)
-        return (Finding("bad", phrase("doctor.fault", why=f"{type(error).__name__}: {error}")),)
+        return (CheckFinding("bad", phrase("doctor.fault", why=f"{type(error).__name__}: {error}")),)
     if found is None:
         return ()
-    return tuple(found) or (Finding("ok", phrase("doctor.ok")),)
+    return tuple(found) or (CheckFinding("ok", phrase("doctor.ok")),)

@@ -6,8 +6,8 @@ from functools import partial
 from sparkle_lite.accounts.audit import Audit
 from sparkle_lite.accounts.registry import ANONYMOUS
 from sparkle_lite.db import accounts, checkup, decisions, reviews
-from sparkle_lite.doctor.findings import Finding
-from sparkle_lite.doctor.installation import Installation
+from sparkle_lite.doctor.findings import CheckFinding
+from sparkle_lite.doctor.installation import InstalledServer
 from sparkle_lite.doctor.patience import on_thread
 from sparkle_lite.ingest import trouble
 from sparkle_lite.rules.decisions import Decisions
@@ -24,7 +24,7 @@ _NEW_MS = DAY_MS
 _NAMED = 5
 
 
-async def check_clients(place: Installation) -> list[Finding] | None:
+async def check_clients(place: InstalledServer) -> list[CheckFinding] | None:
     """Applications whose reports come to nothing: rejected, none at all, or nobody there."""
     if place.database is None:
         return None
@@ -39,7 +39,7 @@ async def check_clients(place: Installation) -> list[Finding] | None:
     troubles = await trouble.sentences(place.database, place.now_ms)
     shown = {app.id: f"{app.app_id} ({names[app.user]})" for app in apps}
     found = [
-        Finding("warn", phrase("doctor.client", app=name, why=troubles[number]))
+        CheckFinding("warn", phrase("doctor.client", app=name, why=troubles[number]))
         for number, name in shown.items()
         if number in troubles
     ]
@@ -50,11 +50,11 @@ async def check_clients(place: Installation) -> list[Finding] | None:
     silent = [shown[app.id] for app in here if app.id not in senders]
     gone = [shown[app.id] for app in old if app not in here]
     if silent:
-        found.append(Finding("warn", phrase("doctor.silent", apps=_named(silent)), phrase("doctor_mend.silent")))
+        found.append(CheckFinding("warn", phrase("doctor.silent", apps=_named(silent)), phrase("doctor_mend.silent")))
     if gone:
-        found.append(Finding("note", phrase("doctor.gone", apps=_named(gone)), phrase("doctor_mend.gone")))
+        found.append(CheckFinding("note", phrase("doctor.gone", apps=_named(gone)), phrase("doctor_mend.gone")))
     if not found:
-        found.append(Finding("ok", phrase("doctor.clients", count=len(apps))))
+        found.append(CheckFinding("ok", phrase("doctor.clients", count=len(apps))))
     return found
 
 
@@ -63,7 +63,7 @@ def _named(names: Sequence[str]) -> str:
     return ", ".join(names[:_NAMED]) + rest
 
 
-async def check_rules(place: Installation) -> list[Finding] | None:
+async def check_rules(place: InstalledServer) -> list[CheckFinding] | None:
     """What waits for an administrator, and what is kept back to protect somebody."""
     if place.database is None:
         return None
@@ -73,16 +73,16 @@ async def check_rules(place: Installation) -> list[Finding] | None:
     waiting = sum(count for (_, state), count in counts.items() if state == "held")
     found = []
     if waiting:
-        found.append(Finding("warn", phrase("doctor.waiting", count=waiting), phrase("doctor_mend.waiting")))
+        found.append(CheckFinding("warn", phrase("doctor.waiting", count=waiting), phrase("doctor_mend.waiting")))
     if asked:
-        found.append(Finding("warn", phrase("doctor.reviews", count=asked), phrase("doctor_mend.reviews")))
+        found.append(CheckFinding("warn", phrase("doctor.reviews", count=asked), phrase("doctor_mend.reviews")))
     held = place.readiness.get("rules_held") if place.readiness else 0
     if held:
-        found.append(Finding("note", phrase("doctor.held", count=held), phrase("doctor_mend.held")))
+        found.append(CheckFinding("note", phrase("doctor.held", count=held), phrase("doctor_mend.held")))
     return found
 
 
-async def check_imports(place: Installation) -> list[Finding] | None:
+async def check_imports(place: InstalledServer) -> list[CheckFinding] | None:
     """Lists of others that stay as they were, because what came last was held back or failed."""
     database, config = place.database, place.config
     if database is None or config is None:
@@ -101,5 +101,5 @@ async def check_imports(place: Installation) -> list[Finding] | None:
         if status.state_now in ("held", "failed") and status.last is not None and status.last.why is not None:
             key = "doctor.list_held" if status.state_now == "held" else "doctor.list_failed"
             mend = phrase(f"doctor_mend.list_{status.state_now}")
-            found.append(Finding("warn", phrase(key, name=status.entry.name, why=unpacked(status.last.why)), mend))
+            found.append(CheckFinding("warn", phrase(key, name=status.entry.name, why=unpacked(status.last.why)), mend))
     return found

@@ -366,8 +366,9 @@ def test_the_archive_holds_no_secret_no_address_and_no_name(start: Start, tmp_pa
         ("ann and anne, 'ann'", "U and V, 'U'"),
         ("joanna annex", None),
         ("用户小明的应用", "用户W的应用"),
+        ('{"user": "\\u5c0f\\u660e", "other": "a \\"b\\" c"}', '{"user": "W", "other": "X"}'),
     ],
 )
 def test_addresses_are_shortened_and_names_replaced(text: str, veiled: str | None) -> None:
-    veil = Veil({"ann": "U", "anne": "V", "小明": "W"})
+    veil = Veil({"ann": "U", "anne": "V", "小明": "W", 'a "b" c': "X"})
     assert veil(text) == (text if veiled is None else veiled)
