@@ -85,9 +85,11 @@ def files(folder: Path) -> dict[str, tuple[int, int, bytes]]:
 # --- Findings ---------------------------------------------------------------------------------------------------------
 
 
-def test_a_server_in_order_is_found_so_and_nothing_is_changed(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_in_order_is_found_so_and_what_is_wrong_with_files_is_named(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
     server = start(prelude=SMALL)
-    fill(server)
+    closed = fill(server)
     settle(server)
     found = levels(doctor(server))
     assert found == {check: {"ok"} for check in found} | {"public_url": {"note"}}
@@ -99,23 +101,7 @@ def test_a_server_in_order_is_found_so_and_nothing_is_changed(start: Start, monk
     for language, word in (("C.UTF-8", "whole"), ("zh_CN.UTF-8", "完好")):
         monkeypatch.setenv("LC_ALL", language)
         assert word in command(server, "doctor")[1]
-
-
-def test_without_a_database_and_with_a_wrong_configuration_the_rest_is_told(tmp_path: Path) -> None:
-    server = RunningServer(tmp_path, "", {})
-    server.config.write_text("[server]\nhost = 7\n")
-    assert levels(doctor(server)) == {"configuration": {"bad"}}
-    server.config.write_text('[server]\nport = 1\n[[rules]]\ntype = "ip"\ncategory = "x"\ncontent = ["nonsense"]\n')
-    found = doctor(server)
-    assert levels(found) == {"configuration": {"bad"}, "database": {"note"}, "server": {"note"}}
-    assert "config.toml:6" in found["configuration"][0]["message"]
-    assert list(tmp_path.iterdir()) == [server.config]
-
-
-def test_what_is_wrong_with_files_is_named_with_its_mend(start: Start) -> None:
-    server = start(prelude=SMALL)
-    closed = fill(server)
-    server.stop()
+    # Now all that can go wrong with them.
     settle(server, '[retention]\nmax_database_size = "900000GiB"\n')
     server.database.chmod(0o644)
     server.segments.chmod(0o777)
@@ -127,23 +113,24 @@ def test_what_is_wrong_with_files_is_named_with_its_mend(start: Start) -> None:
         connection.execute("PRAGMA user_version=99")
     if os.geteuid() == 0:
         os.chown(hot, 4711, -1)
-    found = doctor(server, "--deep")
-    assert [finding["mend"] for finding in found["rights"]][:1] == [f"chmod 600 {server.database}"]
-    assert f"chmod 700 {server.segments}" in {finding["mend"] for finding in found["rights"]}
-    assert os.geteuid() or f"chown 0 {hot}" in " ".join(finding["mend"] for finding in found["rights"])
-    assert "879 TiB" in found["room"][0]["message"] and found["room"][0]["level"] == "warn"
-    assert str(hot) in found["versions"][0]["message"]
-    assert str(closed) in found["integrity"][0]["message"] and found["integrity"][0]["level"] == "bad"
+    told = doctor(server, "--deep")
+    assert [finding["mend"] for finding in told["rights"]][:1] == [f"chmod 600 {server.database}"]
+    assert f"chmod 700 {server.segments}" in {finding["mend"] for finding in told["rights"]}
+    assert os.geteuid() or f"chown 0 {hot}" in " ".join(finding["mend"] for finding in told["rights"])
+    assert "879 TiB" in told["room"][0]["message"] and told["room"][0]["level"] == "warn"
+    assert str(hot) in told["versions"][0]["message"]
+    assert str(closed) in told["integrity"][0]["message"] and told["integrity"][0]["level"] == "bad"
 
 
-def test_a_server_that_does_not_answer_and_one_on_another_database(start: Start, tmp_path: Path) -> None:
-    server = start()
-    settle(server)
-    other = RunningServer(tmp_path, "", {})
-    other.config.write_text(server.config.read_text())
-    assert levels(doctor(other))["server"] == {"warn"}
-    server.config.write_text("[server]\nport = 1\n")
-    assert levels(doctor(server))["server"] == {"bad"}
+def test_without_a_database_and_with_a_wrong_configuration_the_rest_is_told(tmp_path: Path) -> None:
+    server = RunningServer(tmp_path, "", {})
+    server.config.write_text("[server]\nhost = 7\n")
+    assert levels(doctor(server)) == {"configuration": {"bad"}}
+    server.config.write_text('[server]\nport = 1\n[[rules]]\ntype = "ip"\ncategory = "x"\ncontent = ["nonsense"]\n')
+    found = doctor(server)
+    assert levels(found) == {"configuration": {"bad"}, "database": {"note"}, "server": {"note"}}
+    assert "config.toml:6" in found["configuration"][0]["message"]
+    assert list(tmp_path.iterdir()) == [server.config]
 
 
 def test_clients_that_send_nothing_of_use_are_named(start: Start) -> None:
@@ -222,12 +209,16 @@ def test_the_public_url_is_tried_and_the_proxy_on_the_way_judged(start: Start, t
     assert levels(doctor(server))["public_url"] == {"bad"}
 
 
-def test_what_never_answers_is_not_waited_for(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_never_answers_is_not_waited_for(start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from sparkle_lite.doctor import installation, network
 
     monkeypatch.setattr(network, "_LIMITS", network._LIMITS._replace(read_s=0.3))
     monkeypatch.setattr(installation, "_SERVER_S", 0.3)
     server = start()
+    settle(server)
+    other = RunningServer(tmp_path, "", {})
+    other.config.write_text(server.config.read_text())
+    assert levels(doctor(other))["server"] == {"warn"}
     with socket.create_server(("127.0.0.1", 0)) as deaf:
         port = deaf.getsockname()[1]
         server.config.write_text(f'[server]\nport = {port}\npublic_url = "http://127.0.0.1:{port}"\n')
