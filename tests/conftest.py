@@ -11,6 +11,9 @@ from browser import launch
 from reports import World
 from server import App, RunningServer, start_server
 
+# Commands speak the language of whoever calls them.
+os.environ["LC_ALL"] = "C.UTF-8"
+
 # Many applications share the machine's one user, and slow senders are cut off soon.
 SHARED = """
 [auth]

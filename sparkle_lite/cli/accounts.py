@@ -33,53 +33,48 @@ _ANY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - compared wi
 
 
 def add_user_commands(user: Any) -> None:
-    add = add_command(user, "add", _user_add, "add a user", "name")
-    add.add_argument("--admin", action="store_true", help="may manage everything")
+    add = add_command(user, "add", _user_add, "name")
+    add.add_argument("--admin", action="store_true")
     add.add_argument(
         "--vouch",
         action=argparse.BooleanOptionalAction,
-        help="whether their word counts from the start, or has to be earned (default: as the preset has it)",
     )
-    add_json_option(add_command(user, "list", _user_list, "list the users"))
-    ban = add_command(user, "ban", _user_ban, "lock a user out, with all applications and sessions", "name")
+    add_json_option(add_command(user, "list", _user_list))
+    ban = add_command(user, "ban", _user_ban, "name")
     _reason_option(ban)
-    add_command(user, "unban", _user_unban, "let a user in again", "name")
-    add_command(user, "vouch", _user_vouch, "let a user's word count from the start", "name")
-    add_command(user, "unvouch", _user_unvouch, "let a user's word be worth what it earns", "name")
-    add_command(user, "token", _user_token, "print a session token for the REST API", "name")
-    add_command(user, "login-link", _user_login_link, "print a one-time login URL, valid 30 minutes", "name")
+    add_command(user, "unban", _user_unban, "name")
+    add_command(user, "vouch", _user_vouch, "name")
+    add_command(user, "unvouch", _user_unvouch, "name")
+    add_command(user, "token", _user_token, "name")
+    add_command(user, "login-link", _user_login_link, "name")
 
 
 def add_app_commands(app: Any) -> None:
-    add = add_command(app, "add", _app_add, "add an application and print its secret, once")
-    add.add_argument("--user", metavar="NAME", required=True, help="the user who owns it")
-    add.add_argument("--comment", metavar="T", default="Added on the command line", help="what it is for")
+    add = add_command(app, "add", _app_add)
+    add.add_argument("--user", metavar="NAME", required=True)
+    add.add_argument("--comment", metavar="T", default="Added on the command line")
     add_json_option(add)
-    listing = add_command(app, "list", _app_list, "list the applications")
-    listing.add_argument("--anonymous", action="store_true", help="only those of clients without credentials")
+    listing = add_command(app, "list", _app_list)
+    listing.add_argument("--anonymous", action="store_true")
     add_json_option(listing)
-    add_json_option(add_command(app, "reset", _app_reset, "make a new secret and print it, once", "app_id"))
-    _reason_option(add_command(app, "ban", _app_ban, "refuse an application", "app_id"))
-    add_command(app, "unban", _app_unban, "let an application in again", "app_id")
-    add_command(app, "delete", _app_delete, "delete an application; what it reported stays", "app_id")
-    purge = add_command(
-        app, "purge-anonymous", _app_purge_anonymous, "delete unused applications of clients without credentials"
-    )
-    purge.add_argument(
-        "--older-than", metavar="DURATION", type=_duration, required=True, help='unused for so long, such as "30d"'
-    )
-    purge.add_argument("--yes", action="store_true", help="do it; without, only tell how many")
+    add_json_option(add_command(app, "reset", _app_reset, "app_id"))
+    _reason_option(add_command(app, "ban", _app_ban, "app_id"))
+    add_command(app, "unban", _app_unban, "app_id")
+    add_command(app, "delete", _app_delete, "app_id")
+    purge = add_command(app, "purge-anonymous", _app_purge_anonymous)
+    purge.add_argument("--older-than", metavar="DURATION", type=_duration, required=True)
+    purge.add_argument("--yes", action="store_true")
 
 
 def add_feed_key_commands(feed_key: Any) -> None:
-    add_command(feed_key, "add", _feed_key_add, "make a key and print it, once", "name")
-    add_json_option(add_command(feed_key, "list", _feed_key_list, "list the keys of everybody"))
-    revoke = add_command(feed_key, "revoke", _feed_key_revoke, "revoke a key; it is void at once", "name")
-    revoke.add_argument("--user", metavar="NAME", help="the user whose key it is, where several have one of this name")
+    add_command(feed_key, "add", _feed_key_add, "name")
+    add_json_option(add_command(feed_key, "list", _feed_key_list))
+    revoke = add_command(feed_key, "revoke", _feed_key_revoke, "name")
+    revoke.add_argument("--user", metavar="NAME")
 
 
 def _reason_option(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--reason", metavar="T", required=True, help="shown to whoever is refused")
+    parser.add_argument("--reason", metavar="T", required=True)
 
 
 def _duration(text: str) -> int:

@@ -2,11 +2,13 @@
 
 import argparse
 import asyncio
+import copy
 import json
 import os
+import re
 import sys
 import unicodedata
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -25,7 +27,30 @@ Run = Callable[[argparse.Namespace], int | None]
 
 
 class CommandParser(argparse.ArgumentParser):
-    """A parser that tells what was declared to it: its arguments, and the parsers of the commands below it by name."""
+    """A parser whose --help speaks the environment's language, and that tells what was declared to it.
+
+    What is said of a command and of its arguments stands in the catalogues, by the words that lead to it and the names
+    of the arguments (help.*); a declaration says nothing.
+    """
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, formatter_class=_SpokenFormatter, add_help=False, allow_abbrev=False)
+        # Behind the name of the program.
+        self._place = _place(self.prog.split()[1:])
+        self.description = f"help.{self._place}.about"
+        self.add_argument("-h", "--help", action="help", default=argparse.SUPPRESS)
+
+    def add_argument(self, *args: Any, **kwargs: Any) -> argparse.Action:
+        """Declare an argument, as argparse does; `help` is known by its name."""
+        action = super().add_argument(*args, **kwargs)
+        action.help = f"help.{self._place}.{action.dest}"
+        return action
+
+    def add_subparsers(self, **kwargs: Any) -> Any:
+        """Declare that commands follow; what comes back knows which words lead to them."""
+        group: Any = super().add_subparsers(**kwargs)
+        group.words = self.prog.split()[1:]
+        return group
 
     @property
     def arguments(self) -> list[argparse.Action]:
@@ -43,30 +68,108 @@ class CommandParser(argparse.ArgumentParser):
         }
 
 
+def _place(words: Sequence[str]) -> str:
+    """The part of a key that says which command it is about."""
+    return "_".join(word.replace("-", "_") for word in words) or "program"
+
+
+def help_text(key: str | None, language: str) -> str:
+    """What is said of an argument or a command; nothing where its name says enough."""
+    from sparkle_lite.texts import catalogue
+
+    if key is None:
+        return ""
+    texts = catalogue(language)
+    return texts.get(key) or texts.get(f"help.any.{key.rpartition('.')[2]}", "")
+
+
+class _SpokenFormatter(argparse.HelpFormatter):
+    """Lays out --help; what it is given as texts are keys. The catalogues are read only where somebody asks."""
+
+    def __init__(self, prog: str) -> None:
+        from sparkle_lite.texts import spoken
+
+        super().__init__(prog)
+        self._language = spoken(os.environ)
+
+    def add_usage(self, usage: Any, actions: Any, groups: Any, prefix: str | None = None) -> None:
+        """The first line."""
+        if prefix is None:
+            prefix = f"{help_text('help_heading.usage', self._language)}: "
+        super().add_usage(usage, actions, groups, prefix)
+
+    def start_section(self, heading: str | None) -> None:
+        """A heading, by argparse's own word for it or ours."""
+        key = {"positional arguments": "positional"}.get(heading or "", heading)
+        super().start_section(help_text(f"help_heading.{key}", self._language))
+
+    def add_text(self, text: str | None) -> None:
+        """What stands between; the description is a sentence."""
+        if text and text.startswith("help."):
+            text = sentence(help_text(text, self._language), self._language)
+        super().add_text(text)
+
+    def add_argument(self, action: argparse.Action) -> None:
+        """An argument, by its name alone where that says enough."""
+        if not help_text(action.help, self._language):
+            action = copy.copy(action)
+            action.help = None
+        super().add_argument(action)
+
+    def _get_help_string(self, action: argparse.Action) -> str:
+        return help_text(action.help, self._language).replace("%", "%%")
+
+    def _split_lines(self, text: str, width: int) -> list[str]:
+        return super()._split_lines(text, width) if text.isascii() else list(_wide_lines(text, width))
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        if text.isascii():
+            return super()._fill_text(text, width, indent)
+        return "\n".join(indent + line for line in _wide_lines(text, width - len(indent)))
+
+
+def sentence(text: str, language: str) -> str:
+    """What is said of a command, as a sentence."""
+    from sparkle_lite.texts import phrase
+
+    return phrase("language.sentence", text=f"{text[:1].upper()}{text[1:]}").text(language)
+
+
+def _wide_lines(text: str, width: int) -> Iterator[str]:
+    """A text without blanks between its words in lines of so many columns; only words of ASCII are kept whole."""
+    line = ""
+    for piece in re.findall(r"[!-~]+|.", text):
+        if line and _width(line) + _width(piece) > width:
+            yield line.rstrip()
+            line = ""
+        if line or piece != " ":
+            line += piece
+    if line:
+        yield line.rstrip()
+
+
 def complain(*lines: str) -> None:
     for line in lines:
         print(f"sparkle-lite: {line}", file=sys.stderr)
 
 
-def add_group(commands: Any, name: str, text: str) -> Any:
-    group = commands.add_parser(name, help=text, description=_sentence(text), allow_abbrev=False)
-    add_config_option(group)
+def add_group(commands: Any, name: str) -> Any:
+    group = _add_parser(commands, name)
     return group.add_subparsers(metavar="COMMAND", title="commands", required=True)
 
 
-def add_command(commands: Any, name: str, run: Run, text: str, *arguments: str) -> argparse.ArgumentParser:
-    parser: argparse.ArgumentParser = commands.add_parser(
-        name, help=text, description=_sentence(text), allow_abbrev=False
-    )
-    add_config_option(parser)
+def add_command(commands: Any, name: str, run: Run, *arguments: str) -> CommandParser:
+    parser = _add_parser(commands, name)
     for argument in arguments:
         parser.add_argument(argument, metavar=argument.upper())
     parser.set_defaults(run=run)
     return parser
 
 
-def _sentence(text: str) -> str:
-    return f"{text[0].upper()}{text[1:]}."
+def _add_parser(commands: Any, name: str) -> CommandParser:
+    parser: CommandParser = commands.add_parser(name, help=f"help.{_place([*commands.words, name])}.about")
+    add_config_option(parser)
+    return parser
 
 
 def add_config_option(parser: argparse.ArgumentParser) -> None:
@@ -76,7 +179,6 @@ def add_config_option(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         type=Path,
         default=argparse.SUPPRESS,
-        help="configuration file (default: config.toml in the working directory if there is one)",
     )
 
 
@@ -88,7 +190,7 @@ def port(text: str) -> int:
 
 
 def add_json_option(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--json", action="store_true", help="print one line of JSON")
+    parser.add_argument("--json", action="store_true")
 
 
 def config_path(args: argparse.Namespace) -> Path | None:

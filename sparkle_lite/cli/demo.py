@@ -17,16 +17,12 @@ _APP_ID, _SECRET = re.compile(r"[A-Za-z0-9._~-]{1,64}"), re.compile(r"[!-~]{1,12
 
 def add_demo_command(commands: Any) -> None:
     """Declare `demo`."""
-    text = "a server to look at or to test a client with: an invented week is in it, traffic goes on, nothing stays"
-    parser = add_command(commands, "demo", _demo, text)
-    parser.add_argument(
-        "--port", metavar="N", type=port, default=_PORT, help=f"port to listen on (default: {_PORT}); 0: any free"
-    )
+    parser = add_command(commands, "demo", _demo)
+    parser.add_argument("--port", metavar="N", type=port, default=_PORT)
     parser.add_argument(
         "--credentials",
         metavar="APP_ID:SECRET",
         type=_credentials,
-        help="of the application that is for your client (default: new ones)",
     )
 
 

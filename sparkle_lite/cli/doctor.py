@@ -20,20 +20,18 @@ _NOTICED_S, _LOOK_S = 8.0, 0.2
 
 def add_doctor_command(commands: Any) -> None:
     """The command `doctor`, and those of its group."""
-    text = "check configuration, clock, files, server, proxies and clients; each finding with its mend"
-    doctor = add_command(commands, "doctor", _examine, text)
+    doctor = add_command(commands, "doctor", _examine)
     add_json_option(doctor)
-    doctor.add_argument("--deep", action="store_true", help="read all files as a whole, however long that takes")
-    doctor.add_argument("--bundle", metavar="FILE", type=Path, help="write an archive for somebody who shall help")
-    doctor.add_argument("--log", metavar="FILE", type=Path, help="the server's log, for the archive")
+    doctor.add_argument("--deep", action="store_true")
+    doctor.add_argument("--bundle", metavar="FILE", type=Path)
+    doctor.add_argument("--log", metavar="FILE", type=Path)
     add_doctor_commands(doctor.add_subparsers(metavar="COMMAND", title="commands"))
 
 
 def add_doctor_commands(doctor: Any) -> None:
     """The group `doctor`."""
-    add_command(doctor, "adopt", _adopt, "take a file back that was set aside", "file")
-    text = "say that the time of this machine is right, so that retention and expiry go by it again at once"
-    add_command(doctor, "accept-clock", _accept_clock, text)
+    add_command(doctor, "adopt", _adopt, "file")
+    add_command(doctor, "accept-clock", _accept_clock)
 
 
 def _accept_clock(args: argparse.Namespace) -> None:

@@ -24,31 +24,27 @@ _TELL_S = 2.0
 
 def add_import_commands(commands: Any, rules: Any) -> None:
     """Add `rules import` to the commands of `rules`, and `imports` to the program's."""
-    one = add_command(rules, "import", _import, "take over a list, in place of what it listed earlier")
-    one.add_argument("source", metavar="SOURCE", help="a file, - for standard input, or an http(s) URL")
-    one.add_argument("--name", required=True, metavar="NAME", help="what the list is called")
-    one.add_argument("--format", choices=_FORMATS, default="auto", help="auto: decided line by line (default)")
-    one.add_argument("--category", metavar="T", default="", help="what clients call it (default: its name)")
-    one.add_argument(
-        "--widest", metavar="V4,V6", type=_breadths, help="prefix lengths of the widest networks (default: 16,48)"
-    )
+    one = add_command(rules, "import", _import)
+    one.add_argument("source", metavar="SOURCE")
+    one.add_argument("--name", required=True, metavar="NAME")
+    one.add_argument("--format", choices=_FORMATS, default="auto")
+    one.add_argument("--category", metavar="T", default="")
+    one.add_argument("--widest", metavar="V4,V6", type=_breadths)
     _accept_option(one)
-    one.add_argument("--allow-private", action="store_true", help="a URL of this machine or a private network, too")
+    one.add_argument("--allow-private", action="store_true")
     expiry_options(one, "30d", forever=True)
-    one.add_argument("--dry-run", action="store_true", help="only tell what would change")
+    one.add_argument("--dry-run", action="store_true")
     add_json_option(one)
-    imports = add_group(commands, "imports", "lists of others that the server fetches by itself")
-    add_json_option(add_command(imports, "list", _list, "list them, with what stands of each"))
-    run = add_command(imports, "run", _run, "run one or all of them now")
-    run.add_argument("name", metavar="NAME", nargs="?", help="which one (default: all that are on)")
+    imports = add_group(commands, "imports")
+    add_json_option(add_command(imports, "list", _list))
+    run = add_command(imports, "run", _run)
+    run.add_argument("name", metavar="NAME", nargs="?")
     _accept_option(run)
     add_json_option(run)
 
 
 def _accept_option(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--allow-empty", action="store_true", help="take over a list that is empty, or much smaller or larger, too"
-    )
+    parser.add_argument("--allow-empty", action="store_true")
 
 
 def _breadths(text: str) -> tuple[int, ...]:

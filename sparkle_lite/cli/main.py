@@ -41,7 +41,7 @@ def main(argv: list[str] | None = None) -> int:
         if isinstance(stream, io.TextIOWrapper):
             # A name that the terminal's encoding doesn't know is shown escaped.
             stream.reconfigure(errors="backslashreplace")
-    args = _parser().parse_args(argv)
+    args = parser().parse_args(argv)
     if not sys.flags.dev_mode:
         _log_plainly()
     try:
@@ -109,33 +109,30 @@ def _log_plainly() -> None:
 # --- Usage ------------------------------------------------------------------------------------------------------------
 
 
-def _parser() -> CommandParser:
-    parser = CommandParser(
-        prog="sparkle-lite",
-        description="A BTN server in one light process on SQLite. Without a command it serves.",
-        allow_abbrev=False,
-    )
-    parser.add_argument("--version", action="version", version=__version__)
-    add_config_option(parser)
-    parser.set_defaults(run=_serve, host=None, port=None)
-    commands = parser.add_subparsers(metavar="COMMAND", title="commands")
-    serve = add_command(commands, "serve", _serve, "run the server in the foreground")
-    serve.add_argument("--host", metavar="H", help="address to listen on, instead of server.host")
-    serve.add_argument("--port", metavar="P", type=port, help="port to listen on, instead of server.port; 0: any free")
-    add_user_commands(add_group(commands, "user", "people who may sign in and own applications"))
-    add_app_commands(add_group(commands, "app", "user applications: the credentials of BTN clients"))
-    add_feed_key_commands(add_group(commands, "feed-key", "read-only keys for the feeds"))
-    config = add_group(commands, "config", "the configuration")
-    add_command(config, "check", _config_check, "validate the configuration and name every mistake")
-    add_command(config, "show", _config_show, "print the effective configuration, secrets masked")
+def parser() -> CommandParser:
+    """The declarations of all commands."""
+    program = CommandParser(prog="sparkle-lite")
+    program.add_argument("--version", action="version", version=__version__)
+    add_config_option(program)
+    program.set_defaults(run=_serve, host=None, port=None)
+    commands = program.add_subparsers(metavar="COMMAND", title="commands")
+    serve = add_command(commands, "serve", _serve)
+    serve.add_argument("--host", metavar="H")
+    serve.add_argument("--port", metavar="P", type=port)
+    add_user_commands(add_group(commands, "user"))
+    add_app_commands(add_group(commands, "app"))
+    add_feed_key_commands(add_group(commands, "feed-key"))
+    config = add_group(commands, "config")
+    add_command(config, "check", _config_check)
+    add_command(config, "show", _config_show)
     add_rule_commands(commands)
     add_publish_command(commands)
     add_doctor_command(commands)
     add_service_commands(commands)
     add_simulate_command(commands)
     add_demo_command(commands)
-    add_shell_commands(commands, parser)
-    return parser
+    add_shell_commands(commands, program)
+    return program
 
 
 # --- serve, config ----------------------------------------------------------------------------------------------------

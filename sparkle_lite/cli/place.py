@@ -108,10 +108,10 @@ def run_on_decisions(
 
 
 def expiry_options(parser: argparse.ArgumentParser, default: str, *, forever: bool) -> None:
-    parser.add_argument("--expires", metavar="D", type=_lifetime, help=f"for how long (default: {default})")
+    parser.add_argument("--expires", metavar="D", type=_lifetime)
     parser.set_defaults(usual=_lifetime(default), forever=False)
     if forever:
-        parser.add_argument("--forever", action="store_true", help="without an end")
+        parser.add_argument("--forever", action="store_true")
 
 
 def _lifetime(text: str) -> int:

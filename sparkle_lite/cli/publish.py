@@ -30,13 +30,12 @@ _MARKER = ".sparkle-lite.json"
 
 def add_publish_command(commands: Any) -> None:
     """Add `publish` to the program's commands."""
-    publish = add_command(commands, "publish", _publish, "write all feeds and the pages of reasons into a folder")
-    publish.add_argument("folder", metavar="DIR", help="a folder that is new, empty, or made by this command before")
+    publish = add_command(commands, "publish", _publish)
+    publish.add_argument("folder", metavar="DIR")
     publish.add_argument(
         "--url",
         metavar="URL",
         default="https://example.org",
-        help="where the folder will be found, for the instructions in it (default: https://example.org)",
     )
 
 

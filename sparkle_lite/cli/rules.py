@@ -44,30 +44,27 @@ _PAGE = 1000
 
 def add_rule_commands(commands: Any) -> None:
     """Add `rules` and `analyse` to the program's commands."""
-    rules = add_group(commands, "rules", "what is listed and why, and decisions by hand")
-    listing = add_command(rules, "list", _list, "list what is in force, waits for review or is in shadow")
-    listing.add_argument("--state", choices=("active", "held", "shadow"), help="only these")
-    listing.add_argument("--origin", metavar="O", help="only of config, admin, an analysis or import:NAME")
+    rules = add_group(commands, "rules")
+    listing = add_command(rules, "list", _list)
+    listing.add_argument("--state", choices=("active", "held", "shadow"))
+    listing.add_argument("--origin", metavar="O")
     add_json_option(listing)
     _hand_commands(rules)
     _review_commands(rules)
-    export = add_command(rules, "export", _export, "write the deny list as clients get it, or as a feed")
-    export.add_argument("file", metavar="FILE", nargs="?", help="where to (default: standard output)")
+    export = add_command(rules, "export", _export)
+    export.add_argument("file", metavar="FILE", nargs="?")
     export.add_argument(
         "--format",
         metavar="NAME",
         type=_format,
         default="text",
-        help="text (default), jsonl (a decision a line), or the name of a feed, such as ipfilter.dat",
     )
     add_import_commands(commands, rules)
-    analyse = add_command(commands, "analyse", _analyse, "run one or all analyses now")
-    analyse.add_argument("name", metavar="NAME", nargs="?", help="which one (default: all)")
-    analyse.add_argument("--dry-run", action="store_true", help="only tell what would change")
-    analyse.add_argument("--preset", choices=("solo", "friends", "tracker", "public"), help="for a dry run")
-    analyse.add_argument(
-        "--set", metavar="KEY=VALUE", action="append", default=[], help="a number of the analysis, for a dry run"
-    )
+    analyse = add_command(commands, "analyse", _analyse)
+    analyse.add_argument("name", metavar="NAME", nargs="?")
+    analyse.add_argument("--dry-run", action="store_true")
+    analyse.add_argument("--preset", choices=("solo", "friends", "tracker", "public"))
+    analyse.add_argument("--set", metavar="KEY=VALUE", action="append", default=[])
     add_json_option(analyse)
 
 
@@ -80,37 +77,34 @@ def _format(name: str) -> str:
 
 
 def _hand_commands(rules: Any) -> None:
-    for name, run, text in (("deny", _deny, "list a target"), ("allow", _allow, "except a target from every rule")):
-        parser = add_command(rules, name, run, text, "address_or_network")
-        parser.add_argument("--kind", choices=("ip", "peer_id", "client_name"), default="ip", help="what it is")
+    for name, run in (("deny", _deny), ("allow", _allow)):
+        parser = add_command(rules, name, run, "address_or_network")
+        parser.add_argument("--kind", choices=("ip", "peer_id", "client_name"), default="ip")
         _reason_option(parser)
         expiry_options(parser, "30d", forever=True)
         add_json_option(parser)
-    pardon = add_command(rules, "pardon", _pardon, "end a listing and except it for a while", "address_or_network")
+    pardon = add_command(rules, "pardon", _pardon, "address_or_network")
     _reason_option(pardon)
     expiry_options(pardon, "7d", forever=False)
     add_json_option(pardon)
-    why = add_command(rules, "why", _why, "tell why an address, network or client name is listed, or how far from it")
+    why = add_command(rules, "why", _why)
     why.add_argument("address_or_network", metavar="ADDRESS_OR_NETWORK", nargs="?")
-    why.add_argument("--client-name", metavar="T", help="a client name instead")
-    why.add_argument("--peer-id", metavar="T", help="a peer id instead")
+    why.add_argument("--client-name", metavar="T")
+    why.add_argument("--peer-id", metavar="T")
     add_json_option(why)
 
 
 def _review_commands(rules: Any) -> None:
-    for name, run, text in (
-        ("approve", _approve, "put in force what waits for review"),
-        ("refuse", _refuse, "refuse what waits for review"),
-    ):
-        parser = add_command(rules, name, run, text)
-        parser.add_argument("id", metavar="ID", type=int, nargs="?", help="one decision")
-        parser.add_argument("--origin", metavar="O", help="everything of one analysis instead")
-    withdraw = add_command(rules, "withdraw", _withdraw, "end one decision")
+    for name, run in (("approve", _approve), ("refuse", _refuse)):
+        parser = add_command(rules, name, run)
+        parser.add_argument("id", metavar="ID", type=int, nargs="?")
+        parser.add_argument("--origin", metavar="O")
+    withdraw = add_command(rules, "withdraw", _withdraw)
     withdraw.add_argument("id", metavar="ID", type=int)
 
 
 def _reason_option(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--reason", metavar="T", default="", help="shown to whoever is signed in")
+    parser.add_argument("--reason", metavar="T", default="")
 
 
 # --- Reading ----------------------------------------------------------------------------------------------------------

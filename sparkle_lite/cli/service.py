@@ -174,12 +174,11 @@ volumes:
 
 def add_service_commands(commands: Any) -> None:
     """The group `service`."""
-    group = add_group(commands, "service", "what runs a server for good: printed, for you to save")
-    unit = add_command(group, "systemd", _systemd, "print a unit of systemd for the server in this folder")
-    text = f"who the server runs as (default: whose data or folder it is, else you, and {_USER} where that is root)"
-    unit.add_argument("--user", metavar="NAME", help=text)
-    add_command(group, "docker", _docker, "print a Dockerfile for a copy of the repository")
-    add_command(group, "compose", _compose, "print a compose file, with Caddy for TLS as a profile")
+    group = add_group(commands, "service")
+    unit = add_command(group, "systemd", _systemd)
+    unit.add_argument("--user", metavar="NAME")
+    add_command(group, "docker", _docker)
+    add_command(group, "compose", _compose)
 
 
 # --- systemd ----------------------------------------------------------------------------------------------------------

@@ -5,7 +5,8 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import sparkle_lite
-from sparkle_lite.cli.commands import CommandParser, add_command
+from sparkle_lite.cli.commands import CommandParser, add_command, help_text, sentence
+from sparkle_lite.texts import ENGLISH
 
 _PROGRAM, _FUNCTION = "sparkle-lite", "_sparkle_lite"
 # The names of values that are files, where a shell knows better what to offer.
@@ -33,10 +34,9 @@ class Command(NamedTuple):
 
 def add_shell_commands(commands: Any, parser: CommandParser) -> None:
     """Add both; `parser` is the whole program's."""
-    text = "print what completes commands and options in a shell"
-    completion = add_command(commands, "completion", _Printer(parser).complete, text)
-    completion.add_argument("shell", metavar="SHELL", choices=tuple(_SHELLS), help=", ".join(_SHELLS))
-    add_command(commands, "man", _Printer(parser).page, "print the page for man(1), in roff")
+    completion = add_command(commands, "completion", _Printer(parser).complete)
+    completion.add_argument("shell", metavar="SHELL", choices=tuple(_SHELLS))
+    add_command(commands, "man", _Printer(parser).page)
 
 
 class _Printer:
@@ -54,10 +54,14 @@ class _Printer:
 
 def walk(parser: CommandParser, path: tuple[str, ...] = ()) -> Iterator[Command]:
     """The program and every command below it, in the order of --help."""
-    below = {name: each.description or "" for name, each in parser.below.items()}
-    yield Command(path, parser.description or "", tuple(parser.arguments), below)
+    below = {name: _about(each) for name, each in parser.below.items()}
+    yield Command(path, _about(parser), tuple(parser.arguments), below)
     for name, each in parser.below.items():
         yield from walk(each, (*path, name))
+
+
+def _about(parser: CommandParser) -> str:
+    return sentence(help_text(parser.description, ENGLISH), ENGLISH)
 
 
 def _takes_value(action: argparse.Action) -> bool:
@@ -247,7 +251,7 @@ def man_page(commands: list[Command]) -> str:
 
 
 def _is_its_own(action: argparse.Action) -> bool:
-    return not {"--help", "--config"} & set(action.option_strings) and action.help is not None
+    return not {"--help", "--config"} & set(action.option_strings) and bool(_help(action))
 
 
 def _man_usage(command: Command) -> str:
@@ -272,7 +276,7 @@ def _man_argument(action: argparse.Action) -> str:
 
 def _help(action: argparse.Action) -> str:
     """What --help says of an argument."""
-    return (action.help or "").replace("%%", "%")
+    return help_text(action.help, ENGLISH)
 
 
 def _roff(text: str) -> str:

@@ -31,27 +31,24 @@ _HOW = (
 
 def add_simulate_command(commands: Any) -> None:
     """Declare `simulate`."""
-    text = "play a circle of clients with known good and bad peers, and judge the rules"
-    parser = add_command(commands, "simulate", print, text)
+    parser = add_command(commands, "simulate", print)
     parser.set_defaults(run=partial(_simulate, parser))
     parser.add_argument(
         "url",
         metavar="URL",
         nargs="?",
         type=_url,
-        help="a server to play against in real time, such as http://127.0.0.1:7799 (default: one of its own in a"
-        " temporary folder, with days in seconds)",
     )
-    parser.add_argument("--people", metavar="N", type=_number(2, 500), default=30, help="members (default: 30)")
-    parser.add_argument("--days", metavar="D", type=_days, help="how long (default: 8; against a URL 1, which is real)")
-    parser.add_argument("--seed", metavar="S", type=_number(0, 1 << 31), default=1, help="another world (default: 1)")
-    parser.add_argument("--poison", metavar="F", type=_share, default=0.0, help="share of members who lie, 0 to 1")
-    parser.add_argument("--style", metavar="NAME", choices=_STYLES, default="collude", help=f"how: {_HOW}")
-    parser.add_argument("--preset", choices=_PRESETS, default="friends", help="of its own server (default: friends)")
+    parser.add_argument("--people", metavar="N", type=_number(2, 500), default=30)
+    parser.add_argument("--days", metavar="D", type=_days)
+    parser.add_argument("--seed", metavar="S", type=_number(0, 1 << 31), default=1)
+    parser.add_argument("--poison", metavar="F", type=_share, default=0.0)
+    parser.add_argument("--style", metavar="NAME", choices=_STYLES, default="collude")
+    parser.add_argument("--preset", choices=_PRESETS, default="friends")
     add_json_option(parser)
-    parser.add_argument("--truth", metavar="FILE", type=Path, help="write who was bad, and who was attacked, as JSON")
-    parser.add_argument("--token", metavar="T", help="with URL: an administrator's token, which makes the accounts")
-    parser.add_argument("--really", action="store_true", help="with URL: even if it is not on this machine")
+    parser.add_argument("--truth", metavar="FILE", type=Path)
+    parser.add_argument("--token", metavar="T")
+    parser.add_argument("--really", action="store_true")
 
 
 # --- Options ----------------------------------------------------------------------------------------------------------

@@ -6,11 +6,14 @@ import os
 import re
 import shutil
 import subprocess
+import unicodedata
 from collections.abc import Iterator
 
 import pytest
 
-from sparkle_lite.cli.main import main
+from sparkle_lite.cli.commands import CommandParser, help_text
+from sparkle_lite.cli.main import main, parser
+from sparkle_lite.texts import catalogue, languages
 
 
 def printed(*arguments: str) -> str:
@@ -80,3 +83,31 @@ def test_the_man_page_tells_every_command_and_option() -> None:
             assert re.search(rf"^   {' '.join(path)}\b", page, re.MULTILINE), path
         assert [option for option in options if option not in page] == []
     assert "0 done, 1 failed, 2 wrong usage" in page
+
+
+def arguments(parser: CommandParser, path: str = "program") -> Iterator[str]:
+    """The keys of all that --help may say something of."""
+    yield f"help.{path}.about"
+    yield from (str(action.help) for action in parser.arguments)
+    for name, below in parser.below.items():
+        yield from arguments(below, f"{path}_{name}".removeprefix("program_").replace("-", "_"))
+
+
+def test_every_command_is_told_in_every_language_and_nothing_else_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    declared = set(arguments(parser()))
+    names = {key.rpartition(".")[2] for key in declared}
+    for language in languages():
+        texts = {key for key in catalogue(language) if key.startswith("help.")}
+        assert {key for key in declared if key.endswith(".about")} <= texts
+        shared = {key for key in texts if key.startswith("help.any.")}
+        assert texts - shared <= declared and {key.rpartition(".")[2] for key in shared} <= names
+        # Whoever has an option is told what it does.
+        options = {key for key in declared if key.rpartition(".")[2] in ("deep", "json", "host", "expires", "reason")}
+        assert len(options) > 15 and all(help_text(key, language) for key in options)
+    monkeypatch.setenv("LC_ALL", "zh_CN.UTF-8")
+    monkeypatch.setenv("COLUMNS", "60")
+    told = printed("doctor", "--help")
+    assert told.startswith("用法: sparkle-lite doctor") and "\n选项:\n" in told and "\n命令:\n" in told
+    assert (
+        max(sum(1 + (unicodedata.east_asian_width(char) in "WF") for char in line) for line in told.split("\n")) <= 60
+    )
