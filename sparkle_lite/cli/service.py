@@ -185,11 +185,11 @@ def add_service_commands(commands: Any) -> None:
 
 
 class Deployment(NamedTuple):
-    """A server as it is installed: the words that start it, its working directory, its data, and whose it is."""
+    """A server as it is installed: the words that start it, its working directory, what it writes, and whose it is."""
 
     start: Sequence[str]
     folder: Path
-    data: Path
+    writable: Sequence[Path]
     user: str
     port: int
 
@@ -199,25 +199,25 @@ def _systemd(args: argparse.Namespace) -> None:
     path = config_path(args)
     start = [*_program(), *(["--config", str(path.absolute())] if path is not None else []), "serve"]
     folder = Path.cwd()
-    data = config.database.file.parent
+    writable = (config.database.file.parent,)
     _warn_of_variables(os.environ)
     user = args.user or _owner(config, folder)
     _warn_of_user(user)
-    print(unit(Deployment(start=start, folder=folder, data=data, user=user, port=config.server.port)), end="")
+    print(unit(Deployment(start=start, folder=folder, writable=writable, user=user, port=config.server.port)), end="")
 
 
 def unit(place: Deployment) -> str:
     """The text of a unit."""
-    paths = (Path(place.start[0]), place.folder, place.data)
+    paths = (Path(place.start[0]), place.folder, *place.writable)
     in_home, in_temporary = (any(_is_below(path, roots) for path in paths) for roots in (_HOMES, _TEMPORARY))
     is_low = 0 < place.port < 1024
     bound = "CAP_NET_BIND_SERVICE" if is_low else ""
     return _UNIT.format(
         user=place.user,
         folder=str(place.folder).replace("%", "%%"),
-        prepare="" if place.data.is_dir() else f"{_prepare(place)}\n",
+        prepare="".join(_prepare(folder, place.user) for folder in place.writable if not folder.is_dir()),
         start=" ".join(map(_quoted, place.start)),
-        writable=_quoted(str(place.data)),
+        writable=" ".join(_quoted(str(folder)) for folder in place.writable),
         home="read-only" if in_home else "true",
         private_tmp="false" if in_temporary else "true",
         bounds=f"CapabilityBoundingSet={bound}\nAmbientCapabilities={bound}",
@@ -226,9 +226,9 @@ def unit(place: Deployment) -> str:
     )
 
 
-def _prepare(place: Deployment) -> str:
-    """What makes the folder of the data: in what is there already, the service could not make it itself."""
-    return f"ExecStartPre=+/usr/bin/install -d -m 0700 -o {_quoted(place.user)} {_quoted(str(place.data))}"
+def _prepare(folder: Path, user: str) -> str:
+    """The line that makes a folder: where nothing else may be written, the service could not make it itself."""
+    return f"ExecStartPre=+/usr/bin/install -d -m 0700 -o {_quoted(user)} {_quoted(str(folder))}\n"
 
 
 def _quoted(text: str) -> str:

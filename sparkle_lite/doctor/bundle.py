@@ -54,6 +54,7 @@ _ADDRESS = re.compile(
     r"|(?<![\w.])(?:\d{1,3}\.){3}\d{1,3}(?:/\d{1,2})?(?![\w.]?\d)"
 )
 _WORD = "A-Za-z0-9_"
+_WORDS = re.compile(f"[{_WORD}]+")
 
 
 class Veil:
@@ -66,15 +67,23 @@ class Veil:
             for name, label in names.items()
             for form in (name, json.dumps(name)[1:-1], json.dumps(name, ensure_ascii=False)[1:-1])
         }
-        # The longest first: a name may be a part of another one.
-        parts = sorted(map(_whole_word, self._names), key=len, reverse=True)
-        self._pattern = re.compile("|".join(parts)) if parts else None
+        self._words = {form: frozenset(_WORDS.findall(form)) for form in self._names}
 
     def __call__(self, text: str) -> str:
         """The text without secrets, whole addresses and names."""
-        lines = [_ADDRESS.sub(_shortened, logs.redact(line)) for line in text.split("\n")]
-        veiled = "\n".join(lines)
-        return self._pattern.sub(self._replaced, veiled) if self._pattern else veiled
+        veiled = "\n".join(_ADDRESS.sub(_shortened, logs.redact(line)) for line in text.split("\n"))
+        # The longest first: a name may be a part of another one.
+        parts = sorted(map(_whole_word, self._present(veiled)), key=len, reverse=True)
+        return re.sub("|".join(parts), self._replaced, veiled) if parts else veiled
+
+    def _present(self, text: str) -> list[str]:
+        """The names that may be in a text: there may be many thousands, and one by one they would take for ever."""
+        words, characters = frozenset(_WORDS.findall(text)), frozenset(text)
+        return [
+            name
+            for name, own in self._words.items()
+            if (own <= words if name.isascii() else characters.issuperset(name)) and name in text
+        ]
 
     def _replaced(self, match: re.Match[str]) -> str:
         return self._names[match[0]]

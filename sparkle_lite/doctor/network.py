@@ -25,6 +25,9 @@ async def check_server(place: InstalledServer) -> list[CheckFinding] | None:
         return [CheckFinding("bad", said, phrase("doctor_mend.no_answer"))]
     if ready is None:
         return [CheckFinding("note", phrase("doctor.not_running"), phrase("doctor_mend.not_running"))]
+    if place.trouble is not None:
+        # Whose server it is can't be told where the files can't be looked at.
+        return None
     if not place.is_served:
         said = phrase("doctor.other_server", url=place.url)
         return [CheckFinding("warn", said, phrase("doctor_mend.other_server"))]

@@ -112,7 +112,7 @@ def test_the_unit_starts_a_server_that_says_how_it_is(folder: Path, tmp_path: Pa
 def test_systemd_takes_the_unit_and_finds_it_shut_in(folder: Path, tmp_path: Path) -> None:
     file = tmp_path / "sparkle-lite.service"
     place = Deployment(
-        start=[sys.executable, "a $word %n"], folder=folder, data=folder / "da ta", user="daemon", port=7799
+        start=[sys.executable, "a $word %n"], folder=folder, writable=(folder / "da ta",), user="daemon", port=7799
     )
     file.write_text(unit(place))
     assert "sparkle-lite.service" not in analyse("verify", file)
@@ -121,7 +121,7 @@ def test_systemd_takes_the_unit_and_finds_it_shut_in(folder: Path, tmp_path: Pat
     assert '"a $$word %%n"' in unit(place)
     low = keys_of(unit(place._replace(port=443)))
     assert low["AmbientCapabilities"] == "CAP_NET_BIND_SERVICE" and "PrivateUsers" not in low
-    at_home = keys_of(unit(place._replace(data=Path("/home/somebody/data"))))
+    at_home = keys_of(unit(place._replace(writable=(Path("/home/somebody/data"),))))
     assert (at_home["ProtectHome"], keys_of(unit(place))["PrivateTmp"]) == ("read-only", "false")
 
 

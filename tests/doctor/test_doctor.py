@@ -363,3 +363,11 @@ def test_the_archive_holds_no_secret_no_address_and_no_name(start: Start, tmp_pa
 def test_addresses_are_shortened_and_names_replaced(text: str, veiled: str | None) -> None:
     veil = Veil({"ann": "U", "anne": "V", "小明": "W", 'a "b" c': "X"})
     assert veil(text) == (text if veiled is None else veiled)
+
+
+def test_many_names_and_a_long_log_take_a_moment() -> None:
+    names = {f"user {number:x} 人": f"U{number}" for number in range(20_000)}
+    lines = [f"a line of user {number:x} 人 from 198.51.100.{number % 256}" for number in range(0, 20_000, 100)]
+    # Name by name this would outlast the patience of the tests.
+    veiled = Veil(names)("\n".join(lines * 50))
+    assert "人" not in veiled and "a line of U100 from 198.51.100.0/24" in veiled
