@@ -32,6 +32,7 @@ def _examined(flow: Flow, numbers: Numbers) -> Examined:
         },
         people=flow.voices,
         decisive=flow.decisive,
+        vouched=flow.vouched,
         first_seen=flow.first,
         last_seen=flow.last,
         expires=lasts(flow.knocked, numbers["lifetime"], flow.days),

@@ -48,6 +48,7 @@ def _examined(votes: Votes, numbers: Numbers, now_ms: int) -> Examined:
         },
         people=voices,
         decisive=votes.decisive,
+        vouched=votes.vouched_members > 0,
         first_seen=votes.first,
         last_seen=votes.last,
         expires=fades(votes, now_ms, numbers["half_life"], need),

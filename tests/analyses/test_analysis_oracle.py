@@ -42,6 +42,7 @@ class Row(NamedTuple):
     torrent: str
     ago: int
     said: int
+    vouched: bool
     more: dict[str, Any]
 
     @property
@@ -76,17 +77,19 @@ def is_private(torrent: str) -> bool:
 
 
 class Person(NamedTuple):
-    """Somebody who reports: who speaks for them, and what the word is worth (hundredths)."""
+    """Somebody who reports: who speaks for them, what the word is worth (hundredths), and whether it always is."""
 
     voice: int
     apps: list[Reporter]
     word: int
+    vouched: bool
 
     def row(self, kind: str, reporter: Reporter, **about: Any) -> Row:
         """What one of their applications reported."""
         assert reporter.address is not None
         network = reporter.address.rsplit(".", 1)[0]
-        return Row(kind=kind, app=reporter.app, voice=self.voice, network=network, word=self.word, **about)
+        whose = {"voice": self.voice, "word": self.word, "vouched": self.vouched}
+        return Row(kind=kind, app=reporter.app, network=network, **whose, **about)
 
 
 class Told:
@@ -116,7 +119,7 @@ class Told:
             apps = [
                 Reporter(world, world.app(user), f"82.1.{self.rng.randrange(6)}.{k}") for k in range(1 + number % 3)
             ]
-            self.people.append(Person(voice, apps, word))
+            self.people.append(Person(voice, apps, word, number in (1, 2, 3)))
 
     def ago(self) -> int:
         return self.rng.choice((0, HOUR, DAY, self.rng.randrange(16 * DAY), self.rng.randrange(DAY)))
@@ -383,7 +386,8 @@ def naive_votes(told: Told, numbers: Numbers) -> dict[str, tuple[int, ...]]:
             and round(weight * 100) >= need * 50
             and expires > NOW
         ):
-            found[str(subject)] = (voices, words, less, torrents_of(rows), days_of(rows), len(rows))
+            vouched = any(row.vouched and is_cheat(row) for row in rows)
+            found[str(subject)] = (voices, words, less, torrents_of(rows), days_of(rows), len(rows), vouched)
     return found
 
 
@@ -429,8 +433,10 @@ def naive_prefixes(told: Told, numbers: Numbers) -> dict[str, tuple[int, ...]]:
             and max(torrents_of(rows), days_of(rows)) >= numbers["min_torrents"]
             and round(weight_of(rows, numbers["half_life"], mine) * 100) >= numbers["min_people"] * 50
         ):
+            seen = len({row.subject for row in rows if row.vouched and is_cheat(row)})
+            vouched = 4 * seen >= len(inside)
             for piece in carve(prefix, AddressSet(givers)):
-                found[str(piece)] = (voices_of(rows), words, less, len(inside), sharing, torrents_of(rows))
+                found[str(piece)] = (voices_of(rows), words, less, len(inside), sharing, torrents_of(rows), vouched)
     return found
 
 
@@ -480,7 +486,7 @@ def naive_flows(told: Told, numbers: Numbers) -> dict[str, tuple[int, ...]]:
         if taken > 0 and not is_private(rows[0].torrent):
             began = NOW - max(row.more["began"] for row in rows)
             flows[rows[0].subject, rows[0].title].append((max(rows, key=lambda row: row.at), taken, began))
-    over: dict[Network, list[tuple[int, int, int, list[Row]]]] = defaultdict(list)
+    over: dict[Network, list[tuple[int, int, int, list[Row], bool]]] = defaultdict(list)
     for (subject, _), parts in flows.items():
         sizes: dict[int, int] = defaultdict(int)
         for row, _, _ in parts:
@@ -515,7 +521,8 @@ def naive_flows(told: Told, numbers: Numbers) -> dict[str, tuple[int, ...]]:
         pairs = max(clients_of(rows), together)
         percent = taken * 100 // size // pairs
         if percent >= numbers["several_percent"]:
-            over[subject].append((percent, taken, pairs, rows))
+            vouched = sum(taken for row, taken, _ in parts if row.vouched) > size * pairs
+            over[subject].append((percent, taken, pairs, rows, vouched))
     found = {}
     for subject, some in over.items():
         if sum(one[1] for one in some) < numbers["min_traffic"]:
@@ -530,7 +537,7 @@ def naive_flows(told: Told, numbers: Numbers) -> dict[str, tuple[int, ...]]:
                 for voice, taken in mine.items():
                     losses[voice] = max(losses.get(voice, 0), taken)
         less = words_of(against(told, subject, window, numbers["share_percent"], losses))
-        percent, _, pairs, _ = max(some, key=lambda one: one[:2])
+        percent, _, pairs, *_ = max(some, key=lambda one: one[:2])
         rows = [row for one in some for row in one[3]]
         words = max(said_by(rows) - less, 0)
         last = max(max(row.at for row in rows), knocks(told, window).get(subject, 0))
@@ -542,7 +549,8 @@ def naive_flows(told: Told, numbers: Numbers) -> dict[str, tuple[int, ...]]:
             and lasts > NOW
         ):
             least = min(one[0] for one in some)
-            found[str(subject)] = (voices_of(rows), words, least, pairs, len(some), days_of(rows))
+            vouched = any(one[4] for one in some)
+            found[str(subject)] = (voices_of(rows), words, least, pairs, len(some), days_of(rows), vouched)
     return found
 
 
@@ -566,8 +574,11 @@ def naive_crowds(told: Told, numbers: Numbers) -> dict[str, tuple[int, ...]]:
     for (subject, _), rows in sorted(buckets.items()):
         qualifies = nearly(rows) >= enough(numbers["min_people"]) and torrents_of(rows) >= numbers["min_torrents"]
         if qualifies and all(gave < MIB for gave, _, _ in met(told, subject, numbers["window"]).values()):
-            torrents, count = found.get(str(subject), (0, 0))
-            found[str(subject)] = (max(torrents, torrents_of(rows)), count + 1)
+            torrents, count, vouched = found.get(str(subject), (0, 0, 0))
+            if torrents_of(rows) > torrents:
+                seen = [row for row in rows if row.vouched]
+                torrents, vouched = torrents_of(rows), 5 * torrents_of(seen) >= numbers["min_torrents"]
+            found[str(subject)] = (torrents, count + 1, vouched)
     return found
 
 
@@ -600,7 +611,7 @@ def naive_identities(told: Told, numbers: Numbers) -> dict[str, tuple[int, ...]]
             and percent >= numbers["min_percent"]
             and max(torrents_of(rows), days) >= numbers["min_torrents"]
         ):
-            found[code] = (said_by(rows), len(hidden), percent, days)
+            found[code] = (said_by(rows), len(hidden), percent, days, any(row.vouched for row in rows))
     return found
 
 
@@ -661,7 +672,10 @@ async def test_an_analysis_finds_what_the_naive_rule_finds(world: World, name: s
     found = await world.find(name, **weak)
     expected = naive(told, numbers)
     short = {
-        next((code for code in expected if code in target), target): tuple(whole(n, finding.numbers[n]) for n in shown)
+        next((code for code in expected if code in target), target): (
+            *(whole(n, finding.numbers[n]) for n in shown),
+            finding.vouched,
+        )
         for target, finding in found.items()
     }
     assert short == expected

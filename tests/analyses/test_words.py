@@ -9,6 +9,7 @@ from reports import DAY, DIALING, GIB, HOUR, NOW, Reporter, World, settings_of
 
 from sparkle_lite.analyses import worker
 from sparkle_lite.analyses.parameters import trust
+from sparkle_lite.rules.plan import UNVOUCHED_FLOOR
 
 MIB = 1 << 20
 CHEATER, HONEST = "203.0.113.5", "198.51.100.7"
@@ -466,3 +467,40 @@ async def test_r3_a_third_of_a_circle_that_colludes_lists_nobody(world: World) -
     found = await world.find("untrusted_vote")
     assert not set(found) & set(victims)
     assert set(found) == set(cheaters)
+
+
+# --- What nobody vouched for saw --------------------------------------------------------------------------------------
+
+
+async def bought(world: World, anchor: Reporter, count: int) -> list[Reporter]:
+    """Liars who earn a word each, with four cheaters of their own that they let loose on a vouched person."""
+    liars = world.friends(count, by="self", active_days=9)
+    for number, liar in enumerate(liars):
+        for host in range(4):
+            accuse([liar], f"5.1.{number}.{host + 1}", ago=DAY)
+            accuse([anchor], f"5.1.{number}.{host + 1}", ago=DAY - HOUR)
+    return liars
+
+
+async def test_words_that_were_bought_with_bait_of_their_own_list_a_few_and_no_more(world: World) -> None:
+    anchors = world.friends(3)
+    liars = await bought(world, anchors[0], 12)
+    victims = [f"5.2.{n}.9" for n in range(60)]
+    for number, victim in enumerate(victims):
+        # No two alike, so that nobody shares a voice, and one more than needed, so that nobody decides alone.
+        accuse(random.Random(number).sample(liars, 4), victim)
+    standings = await world.weigh()
+    assert len({standings[user_of(liar)].voice for liar in liars}) == 12
+    # Their words suffice for everybody; what they bought stays in bounds.
+    assert set(victims) <= set(await world.find("untrusted_vote"))
+    for hour in range(3):
+        plan = await world.apply("untrusted_vote", now=NOW + hour * HOUR)
+        assert hour or len(plan.held) == len(victims) - UNVOUCHED_FLOOR
+        assert {one.held_for for one in plan.held} <= {"unvouched"}
+    sql = "SELECT count(*) FROM decision WHERE state='active' AND ends_at>?"
+    assert world.main.execute(sql, (NOW,)).fetchone()[0] == UNVOUCHED_FLOOR
+    # One vouched person who saw it too is enough for whom it is true.
+    accuse(anchors[1:2], victims[50])
+    assert [str(one.network) for one in (await world.apply("untrusted_vote", now=NOW + 3 * HOUR)).added] == [
+        f"{victims[50]}"
+    ]

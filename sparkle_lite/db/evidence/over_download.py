@@ -6,6 +6,7 @@ from typing import NamedTuple
 from sparkle_lite.db.evidence.workspace import (
     FINDINGS,
     MOST,
+    VOUCHED_VOTER,
     WORD,
     Evidence,
     about,
@@ -31,7 +32,8 @@ class Flow(NamedTuple):
 
     `torrents` are those of which it took more than anybody needs, `least_percent` what it took of the least of them.
     `words` of those whom it took them from (hundredths, collapsed by networks), less those that speak for it
-    (`against`). `knocked`: when it was turned away last, or was seen last (ms).
+    (`against`). `knocked`: when it was turned away last, or was seen last (ms). `vouched`: of one of the torrents the
+    counters of people for whom an administrator vouches alone tell of more than anybody needs.
     """
 
     key: bytes
@@ -49,6 +51,7 @@ class Flow(NamedTuple):
     knocked: int
     against: int
     decisive: tuple[int, ...]
+    vouched: bool
 
 
 def find_flows(evidence: Evidence, numbers: Mapping[str, int], only: bytes | None = None) -> list[Flow]:
@@ -80,6 +83,7 @@ def find_flows(evidence: Evidence, numbers: Mapping[str, int], only: bytes | Non
             " AND (count(*)>1 OR max(percent)>=:percent))",
             {"percent": numbers["min_percent"], "traffic": numbers["min_traffic"]},
         )
+    evidence.do("CREATE INDEX temp.over_key ON over (key)")
     evidence.make_candidates("SELECT DISTINCT key FROM over", {}, only)
     evidence.make_knocks(numbers["window"], None if only is None else range_of(only))
     evidence.make_met(since)
@@ -99,17 +103,20 @@ def find_flows(evidence: Evidence, numbers: Mapping[str, int], only: bytes | Non
     evidence.make_voters(numbers["min_people"])
     rows = evidence.do(
         "SELECT w.key, v.voices, max(min(v.users, v.nets)-v.against, 0), w.percent, o.least, o.taken, w.size, w.pairs,"
-        " o.torrents, o.days, o.first, o.last, max(o.last, coalesce(k.knocked, 0)), v.against, d.users"
-        " FROM worst w JOIN whole v ON v.key=w.key"
+        " o.torrents, o.days, o.first, o.last, max(o.last, coalesce(k.knocked, 0)), v.against, d.users,"
+        " o.vouched FROM worst w JOIN whole v ON v.key=w.key"
         " JOIN (SELECT o.key, count(DISTINCT o.torrent) AS torrents, min(o.percent) AS least,"
         " (SELECT CAST(total(t.taken) AS INTEGER) FROM over t WHERE t.key=o.key) AS taken,"
-        f" count(DISTINCT p.at/{DAY_MS}) AS days, min(p.at) AS first, max(p.at) AS last FROM over o"
+        f" count(DISTINCT p.at/{DAY_MS}) AS days, min(p.at) AS first, max(p.at) AS last,"
+        # To have served an honest peer confirms nothing: nobody takes a torrent more than once of vouched people alone.
+        " (SELECT max((SELECT total(s.taken) FROM source s WHERE s.key=t.key AND s.torrent=t.torrent"
+        f" AND {VOUCHED_VOTER})>t.size*t.pairs) FROM over t WHERE t.key=o.key) AS vouched FROM over o"
         " JOIN part p ON p.key=o.key AND p.torrent=o.torrent GROUP BY o.key) o ON o.key=w.key"
         " LEFT JOIN knock k ON k.key=w.key LEFT JOIN decisive d ON d.key=w.key"
         " WHERE w.place=1 ORDER BY w.percent DESC, w.key LIMIT ?",
         (FINDINGS,),
     )
-    return [Flow._make((*row[:14], users_of(row[14]))) for row in rows]
+    return [Flow._make((*row[:14], users_of(row[14]), bool(row[15]))) for row in rows]
 
 
 def _collect_flows(evidence: Evidence, since: int, only: bytes | None) -> None:

@@ -11,6 +11,7 @@ from sparkle_lite.db.evidence.workspace import (
     LONGEST_RECURRENCE,
     MOST,
     TORRENTS,
+    VOUCHED_VOTER,
     WORD,
     WORD_OF,
     Evidence,
@@ -38,7 +39,8 @@ class Votes(NamedTuple):
     """What people reported of a subject: how many voices, and what their words come to (hundredths).
 
     `words` are collapsed by networks, less those that speak for the peer (`against`); `cheat_*` those in the first
-    group of modules alone. `knocked`: when it was turned away last, or was reported last. Times in ms.
+    group of modules alone. `knocked`: when it was turned away last, or was reported last. `vouched_members`: how many
+    of its members somebody reported so for whom an administrator vouches. Times in ms.
     """
 
     key: bytes
@@ -57,6 +59,7 @@ class Votes(NamedTuple):
     weight: float
     decisive: tuple[int, ...]
     members: int
+    vouched_members: int
     sharing: int
 
 
@@ -222,10 +225,13 @@ def count_votes(evidence: Evidence, numbers: Mapping[str, int], only: bytes | No
     rows = evidence.do(
         "SELECT s.key, w.voices, s.cheat_voices, max(min(w.users, w.nets)-w.against, 0) AS words,"
         " max(min(w.first_users, w.first_nets)-w.against, 0), s.torrents, s.days, s.groups, s.reports, s.first, s.last,"
-        " max(s.last, coalesce(a.knocked, 0)), w.against, min(u.weight, n.weight), d.users, s.members FROM"
+        " max(s.last, coalesce(a.knocked, 0)), w.against, min(u.weight, n.weight), d.users, s.members,"
+        " s.vouched_members FROM"
         f" (SELECT key, count(DISTINCT iif(grp=0, voter, NULL)) AS cheat_voices, {TORRENTS}, {DAYS} AS days,"
         " count(DISTINCT grp) AS groups, count(*) AS reports, min(at) AS first, max(at) AS last,"
-        f" count(DISTINCT member) AS members FROM seen {where} GROUP BY key) s"
+        " count(DISTINCT member) AS members,"
+        f" count(DISTINCT iif(grp=0 AND {VOUCHED_VOTER}, member, NULL)) AS vouched_members"
+        f" FROM seen {where} GROUP BY key) s"
         " JOIN whole w ON w.key=s.key JOIN span a ON a.key=s.key JOIN voter_weight u ON u.key=s.key"
         " JOIN net_weight n ON n.key=s.key"
         " LEFT JOIN decisive d ON d.key=s.key ORDER BY words DESC, s.key LIMIT :limit",
@@ -239,4 +245,4 @@ def count_votes(evidence: Evidence, numbers: Mapping[str, int], only: bytes | No
         if any(row[15] > 1 for row in rows)
         else ()
     )
-    return [Votes._make((*row[:14], users_of(row[14]), row[15], sharing.get(row[0], 0))) for row in rows]
+    return [Votes._make((*row[:14], users_of(row[14]), *row[15:], sharing.get(row[0], 0))) for row in rows]

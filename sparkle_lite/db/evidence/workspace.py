@@ -124,6 +124,10 @@ def prefix_of(key: bytes) -> bytes:
     return key[: 3 if len(key) == 4 else 7]
 
 
+VOUCHED_VOTER = f"(voter >> {WORD_BITS}) IN (SELECT user FROM person WHERE vouched)"
+"""Whether a voter is somebody for whom an administrator vouches."""
+
+
 def users_of(text: str | None) -> tuple[int, ...]:
     """The users (row ids) behind a list of voters as text."""
     return tuple(sorted({int(voter) >> WORD_BITS for voter in text.split(",")})) if text else ()
