@@ -72,8 +72,22 @@ def subject_of(ip: str) -> Network:
     return network_of(address, 32 if len(address) == 4 else 64)
 
 
-def is_private(torrent: str) -> bool:
-    return torrent.startswith("private")
+TORRENTS = ("a", "b", "split c", "private d")
+
+
+def says_private(reporter: Reporter, torrent: str) -> bool:
+    """Whether an application calls a torrent private; about one of them they disagree."""
+    return torrent.startswith("private") or (torrent.startswith("split") and reporter.app % 2 == 0)
+
+
+def public(rows: Iterable[Row]) -> list[Row]:
+    """Those of all rows that an analysis looks at whose torrent not most voices call private, by their words."""
+    some = list(rows)
+    voices: dict[tuple[str, int], dict[int, dict[int, int]]] = defaultdict(lambda: {0: {}, 1: {}})
+    for row in some:
+        voices[row.title][row.more.get("private", 0)][row.voice] = row.word
+    private = {title for title, said in voices.items() if sum(said[1].values()) > sum(said[0].values())}
+    return [row for row in some if row.title not in private]
 
 
 class Person(NamedTuple):
@@ -129,11 +143,11 @@ class Told:
         reporter = self.rng.choice(person.apps)
         row = {
             "ip": self.rng.choice(PEERS),
-            "torrent": self.rng.choice(("a", "b", "c", "private d")),
+            "torrent": self.rng.choice(TORRENTS),
             "ago": self.ago(),
         }
         row |= make(reporter)
-        if is_private(row["torrent"]):
+        if says_private(reporter, row["torrent"]):
             row["private"] = 1
         getattr(reporter, kind)(**row)
         known = {name: row.pop(name) for name in ("ip", "torrent", "ago")}
@@ -201,10 +215,10 @@ class Told:
             self.add("swarm", lambda _: common)
             return
         # One of several versions of the same row.
-        ip, torrent = self.rng.choice(PEERS), self.rng.choice(("a", "b", "c", "private d"))
+        ip, torrent = self.rng.choice(PEERS), self.rng.choice(TORRENTS)
         common |= {"ip": ip, "torrent": torrent, "port": 6881, "client": CLIENTS[0], "size": GIB}
         common |= {"big_endian": int(torrent == "b" and PEERS.index(ip) % 2)}
-        same = PEERS.index(ip) * 10 + "abcp".index(torrent[0])
+        same = PEERS.index(ip) * 10 + TORRENTS.index(torrent)
         self.add("swarm", lambda reporter: common | {"version": reporter.app * 1000 + same})
 
 
@@ -261,7 +275,7 @@ def met(told: Told, subject: Network, window: int) -> dict[tuple[int, str, int],
     for row in told.rows:
         if row.kind != "ban" and row.counts and row.subject == subject and row.ago <= window:
             # Sizes and privacy make other rows of the dictionary of the same torrent.
-            title = (*row.title, row.more.get("size"), is_private(row.torrent))
+            title = (*row.title, row.more.get("size", GIB), row.more.get("private", 0))
             key = (row.voice, row.network, row.word, title, row.more["port"], row.kind)
             gave, took = largest[key]
             largest[key] = max(gave, row.more["got"]), max(took, row.more["to"])
@@ -276,7 +290,7 @@ def met(told: Told, subject: Network, window: int) -> dict[tuple[int, str, int],
         torrents[*about,] = max(most[0], gave), max(most[1], took)
     sums: dict[tuple[int, str, int], tuple[int, int, int]] = defaultdict(lambda: (0, 0, 0))
     for (voice, network, word, title), (gave, took) in torrents.items():
-        size = GIB if title[2] is None else title[2]
+        size = title[2]
         judged = took - gave if size > 0 and took >= max(48 * MIB, size * 12 // 100) else 0
         so_far = sums[voice, network, word]
         sums[voice, network, word] = so_far[0] + gave, so_far[1] + took, so_far[2] + judged
@@ -339,17 +353,18 @@ def knocks(told: Told, window: int) -> dict[Network, int]:
     return found
 
 
-def reports(told: Told, window: int) -> dict[Network, list[Row]]:
-    """By subject what counts: of those whom it cost something."""
+def reports(told: Told, window: int, least: int) -> dict[Network, list[Row]]:
+    """By subject what counts, of those that so many words are about: of those whom it cost something."""
     knocked = knocks(told, window)
     rows = by_subject(
         row
         for row in told.rows
         if row.kind == "ban" and row.counts and not row.more["btn_ban"] and row.more["module"] != OTHER
-        and row.age <= (60 * DAY if row.subject in knocked else window) and not is_private(row.torrent)
+        and row.age <= (60 * DAY if row.subject in knocked else window)
     )  # fmt: skip
+    looked = [row for some in rows.values() if by_voice((r.voice, "", r.word) for r in some) >= least for row in some]
     found = {}
-    for subject, some in rows.items():
+    for subject, some in by_subject(public(looked)).items():
         losses = lost_to(some)
         if left := [row for row in some if losses[row.voice] >= 32 * MIB]:
             found[subject] = left
@@ -363,7 +378,8 @@ def is_cheat(row: Row) -> bool:
 def naive_votes(told: Told, numbers: Numbers) -> dict[str, tuple[int, ...]]:
     found = {}
     knocked = knocks(told, numbers["window"])
-    for subject, rows in reports(told, numbers["window"]).items():
+    least = enough(min(numbers["min_people"], numbers["min_people_any"]))
+    for subject, rows in reports(told, numbers["window"], least).items():
         mine = {subject: knocked[subject]} if subject in knocked else {}
         less = words_of(against(told, subject, numbers["window"], numbers["share_percent"], lost_to(rows)))
         cheats = max(said_by(row for row in rows if is_cheat(row)) - less, 0)
@@ -395,7 +411,7 @@ def naive_prefixes(told: Told, numbers: Numbers) -> dict[str, tuple[int, ...]]:
     window, share = numbers["window"], numbers["share_percent"]
     least, knocked = enough(numbers["member_people"]), knocks(told, window)
     # Only what has so many words about it is looked at, of whatever module.
-    looked = {subject: rows for subject, rows in reports(told, window).items() if nearly(rows) >= least}
+    looked = {subject: rows for subject, rows in reports(told, window, least).items() if nearly(rows) >= least}
     speak = {subject: against(told, subject, window, share, lost_to(rows)) for subject, rows in looked.items()}
     members = {
         subject: rows
@@ -461,7 +477,7 @@ def neighbour(told: Told, subject: Network, window: int) -> Iterable[tuple[int, 
         if row.kind != "ban" and row.counts and row.subject == subject and row.ago <= window:
             if max(row.more["got"], row.more["to"]) < MIB:
                 continue
-            title = (*row.title, row.more.get("size"), is_private(row.torrent))
+            title = (*row.title, row.more.get("size", GIB), row.more.get("private", 0))
             key = (row.voice, title, row.more["port"], row.kind)
             gave, took = largest.get(key, (0, 0))
             largest[key] = max(gave, row.more["got"]), max(took, row.more["to"])
@@ -476,14 +492,14 @@ def taken_of(row: Row) -> int:
 def naive_flows(told: Told, numbers: Numbers) -> dict[str, tuple[int, ...]]:
     window = numbers["window"]
     versions: dict[Any, list[Row]] = defaultdict(list)
-    for number, row in enumerate(told.rows):
-        if row.kind == "swarm" and row.counts and row.age <= window and taken_of(row) >= 4 * MIB:
-            versions[row.more.get("version", -number)].append(row)
+    swarms = [row for row in told.rows if row.kind == "swarm" and row.counts and row.age <= window]
+    for number, row in enumerate(public(row for row in swarms if taken_of(row) >= 4 * MIB)):
+        versions[row.more.get("version", -number)].append(row)
     flows: dict[tuple[Network, tuple[str, int]], list[tuple[Row, int, int]]] = defaultdict(list)
     for rows in versions.values():
         old = rows[0].more["big_endian"] or any(row.more["began"] > window for row in rows)
         taken = max(map(taken_of, rows)) - (min(map(taken_of, rows)) if old else 0)
-        if taken > 0 and not is_private(rows[0].torrent):
+        if taken > 0:
             began = NOW - max(row.more["began"] for row in rows)
             flows[rows[0].subject, rows[0].title].append((max(rows, key=lambda row: row.at), taken, began))
     over: dict[Network, list[tuple[int, int, int, list[Row], bool]]] = defaultdict(list)
@@ -557,19 +573,21 @@ def naive_flows(told: Told, numbers: Numbers) -> dict[str, tuple[int, ...]]:
 def naive_crowds(told: Told, numbers: Numbers) -> dict[str, tuple[int, ...]]:
     buckets: dict[tuple[Network, int], list[Row]] = defaultdict(list)
     before: dict[Any, int] = {}
-    for row in sorted(told.rows, key=lambda row: (row.at, row.more.get("to", 0))):
-        if (
-            row.kind != "ban" and row.counts and row.age <= numbers["window"] and not is_private(row.torrent)
-            and row.more["to"] >= MIB and row.more["got"] <= 0 and (row.more["peer_progress"] or 0) < 1
-        ):  # fmt: skip
-            if row.more["big_endian"]:
-                # Its reporter goes on telling of whom it saw once: only what has grown since the row before says more.
-                key = (row.kind, row.app, row.ip, row.more["port"], row.torrent, row.more.get("size"))
-                grown = row.more["to"] > before.get(key, 1 << 60)
-                before[key] = row.more["to"]
-                if not grown:
-                    continue
-            buckets[row.subject, row.at // 1_800_000].append(row)
+    rows = [
+        row
+        for row in told.rows
+        if row.kind != "ban" and row.counts and row.age <= numbers["window"]
+        and row.more["to"] >= MIB and row.more["got"] <= 0 and (row.more["peer_progress"] or 0) < 1
+    ]  # fmt: skip
+    for row in sorted(public(rows), key=lambda row: (row.at, row.more["to"])):
+        if row.more["big_endian"]:
+            # Its reporter goes on telling of whom it saw once: only what has grown since the row before says more.
+            key = (row.kind, row.app, row.ip, row.more["port"], row.torrent, row.more.get("size"))
+            grown = row.more["to"] > before.get(key, 1 << 60)
+            before[key] = row.more["to"]
+            if not grown:
+                continue
+        buckets[row.subject, row.at // 1_800_000].append(row)
     found: dict[str, tuple[int, ...]] = {}
     for (subject, _), rows in sorted(buckets.items()):
         qualifies = nearly(rows) >= enough(numbers["min_people"]) and torrents_of(rows) >= numbers["min_torrents"]
@@ -584,17 +602,19 @@ def naive_crowds(told: Told, numbers: Numbers) -> dict[str, tuple[int, ...]]:
 
 def naive_identities(told: Told, numbers: Numbers) -> dict[str, tuple[int, ...]]:
     found = {}
-    for code, hides, owns in (
+    kinds = (
         ("Rain 0.0.0", lambda p, n: n == "Rain 0.0.0" and not p.startswith("-RN"), lambda p, n: n == "Rain 0.0.0"),
         ("qBittorrent/", lambda p, n: n.startswith("qB") and p[:3] != "-qB", lambda p, n: n.startswith("qB")),
         ("[^-]", lambda p, n: "-" not in p, lambda p, n: False),
-    ):
-        rows = [
-            row
-            for row in told.rows
-            if row.kind != "ban" and row.counts and row.ago <= numbers["window"] and not is_private(row.torrent)
-            and row.more["to"] > max(row.more["got"], 0) and hides(*row.more["client"])
-        ]  # fmt: skip
+    )
+    looked = public(
+        row
+        for row in told.rows
+        if row.kind != "ban" and row.counts and row.ago <= numbers["window"]
+        and row.more["to"] > max(row.more["got"], 0) and any(hides(*row.more["client"]) for _, hides, _ in kinds)
+    )  # fmt: skip
+    for code, hides, owns in kinds:
+        rows = [row for row in looked if hides(*row.more["client"])]
         owners = {
             row.subject
             for row in told.rows
@@ -650,7 +670,7 @@ def whole(name: str, number: float) -> int:
 TELLING = {
     "untrusted_vote": tuple(SEEDS),
     "multi_dial": tuple(range(12)),
-    "over_download": (2, 3, 4, 6),
+    "over_download": (2, 3, 6),
     "concurrent_download": tuple(SEEDS),
     "client_identity": tuple(SEEDS),
 }
@@ -672,7 +692,8 @@ async def test_an_analysis_finds_what_the_naive_rule_finds(world: World, name: s
     found = await world.find(name, **weak)
     expected = naive(told, numbers)
     short = {
-        next((code for code in expected if code in target), target): (
+        # Of an identity the naive rule knows a part.
+        next((code for code in expected if code in target and "{" in target), target): (
             *(whole(n, finding.numbers[n]) for n in shown),
             finding.vouched,
         )
