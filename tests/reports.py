@@ -135,6 +135,11 @@ class World:
             (*((address, 32) if len(address) == 4 else (address[:8] + bytes(8), 64)), NOW - since),
         )
 
+    def supported(self, text: str) -> None:
+        """An imported list that only supports names an address or a network."""
+        network = net.parse_network(text)
+        self.main.execute("INSERT OR IGNORE INTO import_support VALUES (?,?,?)", (f"list {text}", *network))
+
     def visit(self, reporter: "Reporter", ip: str, *, first: int, last: int) -> None:
         """An application came from an address, from so long to so long before NOW."""
         self.main.execute(

@@ -13,7 +13,7 @@ from reports import BLOCKER, CHEAT, DAY, DIALING, GIB, HOUR, NOW, Reporter, Worl
 from sparkle_lite import net
 from sparkle_lite.analyses.numbers import Numbers
 from sparkle_lite.analyses.parameters import parameters
-from sparkle_lite.net import Network, network_of
+from sparkle_lite.net import Network, network_of, parse_network
 from sparkle_lite.rules.address_sets import AddressSet, carve
 
 MIB = 1 << 20
@@ -21,6 +21,8 @@ OTHER = "com.ghostchu.peerbanhelper.module.impl.rule.PeerIdBlacklist"
 PEERS = [f"203.0.113.{host}" for host in range(10)] + [
     f"2001:db8:0:{net:x}::{host}" for net in range(4) for host in (1, 2)
 ]
+# What imported lists say that only support what people here saw; the last lies in somebody's /64.
+LISTS = ("203.0.113.2/31", "203.0.113.8", "2001:db8:0:1::/64", "2001:db8:0:2::77", "2001:db8:0:100::/56")
 CLIENTS = [
     ("-qB4650-", "qBittorrent/4.6.5"),
     ("-XX0001-", "qBittorrent/4.6.5"),
@@ -118,6 +120,8 @@ class Told:
         self.listed = set(PEERS[::3])
         for ip in self.listed:
             world.listed(ip, since=DAY)
+        for network in LISTS:
+            world.supported(network)
         voices: dict[int, int] = {}
         for number in range(9):
             grown = number < 7
@@ -371,6 +375,10 @@ def reports(told: Told, window: int, least: int) -> dict[Network, list[Row]]:
     return found
 
 
+def overlap(one: Network, other: Network) -> bool:
+    return one.contains(other) or other.contains(one)
+
+
 def is_cheat(row: Row) -> bool:
     return row.more["module"] in (CHEAT, BLOCKER)
 
@@ -378,12 +386,13 @@ def is_cheat(row: Row) -> bool:
 def naive_votes(told: Told, numbers: Numbers) -> dict[str, tuple[int, ...]]:
     found = {}
     knocked = knocks(told, numbers["window"])
-    least = enough(min(numbers["min_people"], numbers["min_people_any"]))
+    least = max(enough(min(numbers["min_people"], numbers["min_people_any"])) - 50, 1)
     for subject, rows in reports(told, numbers["window"], least).items():
         mine = {subject: knocked[subject]} if subject in knocked else {}
         less = words_of(against(told, subject, numbers["window"], numbers["share_percent"], lost_to(rows)))
-        cheats = max(said_by(row for row in rows if is_cheat(row)) - less, 0)
-        everybody = max(said_by(rows) - less, 0)
+        support = 50 if any(overlap(subject, parse_network(network)) for network in LISTS) else 0
+        cheats = max(said_by(row for row in rows if is_cheat(row)) + support * any(map(is_cheat, rows)) - less, 0)
+        everybody = max(said_by(rows) + support - less, 0)
         if cheats >= enough(numbers["min_people"]):
             voices, words, need = voices_of(filter(is_cheat, rows)), cheats, numbers["min_people"]
         elif everybody >= enough(numbers["min_people_any"]):

@@ -10,6 +10,7 @@ from reports import DAY, DIALING, GIB, HOUR, NOW, Reporter, World, settings_of
 from sparkle_lite.analyses import worker
 from sparkle_lite.analyses.parameters import trust
 from sparkle_lite.rules.plan import UNVOUCHED_FLOOR
+from sparkle_lite.rules.reasons import reason
 
 MIB = 1 << 20
 CHEATER, HONEST = "203.0.113.5", "198.51.100.7"
@@ -504,3 +505,32 @@ async def test_words_that_were_bought_with_bait_of_their_own_list_a_few_and_no_m
     assert [str(one.network) for one in (await world.apply("untrusted_vote", now=NOW + 3 * HOUR)).added] == [
         f"{victims[50]}"
     ]
+
+
+# --- Imported lists that only support ---------------------------------------------------------------------------------
+
+
+async def test_a_list_of_others_is_worth_half_a_word_where_somebody_here_saw_it(world: World) -> None:
+    for network in ("203.0.113.0/24", "203.0.113.5", "2001:db8:0:7::77"):
+        world.supported(network)
+    vouched, others = world.friends(2), world.friends(2, by="self", active_days=9, word=0.5)
+    for address in (CHEATER, "2001:db8:0:7::1", HONEST):
+        accuse(vouched, address)
+    # However many lists: half a word in all, and 2.5 is not enough of three.
+    assert await world.find("untrusted_vote") == {}
+    assert (await world.distances(CHEATER))["untrusted_vote", "min_people"] == (2.5, 3)
+    assert (await world.distances(HONEST))["untrusted_vote", "min_people"] == (2, 3)
+    # What nobody here reported is nothing, whoever lists it.
+    assert ("untrusted_vote", "min_people") not in await world.distances("203.0.113.77")
+    for address in ("203.0.113.9", "198.51.100.9"):
+        accuse([*others, vouched[0]], address)
+    found = await world.find("untrusted_vote")
+    # One whole word and twice 0.62 are not enough by themselves.
+    assert list(found) == ["203.0.113.9"]
+    numbers = found["203.0.113.9"].numbers
+    assert (numbers["people"], numbers["words"], numbers["support"]) == (3, 2.74, 0.5)
+    assert (
+        reason("progress_cheater", numbers)
+        .text("en")
+        .startswith("3 people with the support of an imported list (2.7 words between them) saw it cheat")
+    )
