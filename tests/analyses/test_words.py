@@ -316,6 +316,25 @@ async def test_several_torrents_from_two_people_each_tell_as_much_as_one_from_th
     )
 
 
+async def test_whole_copies_of_hundreds_of_torrents_that_give_nothing_to_anybody_are_burnt_traffic(
+    world: World,
+) -> None:
+    friends = world.friends(4)
+    for number in range(12):
+        for address in (CHEATER, HONEST, "203.0.113.9"):
+            friends[number % 3].swarm(address, f"t{number}", to=GIB * 9 // 10, ago=HOUR, began=5 * HOUR)
+    # One of them gave something to one person, and behind another there are two.
+    friends[3].swarm(HONEST, "hurd", to=0, got=MIB)
+    friends[0].swarm("203.0.113.9", "t0", to=GIB // 2, client=("-TR4060-", "Transmission 4.0.6"))
+    found = await world.find("over_download", min_copies=12)
+    assert list(found) == [CHEATER]
+    finding = found[CHEATER]
+    assert (finding.code, finding.people, finding.numbers["torrents"]) == ("over_downloader_copies", 3, 12)
+    # To need a dozen torrents is nothing remarkable.
+    assert await world.find("over_download") == {}
+    assert (await world.distances(CHEATER))["over_download", "min_copies"] == (12, 200)
+
+
 # --- Speaking for a peer ----------------------------------------------------------------------------------------------
 
 
