@@ -30,6 +30,7 @@ CLIENTS = [
     ("-RN0000-", "Rain 0.0.0"),
     ("abcdefgh", "who knows"),
 ]
+FALSE = ("-TR3000-", "qBittorrent/4.6.5")
 
 
 class Row(NamedTuple):
@@ -191,11 +192,12 @@ class Told:
                     self.rows.append(person.row("ban", reporter, **about))
                 last = min(last, said)
 
-    def traffic(self, count: int, giving: float = 0.3) -> None:
+    def traffic(self, count: int, giving: float = 0.3, false: float = 0) -> None:
+        """Rows of traffic; how many of them tell that the peer gave something, and of a false identity."""
         for _ in range(count):
-            self._one_of_traffic(giving)
+            self._one_of_traffic(giving, false)
 
-    def _one_of_traffic(self, giving: float) -> None:
+    def _one_of_traffic(self, giving: float, false: float) -> None:
         ago = self.ago()
         common = {
             "to": self.rng.choice((0, MIB - 1, MIB, 8 * MIB, GIB // 3, GIB, 9 * GIB)),
@@ -207,6 +209,8 @@ class Told:
             "peer_progress": self.rng.choice((0.0, 0.5, 1.0, None)),
             "big_endian": int(self.rng.random() < 0.08),
         }
+        if false and self.rng.random() < false:
+            common["client"] = FALSE
         if self.rng.random() < 0.5:
             self.add("snapshot", lambda _: common)
             return
@@ -679,6 +683,25 @@ def naive_identities(told: Told, numbers: Numbers) -> dict[str, tuple[int, ...]]
     return found
 
 
+def naive_impostors(told: Told, numbers: Numbers) -> dict[str, tuple[int, ...]]:
+    found = {}
+    near = [row for row in told.rows if row.kind != "ban" and row.counts and row.ago <= numbers["window"]]
+    looked = public(row for row in near if row.more["client"] == FALSE and taken_of(row) >= MIB)
+    for subject, rows in by_subject(looked).items():
+        days = len({(NOW - row.ago) // DAY for row in rows})
+        last = max(max(NOW - row.ago for row in rows), knocks(told, numbers["window"]).get(subject, 0))
+        if (
+            said_by(rows) >= enough(numbers["min_people"])
+            and max(torrents_of(rows), days) >= numbers["min_torrents"]
+            and all(gave < MIB for gave, _, _ in met(told, subject, numbers["window"]).values())
+            and clients_of(row for row in near if row.subject == subject) < 4
+            and last + min(numbers["lifetime"] * min(days, 4), 14 * DAY) > NOW
+        ):
+            vouched = any(row.vouched for row in rows)
+            found[str(subject)] = (voices_of(rows), said_by(rows), torrents_of(rows), days, vouched)
+    return found
+
+
 # Weak thresholds, so that about half of the subjects qualify; the names of the numbers that must agree too.
 ORACLES: dict[str, tuple[Callable[..., dict[str, tuple[int, ...]]], tuple[str, ...], dict[str, int]]] = {
     "untrusted_vote": (
@@ -697,6 +720,7 @@ ORACLES: dict[str, tuple[Callable[..., dict[str, tuple[int, ...]]], tuple[str, .
         {"min_people": 2, "min_percent": 80, "several_percent": 30, "min_traffic": 1, "min_copies": 2},
     ),
     "concurrent_download": (naive_crowds, ("torrents", "buckets"), {"min_people": 2, "min_torrents": 2}),
+    "false_identity": (naive_impostors, ("people", "words", "torrents", "days"), {}),
     "client_identity": (
         naive_identities,
         ("words", "addresses", "percent", "days"),
@@ -716,6 +740,7 @@ TELLING = {
     "multi_dial": tuple(range(12)),
     "over_download": (1, 2, 3),
     "concurrent_download": tuple(SEEDS),
+    "false_identity": tuple(SEEDS),
     "client_identity": tuple(SEEDS),
 }
 
@@ -730,7 +755,10 @@ async def test_an_analysis_finds_what_the_naive_rule_finds(world: World, name: s
         await told.sightings(4 if votes else 0)
         # Who gives to anybody isn't one of those who download very much at once.
         giving = {"concurrent_download": 0.01, "multi_dial": 0.1, "over_download": (0.3, 0.01)[seed % 2]}
-        told.traffic(30 if votes else 170, giving=giving.get(name, 0.3))
+        if name == "false_identity":
+            told.traffic(50, giving=0.03, false=0.6)
+        else:
+            told.traffic(30 if votes else 170, giving=giving.get(name, 0.3))
         if seed % 2:
             await world.close_segments()
     numbers = parameters(name, settings_of("friends"), weak).numbers

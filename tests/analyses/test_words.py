@@ -335,6 +335,43 @@ async def test_whole_copies_of_hundreds_of_torrents_that_give_nothing_to_anybody
     assert (await world.distances(CHEATER))["over_download", "min_copies"] == (12, 200)
 
 
+# --- What no client sends ---------------------------------------------------------------------------------------------
+
+
+async def test_one_clients_name_with_anothers_peer_id_is_sent_by_nobody_honest(world: World) -> None:
+    friends = world.friends(2)
+    identities = {
+        CHEATER: ("-TR3000-", "qBittorrent/4.5.0"),
+        "203.0.113.6": ("-UT3550-", "Transmission 4.0.6"),
+        # Another version, a library, what is unknown or can be set, and no peer id at all.
+        "198.51.100.1": ("-qB4650-", "qBittorrent Enhanced/4.1"),
+        "198.51.100.2": ("-LT2090-", "qBittorrent/4.5.0"),
+        "198.51.100.3": ("-ZZ3000-", "qBittorrent/4.5.0"),
+        "198.51.100.4": ("-TR3000-", "aria2/1.36.0"),
+        "198.51.100.5": ("-TR3000-", "who knows"),
+        "198.51.100.6": ("", "qBittorrent/4.5.0"),
+        "198.51.100.7": ("-BT7b5S-", "µTorrent 3.5.5"),
+        # These would be listed but for what they gave to one person, and for who else is there.
+        "198.51.100.8": ("-TR3000-", "qBittorrent/4.5.0"),
+        "198.51.100.9": ("-TR3000-", "qBittorrent/4.5.0"),
+    }
+    for (address, client), friend, torrent in itertools.product(identities.items(), friends, ("linux", "bsd")):
+        friend.swarm(address, torrent, to=GIB, client=client)
+    friends[1].swarm("198.51.100.8", "hurd", to=0, got=MIB)
+    for number in range(3):
+        friends[0].swarm("198.51.100.9", "hurd", to=MIB, client=(f"-qB4{number}00-", f"qBittorrent/4.{number}"))
+    assert set(await world.find("false_identity")) == {CHEATER, "203.0.113.6"}
+    distances = await world.distances("198.51.100.8")
+    assert distances["false_identity", "gave_nothing"] == (0, 1)
+    assert (await world.distances("198.51.100.9"))["false_identity", "not_shared"] == (0, 1)
+    # One who says so is too few, and on private torrents nobody counts.
+    friends[0].swarm("203.0.113.7", to=GIB, client=identities[CHEATER])
+    friends[0].swarm("203.0.113.7", "bsd", to=GIB, client=identities[CHEATER])
+    for friend, torrent in itertools.product(friends, ("secret", "hidden")):
+        friend.swarm("203.0.113.8", torrent, to=GIB, client=identities[CHEATER], private=1)
+    assert set(await world.find("false_identity")) == {CHEATER, "203.0.113.6"}
+
+
 # --- Speaking for a peer ----------------------------------------------------------------------------------------------
 
 
