@@ -556,7 +556,7 @@ async def test_words_that_were_bought_with_bait_of_their_own_list_a_few_and_no_m
         assert {one.held_for for one in plan.held} <= {"unvouched"}
     sql = "SELECT count(*) FROM decision WHERE state='active' AND ends_at>?"
     assert world.main.execute(sql, (NOW,)).fetchone()[0] == UNVOUCHED_FLOOR
-    # One vouched person who saw it too is enough for whom it is true.
+    # One vouched person who saw it too is enough.
     accuse(anchors[1:2], victims[50])
     assert [str(one.network) for one in (await world.apply("untrusted_vote", now=NOW + 3 * HOUR)).added] == [
         f"{victims[50]}"
@@ -590,3 +590,26 @@ async def test_a_list_of_others_is_worth_half_a_word_where_somebody_here_saw_it(
         .text("en")
         .startswith("3 people with the support of an imported list (2.7 words between them) saw it cheat")
     )
+
+
+async def test_to_have_served_an_honest_peer_confirms_no_over_download(world: World) -> None:
+    anchors = world.friends(3)
+    liars = world.friends(3, by="self", active_days=9, word=0.9)
+    for liar, ago in itertools.product(liars, (HOUR, 2 * DAY)):
+        liar.swarm(HONEST, to=9 * GIB, ago=ago, began=ago + HOUR)
+    anchors[0].swarm(HONEST, to=GIB // 2, began=5 * HOUR)
+    # What a vouched person gave an honest peer makes nothing of the lies truer.
+    assert (await world.find("over_download"))[HONEST].vouched is False
+    anchors[1].swarm(HONEST, to=GIB, began=5 * HOUR)
+    assert (await world.find("over_download"))[HONEST].vouched is True
+
+
+async def test_one_cheater_whom_vouched_people_saw_confirms_no_network(world: World) -> None:
+    anchor, liars = world.friends(1), world.friends(3, by="self", active_days=9, word=0.9)
+    for host in range(9):
+        accuse(liars, f"203.0.113.{host}")
+    accuse(anchor, "203.0.113.0")
+    assert (await world.find("multi_dial"))["203.0.113.0/24"].vouched is False
+    for host in range(1, 3):
+        accuse(anchor, f"203.0.113.{host}")
+    assert (await world.find("multi_dial"))["203.0.113.0/24"].vouched is True
