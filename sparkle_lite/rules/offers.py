@@ -85,6 +85,7 @@ def _finding(listed: Target, code: str, now_ms: int, expires: int | None, note: 
         numbers={},
         people=0,
         decisive=(),
+        vouched=None,
         first_seen=now_ms,
         last_seen=now_ms,
         expires=expires,
