@@ -138,7 +138,8 @@ class World:
     def supported(self, text: str) -> None:
         """An imported list that only supports names an address or a network."""
         network = net.parse_network(text)
-        self.main.execute("INSERT OR IGNORE INTO import_support VALUES (?,?,?)", (f"list {text}", *network))
+        sql = "INSERT OR IGNORE INTO import_support (name, address, prefix) VALUES (?,?,?)"
+        self.main.execute(sql, (f"list {text}", *network))
 
     def visit(self, reporter: "Reporter", ip: str, *, first: int, last: int) -> None:
         """An application came from an address, from so long to so long before NOW."""

@@ -616,7 +616,7 @@ async def test_every_finding_has_a_sentence_of_one_line(world: World) -> None:
                 assert not finding.target.last & finding.target.first ^ finding.target.first
     told = {key.removeprefix("reason.") for key in catalogue("en") if key.startswith("reason.")}
     assert codes == {code for analysis in ANALYSES.values() for code in analysis.codes}
-    assert codes == told - {"config", "admin", "exception", "pardon", "imported"}
+    assert codes == told - {"config", "admin", "exception", "pardon", "imported", "neighbour"}
 
 
 async def test_a_run_that_takes_too_long_or_is_cancelled_ends(world: World) -> None:

@@ -465,20 +465,14 @@ class Evidence:
     def make_supported(self) -> None:
         """Make the table of the candidates in a network of an imported list that only supports what people here saw."""
         self._connection.create_function("cut", 2, _cut, deterministic=True)
-        self.do(
-            # One name after the other by the index: there are few lists, each with very many rows.
-            "CREATE TEMP TABLE supporter AS WITH RECURSIVE list (name) AS (SELECT min(name) FROM m.import_support UNION"
-            " ALL SELECT (SELECT min(s.name) FROM m.import_support s WHERE s.name>list.name) FROM list"
-            " WHERE list.name IS NOT NULL) SELECT name FROM list WHERE name IS NOT NULL"
-        )
         self.do("CREATE TEMP TABLE width AS SELECT DISTINCT length(address) AS size, prefix FROM m.import_support")
         self.do(
             "CREATE TEMP TABLE supported AS SELECT c.key FROM candidate c WHERE EXISTS (SELECT 1 FROM width w"
-            " CROSS JOIN supporter l CROSS JOIN m.import_support s ON s.name=l.name AND s.address=cut(c.low, w.prefix)"
-            " AND s.prefix=w.prefix WHERE w.size=length(c.low))"
+            " CROSS JOIN m.import_support s ON s.address=cut(c.low, w.prefix) AND s.prefix=w.prefix"
+            " WHERE w.size=length(c.low))"
             # What lies in a subscriber's network is about that subscriber.
-            " OR (length(c.key)=8 AND EXISTS (SELECT 1 FROM supporter l CROSS JOIN m.import_support s ON s.name=l.name"
-            " AND s.address BETWEEN c.low AND c.high AND length(s.address)=16))"
+            " OR (length(c.key)=8 AND EXISTS (SELECT 1 FROM m.import_support s"
+            " WHERE s.address BETWEEN c.low AND c.high AND length(s.address)=16))"
         )
         self.do("CREATE INDEX temp.supported_key ON supported (key)")
 
