@@ -72,6 +72,8 @@ def _import(args: argparse.Namespace) -> None:
     from sparkle_lite.rules.imports import ImportOrder
 
     entry, body = _source(args)
+    if args.forever and entry.format == "sparkle":
+        raise SparkleError("bad_request", "imports.forever_neighbour")
     order = ImportOrder(
         entry=entry,
         actor=COMMAND_LINE,
@@ -113,11 +115,15 @@ def _source(args: argparse.Namespace) -> "tuple[ImportEntry, bytes | None]":
     from sparkle_lite.rules.imports import MAX_BYTES
 
     is_url = args.source.startswith(("http://", "https://"))
+    what = "NAME"
     try:
-        name, category = list_name(args.name), category_or_empty(args.category)
+        name = list_name(args.name)
+        what = "--category"
+        category = category_or_empty(args.category)
+        what = "SOURCE"
         urls: tuple[ListURL, ...] = list_url((args.source,)) if is_url else ()
     except Refused as refused:
-        raise SparkleError("bad_request", "imports.bad_value", what=args.name, why=str(refused)) from None
+        raise SparkleError("bad_request", "imports.bad_value", what=what, why=str(refused)) from None
     entry = ImportEntry(
         name=name,
         url=urls,

@@ -20,7 +20,7 @@ from sparkle_lite import fetching
 from sparkle_lite.accounts.actors import Actor
 from sparkle_lite.accounts.audit import Audit
 from sparkle_lite.clock import elapsed_ms
-from sparkle_lite.config import WIDEST, Config, ImportEntry, ListURL
+from sparkle_lite.config import LONGEST_PULL_MS, WIDEST, Config, ImportEntry, ListURL
 from sparkle_lite.db import accounts as settings_store
 from sparkle_lite.db import imports as store
 from sparkle_lite.db.connection import Connection
@@ -32,7 +32,7 @@ from sparkle_lite.fetching import Fetched, FetchLimits, Validators
 from sparkle_lite.net import Network
 from sparkle_lite.rules.decisions import Decisions
 from sparkle_lite.rules.known_lists import credit_of
-from sparkle_lite.rules.offers import digest, packed, unpacked
+from sparkle_lite.rules.offers import NEIGHBOUR_MS, digest, packed, unpacked, way_of_reading
 from sparkle_lite.rules.protected import Protected
 from sparkle_lite.rules.takeover import Taken, Takeover, drop_support, nothing, take_over
 from sparkle_lite.rules.takeover_worker import take_over_apart
@@ -44,6 +44,8 @@ By = Literal["file", "page", "hand"]
 ListState = Literal["off", "paused", "running", "held", "failed", "on", "new"]
 
 MAX_BYTES = 64 * MIB
+# Lists that are fetched side by side, so that a slow server holds up few others.
+_AT_ONCE = 4
 # Bytes beyond which reading a list in this process would be felt; starting another takes a quarter of a second.
 _LONG = 128 * KIB
 # After so long a list is read anew, even where it says that nothing has changed: what it may list here may have.
@@ -113,11 +115,15 @@ class Imported(NamedTuple):
 
 
 class ImportOrder(NamedTuple):
-    """One run: of which list, for whom, and how (see Takeover); `body` is what was read already."""
+    """One run: of which list, for whom, and how (see Takeover).
+
+    `body` is what was read already. `seen` is the digest of what somebody looked at: nothing else is taken over then.
+    """
 
     entry: ImportEntry
     actor: Actor
     accept: bool = False
+    seen: str = ""
     by_hand: bool = False
     lifetime_ms: int | None = None
     body: bytes | None = None
@@ -144,11 +150,10 @@ class Imports:
         self._audit = audit
         self._config = config
         self._clock = clock
-        self._one_at_a_time = asyncio.Lock()
+        self._taking = asyncio.Lock()
         self.running: dict[str, Progress] = {}
-        # When each list was last read as a whole (ms), and which were on when what is gone was last ended.
-        self._whole: dict[str, int] = {}
-        self._on: frozenset[str] | None = None
+        # When each list was last read as a whole (ms), and how.
+        self._whole: dict[str, tuple[int, bytes]] = {}
         self._failures: dict[str, int] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
 
@@ -234,6 +239,8 @@ class Imports:
         actor.require_admin()
         if entry.file or entry.allow_private or entry.app_secret or not entry.url:
             raise SparkleError("bad_request", "imports.file_only")
+        if entry.format == "sparkle" and entry.interval > LONGEST_PULL_MS:
+            raise SparkleError("bad_request", "imports.too_seldom")
         if any(map(holds_secret, entry.url)):
             raise SparkleError("bad_request", "imports.secret_in_url")
         if any(entry.name == configured.name for configured in self._config().imports):
@@ -255,7 +262,7 @@ class Imports:
             raise SparkleError("not_found", "imports.none", name=name[:40])
         if listed.by == "file":
             raise SparkleError("conflict", "imports.configured", name=name)
-        async with self._one_at_a_time:
+        async with self._taking:
             await self._forget_source(name, actor)
             await self._end(name, actor)
 
@@ -281,9 +288,18 @@ class Imports:
         """Run every list whose time has come, one after the other; and end what lists that are gone had listed."""
         await self._end_what_is_gone()
         now = self._clock()
-        for listed in await self.all():
-            if listed.next_at is not None and listed.next_at <= now and listed.progress is None:
-                await self.run(ImportOrder(listed.entry, SCHEDULE))
+        slots = asyncio.Semaphore(_AT_ONCE)
+
+        async def run(entry: ImportEntry) -> None:
+            async with slots:
+                await self.run(ImportOrder(entry, SCHEDULE))
+
+        due = [
+            listed.entry
+            for listed in await self.all()
+            if listed.next_at is not None and listed.next_at <= now and listed.progress is None
+        ]
+        await asyncio.gather(*map(run, due))
 
     def begin(self, order: ImportOrder) -> None:
         """Run a list in the background, unless it runs already; `all` and `runs` tell how it goes.
@@ -312,8 +328,7 @@ class Imports:
         self._require_runnable(order)
         name = order.entry.name
         with self._shown_as_running(name) as progress:
-            async with self._one_at_a_time:
-                done = await self._run(order, progress)
+            done = await self._run(order, progress)
         self._failures[name] = self._failures.get(name, 0) + 1 if done.run.outcome == "failed" else 0
         if done.run.outcome in ("held", "failed") and done.run.why is not None:
             logger.warning("the list %s stays as it was: %s", name, unpacked(done.run.why).text(ENGLISH))
@@ -338,7 +353,9 @@ class Imports:
         try:
             read = await self._read(order, state, progress)
             if read is not None:
-                taken = await self._take(order, read, state)
+                async with self._taking:
+                    await self._require_there(order)
+                    taken = await self._take(order, read, state)
                 run, new = self._judged(run, taken, read, asked, order)
         except SparkleError as error:
             run, new = run._replace(outcome="failed", why=packed(error.said)), asked
@@ -353,12 +370,12 @@ class Imports:
         self, run: ImportRun, taken: Taken, read: "_ReadList", asked: ImportState, order: ImportOrder
     ) -> tuple[ImportRun, ImportState]:
         """How a run went, and what stands of its list."""
-        run = run._replace(numbers=taken.numbers)
+        run = run._replace(numbers={**taken.numbers, "digest": read.digest.hex()})
         if taken.failed is not None:
             return run._replace(outcome="failed", why=packed(taken.failed)), asked
         if taken.held is not None:
             return run._replace(outcome="held", why=packed(taken.held)), asked
-        self._whole[run.name] = run.at
+        self._whole[run.name] = run.at, way_of_reading(order.entry)
         state = asked._replace(
             good_at=run.at,
             by_hand=int(order.by_hand),
@@ -376,20 +393,21 @@ class Imports:
         async with self.database.reader() as reader:
             state = await store.state(reader, order.entry.name)
         with self._shown_as_running(order.entry.name) as progress:
-            async with self._one_at_a_time:
-                read = await self._read(order._replace(accept=True), ImportState(order.entry.name), progress)
-                assert read is not None
+            read = await self._read(order._replace(accept=True), ImportState(order.entry.name), progress)
+            assert read is not None
+            async with self._taking:
                 taken = await self._take(order, read, state, dry=True)
         if taken.failed is not None:
             raise SparkleError("bad_request", taken.failed.key, **taken.failed.values)
-        return taken
+        return taken._replace(numbers={**taken.numbers, "digest": read.digest.hex()})
 
     # --- Reading ------------------------------------------------------------------------------------------------------
 
     async def _read(self, order: ImportOrder, state: ImportState, progress: Progress) -> "_ReadList | None":
         """What a list says now; None where it says that it hasn't changed. Raises SparkleError."""
         entry, now = order.entry, self._clock()
-        is_whole = order.accept or order.by_hand or now - self._whole.get(entry.name, 0) > _WHOLE_MS
+        at, how = self._whole.get(entry.name, (0, b""))
+        is_whole = order.accept or order.by_hand or now - at > _WHOLE_MS or how != way_of_reading(entry)
         known = ImportState(entry.name) if is_whole else state
         progress.stage = "fetching"
         fetched = await self._fetch(order, known, progress)
@@ -416,7 +434,7 @@ class Imports:
                 return await fetching.fetch(
                     str(url),
                     validators=validators,
-                    allow_private=entry.allow_private or self._is_allowed(url),
+                    allow_private=entry.allow_private or self._is_allowed,
                     headers=headers,
                     limits=order.limits,
                     progress=note,
@@ -425,10 +443,18 @@ class Imports:
                 refusals.append(error)
         raise refusals[0]
 
-    def _is_allowed(self, url: ListURL) -> bool:
+    def _is_allowed(self, url: str) -> bool:
         """Whether the configuration lets another list come from the same private place."""
         allowed = (each for entry in self._config().imports if entry.allow_private for each in entry.url)
-        return url.origin in (each.origin for each in allowed)
+        return ListURL(url).origin in (each.origin for each in allowed)
+
+    async def _require_there(self, order: ImportOrder) -> None:
+        """Nothing is taken over of what was removed or switched off while it came. Raises SparkleError."""
+        if order.by_hand:
+            return
+        entry, _ = (await self.entries()).get(order.entry.name, (None, None))
+        if entry is None or not entry.enabled:
+            raise SparkleError("not_found", "imports.none", name=order.entry.name)
 
     async def _take(self, order: ImportOrder, read: "_ReadList", state: ImportState, *, dry: bool = False) -> Taken:
         """Make what was read what stands of a list. Raises SparkleError."""
@@ -440,6 +466,7 @@ class Imports:
             actor=order.actor,
             now_ms=self._clock(),
             node=node,
+            seen_else=order.seen not in ("", read.digest.hex()),
             before=None if state.good_at is None else state.entries,
             accept=order.accept,
             by_hand=order.by_hand,
@@ -470,18 +497,20 @@ class Imports:
     # --- Lists that are gone ------------------------------------------------------------------------------------------
 
     async def _end_what_is_gone(self) -> None:
-        """End what lists had listed that are switched off, or that nobody names any more."""
+        """End what lists had listed that are switched off, that nobody names any more, or that weren't heard of."""
         entries = await self.entries()
-        on = frozenset(name for name, (entry, _) in entries.items() if entry.enabled)
-        if on == self._on:
-            return
+        on = {name for name, (entry, _) in entries.items() if entry.enabled}
         async with self.database.reader() as reader:
-            standing = await store.standing_names(reader, self._clock())
+            standing, states = await store.standing_names(reader, self._clock()), await store.states(reader)
         for name in sorted(standing - on):
-            async with self._one_at_a_time:
+            async with self._taking:
                 await self._end(name, SCHEDULE)
             logger.info("what the list %s had listed is ended, because it is switched off or gone", name)
-        self._on = on
+        for name in sorted(standing & on):
+            # What a neighbour listed expires by itself.
+            good_at = states[name].good_at or 0
+            if entries[name][0].format == "sparkle" and good_at + NEIGHBOUR_MS < self._clock():
+                await drop_support(self.database, name)
 
     async def _end(self, name: str, actor: Actor) -> None:
         """End all that a list listed, and forget what stood of it."""

@@ -26,6 +26,7 @@ class Takeover(NamedTuple):
     `accept` takes over what would be held back, `by_hand`: whoever does this wants all of it, also what was refused;
     `dry` changes nothing. `lifetime_ms` is how long what it lists lasts (None: as long as it is on the list). `before`
     is how many entries the last good state had, None where there was none; `node` is what others know this server by.
+    `seen_else`: somebody looked at it before, and it was another.
     """
 
     entry: ImportEntry
@@ -35,6 +36,7 @@ class Takeover(NamedTuple):
     node: str
     before: int | None
     accept: bool = False
+    seen_else: bool = False
     by_hand: bool = False
     dry: bool = False
     lifetime_ms: int | None = None
@@ -69,6 +71,8 @@ async def take_over(takeover: Takeover, database: Database, decisions: Decisions
     )
     if offer.trouble is not None:
         return Taken(numbers=offer.numbers, failed=offer.trouble)
+    if takeover.seen_else:
+        return Taken(numbers=offer.numbers, held=phrase("imports.why.changed"))
     return await _Taker(takeover, database, decisions).take(offer)
 
 
@@ -89,6 +93,7 @@ class _Judge(NamedTuple):
     offer: Offer
     before: int | None
     was_empty: bool
+    of_neighbour: bool
 
     def refuse(self, plan: Plan) -> None:
         """Raises _HeldBack."""
@@ -103,7 +108,8 @@ class _Judge(NamedTuple):
             return doubt
         if before is None:
             return None
-        if before >= SHRUNK_FROM and 2 * entries < before:
+        # What a neighbour withdraws ends here at once.
+        if before >= SHRUNK_FROM and 2 * entries < before and not self.of_neighbour:
             return phrase("imports.why.shrunk", before=before, entries=entries)
         if added > max(GROWTH_FLOOR, GROWTH_SHARE * before):
             return phrase("imports.why.grown", before=before, added=added)
@@ -126,6 +132,7 @@ class _Taker:
             offer=offer,
             before=(standing if before is None else before) if standing else None,
             was_empty=before == 0,
+            of_neighbour=self._entry.format == "sparkle",
         )
         taken = Taken(numbers=offer.numbers, entries=len(offer.findings), first=offer.findings[:SHOWN])
         try:
@@ -169,7 +176,8 @@ class _Taker:
 
     async def _support(self, taken: Taken, offer: Offer, judge: _Judge) -> Taken:
         takeover, before = self._takeover, await self._supporting()
-        after = {finding.target for finding in offer.findings if isinstance(finding.target, Network)}
+        standing = (finding for finding in offer.findings if not finding.is_over(takeover.now_ms))
+        after = {finding.target for finding in standing if isinstance(finding.target, Network)}
         added, removed = after - before, before - after
         why = judge.why(len(added))
         if why is not None and not (takeover.accept or takeover.dry):

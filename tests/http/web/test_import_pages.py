@@ -114,11 +114,11 @@ def test_what_a_form_says_wrong_is_named_and_kept(server: RunningServer, web: Li
         ({"url": page, "widest": "5"}, "two prefix lengths"),
         ({"url": page, "category": "x" * 65}, "is not a category"),
     ):
-        answer = asked(server, "/rules/imports/try", token, {"name": "wrong", **form})
+        answer = asked(server, "/rules/try-import", token, {"name": "wrong", **form})
         text = answer.body.decode()
         assert answer.status in (400, 403, 409) and said in text and "pw@" not in text.partition("<form")[0], form
         assert 'value="wrong"' in text or "name" in form
-    assert asked(server, "/rules/imports/add", token, {"url": page, "name": "failing"}).status == 409
+    assert asked(server, "/rules/add-import", token, {"url": page, "name": "failing"}).status == 409
     for act in ("run", "pause", "resume", "remove"):
         assert asked(server, f"/rules/imports/nothing/{act}", token, {}).status == 404
     assert asked(server, "/rules/imports/off/run", token, {}).status == 409
@@ -144,14 +144,14 @@ def test_a_long_list_is_read_beside_the_server(server: RunningServer, web: ListS
     web.serve("/long.txt", a_list(many))
     token = server.token()
     form = {"url": f"{web.url}/long.txt", "name": "long"}
-    tried = asked(server, "/rules/imports/try", token, form).body.decode()
+    tried = asked(server, "/rules/try-import", token, form).body.decode()
     assert "10,000" in tried and many[0] in tried and "10,000" not in server.run("imports", "list")
 
     def status() -> dict[str, Any]:
         lists: list[dict[str, Any]] = json.loads(server.run("imports", "list", "--json"))
         return next((one for one in lists if one["name"] == "long"), {})
 
-    assert asked(server, "/rules/imports/add", token, form).status == 303
+    assert asked(server, "/rules/add-import", token, form).status == 303
     wait_for(lambda: status().get("state") == "on", 20)
     assert status()["entries"] == 10_000
     wait_for(lambda: "46.39.15.0/24" in server.get("/ping/ruleIpDenylist").body.decode(), 5)
