@@ -272,7 +272,7 @@ async def _start(written: Config, given: Mapping[str, str], stack: AsyncExitStac
         protected=protected,
         decisions=decisions,
         publisher=publisher,
-        imports=_imports(stack, decisions, audit, settings, clock),
+        imports=_imports(stack, decisions, settings, clock=clock, protected=protected),
         distances=distances,
         analyses=Runs(database, decisions, lambda: settings.config.analysis, clock.settled),
         housekeeping=Housekeeping(database, ingest, lambda: settings.config, timekeeping),
@@ -284,14 +284,17 @@ async def _start(written: Config, given: Mapping[str, str], stack: AsyncExitStac
     )
 
 
-def _imports(stack: AsyncExitStack, decisions: Decisions, audit: Audit, settings: Settings, clock: Clock) -> Imports:
-    """The lists of others, on the same database as the audit."""
+def _imports(
+    stack: AsyncExitStack, decisions: Decisions, settings: Settings, *, clock: Clock, protected: Protected
+) -> Imports:
+    """The lists of others, on the same database as the settings."""
     imports = Imports(
-        database=audit.database,
+        database=settings.database,
         decisions=decisions,
-        audit=audit,
+        audit=Audit(settings.database, clock.settled),
         config=lambda: settings.config,
         clock=clock.settled,
+        protected=protected,
     )
     stack.push_async_callback(imports.close)
     return imports

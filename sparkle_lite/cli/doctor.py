@@ -3,12 +3,22 @@
 import argparse
 import asyncio
 import os
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sparkle_lite.cli.commands import add_command, add_json_option, config_path, print_json, when, with_database
+from sparkle_lite.cli.commands import (
+    add_command,
+    add_json_option,
+    config_path,
+    in_effect,
+    print_json,
+    when,
+    with_database,
+)
 
 if TYPE_CHECKING:
+    from sparkle_lite.analyses.runs import Wanting
     from sparkle_lite.config import Config
     from sparkle_lite.db.adoption import Adopted
     from sparkle_lite.db.database import Database
@@ -32,6 +42,7 @@ def add_doctor_commands(doctor: Any) -> None:
     """The group `doctor`."""
     add_command(doctor, "adopt", _adopt, "file")
     add_command(doctor, "accept-clock", _accept_clock)
+    add_command(doctor, "words", _words)
 
 
 def _accept_clock(args: argparse.Namespace) -> None:
@@ -109,3 +120,32 @@ async def _adopted(file: str, database: "Database", config: "Config") -> "Adopte
         if await adoption.is_served(database, adopted.segment):
             return adopted._replace(outcome="served")
     return adopted
+
+
+# --- Words ------------------------------------------------------------------------------------------------------------
+
+
+def _words(args: argparse.Namespace) -> None:
+    from sparkle_lite.analyses.runs import WAITS
+
+    wanting = with_database(args, partial(_wanting, args))
+    for name in wanting.analyses:
+        print(WAITS % name)
+    if wanting.analyses:
+        print(f"reported: {', '.join(wanting.people) or 'nobody of late'}")
+    else:
+        print("No list waits for want of words.")
+
+
+async def _wanting(args: argparse.Namespace, database: "Database", written: "Config") -> "Wanting":
+    from sparkle_lite.accounts.audit import Audit
+    from sparkle_lite.analyses.runs import Runs
+    from sparkle_lite.clock import now_ms
+    from sparkle_lite.rules.decisions import Decisions
+    from sparkle_lite.rules.protected import Protected
+
+    config = await in_effect(args, database, written)
+    protected = Protected(set())
+    await protected.look_up(config)
+    decisions = Decisions(database, Audit(database, now_ms), now_ms, protected)
+    return await Runs(database, decisions, lambda: config.analysis).wanting()

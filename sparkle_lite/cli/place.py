@@ -200,6 +200,8 @@ def print_plan(name: str, plan: "Plan", *, dry: bool, details: bool, place: "Pla
     verb = "would list" if dry else "listed"
     shadow = sum(decision.state == "shadow" for decision in plan.begin)
     parts = [f"{verb} {len(plan.added)}", f"{'end' if dry else 'ended'} {len(plan.removed)}", f"keep {plan.kept}"]
+    renewed = len(plan.begin) - len(plan.added) - len(plan.held) - shadow
+    parts += [f"renew {renewed}"] if renewed > 0 else []
     parts += [f"hold {len(plan.held)} for review"] if plan.held else []
     parts += [f"{shadow} in shadow"] if shadow else []
     parts += [f"left out {count} ({why})" for why, count in sorted(plan.dropped.items())]
