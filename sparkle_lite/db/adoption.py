@@ -65,7 +65,8 @@ async def adopt(database: Database, file: str, now_ms: int, *, served: bool) -> 
         # Its own process takes it up: it knows what it has open.
         return Adopted(segment, "waits")
     async with transaction(database.main) as main:
-        await aside.take_back(main, segment)
+        if not await aside.take_back(main, segment):
+            raise SparkleError("conflict", "adopt.no_place", path=place)
     return Adopted(segment, "served")
 
 

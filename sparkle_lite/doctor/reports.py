@@ -46,9 +46,9 @@ async def check_clients(place: InstalledServer) -> list[CheckFinding] | None:
     since = place.now_ms - _SILENT_MS
     old = [app for app in apps if app.created_at < place.now_ms - _NEW_MS and app.id not in troubles]
     senders = await on_thread(partial(checkup.senders, place.database.path, since, served=place.is_served))
-    here = [app for app in old if app.last_access_at is not None and app.last_access_at >= since]
-    silent = [shown[app.id] for app in here if app.id not in senders]
-    gone = [shown[app.id] for app in old if app not in here]
+    here = {app.id for app in old if app.last_access_at is not None and app.last_access_at >= since}
+    silent = [shown[app.id] for app in old if app.id in here and app.id not in senders]
+    gone = [shown[app.id] for app in old if app.id not in here]
     if silent:
         found.append(CheckFinding("warn", phrase("doctor.silent", apps=_named(silent)), phrase("doctor_mend.silent")))
     if gone:
