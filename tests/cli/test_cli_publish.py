@@ -3,6 +3,7 @@
 import fcntl
 import os
 import re
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -168,6 +169,49 @@ def test_a_run_that_was_ended_half_way_is_gone_on_with(
     site.rename(site.with_name(".site.sparkle-last"))
     assert shell("publish", "site") == "site: 20 files, nothing has changed.\n"
     assert left_beside(site) == []
+
+
+def test_what_a_cut_of_power_leaves_is_in_nobody_s_way_and_a_folder_of_somebody_else_stays(
+    shell: Shell, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site, marker = folder / "site", ".sparkle-lite.json"
+    # Ended before the marker, and in the midst of it.
+    for number, name in enumerate((".site.sparkle-next", ".site.sparkle-next-0123abcd")):
+        for half in (None, b"", b'{"files": ["a'):
+            (folder / name).mkdir()
+            if half is not None:
+                (folder / name / marker).write_bytes(half)
+            shell("rules", "deny", f"192.0.{number}.{len(half or b'x')}")
+            shell("publish", "site")
+            assert left_beside(site) == []
+
+    # Ended while the last state was being deleted.
+    rmtree = shutil.rmtree
+
+    def breaks(place: Path) -> None:
+        rmtree(place)
+        raise OSError("the power went out")
+
+    shell("rules", "deny", "192.0.9.1")
+    with monkeypatch.context() as patched:
+        patched.setattr(shutil, "rmtree", breaks)
+        shell("publish", "site", status=1)
+    assert len(left_beside(site)) == 1
+    shell("publish", "site")
+    assert left_beside(site) == []
+
+    # What only looks like ours.
+    theirs = [folder / f".site.sparkle-{state}{run}" for state in ("next", "last") for run in ("", "-0123abcd")]
+    theirs += [folder / ".site.sparkle-next-mine", folder / ".site.sparkle-next.sparkle-next"]
+    for each in theirs:
+        each.mkdir()
+        (each / "photo").write_text("mine")
+        (each / marker).write_text("mine")
+    (folder / ".site.sparkle-next-ffffffff").symlink_to(site)
+    shell("rules", "deny", "192.0.9.2")
+    shell("publish", "site")
+    assert all((each / "photo").read_text() == "mine" for each in theirs)
+    assert (folder / ".site.sparkle-next-ffffffff").is_symlink() and (site / marker).is_file()
 
 
 def left_beside(site: Path) -> list[str]:
