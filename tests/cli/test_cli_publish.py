@@ -3,17 +3,22 @@
 import fcntl
 import os
 import re
+import shlex
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from shell import Shell
 
+import sparkle_lite
 from sparkle_lite.cli.main import main
 from sparkle_lite.http.web import static_site
 from sparkle_lite.rules.feed_rendering import NAMES
 from sparkle_lite.texts import languages
+
+MANUAL = Path(sparkle_lite.__file__).parent / "manual"
 
 pytestmark = pytest.mark.usefixtures("folder")
 
@@ -248,3 +253,32 @@ def test_a_repository_sees_only_what_has_changed(shell: Shell, folder: Path) -> 
     shell("publish", "site")
     assert "cidr4" not in git("status", "--porcelain", "site")
     assert "cidr6" in git("status", "--porcelain", "site")
+
+
+def recipe_of(language: str) -> str:
+    """What the manual gives cron for a site in a repository, without comments."""
+    manual = (MANUAL / language / "feeds.md").read_text("utf-8")
+    [recipe] = [part for part in re.findall(r"```sh\n(.*?)```", manual, re.DOTALL) if "git push" in part]
+    return re.sub(r" +# .*", "", recipe)
+
+
+def test_the_recipe_of_the_manual_pushes_what_a_failed_push_left_behind(shell: Shell, folder: Path) -> None:
+    [recipe] = {recipe_of(language) for language in languages()}
+    program = f"{shlex.quote(sys.executable)} -m sparkle_lite publish"
+    recipe = recipe.replace("/srv/rules", "clone").replace("sparkle-lite publish", program, 1)
+    recipe = re.sub(r"--config \S+", "--config ../config.toml", recipe)
+    (folder / "config.toml").touch()
+    who = {f"GIT_{role}_{what}": "x@example.org" for role in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
+    environment = {**os.environ, **who, "PYTHONPATH": str(MANUAL.parents[1]), "GIT_CONFIG_GLOBAL": os.devnull}
+
+    def run(command: str) -> tuple[int, str]:
+        ended = subprocess.run(
+            ["sh", "-c", command], cwd=folder, env=environment, capture_output=True, text=True, check=False
+        )
+        return ended.returncode, ended.stdout
+
+    assert run("git init -q --bare bare && git clone -q bare clone && mv bare away")[0] == 0
+    assert run(recipe)[0] != 0
+    (folder / "away").rename(folder / "bare")
+    assert run(recipe) == (0, "site: 20 files, nothing has changed.\n")
+    assert "198.51.100.7/32\n" in run("git -C bare show HEAD:site/feeds/cidr.txt")[1]
