@@ -23,8 +23,7 @@ from sparkle_lite.errors import SparkleError
 from sparkle_lite.texts import ENGLISH, phrase
 
 if TYPE_CHECKING:
-    from sparkle_lite.http.web.static_site import SiteEntry
-    from sparkle_lite.wire.feeds import Feed
+    from sparkle_lite.http.web.static_site import SiteContent
 
 # Says that a folder is ours, and which files in it are.
 _MARKER = ".sparkle-lite.json"
@@ -45,15 +44,14 @@ def add_publish_command(commands: Any) -> None:
 def _publish(args: argparse.Namespace) -> None:
     from sparkle_lite.http.web.static_site import files
 
-    _, (feeds, entries) = run_on_decisions(args, _content, rules=True)
-    site = _Site(Path(args.folder))
-    total, changed = site.write(files(feeds, entries, args.url.rstrip("/")))
+    _, site = run_on_decisions(args, _content, rules=True)
+    total, changed = _Site(Path(args.folder)).write(files(site, args.url.rstrip("/")))
     key = "feeds.publish.changed" if changed else "feeds.publish.unchanged"
     print(phrase(key, folder=args.folder, files=total, changed=changed).text(ENGLISH))
 
 
-async def _content(place: Place) -> "tuple[list[Feed], list[SiteEntry]]":
-    from sparkle_lite.http.web.static_site import SiteEntry
+async def _content(place: Place) -> "SiteContent":
+    from sparkle_lite.http.web.static_site import SiteContent, SiteEntry
     from sparkle_lite.rules.feed_rendering import NAMES, listings, read_decisions, render_feed
     from sparkle_lite.rules.reasons import reason
 
@@ -72,7 +70,7 @@ async def _content(place: Place) -> "tuple[list[Feed], list[SiteEntry]]":
         for decision, parts in listings(decided, rendered.published.spared)
         for part in parts
     ]
-    return feeds, entries
+    return SiteContent(feeds, entries, rendered.credits)
 
 
 # --- The folder -------------------------------------------------------------------------------------------------------

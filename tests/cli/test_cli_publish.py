@@ -68,6 +68,26 @@ def test_the_site_tells_why_an_address_is_listed_in_every_language(shell: Shell,
         assert "https://rules.example.org/feeds/ipfilter.dat" in index
 
 
+def test_whoever_a_list_is_owed_to_is_named_while_something_of_it_is_in_force(shell: Shell, folder: Path) -> None:
+    entry = '[[imports]]\nname = "{0}"\nfile = "{0}.txt"\ncredit = "{0} by <b>& others, CC BY 4.0"\n'
+    (folder / "config.toml").write_text(entry.format("mine") + entry.format("none"))
+    (folder / "mine.txt").write_text("198.51.100.9\n")
+    shell("imports", "run", "mine")
+    shell("publish", "site")
+    site = folder / "site"
+    comment = "# With entries of the list mine: mine by b others, CC BY 4.0\n"
+    for name in ("cidr.txt", "pbh.txt", "nftables.conf", "ipset.txt", "routeros.rsc"):
+        text = (site / "feeds" / name).read_text()
+        assert text.count("With entries") == text.count(comment) == 1, name
+    for language in languages():
+        for page in ("index.html", "reasons/ipv4.html"):
+            text = (site / language / page).read_text("utf-8")
+            assert "mine by &lt;b&gt;&amp; others, CC BY 4.0" in text and "none by" not in text
+    shell("rules", "pardon", "198.51.100.9")
+    shell("publish", "site")
+    assert not any(b"CC BY" in content for _, _, content in state(site).values())
+
+
 def test_a_long_page_is_split_by_the_numbers_of_its_addresses(
     shell: Shell, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -122,6 +122,20 @@ def test_what_changes_is_another_feed_at_once(server: RunningServer, key: str) -
     assert read(server, key, If_None_Match=before.headers["etag"]).status == 200
 
 
+def test_a_credit_is_in_a_feed_and_on_the_page_as_long_as_the_list_is(start: Callable[..., RunningServer]) -> None:
+    config = '[feeds]\nopen = true\n[[imports]]\nname = "mine"\nfile = "list.txt"\nenabled = {}\ncredit = "{}"\n'
+    server = start(config.format("true", "by <b> me"))
+    (server.folder / "list.txt").write_text("198.51.100.9\n")
+    server.run("imports", "run", "mine")
+    first = wait_for(lambda: (new := server.request("GET", FEED)).body.count(b"by b me\n198.51.100.9/32") and new, 5)
+    assert b"by &lt;b&gt; me" in server.request("GET", "/feeds", headers=HTML).body
+    server.reload(config.format("true", "by you"))
+    then = server.request("GET", FEED)
+    assert b"mine: by you\n" in then.body and then.headers["etag"] != first.headers["etag"]
+    server.run("rules", "pardon", "198.51.100.9")
+    wait_for(lambda: server.request("GET", FEED).body == b"", 5)
+
+
 # --- Who may read -----------------------------------------------------------------------------------------------------
 
 

@@ -57,6 +57,7 @@ async def _feeds_page(
         is_open=_is_open(server),
         feeds=_urls(request, server, "" if _is_open(server) else _PLACEHOLDER),
         placeholder=_PLACEHOLDER,
+        credits=server.publisher.credits,
         keys=await server.accounts.feed_keys.of(me.user.id) if me else [],
         limit=KEYS_PER_USER,
         length=NAME_LENGTH,

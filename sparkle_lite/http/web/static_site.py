@@ -10,7 +10,7 @@ from typing import NamedTuple
 from sparkle_lite.http.web.render import environment, static_file
 from sparkle_lite.net import Network
 from sparkle_lite.texts import Phrase, languages
-from sparkle_lite.wire.feeds import Feed
+from sparkle_lite.wire.feeds import Credit, Feed
 
 # Entries of a page beyond which it is split.
 _LONGEST_PAGE = 1000
@@ -25,6 +25,14 @@ class SiteEntry(NamedTuple):
     why: Phrase
     since: int
     until: int | None
+
+
+class SiteContent(NamedTuple):
+    """What the site is made of; `credits` are shown on every page with reasons."""
+
+    feeds: Sequence[Feed]
+    entries: Sequence[SiteEntry]
+    credits: Sequence[Credit]
 
 
 class _ReasonPage(NamedTuple):
@@ -50,22 +58,24 @@ class _ReasonPage(NamedTuple):
         return self.begins_with.strip(".").replace(":", "-").lower()
 
 
-def files(feeds: Sequence[Feed], entries: Sequence[SiteEntry], url: str) -> Iterator[tuple[str, bytes]]:
+def files(content: SiteContent, url: str) -> Iterator[tuple[str, bytes]]:
     """Every file of the site by its path below the folder; `url` is where the folder will be found, without a slash."""
-    for feed in feeds:
+    for feed in content.feeds:
         yield f"feeds/{feed.name}", feed.body
     for name in (_STYLE, _ICON):
         yield name, static_file(name)
-    ordered = sorted(entries, key=lambda entry: (entry.network.bits, entry.network, entry.since, entry.category))
+    ordered = sorted(
+        content.entries, key=lambda entry: (entry.network.bits, entry.network, entry.since, entry.category)
+    )
     parts: list[_ReasonPage] = []
     for bits in (32, 128):
         parts += _split(_ReasonPage(b"", bits, [entry for entry in ordered if entry.network.bits == bits]))
     for language in languages():
         pages = environment(language)
         index, page = pages.get_template("site_index.html"), pages.get_template("site_part.html")
-        yield f"{language}/index.html", index.render(feeds=feeds, parts=parts, url=url).encode()
+        yield f"{language}/index.html", index.render(content._asdict(), parts=parts, url=url).encode()
         for part in parts:
-            yield f"{language}/reasons/{part.name}.html", page.render(part=part).encode()
+            yield f"{language}/reasons/{part.name}.html", page.render(part=part, credits=content.credits).encode()
     yield "index.html", environment(languages()[0]).get_template("site_languages.html").render().encode()
 
 
