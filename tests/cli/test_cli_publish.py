@@ -65,7 +65,7 @@ def test_the_site_tells_why_an_address_is_listed_in_every_language(shell: Shell,
         assert 'id="203.0.113.128/25"' in page and "203.0.113.9<" not in page
         assert sentence in page and re.search(r"\d{4}-\d\d-\d\d", page)
         index = (site / language / "index.html").read_text("utf-8")
-        assert "https://rules.example.org/feeds/ipfilter.dat" in index
+        assert "curl -fsS -o ipfilter.dat &#39;https://rules.example.org/feeds/ipfilter.dat&#39;" in index
 
 
 def test_whoever_a_list_is_owed_to_is_named_while_something_of_it_is_in_force(shell: Shell, folder: Path) -> None:

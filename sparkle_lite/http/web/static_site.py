@@ -7,6 +7,7 @@ the next number of its addresses, so that a change of the list changes few files
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
+from sparkle_lite.http.web.feed_urls import feed_urls
 from sparkle_lite.http.web.render import environment, static_file
 from sparkle_lite.net import Network
 from sparkle_lite.texts import Phrase, languages
@@ -70,10 +71,11 @@ def files(content: SiteContent, url: str) -> Iterator[tuple[str, bytes]]:
     parts: list[_ReasonPage] = []
     for bits in (32, 128):
         parts += _split(_ReasonPage(b"", bits, [entry for entry in ordered if entry.network.bits == bits]))
+    urls = {feed.name: feed for feed in feed_urls(url)}
     for language in languages():
         pages = environment(language)
         index, page = pages.get_template("site_index.html"), pages.get_template("site_part.html")
-        yield f"{language}/index.html", index.render(content._asdict(), parts=parts, url=url).encode()
+        yield f"{language}/index.html", index.render(content._asdict(), parts=parts, urls=urls).encode()
         for part in parts:
             yield f"{language}/reasons/{part.name}.html", page.render(part=part, credits=content.credits).encode()
     yield "index.html", environment(languages()[0]).get_template("site_languages.html").render().encode()
