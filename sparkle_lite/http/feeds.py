@@ -70,7 +70,7 @@ async def no_such_feed() -> Response[bytes]:
 
 
 def is_no_feed(scope: Scope) -> bool:
-    """Whether a request is for what `no_such_feed` answers, whose framework knows only those methods."""
+    """Whether a path is one of `no_such_feed`, for the methods that the framework has no handler for."""
     path = str(scope["path"])
     return path.startswith("/feeds/") and path.removeprefix("/feeds/") not in NAMES
 
