@@ -48,7 +48,7 @@ class Place(NamedTuple):
         from sparkle_lite.clock import now_ms
         from sparkle_lite.rules import operator, rendering
         from sparkle_lite.rules.address_sets import single
-        from sparkle_lite.rules.feed_rendering import Rendered
+        from sparkle_lite.rules.feed_rendering import Rendered, credits_due
 
         at, revision = now_ms(), await self.decisions.revision()
         async with self.database.reader() as reader:
@@ -57,7 +57,21 @@ class Place(NamedTuple):
         rules = operator.compile_rules(self.config.rules, self.config.exceptions)
         protected = {single(address) for address in addresses}
         published = rendering.publish(rules, protected, at, denied=denied, allowed=allowed)
-        return Rendered(published, revision, at)
+        credits = credits_due(await self._credits(), await self.decisions.counts())
+        return Rendered(published, revision, at, credits)
+
+    async def _credits(self) -> "dict[str, str]":
+        from sparkle_lite.clock import now_ms
+        from sparkle_lite.rules.imports import Imports
+
+        imports = Imports(
+            database=self.database,
+            decisions=self.decisions,
+            audit=self.audit,
+            config=lambda: self.config,
+            clock=now_ms,
+        )
+        return await imports.credits()
 
 
 def run_on_decisions(
