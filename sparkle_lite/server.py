@@ -242,6 +242,7 @@ async def _start(written: Config, given: Mapping[str, str], stack: AsyncExitStac
     announcing = AnnouncingDatabase(database)
     decisions = Decisions(announcing, audit, clock.settled, protected)
     await _write_configured(decisions, rules, still=still)
+    imports = _imports(decisions, settings, clock=clock, protected=protected)
     renderer = Renderer(
         database=database,
         registry=accounts.registry,
@@ -249,8 +250,10 @@ async def _start(written: Config, given: Mapping[str, str], stack: AsyncExitStac
         protected=protected,
         config=lambda: settings.config,
         clock=clock.settled,
+        credits=imports.credits,
     )
     stack.push_async_callback(renderer.close)
+    stack.push_async_callback(imports.close)
     publisher = Publisher(renderer, rules, await renderer.render(rules))
     announcing.on_commit = publisher.publish_changes
     return Server(
@@ -272,7 +275,7 @@ async def _start(written: Config, given: Mapping[str, str], stack: AsyncExitStac
         protected=protected,
         decisions=decisions,
         publisher=publisher,
-        imports=_imports(stack, decisions, settings, clock=clock, protected=protected),
+        imports=imports,
         distances=distances,
         analyses=Runs(database, decisions, lambda: settings.config.analysis, clock.settled),
         housekeeping=Housekeeping(database, ingest, lambda: settings.config, timekeeping),
@@ -284,11 +287,9 @@ async def _start(written: Config, given: Mapping[str, str], stack: AsyncExitStac
     )
 
 
-def _imports(
-    stack: AsyncExitStack, decisions: Decisions, settings: Settings, *, clock: Clock, protected: Protected
-) -> Imports:
+def _imports(decisions: Decisions, settings: Settings, *, clock: Clock, protected: Protected) -> Imports:
     """The lists of others, on the same database as the settings."""
-    imports = Imports(
+    return Imports(
         database=settings.database,
         decisions=decisions,
         audit=Audit(settings.database, clock.settled),
@@ -296,8 +297,6 @@ def _imports(
         clock=clock.settled,
         protected=protected,
     )
-    stack.push_async_callback(imports.close)
-    return imports
 
 
 async def _write_configured(decisions: Decisions, rules: Rules, *, still: bool) -> None:

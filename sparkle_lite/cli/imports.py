@@ -143,7 +143,7 @@ def _source(args: argparse.Namespace) -> "tuple[ImportEntry, bytes | None]":
 
 
 def _list(args: argparse.Namespace) -> None:
-    _, found = run_on_decisions(args, lambda place: imports_of(place).all())
+    _, found = run_on_decisions(args, lambda place: place.imports.all())
     if args.json:
         print_json([_listed_as_json(listed) for listed in found])
         return
@@ -191,7 +191,7 @@ async def _run_all(place: Place, args: argparse.Namespace) -> "list[ImportRun]":
     from sparkle_lite.accounts.actors import COMMAND_LINE
     from sparkle_lite.rules.imports import ImportOrder
 
-    imports = imports_of(place)
+    imports = place.imports
     entries = [entry for entry, _ in (await imports.entries()).values() if entry.enabled]
     if args.name is not None:
         entries = [await imports.entry(args.name)]
@@ -217,22 +217,8 @@ def _outcome(run: "ImportRun") -> str:
 # --- What they have in common -----------------------------------------------------------------------------------------
 
 
-def imports_of(place: Place) -> "Imports":
-    """The lists of a database."""
-    from sparkle_lite.clock import now_ms
-    from sparkle_lite.rules.imports import Imports
-
-    return Imports(
-        database=place.database,
-        decisions=place.decisions,
-        audit=place.audit,
-        config=lambda: place.config,
-        clock=now_ms,
-    )
-
-
 async def _told(place: Place, act: "Callable[[Imports], Any]") -> Any:
-    imports = imports_of(place)
+    imports = place.imports
     async with _telling(imports):
         return await act(imports)
 
