@@ -77,7 +77,11 @@ def test_no_name_keeps_others_waiting(start: Callable[..., RunningServer]) -> No
 def test_a_rule_that_takes_too_long_is_named_and_the_others_hold(start: Callable[..., RunningServer]) -> None:
     server = start(RULES)
     headers = {"X-BTN-Token": server.token()}
-    answer = server.request("GET", f"/api/why?client_name={'a' * 60}", headers=headers).json()["data"]
+    for _ in range(20):
+        answer = server.request("GET", f"/api/why?client_name={'a' * 60}", headers=headers).json()["data"]
+        # On a busy machine the second that all of them have may be over before the last is tried.
+        if len(answer["untried"]) == 1:
+            break
     assert answer["listed"] is True
     assert [json.loads(rule["target"])["content"] for rule in answer["untried"]] == [COSTLY[3]]
     assert [rule["category"] for rule in answer["rules"]] == ["plain"]
@@ -85,7 +89,10 @@ def test_a_rule_that_takes_too_long_is_named_and_the_others_hold(start: Callable
     assert "takes too long to be tried" in said and "is listed" in said
     page = server.request("GET", f"/client/{'a' * 60}", headers=headers).body.decode()
     assert "Rules that take too long" in page
-    quick = server.request("GET", f"/api/why?client_name={quote('xunlei 1 x')}", headers=headers).json()["data"]
+    for _ in range(20):
+        quick = server.request("GET", f"/api/why?client_name={quote('xunlei 1 x')}", headers=headers).json()["data"]
+        if not quick["untried"]:
+            break
     assert (quick["listed"], quick["untried"]) == (True, [])
 
 
