@@ -14,6 +14,7 @@ from pathlib import Path
 
 from sparkle_lite import __version__
 from sparkle_lite.cli.accounts import add_app_commands, add_feed_key_commands, add_user_commands
+from sparkle_lite.cli.backup import add_backup_commands
 from sparkle_lite.cli.commands import add_command, add_config_option, add_group, complain, config_path, load, port
 from sparkle_lite.cli.demo import add_demo_command
 from sparkle_lite.cli.doctor import add_doctor_commands
@@ -119,6 +120,7 @@ def _parser() -> argparse.ArgumentParser:
     add_command(config, "show", _config_show, "print the effective configuration, secrets masked")
     add_rule_commands(commands)
     add_publish_command(commands)
+    add_backup_commands(commands)
     add_doctor_commands(add_group(commands, "doctor", "what looks after a server"))
     add_simulate_command(commands)
     add_demo_command(commands)

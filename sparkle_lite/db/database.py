@@ -1,12 +1,9 @@
 """The database of one server or one command: the main file, its segments, one writer, a few readers."""
 
 import asyncio
-import errno
-import fcntl
 import functools
 import itertools
 import logging
-import os
 import secrets
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
@@ -15,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar
 
-from sparkle_lite.db import segments
+from sparkle_lite.db import restore, segments
 from sparkle_lite.db.connection import (
     Connection,
     Row,
@@ -34,6 +31,7 @@ from sparkle_lite.db.connection import (
     version_of,
 )
 from sparkle_lite.db.faults import BESIDE, FileFault, place_of, places_beside, taken_away
+from sparkle_lite.db.lock import ServerLock, segment_folder
 from sparkle_lite.errors import SparkleError
 from sparkle_lite.texts import phrase
 from sparkle_lite.turns import Turns
@@ -67,7 +65,7 @@ class Database:
     def __init__(self, path: Path, synchronous: Synchronous = "full", *, still: bool = False) -> None:
         """`still`: only read, on a disk that can't be written; what would write is refused."""
         self.path = path
-        self.segment_folder = _segment_folder(path)
+        self.segment_folder = segment_folder(path)
         self.synchronous: Synchronous = synchronous
         self.is_still = still
         # How to open the main file for reading, here and on threads.
@@ -83,7 +81,7 @@ class Database:
         self.is_doubted = False
         self._readers: asyncio.LifoQueue[Connection] = asyncio.LifoQueue()
         self._lock = asyncio.Lock()
-        self._locks: list[int] = []
+        self._lock_of_server = ServerLock(path)
         self._writer: Writer[Any] | None = None
 
     @property
@@ -100,7 +98,9 @@ class Database:
         FileFault.
         """
         if serve:
-            self._take_lock()
+            await self._take_place()
+        elif not self.is_still:
+            await asyncio.to_thread(restore.finish_if_free, self.path)
         try:
             if self.is_still:
                 await self._open_still()
@@ -198,33 +198,14 @@ class Database:
             self.lost = fault
             return await asyncio.to_thread(_settle, copy, self.path, self._place)
 
-    def _take_lock(self) -> None:
-        """Hold a file beside the database and the folder of the segments, which nobody deletes by mistake.
-
-        Not the database itself: closing any handle on it would drop SQLite's own locks. Raises SparkleError: conflict.
-        """
-        path, folder = _lock_places(self.path)
-        with refused("open", path):
-            if self.is_still:
-                # What can't be made there nobody else can make, either.
-                wanted = [(place, os.O_RDONLY) for place in (path, folder) if place.exists()]
-            else:
-                self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-                folder.mkdir(mode=0o700, exist_ok=True)
-                wanted = [(path, os.O_CREAT | os.O_RDWR), (folder, os.O_RDONLY | os.O_DIRECTORY)]
-            self._locks += [os.open(place, flags, 0o600) for place, flags in wanted]
-        for lock in self._locks:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                # Some network file systems lock no folder; the file is locked everywhere.
-                if error.errno in (errno.EWOULDBLOCK, errno.EACCES) or lock == self._locks[0]:
-                    self._unlock()
-                    raise SparkleError("conflict", "database.in_use", path=self.path) from error
-
-    def _unlock(self) -> None:
-        while self._locks:
-            os.close(self._locks.pop())
+    async def _take_place(self) -> None:
+        """Be the server of this database; a restore that waits for a start, or was killed, is finished first."""
+        self._lock_of_server.take(still=self.is_still)
+        if not self.is_still and restore.ready_folders(self.path):
+            await asyncio.to_thread(restore.finish, self.path)
+            # The folder is another one now.
+            self._lock_of_server.release()
+            self._lock_of_server.take()
 
     async def close(self) -> None:
         """Close every connection; safe to call twice."""
@@ -233,7 +214,7 @@ class Database:
         if self._main is not None:
             await self._main.close()
             self._main = None
-        self._unlock()
+        self._lock_of_server.release()
 
     @asynccontextmanager
     async def reader(self) -> AsyncIterator[Connection]:
@@ -307,6 +288,7 @@ def is_there(path: Path) -> bool:
 
     Raises FileFault where that can't be seen, and SparkleError: conflict where one is missing beside its segments.
     """
+    restore.finish_if_free(path)
     with refused("open", path):
         if _has_content(path):
             return True
@@ -316,7 +298,7 @@ def is_there(path: Path) -> bool:
 
 def _require_nothing_beside(path: Path, *, is_new: bool = False) -> None:
     """A new main database must not be made beside what belongs to another one, whose log may be there. Blocks."""
-    files = [segment for segment in _segment_folder(path).glob("*-????????.db") if segment.stat().st_size]
+    files = [segment for segment in segment_folder(path).glob("*-????????.db") if segment.stat().st_size]
     log = path.with_name(path.name + "-wal")
     if is_new and log.exists() and log.stat().st_size:
         files.append(log)
@@ -329,27 +311,6 @@ def _require_nothing_beside(path: Path, *, is_new: bool = False) -> None:
             folder=files[0].parent,
             file=files[0].name,
         )
-
-
-def require_unused(path: Path) -> None:
-    """Raises SparkleError: conflict where a server has a main database already."""
-    for place in _lock_places(path):
-        with suppress(OSError):
-            lock = os.open(place, os.O_RDONLY)
-            try:
-                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise SparkleError("conflict", "database.in_use", path=path) from None
-            finally:
-                os.close(lock)
-
-
-def _lock_places(path: Path) -> tuple[Path, Path]:
-    return path.with_name(path.name + ".lock"), _segment_folder(path)
-
-
-def _segment_folder(path: Path) -> Path:
-    return path.with_name(path.name + ".segments")
 
 
 def _has_content(path: Path) -> bool:
