@@ -423,7 +423,10 @@ def count(database: Path, table: str) -> int:
 
 # What each version of the main database added, taken back.
 _UNDO = {
-    13: "DROP TABLE word; ALTER TABLE user DROP COLUMN vouched_at; ALTER TABLE decision DROP COLUMN decisive;",
+    14: "DROP TABLE import_source; DROP TABLE import_state; DROP TABLE import_run; DROP TABLE import_support;"
+    " DROP TABLE feed_key; DELETE FROM setting WHERE name='node';",
+    13: "DROP TABLE word; ALTER TABLE user DROP COLUMN vouched_at; ALTER TABLE decision DROP COLUMN decisive;"
+    " DELETE FROM setting WHERE name='words_began';",
     12: "DROP TABLE segment_aside;",
     11: "",
     10: "DROP TABLE userapp_trouble;",

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from sparkle_lite.cli.commands import add_command, complain, load, no_database, when
 
 if TYPE_CHECKING:
-    from sparkle_lite.db.backup import Progress
+    from sparkle_lite.db.backup import BackupProgress
 
 # Where nobody looks at a terminal, a line so often (s).
 _LINE_S = 10.0
@@ -84,13 +84,13 @@ def _interrupt(number: int, _: object) -> None:
 
 
 class _Shown:
-    """Progress on standard error: in one line of a terminal, else as a line now and then."""
+    """BackupProgress on standard error: in one line of a terminal, else as a line now and then."""
 
     def __init__(self) -> None:
         self._is_terminal = sys.stderr.isatty()
         self._last = time.monotonic()
 
-    def show(self, progress: "Progress") -> None:
+    def show(self, progress: "BackupProgress") -> None:
         """Show how far it is."""
         if time.monotonic() - self._last < (0.2 if self._is_terminal else _LINE_S):
             return

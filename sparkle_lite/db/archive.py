@@ -8,10 +8,10 @@ Each database is one plain SQLite file that needs no log. The names are these wh
 so an archive that somebody unpacks by hand is the folder of a server with the default configuration.
 
 manifest.json is a JSON object: `format` (FORMAT), `program` (its version), `schemas` (the schema version of each series
-of files), `node` (the machine's name), `created_at` (the moment that all files show, ms), `set_aside` (names of files
-that the server doesn't serve, which are not in the backup) and `files`, for each in order `name`, `bytes`, `sha256`
-(hex), `rows` (of observations; of the main database its bans) and `source` (of a file that never changes which one it
-was when it was read, so that the next backup knows it again: inode, time of change in ns).
+of files), `node` (which server it is of, as its feeds say it), `created_at` (ms; what was acknowledged by then is in
+it), `set_aside` (names of files that the server doesn't serve, which are not in the backup) and `files`, for each in
+order `name`, `bytes`, `sha256` (hex), `rows` (of observations; of the main database its bans) and `source` (of a file
+that never changes which one it was when it was read, so that the next backup knows it again: inode, ns of its change).
 
 The archive is POSIX.1-1988 ustar (IEEE Std 1003.1, pax, "ustar Interchange Format"): regular files alone, no folders,
 links or extended headers; a size of 8 GiB or more in base 256 as GNU tar has it. It isn't compressed: that would take
@@ -117,10 +117,10 @@ def checked(backup: Backup, file: BackupFile) -> Iterator[bytes]:
         found.update(piece)
         yield piece
     if found.hexdigest() != file.sha256:
-        raise broken(backup.path, "backup.changed", file=file.name)
+        raise broken("backup.changed", path=backup.path, file=file.name)
 
 
-def broken(path: Path, key: str, /, **values: str) -> SparkleError:
+def broken(key: str, /, *, path: Path, **values: str) -> SparkleError:
     """The refusal of a backup, by the key of a sentence and its values."""
     return SparkleError("bad_request", key, path=path, retry_after=None, **values)
 
@@ -133,13 +133,13 @@ def _read_manifest(path: Path, data: bytes) -> Manifest:
             raise SparkleError("conflict", "backup.newer", path=path)
         manifest = msgspec.json.decode(data, type=Manifest)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise broken(path, "backup.bad_manifest", why=str(error)) from None
+        raise broken("backup.bad_manifest", path=path, why=str(error)) from None
     names = [file.name for file in manifest.files]
     if len(names) > _MOST_FILES or len(set(names)) < len(names) or MAIN not in names:
-        raise broken(path, "backup.bad_manifest", why="its list of files")
+        raise broken("backup.bad_manifest", path=path, why="its list of files")
     for file in manifest.files:
         if not _NAME.fullmatch(file.name) or file.bytes < 0 or not re.fullmatch(r"[0-9a-f]{64}", file.sha256):
-            raise broken(path, "backup.bad_manifest", why=repr(file.name[:100]))
+            raise broken("backup.bad_manifest", path=path, why=repr(file.name[:100]))
     for kind in ("main", *KINDS):
         if manifest.schemas.get(kind, 0) > known_version(kind):
             raise SparkleError("conflict", "backup.newer", path=path)
@@ -171,7 +171,7 @@ class _TarBackup:
             if {name: member.bytes for name, member in members.items()} != {
                 file.name: file.bytes for file in self.manifest.files
             }:
-                raise broken(path, "backup.other_files")
+                raise broken("backup.other_files", path=path)
         except BaseException:
             self._file.close()
             raise
@@ -180,7 +180,7 @@ class _TarBackup:
     def _members(self) -> dict[str, _Member]:
         """All files by name, the manifest last. Raises SparkleError for whatever a writer doesn't write."""
         if not stat.S_ISREG(os.fstat(self._file.fileno()).st_mode):
-            raise broken(self.path, "backup.none")
+            raise broken("backup.none", path=self.path)
         size, offset = os.fstat(self._file.fileno()).st_size, 0
         members: dict[str, _Member] = {}
         while MANIFEST not in members:
@@ -189,25 +189,25 @@ class _TarBackup:
             place = _Member(offset + _BLOCK, header.size)
             offset = place.offset + _padded(place.bytes)
             if offset > size:
-                raise broken(self.path, "backup.cut_off")
+                raise broken("backup.cut_off", path=self.path)
             if header.name in members or len(members) > _MOST_FILES:
-                raise broken(self.path, "backup.other_files")
+                raise broken("backup.other_files", path=self.path)
             if header.name == MANIFEST and header.size > _MOST_MANIFEST:
-                raise broken(self.path, "backup.bad_manifest", why=f"{header.size} bytes")
+                raise broken("backup.bad_manifest", path=self.path, why=f"{header.size} bytes")
             members[header.name] = place
         return members
 
     def _header(self, block: bytes, *, is_first: bool) -> tarfile.TarInfo:
         if len(block) < _BLOCK or not any(block):
-            raise broken(self.path, "backup.none" if is_first else "backup.cut_off")
+            raise broken("backup.none" if is_first else "backup.cut_off", path=self.path)
         try:
             # The one block alone: nothing that an extended header could make of it.
             header = tarfile.TarInfo.frombuf(block, "ascii", "strict")
         except (tarfile.HeaderError, UnicodeDecodeError, ValueError):
-            raise broken(self.path, "backup.none" if is_first else "backup.damaged") from None
+            raise broken("backup.none" if is_first else "backup.damaged", path=self.path) from None
         known = header.name == MANIFEST or _NAME.fullmatch(header.name)
         if header.type != tarfile.REGTYPE or header.linkname or header.size < 0 or not known:
-            raise broken(self.path, "backup.stranger", name=repr(header.name[:100]))
+            raise broken("backup.stranger", path=self.path, name=repr(header.name[:100]))
         return header
 
     def pieces(self, file: BackupFile) -> Iterator[bytes]:
@@ -217,7 +217,7 @@ class _TarBackup:
         while left:
             piece = self._file.read(min(PIECE, left))
             if not piece:
-                raise broken(self.path, "backup.cut_off")
+                raise broken("backup.cut_off", path=self.path)
             left -= len(piece)
             yield piece
 
@@ -304,16 +304,16 @@ class _FolderBackup:
             with _opened(path / MANIFEST) as file:
                 data = file.read(_MOST_MANIFEST + 1)
         except FileNotFoundError:
-            raise broken(path, "backup.none") from None
+            raise broken("backup.none", path=path) from None
         if len(data) > _MOST_MANIFEST:
-            raise broken(path, "backup.bad_manifest", why=f"{len(data)} bytes")
+            raise broken("backup.bad_manifest", path=path, why=f"{len(data)} bytes")
         self.manifest = _read_manifest(path, data)
 
     def pieces(self, file: BackupFile) -> Iterator[bytes]:
         try:
             opened = _opened(self.path / file.name)
         except FileNotFoundError:
-            raise broken(self.path, "backup.other_files") from None
+            raise broken("backup.other_files", path=self.path) from None
         with opened:
             left = file.bytes
             while piece := opened.read(min(PIECE, left + 1)):
@@ -322,7 +322,7 @@ class _FolderBackup:
                     break
                 yield piece
         if left:
-            raise broken(self.path, "backup.changed", file=file.name)
+            raise broken("backup.changed", path=self.path, file=file.name)
 
     def close(self) -> None:
         """Nothing stays open."""

@@ -12,7 +12,6 @@ own (a command, or backup_process.py), which gives way to others.
 
 import fcntl
 import os
-import platform
 import resource
 import shutil
 import sqlite3
@@ -52,7 +51,7 @@ _COUNTS = {
 }
 
 
-class Progress(NamedTuple):
+class BackupProgress(NamedTuple):
     """How far a backup is: bytes done of all bytes to do, in a stage."""
 
     stage: Stage
@@ -60,7 +59,7 @@ class Progress(NamedTuple):
     total: int
 
 
-Report = Callable[[Progress], None]
+Report = Callable[[BackupProgress], None]
 
 
 class BackupOrder(NamedTuple):
@@ -354,12 +353,12 @@ class Meter:
         self._report = report
         self._done = 0
         self._since = time.monotonic()
-        report(Progress(stage, 0, total))
+        report(BackupProgress(stage, 0, total))
 
     def step(self, size: int) -> None:
         """So many bytes more are done."""
         self._done += size
-        self._report(Progress(self._stage, self._done, self._total))
+        self._report(BackupProgress(self._stage, self._done, self._total))
         time.sleep(min(time.monotonic() - self._since, _LONGEST_PAUSE_S))
         self._since = time.monotonic()
 
@@ -415,6 +414,7 @@ class _Copying:
     def run(self) -> BackupDone:
         """Copy everything."""
         held = self._held
+        node = "".join(*held.main.execute("SELECT coalesce(max(value), '') FROM setting WHERE name='node'"))
         # The hot ones first and at once: while they are being read their logs can't begin anew.
         hot = [self._stage(held.copied.pop(row), row, in_haste=True) for row in _hot(held.copied)]
         files = [self._add(staged) for staged in (self._stage(held.main), *hot)]
@@ -424,7 +424,7 @@ class _Copying:
         manifest = Manifest(
             program=__version__,
             schemas=self._schemas,
-            node=platform.node(),
+            node=node,
             created_at=held.now_ms,
             files=tuple(files),
             set_aside=held.set_aside,

@@ -6,6 +6,7 @@ at which the restored state counts: from there on whoever opens the database (a 
 first brings what is in the folder to its place, by renames each of which may be the last before a kill.
 """
 
+import itertools
 import os
 import shutil
 import sqlite3
@@ -19,7 +20,7 @@ from sparkle_lite.db import archive
 from sparkle_lite.db.archive import Backup, Manifest, broken
 from sparkle_lite.db.backup import Meter, Report, mebibytes
 from sparkle_lite.db.connection import absolute, known_version, refused, sync_folder
-from sparkle_lite.db.faults import BESIDE
+from sparkle_lite.db.faults import BESIDE, FileFault
 from sparkle_lite.db.lock import ServerLock, segment_folder
 from sparkle_lite.db.segments import KINDS, set_aside_folder
 from sparkle_lite.errors import SparkleError
@@ -137,10 +138,10 @@ def _require_ours(folder: Path, backup: Backup) -> None:
     except sqlite3.DatabaseError as error:
         found = str(error)
     if found != "ok":
-        raise broken(path, "backup.bad_main", reason=" ".join(str(found).split()))
+        raise broken("backup.bad_main", path=path, reason=" ".join(str(found).split()))
     files = {file.name for file in backup.manifest.files} - {archive.MAIN}
     if not files <= named:
-        raise broken(path, "backup.other_files")
+        raise broken("backup.other_files", path=path)
     for name in files:
         with suppress(sqlite3.DatabaseError), closing(_connected(folder / name)) as segment:
             _require_version(segment, next(kind for kind in KINDS if f"/{kind}-" in name), path)
@@ -194,22 +195,26 @@ def _bring(path: Path, ready: Path) -> Path | None:
             _move(path.with_name(path.name + suffix), old)
         _move(set_aside_folder(segment_folder(path)), old)
         if inside.exists():
+            with suppress(OSError):
+                # An empty one is nothing: taking the place of a server makes one, after a kill even a second one.
+                segment_folder(path).rmdir()
             _move(segment_folder(path), old)
             inside.rename(segment_folder(path))
         sync_folder(old)
         main.rename(path)
         sync_folder(path.parent)
     shutil.rmtree(ready)
-    for empty in (old / segment_folder(path).name, old):
-        with suppress(OSError):
-            empty.rmdir()
+    with suppress(OSError):
+        old.rmdir()
     sync_folder(path.parent)
     return old if old.exists() else None
 
 
 def _move(path: Path, folder: Path) -> None:
-    if path.exists() or path.is_symlink():
-        path.rename(folder / path.name)
+    if not os.path.lexists(path):
+        return
+    names = (path.name if number == 1 else f"{path.name}.{number}" for number in itertools.count(1))
+    path.rename(folder / next(name for name in names if not os.path.lexists(folder / name)))
 
 
 def finish_if_free(path: Path) -> None:
@@ -217,9 +222,14 @@ def finish_if_free(path: Path) -> None:
     if not ready_folders(path):
         return
     lock = ServerLock(path)
-    with suppress(SparkleError):
+    try:
         lock.take()
-        try:
-            finish(path)
-        finally:
-            lock.release()
+    except FileFault:
+        raise
+    except SparkleError:
+        # A server that has staged one finishes it at its next start.
+        return
+    try:
+        finish(path)
+    finally:
+        lock.release()
