@@ -36,7 +36,7 @@ FLOORS = (
     {"config", "wire", "db"},
     {"accounts"},
     {"ingest", "rules"},
-    {"observations", "analyses", "settings", "jobs", "timekeeping"},
+    {"observations", "analyses", "settings", "jobs", "timekeeping", "backups"},
     {"server"},
     {"http"},
     {"app"},

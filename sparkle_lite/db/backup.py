@@ -88,11 +88,11 @@ def back_up_to_file(order: BackupOrder, report: Report) -> BackupDone:
     """Write a backup as an archive, and check it; it has its name when it is whole.
 
     Raises SparkleError (conflict where something has that name, unless `replace`; where there is no room; where the
-    main database is damaged) and OSError.
+    main database is damaged), FileFault.
     """
     if not order.replace and os.path.lexists(order.target):
         raise SparkleError("conflict", "backup.exists", path=order.target)
-    with _unready(order.target.parent) as unready:
+    with refused("write", order.target), _unready(order.target.parent) as unready:
         part = unready / "archive"
         with moment(order) as held, archive.create_private(part) as file:
             _require_room(unready, 2 * held.bytes_to_copy() + held.bytes_to_read())
@@ -106,7 +106,7 @@ def back_up_to_file(order: BackupOrder, report: Report) -> BackupDone:
 
 def back_up_to_folder(order: BackupOrder, report: Report) -> BackupDone:
     """Write a backup as a folder, and check what was copied; it has its name when it is whole. Raises as the other."""
-    with _unready(order.target.parent) as unready:
+    with refused("write", order.target), _unready(order.target.parent) as unready:
         part = unready / "folder"
         part.mkdir(mode=0o700)
         with moment(order) as held:

@@ -39,11 +39,12 @@ class Restored(NamedTuple):
 
 
 def restore(path: Path, source: Path, now_ms: int, report: Report) -> Restored:
-    """Put a backup in the place of a main database. Raises SparkleError, and nothing is changed then; and OSError.
+    """Put a backup in the place of a main database. Raises SparkleError, and nothing is changed then.
 
     conflict: a server runs there, the backup is of a newer program, or there is no room; bad_request: it is damaged.
+    FileFault: it can't be read, or the place can't be written.
     """
-    with closing(archive.open_backup(source)) as backup, _place(path):
+    with _opened(source) as backup, _place(path), refused("write", path):
         finish(path)
         _stage(path, backup, now_ms, report)
         return Restored(backup.manifest, finish(path))
@@ -51,9 +52,17 @@ def restore(path: Path, source: Path, now_ms: int, report: Report) -> Restored:
 
 def stage(path: Path, source: Path, now_ms: int, report: Report) -> Manifest:
     """Have a backup ready, so that the next start puts it in the place of what is there. Raises as `restore`."""
-    with closing(archive.open_backup(source)) as backup:
+    with _opened(source) as backup, refused("write", path):
         _stage(path, backup, now_ms, report)
         return backup.manifest
+
+
+@contextmanager
+def _opened(source: Path) -> Iterator[Backup]:
+    with refused("read", source):
+        backup = archive.open_backup(source)
+    with closing(backup):
+        yield backup
 
 
 @contextmanager

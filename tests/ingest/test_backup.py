@@ -23,13 +23,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from server import App, RunningServer, put_back, start_server, wait_for
+from test_durability import Load, check_catalogue, expected, stored
 
 from sparkle_lite.db import archive
 from sparkle_lite.db.restore import restore
 from sparkle_lite.errors import SparkleError
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "ingest"))
-from test_durability import Load, check_catalogue, expected, stored
 
 SMALL = "import sparkle_lite.db.segments as s; s.SEGMENT_ROWS = 400"
 UNLIMITED = "[limits]\nrequests_per_minute = 0\n"
