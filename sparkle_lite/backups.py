@@ -16,19 +16,20 @@ import os
 import re
 import shutil
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import closing, suppress
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, closing, suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from sparkle_lite.accounts.actors import Actor
 from sparkle_lite.accounts.audit import Audit
 from sparkle_lite.config import Config
 from sparkle_lite.db import archive
-from sparkle_lite.db.backup import BackupDone, BackupOrder, BackupProgress, discard_unready
+from sparkle_lite.db.backup import BackupDone, BackupOrder, BackupProgress, CheckOrder, Stage, discard_unready
 from sparkle_lite.db.connection import Connection, refused
 from sparkle_lite.db.database import Database, transacted
+from sparkle_lite.db.restore import RestoreOrder
 from sparkle_lite.errors import SparkleError
 from sparkle_lite.units import DAY_S, HOUR_S
 from sparkle_lite.worker_process import WorkerProcess
@@ -56,9 +57,10 @@ class StoredBackup(NamedTuple):
 
 
 class Backups:
-    """`progress` says how far the one is that is being made, None while there is none; `failure` why the last failed.
+    """`progress` says how far what is being done is, None while that is nothing; `failure` why the last failed.
 
-    `room` are the bytes that backups take beside the data, as of the last look.
+    `checked` says of those that were read again since the start when, and what was wrong; `room` are the bytes that
+    backups take beside the data, as of the last look.
     """
 
     def __init__(
@@ -67,6 +69,7 @@ class Backups:
         """`size`: bytes of the database."""
         self.progress: BackupProgress | None = None
         self.failure: SparkleError | None = None
+        self.checked: dict[str, tuple[int, SparkleError | None]] = {}
         self.room = 0
         self.database: Database = audit.database
         self._audit = audit
@@ -109,43 +112,96 @@ class Backups:
             raise SparkleError("internal", "backup.not_made")
 
     def begin(self, actor: Actor) -> None:
-        """Make one in the background, unless one is being made. Raises SparkleError: forbidden."""
-        actor.require_admin()
-        if not self._making.locked():
-            # So that whoever looks right after this sees that it has begun.
-            self.progress = BackupProgress("copying", 0, 0)
-            task = asyncio.create_task(self._make_for(actor), name="backup")
-            self._tasks.add(task)
-            task.add_done_callback(self._ended)
+        """Make one in the background, unless something is being done. Raises SparkleError: forbidden."""
+        self._begin(self._make_for(actor), "copying", actor)
+
+    def begin_check(self, name: str, actor: Actor) -> None:
+        """Read one as a whole in the background, unless something is being done; `checked` says how that went."""
+        self._begin(self._check(name), "checking", actor)
+
+    def begin_restore(self, name: str, actor: Actor, restart: asyncio.Event) -> None:
+        """Have one ready in the background, and set an event when the next start would put it in place.
+
+        What fails is in the log and in `failure`, and changes nothing. Raises SparkleError: forbidden, conflict where
+        something else is being done.
+        """
+        if self.progress is not None:
+            raise SparkleError("conflict", "backup.busy")
+        self._begin(self._restore(name, actor, restart), "restoring", actor)
+
+    def _begin(self, work: Coroutine[Any, Any, None], stage: Stage, actor: Actor) -> None:
+        if not actor.admin or self.progress is not None:
+            work.close()
+            actor.require_admin()
+            return
+        # So that whoever looks right after this sees that it has begun.
+        self.progress = BackupProgress(stage, 0, 0)
+        task = asyncio.create_task(work, name=f"backup: {stage}")
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
 
     async def _make_for(self, actor: Actor) -> None:
-        await self._record(actor, "BACKUP_MAKE")
+        await self._record(actor, "BACKUP_MAKE", {})
         await self.make()
 
+    async def _check(self, name: str) -> None:
+        (await self.open(name)).close()
+        failure = None
+        async with self._working("checking"):
+            try:
+                await self._worker.ask(CheckOrder(self.folder / name), DAY_S, self._note)
+            except (SparkleError, TimeoutError) as error:
+                failure = _as_said(error)
+                logger.error("the backup %s is not whole: %s", name, error)
+        self.checked[name] = (self._clock(), failure)
+
+    async def _restore(self, name: str, actor: Actor, restart: asyncio.Event) -> None:
+        (await self.open(name)).close()
+        await self._record(actor, "BACKUP_RESTORE", {"backup": name})
+        async with self._working("restoring"):
+            try:
+                order = RestoreOrder(self.database.path, self.folder / name, self._clock())
+                await self._worker.ask(order, DAY_S, self._note)
+            except (SparkleError, TimeoutError) as error:
+                self._fail(error)
+                return
+        logger.info("the server goes down and comes up as it was in a backup", extra={"backup": name})
+        restart.set()
+
+    @asynccontextmanager
+    async def _working(self, stage: Stage) -> AsyncIterator[None]:
+        """One thing at a time; the process that does it goes with it."""
+        async with self._making:
+            self.progress = BackupProgress(stage, 0, 0)
+            try:
+                yield
+            finally:
+                self.progress = None
+                await self._worker.close()
+
+    def _fail(self, error: SparkleError | TimeoutError) -> None:
+        self.failure = _as_said(error)
+        self._failed_at = time.monotonic()
+        logger.error("no backup could be made or restored: %s", error)
+
     @transacted
-    async def _record(self, connection: Connection, actor: Actor, action: str) -> None:
-        await self._audit.record(connection, actor, action)
+    async def _record(self, connection: Connection, actor: Actor, action: str, details: Mapping[str, str]) -> None:
+        await self._audit.record(connection, actor, action, **details)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             self.progress = None
-            logger.error("no backup could be made: %s", error)
+            logger.error("%s could not be done: %s", task.get_name(), error)
 
     async def make(self) -> bool:
         """Make a backup now; whether that went. What failed is in the log and in `failure`, and leaves nothing."""
-        async with self._making:
-            self.progress = BackupProgress("copying", 0, 0)
+        async with self._working("copying"):
             try:
                 done = await self._made()
             except (SparkleError, TimeoutError) as error:
-                self.failure = error if isinstance(error, SparkleError) else SparkleError("timeout", "backup.ended")
-                self._failed_at = time.monotonic()
-                logger.error("no backup could be made: %s", error)
+                self._fail(error)
                 return False
-            finally:
-                self.progress = None
-                await self._worker.close()
         self.failure = None
         for name, why in done.notes:
             logger.error("%s is not as it should be in the database, nor in the backup: %s", name, why)
@@ -213,6 +269,10 @@ class Backups:
         await self._worker.close()
         with suppress(OSError):
             await asyncio.to_thread(discard_unready, self.folder)
+
+
+def _as_said(error: SparkleError | TimeoutError) -> SparkleError:
+    return error if isinstance(error, SparkleError) else SparkleError("timeout", "backup.ended")
 
 
 async def pieces_of(backup: archive.Backup) -> AsyncIterator[bytes]:

@@ -123,6 +123,20 @@ def back_up_to_folder(order: BackupOrder, report: Report) -> BackupDone:
     return done
 
 
+class CheckOrder(NamedTuple):
+    """Which backup to read as a whole."""
+
+    source: Path
+
+
+def check_backup(source: Path, report: Report) -> Manifest:
+    """Read all of a backup and compare it with what it says of itself. Raises SparkleError, FileFault."""
+    with refused("read", source):
+        _check(source, report)
+        with closing(archive.open_backup(source)) as backup:
+            return backup.manifest
+
+
 def _check(part: Path, report: Report, known: Collection[str] = ()) -> None:
     """Read back what was written, but for what was linked, which was read before."""
     with closing(archive.open_backup(part)) as written:

@@ -3,7 +3,16 @@
 import os
 import time
 
-from sparkle_lite.db.backup import BackupDone, BackupOrder, BackupProgress, back_up_to_folder
+from sparkle_lite.db.archive import Manifest
+from sparkle_lite.db.backup import (
+    BackupDone,
+    BackupOrder,
+    BackupProgress,
+    CheckOrder,
+    back_up_to_folder,
+    check_backup,
+)
+from sparkle_lite.db.restore import RestoreOrder, stage
 from sparkle_lite.worker_process import report, serve
 
 # The server comes first. And how often it is told how far this is (s).
@@ -23,8 +32,13 @@ class _Reports:
             report(progress)
 
 
-def _work(order: BackupOrder) -> BackupDone:
-    return back_up_to_folder(order, _Reports().tell)
+def _work(order: BackupOrder | CheckOrder | RestoreOrder) -> BackupDone | Manifest:
+    reports = _Reports()
+    if isinstance(order, BackupOrder):
+        return back_up_to_folder(order, reports.tell)
+    if isinstance(order, CheckOrder):
+        return check_backup(order.source, reports.tell)
+    return stage(order, reports.tell)
 
 
 if __name__ == "__main__":

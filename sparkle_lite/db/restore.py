@@ -31,6 +31,14 @@ _SPARE = 16 * MIB
 _TIME = "%Y%m%d-%H%M%S"
 
 
+class RestoreOrder(NamedTuple):
+    """What to have ready for the next start: which backup, for which main database; and the time that it is (ms)."""
+
+    database: Path
+    source: Path
+    now_ms: int
+
+
 class Restored(NamedTuple):
     """What was restored, and the folder in which what was there before is now; None where there was nothing."""
 
@@ -50,10 +58,10 @@ def restore(path: Path, source: Path, now_ms: int, report: Report) -> Restored:
         return Restored(backup.manifest, finish(path))
 
 
-def stage(path: Path, source: Path, now_ms: int, report: Report) -> Manifest:
+def stage(order: RestoreOrder, report: Report) -> Manifest:
     """Have a backup ready, so that the next start puts it in the place of what is there. Raises as `restore`."""
-    with _opened(source) as backup, refused("write", path):
-        _stage(path, backup, now_ms, report)
+    with _opened(order.source) as backup, refused("write", order.database):
+        _stage(order.database, backup, order.now_ms, report)
         return backup.manifest
 
 
