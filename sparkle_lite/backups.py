@@ -98,10 +98,9 @@ class Backups:
         Raises SparkleError until one is made again after a failure.
         """
         every = self._config().backup.every
-        backups = await self.all()
         if not every or self._making.locked():
             return
-        now = self._clock()
+        backups, now = await self.all(), self._clock()
         # One of a time that is yet to come was made by a clock that was ahead.
         if backups and -every < now - backups[0].created_at < every:
             await self._let_go(backups)

@@ -44,6 +44,8 @@ PIECE, _SYNC = MIB, 8 * MIB
 _MOST_MANIFEST, _MOST_FILES = 32 * MIB, 100_000
 _NAME = re.compile(rf"{re.escape(MAIN)}|{re.escape(SEGMENTS)}/(?:{'|'.join(KINDS)})-[0-9]{{8,12}}\.db")
 _BLOCK = tarfile.BLOCKSIZE
+# The year 10000 (ms), which nothing can show; and the longest version of a program.
+_LAST_TIME, _LONGEST = 253_402_300_800_000, 64
 
 # Told after each piece: bytes done since the last time.
 Step = Callable[[int], None]
@@ -137,8 +139,14 @@ def _read_manifest(path: Path, data: bytes) -> Manifest:
     names = [file.name for file in manifest.files]
     if len(names) > _MOST_FILES or len(set(names)) < len(names) or MAIN not in names:
         raise broken("backup.bad_manifest", path=path, why="its list of files")
+    if not 0 <= manifest.created_at < _LAST_TIME or len(manifest.program) > _LONGEST:
+        raise broken("backup.bad_manifest", path=path, why="its time or version")
     for file in manifest.files:
-        if not _NAME.fullmatch(file.name) or file.bytes < 0 or not re.fullmatch(r"[0-9a-f]{64}", file.sha256):
+        if (
+            not _NAME.fullmatch(file.name)
+            or min(file.bytes, file.rows) < 0
+            or not re.fullmatch(r"[0-9a-f]{64}", file.sha256)
+        ):
             raise broken("backup.bad_manifest", path=path, why=repr(file.name[:100]))
     for kind in ("main", *KINDS):
         if manifest.schemas.get(kind, 0) > known_version(kind):

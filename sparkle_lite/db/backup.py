@@ -25,7 +25,7 @@ from typing import BinaryIO, Literal, NamedTuple
 from sparkle_lite import __version__
 from sparkle_lite.db import archive, rewriting
 from sparkle_lite.db.archive import BackupFile, FolderWriting, Manifest, TarWriting, Writing
-from sparkle_lite.db.connection import known_version, plain_uri, refused, sync_folder
+from sparkle_lite.db.connection import known_version, plain_uri, refused, still_uri, sync_folder
 from sparkle_lite.db.faults import BESIDE, place_of
 from sparkle_lite.db.segments import SegmentRow, segment_path, set_aside_folder
 from sparkle_lite.errors import SparkleError
@@ -319,7 +319,9 @@ def _is_plain(path: Path, file: BinaryIO) -> bool:
 
 def _connected(path: Path, stack: ExitStack) -> sqlite3.Connection:
     with refused("read", path):
-        connection = stack.enter_context(closing(sqlite3.connect(plain_uri(path), uri=True, isolation_level=None)))
+        # Where nothing can be written beside it, SQLite needs to be told how to do without.
+        uri = plain_uri(path) if os.access(path.parent, os.W_OK) else still_uri(path)
+        connection = stack.enter_context(closing(sqlite3.connect(uri, uri=True, isolation_level=None)))
         connection.execute(f"PRAGMA busy_timeout={_BUSY_MS}")
         return connection
 

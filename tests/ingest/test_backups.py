@@ -21,7 +21,7 @@ HOURLY = '[backup]\nevery = "1h"\nkeep = 2\n'
 
 @pytest.fixture(autouse=True)
 def _few_rows(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(segments, "SEGMENT_ROWS", 200)
+    monkeypatch.setattr(segments, "SEGMENT_ROWS", 100)
 
 
 async def fill(server: Server, first: int, last: int) -> None:
@@ -44,14 +44,14 @@ def require_whole(folder: Path) -> archive.Manifest:
 
 async def test_the_second_backup_costs_only_what_is_new_and_the_newest_stay(tmp_path: Path) -> None:
     async with embedded(tmp_path, HOURLY, jobs=False) as server:
-        await fill(server, 1, 60)
+        await fill(server, 1, 31)
         await server.jobs.run_now("backup")
         assert server.jobs.failed == {}
         # It is not time for another one.
         await server.jobs.run_now("backup")
         [first] = await server.backups.all()
         folder = tmp_path / "data" / "backups"
-        await fill(server, 60, 90)
+        await fill(server, 31, 51)
         assert await server.backups.make()
         second, first = await server.backups.all()
         older, newer = places(folder / first.name), places(folder / second.name)
@@ -76,12 +76,12 @@ async def test_the_second_backup_costs_only_what_is_new_and_the_newest_stay(tmp_
         newest = (await server.backups.all())[0]
     shutil.rmtree(tmp_path / "data" / "sparkle.db.segments")
     restore(server.database.path, folder / newest.name, 0, lambda _: None)
-    assert stored(server.database.path) == expected(range(1, 90))
+    assert stored(server.database.path) == expected(range(1, 51))
 
 
 async def test_what_retention_writes_anew_does_not_change_a_backup(tmp_path: Path) -> None:
     async with embedded(tmp_path, f"{HOURLY}[retention]\nmax_database_size = '1MiB'\n", jobs=False) as server:
-        await fill(server, 1, 60)
+        await fill(server, 1, 31)
         assert await server.backups.make()
         [backup] = await server.backups.all()
         before = places(server.database.segment_folder)
@@ -99,7 +99,7 @@ async def test_on_another_file_system_backups_share_among_themselves(tmp_path: P
     with tempfile.TemporaryDirectory(dir="/dev/shm" if os.access("/dev/shm", os.W_OK) else None) as elsewhere:
         text = f'[backup]\nfolder = "{elsewhere}"\n'
         async with embedded(tmp_path, text, jobs=False) as server:
-            await fill(server, 1, 60)
+            await fill(server, 1, 31)
             for _ in range(2):
                 assert await server.backups.make()
             second, first = await server.backups.all()
@@ -129,7 +129,7 @@ async def test_one_that_fails_is_named_leaves_nothing_and_is_made_later(tmp_path
         [backup] = await server.backups.all()
         (folder / "2020-01-01-000000").mkdir()
         (folder / backup.name / "mine.txt").write_text("x")
-        for _ in range(3):
+        for _ in range(2):
             assert await server.backups.make()
         assert (folder / backup.name / "mine.txt").exists() and (folder / "2020-01-01-000000").exists()
 
@@ -137,7 +137,7 @@ async def test_one_that_fails_is_named_leaves_nothing_and_is_made_later(tmp_path
 async def test_where_the_size_is_limited_the_oldest_go_and_the_newest_stays(tmp_path: Path) -> None:
     text = f"{HOURLY.replace('2', '9')}[retention]\nmax_database_size = '1MiB'\n"
     async with embedded(tmp_path, text, jobs=False) as server:
-        await fill(server, 1, 60)
+        await fill(server, 1, 31)
         await server.housekeeping.measure()
         for _ in range(4):
             assert await server.backups.make()

@@ -282,6 +282,7 @@ async def _settings_page(
     request: AnyRequest, server: Server, *, problems: tuple[str, ...] = (), stay: Sequence[str] = ()
 ) -> Page:
     config = server.config
+    await server.backups.all()
     return page(
         request,
         "settings.html",
