@@ -5,9 +5,12 @@ all of them one file with several names (hard links), where the file system has 
 backups are on the same one, else that of the backup before. So a backup takes the room of the main database and of what
 came since the last.
 
-Their room counts where the size is limited: the oldest go until database and backups together are within the limit.
-The newest stays whatever it takes, and retention takes nothing from the database for it: what is deleted there would
-only go on existing in the backup.
+An archive (*.tar) that somebody puts into the folder is shown and can be restored; it is never removed, and counts for
+nothing else.
+
+Their room counts where the size is limited: the oldest go until database and backups together are within the limit. The
+newest stays whatever it takes, and retention takes nothing from the database for it: what is deleted there would only
+go on existing in the backup.
 """
 
 import asyncio
@@ -29,6 +32,7 @@ from sparkle_lite.db import archive
 from sparkle_lite.db.backup import BackupDone, BackupOrder, BackupProgress, CheckOrder, Stage, discard_unready
 from sparkle_lite.db.connection import Connection, refused
 from sparkle_lite.db.database import Database, transacted
+from sparkle_lite.db.faults import place_of
 from sparkle_lite.db.restore import RestoreOrder
 from sparkle_lite.errors import SparkleError
 from sparkle_lite.units import DAY_S, HOUR_S
@@ -36,6 +40,8 @@ from sparkle_lite.worker_process import WorkerProcess
 
 _NAME = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}-[0-9]{6}")
 _TIME = "%Y-%m-%d-%H%M%S"
+# An archive that somebody put there; such a file is theirs.
+_ARCHIVE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}\.tar")
 # Gone at once for those who look, and then bit by bit.
 _GOING = ".sparkle-backup-going-"
 # After a failure (s).
@@ -45,7 +51,10 @@ logger = logging.getLogger("sparkle.backups")
 
 
 class StoredBackup(NamedTuple):
-    """A backup in the folder. Times in ms; `bytes` of all its files, `own` of those that nothing else has."""
+    """A backup in the folder. Times in ms; `bytes` of all its files, `own` of those that nothing else has.
+
+    `is_brought`: somebody put it there as an archive.
+    """
 
     name: str
     created_at: int
@@ -54,6 +63,7 @@ class StoredBackup(NamedTuple):
     rows: int
     bytes: int
     own: int
+    is_brought: bool
 
 
 class Backups:
@@ -89,8 +99,11 @@ class Backups:
     async def all(self) -> list[StoredBackup]:
         """Every backup in the folder, newest first."""
         found = await asyncio.to_thread(_stored, self.folder, self.database.segment_folder)
-        self.room = sum(backup.own for backup in found.backups) + found.shared
+        self.room = sum(backup.own for backup in found.backups if not backup.is_brought) + found.shared
         return found.backups
+
+    async def _ours(self) -> list[StoredBackup]:
+        return [backup for backup in await self.all() if not backup.is_brought]
 
     async def run_due(self) -> None:
         """Make a backup when it is time, and let go of what is too old or too much.
@@ -100,7 +113,7 @@ class Backups:
         every = self._config().backup.every
         if not every or self._making.locked():
             return
-        backups, now = await self.all(), self._clock()
+        backups, now = await self._ours(), self._clock()
         # One of a time that is yet to come was made by a clock that was ahead.
         if backups and -every < now - backups[0].created_at < every:
             await self._let_go(backups)
@@ -152,7 +165,7 @@ class Backups:
             except (SparkleError, TimeoutError) as error:
                 failure = _as_said(error)
                 logger.error("the backup %s is not whole: %s", name, error)
-        self.checked[name] = (self._clock(), failure)
+            self.checked[name] = (self._clock(), failure)
 
     async def _restore(self, name: str, actor: Actor, restart: asyncio.Event) -> None:
         (await self.open(name)).close()
@@ -175,8 +188,8 @@ class Backups:
             try:
                 yield
             finally:
-                self.progress = None
                 await self._worker.close()
+                self.progress = None
 
     def _fail(self, error: SparkleError | TimeoutError) -> None:
         self.failure = _as_said(error)
@@ -204,11 +217,11 @@ class Backups:
         self.failure = None
         for name, why in done.notes:
             logger.error("%s is not as it should be in the database, nor in the backup: %s", name, why)
-        await self._let_go(await self.all())
+        await self._let_go(await self._ours())
         return True
 
     async def _made(self) -> BackupDone:
-        folder, now, earlier = self.folder, self._clock(), await self.all()
+        folder, now, earlier = self.folder, self._clock(), await self._ours()
         with refused("write", folder):
             await asyncio.to_thread(folder.mkdir, mode=0o700, parents=True, exist_ok=True)
         name = await asyncio.to_thread(_free_name, folder, now)
@@ -246,13 +259,13 @@ class Backups:
                 logger.error("the backup %s can't be removed: %s", oldest.name, error)
                 break
             logger.info("an old backup is removed", extra={"backup": oldest.name})
-            left = await self.all()
+            left = await self._ours()
 
     # --- Reading ------------------------------------------------------------------------------------------------------
 
     async def open(self, name: str) -> archive.Backup:
         """A backup, to be read; whoever is given it closes it. Raises SparkleError: not_found, bad_request."""
-        if not _NAME.fullmatch(name):
+        if not _NAME.fullmatch(name) and not _ARCHIVE.fullmatch(name):
             raise SparkleError("not_found", "backup.not_there", name=name[:40])
         try:
             return await asyncio.to_thread(archive.open_backup, self.folder / name)
@@ -299,14 +312,14 @@ class _InFolder(NamedTuple):
 
 def _stored(folder: Path, segments: Path) -> _InFolder:
     """Blocks. What isn't a backup is passed over."""
-    ours = {(status.st_dev, status.st_ino) for _, status in _files_in(segments)}
+    ours = {place_of(status) for _, status in _files_in(segments)}
     found: list[tuple[str, archive.Manifest, dict[tuple[int, int], int]]] = []
-    for path in sorted(folder.glob("*"), reverse=True) if folder.is_dir() else ():
-        if not _NAME.fullmatch(path.name):
+    for path in folder.iterdir() if folder.is_dir() else ():
+        if not (_NAME if path.is_dir() else _ARCHIVE).fullmatch(path.name):
             continue
         try:
             with closing(archive.open_backup(path)) as backup:
-                files = {(status.st_dev, status.st_ino): status.st_size for _, status in _files_in(path)}
+                files = {place_of(status): status.st_size for _, status in _files_in(path)}
                 found.append((path.name, backup.manifest, files))
         except (OSError, SparkleError) as error:
             logger.debug("%s is no backup: %s", path, error)
@@ -323,16 +336,18 @@ def _stored(folder: Path, segments: Path) -> _InFolder:
             rows=sum(file.rows for file in manifest.files),
             bytes=manifest.bytes,
             own=sum(size for place, size in files.items() if used[place] == 1 and place not in ours),
+            is_brought=_NAME.fullmatch(name) is None,
         )
         for name, manifest, files in found
     ]
     every = {place: size for _, _, files in found for place, size in files.items()}
     shared = sum(size for place, size in every.items() if used[place] > 1 and place not in ours)
+    listed.sort(key=lambda backup: (backup.created_at, backup.name), reverse=True)
     return _InFolder(listed, shared)
 
 
 def _files_in(folder: Path) -> Iterator[tuple[Path, os.stat_result]]:
-    for path in folder.rglob("*") if folder.is_dir() else ():
+    for path in folder.rglob("*") if folder.is_dir() else (folder,):
         with suppress(OSError):
             status = path.lstat()
             if not path.is_dir():

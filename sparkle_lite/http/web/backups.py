@@ -89,7 +89,8 @@ async def _stored(server: Server, name: str) -> StoredBackup:
 async def download(request: AnyRequest, server: Injected[Server], me: Injected[SignedIn], name: str) -> Response[Any]:
     """One backup as the archive that the command `restore` takes."""
     opened = await server.backups.open(name)
-    headers = {**HEADERS, "content-disposition": f'attachment; filename="sparkle-{name}.tar"'}
+    file = f"sparkle-{name.removesuffix('.tar')}.tar"
+    headers = {**HEADERS, "content-disposition": f'attachment; filename="{file}"'}
     pieces = downloads_of(request).begin(me.user.id, pieces_of(opened))
     return Stream(pieces, media_type="application/x-tar", headers=headers)
 

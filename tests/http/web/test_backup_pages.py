@@ -5,8 +5,10 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from browser import DESKTOP, PHONE, visiting
 from server import RunningServer, start_server, wait_for
 from test_web import asked
 
@@ -48,6 +50,11 @@ def test_one_is_made_read_again_downloaded_and_restored_elsewhere(server: Runnin
     command = [sys.executable, "-m", "sparkle_lite", *arguments]
     done = subprocess.run(command, capture_output=True, text=True, timeout=30)
     assert (done.returncode, done.stderr) == (0, "")
+    # The same file in the folder of the backups: as somebody has it who comes from another machine.
+    brought = server.database.parent / "backups" / "brought.tar"
+    brought.write_bytes(archive.body)
+    assert f'href="{PATH}/brought.tar"' in asked(server, PATH, token).body.decode()
+    assert asked(server, f"{PATH}/brought.tar/archive", token).body == archive.body
     segment = server.database.parent / "backups" / name / "sparkle.db"
     segment.write_bytes(segment.read_bytes()[:-1] + b"x")
     assert asked(server, f"{PATH}/{name}/check", token, {}).status == 303
@@ -71,6 +78,16 @@ def test_one_takes_the_place_of_what_is_there_after_it_was_confirmed(server: Run
     assert asked(server, PATH, token).status == 200
     assert server.get("/ping/config").status == 200
     assert server.process.poll() is None
+
+
+@pytest.mark.parametrize(("language", "viewport"), [("en", DESKTOP), ("zh", PHONE)])
+def test_the_pages_are_sound(server: RunningServer, browser: Any, language: str, viewport: dict[str, int]) -> None:
+    token = server.token()
+    name = made(server, token)
+    with visiting(browser, server, token, locale=language, viewport=viewport) as visit:
+        for path in (PATH, f"{PATH}/{name}"):
+            visit.go(path)
+            visit.check()
 
 
 def test_only_administrators_see_them_and_only_what_is_there(server: RunningServer) -> None:
