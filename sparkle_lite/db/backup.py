@@ -26,7 +26,7 @@ from sparkle_lite import __version__
 from sparkle_lite.db import archive, rewriting
 from sparkle_lite.db.archive import BackupFile, FolderWriting, Manifest, TarWriting, Writing
 from sparkle_lite.db.connection import known_version, plain_uri, refused, still_uri, sync_folder
-from sparkle_lite.db.faults import BESIDE, place_of
+from sparkle_lite.db.faults import BESIDE, FileFault, is_damage, place_of
 from sparkle_lite.db.segments import SegmentRow, segment_path, set_aside_folder
 from sparkle_lite.errors import SparkleError
 from sparkle_lite.units import MIB
@@ -249,8 +249,8 @@ def moment(order: BackupOrder) -> Iterator[Moment]:
         # Each segment is a file that is held open.
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     while True:
-        with ExitStack() as stack, refused("read", order.database):
-            held = _try_moment(order, stack)
+        with ExitStack() as stack:
+            held = _try_moment(order, stack, in_time=time.monotonic() < until)
             if held is not None:
                 stack = stack.pop_all()
                 break
@@ -261,8 +261,19 @@ def moment(order: BackupOrder) -> Iterator[Moment]:
         yield held
 
 
-def _try_moment(order: BackupOrder, stack: ExitStack) -> Moment | None:
-    """A moment, or None where something was written while it was taken."""
+def _try_moment(order: BackupOrder, stack: ExitStack, *, in_time: bool) -> Moment | None:
+    """A moment, or None where something was written while it was taken. Raises FileFault."""
+    try:
+        with refused("read", order.database):
+            return _moment_now(order, stack)
+    except FileFault as fault:
+        # Retention was quicker, or a file is being replaced: the catalogue says so by the next time.
+        if fault.kind != "missing" or not in_time:
+            raise
+        return None
+
+
+def _moment_now(order: BackupOrder, stack: ExitStack) -> Moment | None:
     main, looking = (_connected(order.database, stack) for _ in range(2))
     _require_known(main, "main", order.database)
     every_hot = _hot(_catalogue(looking))
@@ -280,14 +291,15 @@ def _try_moment(order: BackupOrder, stack: ExitStack) -> Moment | None:
     if [_version(watcher) for watcher in watchers] != before or _hot(known) != every_hot:
         return None
     held.copied.update(zip(hot, readers, strict=True))
-    if not _hold_closed(held, order, known, stack) or _unchanging(looking) != _unchanging(main):
+    _hold_closed(held, order, known, stack)
+    if _unchanging(looking) != _unchanging(main):
         return None
     held.set_aside = _names_set_aside(order.segments)
     return held
 
 
-def _hold_closed(held: Moment, order: BackupOrder, known: list[SegmentRow], stack: ExitStack) -> bool:
-    """Hold the segments that take no more rows; False where one is just being replaced."""
+def _hold_closed(held: Moment, order: BackupOrder, known: list[SegmentRow], stack: ExitStack) -> None:
+    """Hold the segments that take no more rows."""
     rewritten = rewriting.announced(held.main)
     for row in known:
         if row in held.copied:
@@ -300,15 +312,25 @@ def _hold_closed(held: Moment, order: BackupOrder, known: list[SegmentRow], stac
             held.missing.append(row)
             continue
         file = stack.enter_context(path.open("rb"))
-        if row.state == "indexed" and _is_plain(path, file):
+        # Of others the indexes are being built, or the log is still there.
+        reader = None if row.state == "indexed" and _is_plain(path, file) else _reader_of(path, stack)
+        if reader is None:
             held.read[row] = file
         else:
-            # Its indexes are being built, or its log is still there.
-            reader = _connected(path, stack)
-            reader.execute("BEGIN")
-            reader.execute("SELECT count(*) FROM sqlite_schema").fetchone()
             held.copied[row] = reader
-    return True
+
+
+def _reader_of(path: Path, stack: ExitStack) -> sqlite3.Connection | None:
+    """A connection whose read transaction holds a file as it is; None where it is damaged, and is taken as it is."""
+    reader = _connected(path, stack)
+    try:
+        reader.execute("BEGIN")
+        reader.execute("SELECT count(*) FROM sqlite_schema").fetchone()
+    except sqlite3.DatabaseError as error:
+        if not is_damage(error):
+            raise
+        return None
+    return reader
 
 
 def _is_plain(path: Path, file: BinaryIO) -> bool:
@@ -516,7 +538,11 @@ class _Copying:
         return BackupFile(name=name, bytes=size, sha256=sha256, rows=rows, source=_source(file))
 
     def _link(self, name: str, path: Path, file: BinaryIO) -> bool:
-        return _is_same(path, file) and self._writing.link(name, path)
+        if not _is_same(path, file) or not self._writing.link(name, path):
+            return False
+        if not _is_same(path, file):
+            raise OSError(f"{path} was replaced while it was linked")
+        return True
 
     def _same_before(self, row: SegmentRow) -> BackupFile | None:
         """What the backup before has of a file that never changes, if it is that very file."""

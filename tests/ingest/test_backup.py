@@ -357,7 +357,8 @@ def test_no_changed_byte_goes_unnoticed(made: Made, at: float, flip: int, cut: b
         assert str(bad) in error.message
 
 
-def test_a_damaged_segment_is_named_and_costs_its_own_rows(made: Made, tmp_path: Path) -> None:
+@pytest.mark.parametrize("at", [0, 4096], ids=["its head", "inside"])
+def test_a_damaged_segment_is_named_and_costs_its_own_rows(made: Made, tmp_path: Path, at: int) -> None:
     config = place(tmp_path)
     assert run(config, "restore", made.path).returncode == 0
     database = config.parent / "data" / "sparkle.db"
@@ -365,7 +366,7 @@ def test_a_damaged_segment_is_named_and_costs_its_own_rows(made: Made, tmp_path:
         [kind, number] = main.execute("SELECT kind, id FROM segment WHERE state<>'hot' ORDER BY id").fetchone()
     file = database.with_name("sparkle.db.segments") / f"{kind}-{number:08d}.db"
     data = bytearray(file.read_bytes())
-    data[4096:8192] = random.Random(1).randbytes(4096)
+    data[at : at + 4096] = random.Random(1).randbytes(4096)
     file.write_bytes(data)
     done = run(config, "backup", tmp_path / "x.tar")
     assert done.returncode == 0 and file.name in done.stderr
