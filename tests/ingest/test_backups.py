@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import sqlite3
 import tempfile
 from contextlib import closing
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 from server import embedded, opened, segment_file
 from test_durability import all_indexed, expected, stored, submit
 
-from sparkle_lite.db import archive, segments
+from sparkle_lite.db import archive, backup, segments
 from sparkle_lite.db.faults import FileFault
 from sparkle_lite.db.restore import restore
 from sparkle_lite.server import Server
@@ -145,3 +146,32 @@ async def test_where_the_size_is_limited_the_oldest_go_and_the_newest_stays(tmp_
         before = stored(server.database.path)
         await server.jobs.run_now("retention")
         assert stored(server.database.path) == before
+
+
+async def test_a_moment_is_taken_anew_where_something_was_committed_meanwhile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the moments of the segments and that of the main database nothing may be committed to either."""
+    async with embedded(tmp_path, jobs=False) as server:
+        await submit(server, 1, 2, 3)
+        database, folder = server.database.path, server.database.segment_folder
+    hot = next(folder.glob("snapshot-*.db"))
+    tries: list[backup.Moment] = []
+
+    class Disturbed(backup.Moment):
+        def __init__(self, main: sqlite3.Connection, now_ms: int) -> None:
+            super().__init__(main, now_ms)
+            tries.append(self)
+            if len(tries) < 4:
+                with closing(sqlite3.connect(hot)) as other:
+                    other.execute("UPDATE submission SET rejected=rejected+1")
+                    other.commit()
+
+    monkeypatch.setattr(backup, "Moment", Disturbed)
+    order = backup.BackupOrder(database=database, segments=folder, target=tmp_path / "x.tar", now_ms=0)
+    with backup.moment(order) as held:
+        rejected = {
+            row.kind: connection.execute("SELECT max(rejected) FROM submission").fetchone()[0]
+            for row, connection in held.copied.items()
+        }
+    assert len(tries) == 4 and rejected["snapshot"] == 3
