@@ -30,7 +30,7 @@ from sparkle_lite.http.base_path import BasePath
 from sparkle_lite.http.downloads import Downloads
 from sparkle_lite.http.head import Head
 from sparkle_lite.http.observe import Observe
-from sparkle_lite.http.problems import internal, known, problem, with_head
+from sparkle_lite.http.problems import MethodNotAllowed, internal, known, problem, with_head
 from sparkle_lite.http.requests import PlainRequest, Receive, Scope, Send
 from sparkle_lite.http.session import DEPENDENCIES, AnyRequest
 from sparkle_lite.http.visitors import LimitVisitors
@@ -71,6 +71,8 @@ def create_app(parts: Server) -> Litestar:
 
 def _on_exception(request: AnyRequest, error: Exception) -> Response[bytes]:
     shown = known(error, request.method)
+    if isinstance(shown, MethodNotAllowed) and feeds.is_no_feed(request.scope):
+        return feeds.unknown_feed()
     if shown is None:
         logger.error("a request failed", exc_info=error)
         shown = internal()

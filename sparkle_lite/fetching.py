@@ -32,6 +32,9 @@ Resolver = Callable[[str, int], Awaitable[Sequence[str]]]
 # Called with the bytes received so far, and how many there will be where the answer says so.
 Progress = Callable[[int, int | None], None]
 
+# Whether a URL, in plain form, may lead to this machine and to private networks.
+Allowance = Callable[[str], bool]
+
 LONGEST_URL = 2048
 MOST_ADDRESSES = 8
 
@@ -177,6 +180,13 @@ def _read_url(url: str, *, allow_private: bool) -> _Target:
     return target
 
 
+def _read_allowed(url: str, allows: Allowance) -> _Target:
+    target = _read_url(url, allow_private=True)
+    if not allows(target.url):
+        _require_public_host(target.host)
+    return target
+
+
 def _require_short(url: str) -> None:
     if len(url) > LONGEST_URL:
         raise SparkleError("bad_request", "fetch.url_too_long", most=LONGEST_URL)
@@ -301,7 +311,7 @@ async def fetch(
     url: str,
     *,
     validators: Validators = NOTHING_KNOWN,
-    allow_private: bool = False,
+    allow_private: bool | Allowance = False,
     headers: Mapping[str, str] = {},
     limits: FetchLimits = USUAL_LIMITS,
     progress: Progress | None = None,
@@ -309,6 +319,7 @@ async def fetch(
 ) -> Fetched:
     """What is at a URL, unless it hasn't changed since the validators.
 
+    `allow_private` holds for every URL that a redirect leads to, each asked for by itself where it is an Allowance.
     `headers` may carry credentials: they go to the URL's own origin, and a redirect to another is refused. A file that
     is gzip by itself stays as it is; a gzip Content-Encoding is taken off. Only a body without a length that ends with
     its connection can be cut off unnoticed (RFC 9112, 8).
@@ -320,10 +331,11 @@ async def fetch(
     for name, value in headers.items():
         if not _HEADER_NAME.fullmatch(name) or not _HEADER_VALUE.fullmatch(value):
             raise SparkleError("bad_request", "fetch.bad_header", name=name[:64])
-    target = _read_url(url, allow_private=allow_private)
+    allows = allow_private if callable(allow_private) else lambda _: allow_private
+    target = _read_allowed(url, allows)
     download = _Download(
         validators=validators,
-        allow_private=allow_private,
+        allows=allows,
         headers=headers,
         limits=limits,
         progress=progress,
@@ -343,14 +355,14 @@ class _Download:
         self,
         *,
         validators: Validators,
-        allow_private: bool,
+        allows: Allowance,
         headers: Mapping[str, str],
         limits: FetchLimits,
         progress: Progress | None,
         resolve: Resolver,
     ) -> None:
         self._validators = validators
-        self._allow_private = allow_private
+        self._allows = allows
         self._headers = headers
         self._limits = limits
         self._progress = progress
@@ -388,7 +400,7 @@ class _Download:
             url = urljoin(target.url, location)
         except ValueError:
             raise SparkleError("upstream", "fetch.bad_host") from None
-        led = _read_url(url, allow_private=self._allow_private)
+        led = _read_allowed(url, self._allows)
         if target.scheme == "https" and led.scheme == "http":
             raise SparkleError("upstream", "fetch.downgrade", url=led.shown)
         if self._headers and led.origin != target.origin:
@@ -399,7 +411,8 @@ class _Download:
         """Where the host of a URL may be connected to. Raises SparkleError where nowhere."""
         literal = _address_in(target.host)
         found = await self._resolved(target) if literal is None else [literal]
-        usable = [each for each in found if self._allow_private or (_is_public(each) and not _is_own(each))]
+        is_allowed = self._allows(target.url)
+        usable = [each for each in found if is_allowed or (_is_public(each) and not _is_own(each))]
         if not usable:
             key = "fetch.private" if literal else "fetch.leads_private"
             raise SparkleError("forbidden", key, host=target.host, address=net.address_text(found[0]))

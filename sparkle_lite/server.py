@@ -7,7 +7,7 @@ from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 from sparkle_lite import config as configuration
 from sparkle_lite.accounts.actors import Actor
@@ -218,15 +218,13 @@ async def _start(written: Config, given: Mapping[str, str], stack: AsyncExitStac
     await timekeeping.open()
     clock = timekeeping.clock
     audit = Audit(database, clock.settled)
-    settings = Settings(database, audit, written, given)
-    await settings.load()
+    settings = await _loaded(Settings(database, audit, written, given))
     ingest = Ingest(
         database, lambda: settings.config.limits, metrics, clock.stamp, settled=clock.settled, is_evidence=is_evidence
     )
     stack.push_async_callback(ingest.close)
     await ingest.open()
-    troubles = Troubles(database, clock.settled)
-    await troubles.load()
+    troubles = await _loaded(Troubles(database, clock.settled))
     search = Search(database, ingest.streams, ingest.keeper)
     stack.push_async_callback(search.close)
     overview = Overview(database, ingest.streams, clock.settled, ingest.keeper, nobody=ANONYMOUS)
@@ -244,6 +242,7 @@ async def _start(written: Config, given: Mapping[str, str], stack: AsyncExitStac
     announcing = AnnouncingDatabase(database)
     decisions = Decisions(announcing, audit, clock.settled, protected)
     await _write_configured(decisions, rules, still=still)
+    imports = _imports(decisions, settings, clock=clock, protected=protected)
     renderer = Renderer(
         database=database,
         registry=accounts.registry,
@@ -251,8 +250,10 @@ async def _start(written: Config, given: Mapping[str, str], stack: AsyncExitStac
         protected=protected,
         config=lambda: settings.config,
         clock=clock.settled,
+        credits=imports.credits,
     )
     stack.push_async_callback(renderer.close)
+    stack.push_async_callback(imports.close)
     publisher = Publisher(renderer, rules, await renderer.render(rules))
     announcing.on_commit = publisher.publish_changes
     housekeeping = Housekeeping(database, ingest, lambda: settings.config, timekeeping)
@@ -275,7 +276,7 @@ async def _start(written: Config, given: Mapping[str, str], stack: AsyncExitStac
         protected=protected,
         decisions=decisions,
         publisher=publisher,
-        imports=_imports(stack, decisions, audit, settings, clock),
+        imports=imports,
         distances=distances,
         analyses=Runs(database, decisions, lambda: settings.config.analysis, clock.settled),
         housekeeping=housekeeping,
@@ -288,6 +289,20 @@ async def _start(written: Config, given: Mapping[str, str], stack: AsyncExitStac
     )
 
 
+class _Loads(Protocol):
+    """A part that reads what it has stored before it is used."""
+
+    async def load(self) -> None: ...
+
+
+Part = TypeVar("Part", bound=_Loads)
+
+
+async def _loaded(part: Part) -> Part:
+    await part.load()
+    return part
+
+
 def _backups(stack: AsyncExitStack, audit: Audit, settings: Settings, housekeeping: Housekeeping) -> Backups:
     """The backups of the audit's database."""
     backups = Backups(audit, lambda: settings.config, housekeeping.clock, lambda: housekeeping.measured)
@@ -295,17 +310,16 @@ def _backups(stack: AsyncExitStack, audit: Audit, settings: Settings, housekeepi
     return backups
 
 
-def _imports(stack: AsyncExitStack, decisions: Decisions, audit: Audit, settings: Settings, clock: Clock) -> Imports:
-    """The lists of others, on the same database as the audit."""
-    imports = Imports(
-        database=audit.database,
+def _imports(decisions: Decisions, settings: Settings, *, clock: Clock, protected: Protected) -> Imports:
+    """The lists of others, on the same database as the settings."""
+    return Imports(
+        database=settings.database,
         decisions=decisions,
-        audit=audit,
+        audit=Audit(settings.database, clock.settled),
         config=lambda: settings.config,
         clock=clock.settled,
+        protected=protected,
     )
-    stack.push_async_callback(imports.close)
-    return imports
 
 
 async def _write_configured(decisions: Decisions, rules: Rules, *, still: bool) -> None:

@@ -181,7 +181,8 @@ def peerbanhelper(body: bytes) -> list[tuple[Range, str]]:
         network = ipaddress.ip_network(line)
         found.append((Range(network[0], network[-1]), "\n".join(comments)))
         comments = []
-    need(found and not comments, "no update")
+    # Comments below the last entry are nobody's.
+    need(found, "no update")
     return found
 
 
@@ -190,8 +191,9 @@ def peerbanhelper(body: bytes) -> list[tuple[Range, str]]:
 
 def cidr_list(body: bytes) -> list[Range]:
     """A network a line, each with its prefix length, none twice."""
-    networks = [ipaddress.ip_network(line) for line in _lines(body)] if body else []
-    need(all("/" in line for line in body.decode().split()), "a line without its prefix length")
+    lines = [line for line in _lines(body) if not line.startswith("#")] if body else []
+    networks = [ipaddress.ip_network(line) for line in lines]
+    need(all("/" in line for line in lines), "a line without its prefix length")
     return _ranges(networks)
 
 
@@ -208,7 +210,7 @@ _NFT_TOKEN = re.compile(r"[{},]|[^\s{},]+")
 
 def nftables(body: bytes) -> dict[str, list[Range]]:
     """The sets after one transaction; elements that overlap or are of the other family fail all of it."""
-    words = iter(_NFT_TOKEN.findall(body.decode("ascii")))
+    words = iter(_NFT_TOKEN.findall(re.sub("#.*", "", body.decode("ascii"))))
     sets: dict[str, list[Range]] = {}
     kinds: dict[str, str] = {}
     for word in words:
@@ -261,6 +263,8 @@ def ipset(body: bytes, before: Mapping[str, IpSet] | None = None) -> dict[str, I
     """The sets after `ipset restore`, from those that stood before; `create -exist` needs the same options."""
     sets = dict(before or {})
     for line in _lines(body):
+        if line.startswith("#"):
+            continue
         verb, name, *rest = line.split(" ")
         match verb:
             case "create":
@@ -293,6 +297,9 @@ def routeros(body: bytes, before: Iterable[tuple[str, AnyNetwork]] = ()) -> list
     entries = list(before)
     family = 0
     for line in _lines(body):
+        # A comment goes on in the next line after a backslash.
+        if line.startswith("#") and not line.endswith("\\"):
+            continue
         if line in _ROS_LIST:
             family = _ROS_LIST[line]
         elif match := re.fullmatch(r'remove \[find where list="(\w+)"\]', line):

@@ -2,19 +2,25 @@
 
 import hashlib
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 
 class Served(NamedTuple):
-    """What a path answers: `promised` is the Content-Length where that is a lie."""
+    """What a path answers: `promised` is the Content-Length where that is a lie, `location` where a redirect leads.
+
+    It waits for so long (s) before it does.
+    """
 
     body: bytes
     status: int = 200
     media_type: str = "text/plain"
     promised: int | None = None
+    location: str = ""
+    pause_s: float = 0
 
 
 class ListServer:
@@ -26,10 +32,10 @@ class ListServer:
         self.headers: list[dict[str, str]] = []
         self.url = f"http://127.0.0.1:{port}"
 
-    def serve(self, path: str, body: bytes | str, status: int = 200, promised: int | None = None) -> str:
-        """Serve something at a path from now on; its URL."""
+    def serve(self, path: str, body: bytes | str, status: int = 200, **more: Any) -> str:
+        """Serve something at a path from now on, as Served has it; its URL."""
         data = body.encode() if isinstance(body, str) else body
-        self.files[path] = Served(data, status=status, promised=promised)
+        self.files[path] = Served(data, status=status, **more)
         return self.url + path
 
 
@@ -45,6 +51,7 @@ def list_server() -> Iterator[ListServer]:
             state.asked.append((self.path, known))
             state.headers.append({name.lower(): value for name, value in self.headers.items()})
             served = state.files.get(self.path.partition("?")[0], Served(b"none", 404))
+            time.sleep(served.pause_s)
             tag = f'"{hashlib.sha256(served.body).hexdigest()[:16]}"'
             if served.status == 200 and known == tag:
                 self.send_response(304)
@@ -54,6 +61,8 @@ def list_server() -> Iterator[ListServer]:
             self.send_response(served.status)
             self.send_header("Content-Type", served.media_type)
             self.send_header("ETag", tag)
+            if served.location:
+                self.send_header("Location", served.location)
             self.send_header("Content-Length", str(len(served.body) if served.promised is None else served.promised))
             if served.promised is not None:
                 self.send_header("Connection", "close")

@@ -13,6 +13,7 @@ from typing import Any, cast
 import msgspec
 
 from sparkle_lite import net
+from sparkle_lite.accounts.audit import Audit
 from sparkle_lite.analyses import worker
 from sparkle_lite.analyses.distances import measure
 from sparkle_lite.analyses.parameters import trust
@@ -24,7 +25,10 @@ from sparkle_lite.db.connection import Connection
 from sparkle_lite.db.database import Database
 from sparkle_lite.db.evidence.words import Standing
 from sparkle_lite.db.keys import stable_number
+from sparkle_lite.rules.decisions import Decisions
 from sparkle_lite.rules.findings import Finding
+from sparkle_lite.rules.plan import Plan
+from sparkle_lite.rules.protected import Protected
 
 NOW = 1_800_000_000_000
 MINUTE, HOUR, DAY = 60_000, 3_600_000, 86_400_000
@@ -131,6 +135,12 @@ class World:
             (*((address, 32) if len(address) == 4 else (address[:8] + bytes(8), 64)), NOW - since),
         )
 
+    def supported(self, text: str) -> None:
+        """An imported list that only supports names an address or a network."""
+        network = net.parse_network(text)
+        sql = "INSERT OR IGNORE INTO import_support (name, address, prefix) VALUES (?,?,?)"
+        self.main.execute(sql, (f"list {text}", *network))
+
     def visit(self, reporter: "Reporter", ip: str, *, first: int, last: int) -> None:
         """An application came from an address, from so long to so long before NOW."""
         self.main.execute(
@@ -215,6 +225,17 @@ class World:
             finding.target.matcher if not isinstance(finding.target, net.Network) else str(finding.target): finding
             for finding in findings
         }
+
+    async def apply(self, name: str, now: int = NOW, **numbers: Any) -> Plan:
+        """Find, and make decisions of it as a run does."""
+        findings = list((await self.find(name, now=now, **numbers)).values())
+        await self.database.open()
+        try:
+            audit = Audit(self.database, lambda: now)
+            decisions = Decisions(self.database, audit, lambda: now, Protected(set()))
+            return await decisions.apply(name, findings, now)
+        finally:
+            await self.database.close()
 
     async def distances(
         self, address: str, settings: AnalysisSection | None = None

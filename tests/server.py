@@ -423,6 +423,7 @@ def count(database: Path, table: str) -> int:
 
 # What each version of the main database added, taken back.
 _UNDO = {
+    15: "ALTER TABLE decision DROP COLUMN vouched;",
     14: "DROP TABLE import_source; DROP TABLE import_state; DROP TABLE import_run; DROP TABLE import_support;"
     " DROP TABLE feed_key; DELETE FROM setting WHERE name='node';",
     13: "DROP TABLE word; ALTER TABLE user DROP COLUMN vouched_at; ALTER TABLE decision DROP COLUMN decisive;"

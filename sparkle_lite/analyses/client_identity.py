@@ -69,6 +69,7 @@ def _examined(bearers: Bearers, numbers: Numbers) -> Examined:
         },
         people=bearers.voices,
         decisive=bearers.decisive,
+        vouched=bearers.vouched,
         first_seen=bearers.first,
         last_seen=bearers.last,
         expires=lasts(bearers.last, numbers["lifetime"], 1),

@@ -9,6 +9,9 @@ from sparkle_lite.units import DAY_MS
 
 NAME = "concurrent_download"
 
+# Of so many of the torrents that it takes, vouched people must have seen one, so that it rests on them, too.
+_VOUCHED_PART = 5
+
 
 def _examine(evidence: Evidence, numbers: Numbers, only: bytes | None) -> list[Examined]:
     return [_examined(crowd, numbers) for crowd in find_crowds(evidence, numbers, only)]
@@ -26,6 +29,7 @@ def _examined(crowd: Crowd, numbers: Numbers) -> Examined:
         },
         people=crowd.voices,
         decisive=crowd.decisive,
+        vouched=crowd.vouched_torrents * _VOUCHED_PART >= numbers["min_torrents"],
         first_seen=crowd.first,
         last_seen=crowd.last,
         expires=lasts(crowd.knocked, numbers["lifetime"], 1),

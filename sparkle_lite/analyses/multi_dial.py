@@ -12,6 +12,9 @@ from sparkle_lite.units import DAY_MS
 
 NAME = "multi_dial"
 
+# Of so many members vouched people must have seen one cheat, so that the network rests on them, too.
+_VOUCHED_PART = 4
+
 
 def _examine(evidence: Evidence, numbers: Numbers, only: bytes | None) -> list[Examined]:
     # What a member needs is no matter of the module: several people saw it do something.
@@ -46,6 +49,8 @@ def _examined(prefix: Prefix, numbers: Numbers, now_ms: int) -> Examined:
         },
         people=votes.voices,
         decisive=votes.decisive,
+        # One cheater in a network says little about its neighbours.
+        vouched=votes.vouched_members * _VOUCHED_PART >= votes.members,
         first_seen=votes.first,
         last_seen=votes.last,
         expires=fades(votes, now_ms, numbers["half_life"], numbers["min_people"]),

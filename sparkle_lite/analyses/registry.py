@@ -9,7 +9,14 @@ from typing import cast
 
 import msgspec
 
-from sparkle_lite.analyses import client_identity, concurrent_download, multi_dial, over_download, untrusted_vote
+from sparkle_lite.analyses import (
+    client_identity,
+    concurrent_download,
+    false_identity,
+    multi_dial,
+    over_download,
+    untrusted_vote,
+)
 from sparkle_lite.analyses.analysis import Analysis
 from sparkle_lite.config import AnalysisSection, Config
 
@@ -19,6 +26,7 @@ ANALYSES: Mapping[str, Analysis] = {
         untrusted_vote.ANALYSIS,
         over_download.ANALYSIS,
         concurrent_download.ANALYSIS,
+        false_identity.ANALYSIS,
         client_identity.ANALYSIS,
         multi_dial.ANALYSIS,
     )

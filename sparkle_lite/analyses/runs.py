@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 from sparkle_lite.analyses import worker
 from sparkle_lite.analyses.parameters import parameters, trust
@@ -22,7 +22,20 @@ from sparkle_lite.units import DAY_MS
 # Who reported within this time is named where words are missing, so many at the most.
 _REPORTED_MS, _NAMED = 14 * DAY_MS, 20
 
+WAITS = (
+    "%s would end more than a fifth of its list, since only the words of people count for whom somebody vouches"
+    " or who earned it; up to 7 days that waits: vouch for those you trust (sparkle-lite user vouch NAME)"
+)
+"""What is said of an analysis (its name) whose list waits for want of words."""
+
 logger = logging.getLogger("sparkle.analyses")
+
+
+class Wanting(NamedTuple):
+    """Which analyses keep their lists for now for want of words, and who reported and has none (names)."""
+
+    analyses: tuple[str, ...]
+    people: list[str]
 
 
 class Runs:
@@ -64,14 +77,17 @@ class Runs:
         return plan
 
     async def _ask_for_words(self, name: str, at_ms: int) -> None:
+        people = await self._unheard(at_ms)
+        logger.warning(WAITS, name, extra={"reported": ", ".join(people)})
+
+    async def _unheard(self, at_ms: int) -> list[str]:
         async with self._database.reader() as reader:
-            people = await words.unheard(reader, at_ms - _REPORTED_MS, _NAMED)
-        logger.warning(
-            "%s would end more than a fifth of its list, since only the words of people count for whom somebody vouches"
-            " or who earned it; up to 7 days that waits: vouch for those you trust (sparkle-lite user vouch NAME)",
-            name,
-            extra={"reported": ", ".join(people)},
-        )
+            return await words.unheard(reader, at_ms - _REPORTED_MS, _NAMED)
+
+    async def wanting(self) -> Wanting:
+        """What waits for want of words, as a run would have it now; changes nothing. Raises SparkleError as `run`."""
+        names = tuple([name for name in ANALYSES if (await self.run(name, dry=True)).brake == "words"])
+        return Wanting(names, await self._unheard(self._clock()) if names else [])
 
     async def weigh(self) -> None:
         """Measure what everybody's word is worth by now. Raises SparkleError as `run` does."""

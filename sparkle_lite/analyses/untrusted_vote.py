@@ -6,7 +6,7 @@ from sparkle_lite.analyses.analysis import HARD_EXPIRY_MS, Analysis, Examined, N
 from sparkle_lite.analyses.evidence_table import MODULES
 from sparkle_lite.analyses.numbers import Numbers, counts, modes, percents, spans
 from sparkle_lite.db.evidence.untrusted_vote import Votes, find_votes
-from sparkle_lite.db.evidence.workspace import LONGEST_RECURRENCE, Evidence, enough
+from sparkle_lite.db.evidence.workspace import LONGEST_RECURRENCE, WORD, Evidence, enough
 from sparkle_lite.rules.findings import Finding
 from sparkle_lite.units import DAY_MS
 
@@ -39,6 +39,7 @@ def _examined(votes: Votes, numbers: Numbers, now_ms: int) -> Examined:
         code="reported_peer" if by_any else "progress_cheater",
         numbers={
             **told(voices, words, votes.against),
+            **({"support": votes.support / WORD} if votes.support else {}),
             "torrents": votes.torrents,
             "days": votes.days,
             "reports": votes.reports,
@@ -48,6 +49,7 @@ def _examined(votes: Votes, numbers: Numbers, now_ms: int) -> Examined:
         },
         people=voices,
         decisive=votes.decisive,
+        vouched=votes.vouched_members > 0,
         first_seen=votes.first,
         last_seen=votes.last,
         expires=fades(votes, now_ms, numbers["half_life"], need),

@@ -15,7 +15,8 @@ from sparkle_lite.texts import ENGLISH, phrase
 
 if TYPE_CHECKING:
     from sparkle_lite.config import ImportEntry
-    from sparkle_lite.rules.imports import ImportOrder, ImportRun, Imports, ImportStatus, ListChange
+    from sparkle_lite.rules.imports import ImportOrder, ImportRun, Imports, ImportStatus
+    from sparkle_lite.rules.takeover import Taken
 
 _FORMATS = ("auto", "cidr", "dat", "p2p", "csv", "sparkle")
 # How often is told how far a fetch is (s).
@@ -71,12 +72,13 @@ def _import(args: argparse.Namespace) -> None:
     from sparkle_lite.rules.imports import ImportOrder
 
     entry, body = _source(args)
+    if args.forever and entry.format == "sparkle":
+        raise SparkleError("bad_request", "imports.forever_neighbour")
     order = ImportOrder(
         entry=entry,
         actor=COMMAND_LINE,
         accept=args.allow_empty,
         by_hand=True,
-        dry=args.dry_run,
         lifetime_ms=chosen_lifetime(args),
         body=body,
     )
@@ -85,11 +87,11 @@ def _import(args: argparse.Namespace) -> None:
         return
     place, done = run_on_decisions(args, lambda place: _told(place, lambda imports: imports.run(order)), create=True)
     _name_bad_lines(args.source, done.run.numbers)
-    if args.json and done.change is not None:
-        print_json({**_numbers(done.run), **_change_as_json(done.change, place)})
+    if args.json and done.taken is not None:
+        print_json({**_numbers(done.run), **_taken_as_json(done.taken, place)})
     _require_taken(done.run)
-    if not args.json and done.change is not None:
-        _print_change(args.name, done.change, dry=False)
+    if not args.json and done.taken is not None:
+        _print_taken(args.name, done.taken, dry=False)
 
 
 def _try(args: argparse.Namespace, order: "ImportOrder") -> None:
@@ -97,11 +99,11 @@ def _try(args: argparse.Namespace, order: "ImportOrder") -> None:
         args, lambda place: _told(place, lambda imports: imports.preview(order)), create=True
     )
     _name_bad_lines(args.source, preview.numbers)
-    why = None if preview.why is None else preview.why.text(ENGLISH)
+    why = None if preview.held is None else preview.held.text(ENGLISH)
     if args.json:
-        print_json({**_counts(preview.numbers), "heldBack": why, **_change_as_json(preview.change, place)})
+        print_json({**_counts(preview.numbers), "heldBack": why, **_taken_as_json(preview, place)})
         return
-    _print_change(args.name, preview.change, dry=True)
+    _print_taken(args.name, preview, dry=True)
     if why is not None:
         print(f"  It would be held back. {why}")
 
@@ -113,11 +115,15 @@ def _source(args: argparse.Namespace) -> "tuple[ImportEntry, bytes | None]":
     from sparkle_lite.rules.imports import MAX_BYTES
 
     is_url = args.source.startswith(("http://", "https://"))
+    what = "NAME"
     try:
-        name, category = list_name(args.name), category_or_empty(args.category)
+        name = list_name(args.name)
+        what = "--category"
+        category = category_or_empty(args.category)
+        what = "SOURCE"
         urls: tuple[ListURL, ...] = list_url((args.source,)) if is_url else ()
     except Refused as refused:
-        raise SparkleError("bad_request", "imports.bad_value", what=args.name, why=str(refused)) from None
+        raise SparkleError("bad_request", "imports.bad_value", what=what, why=str(refused)) from None
     entry = ImportEntry(
         name=name,
         url=urls,
@@ -141,7 +147,7 @@ def _source(args: argparse.Namespace) -> "tuple[ImportEntry, bytes | None]":
 
 
 def _list(args: argparse.Namespace) -> None:
-    _, found = run_on_decisions(args, lambda place: imports_of(place).all())
+    _, found = run_on_decisions(args, lambda place: place.imports.all())
     if args.json:
         print_json([_listed_as_json(listed) for listed in found])
         return
@@ -189,7 +195,7 @@ async def _run_all(place: Place, args: argparse.Namespace) -> "list[ImportRun]":
     from sparkle_lite.accounts.actors import COMMAND_LINE
     from sparkle_lite.rules.imports import ImportOrder
 
-    imports = imports_of(place)
+    imports = place.imports
     entries = [entry for entry, _ in (await imports.entries()).values() if entry.enabled]
     if args.name is not None:
         entries = [await imports.entry(args.name)]
@@ -215,22 +221,8 @@ def _outcome(run: "ImportRun") -> str:
 # --- What they have in common -----------------------------------------------------------------------------------------
 
 
-def imports_of(place: Place) -> "Imports":
-    """The lists of a database."""
-    from sparkle_lite.clock import now_ms
-    from sparkle_lite.rules.imports import Imports
-
-    return Imports(
-        database=place.database,
-        decisions=place.decisions,
-        audit=place.audit,
-        config=lambda: place.config,
-        clock=now_ms,
-    )
-
-
 async def _told(place: Place, act: "Callable[[Imports], Any]") -> Any:
-    imports = imports_of(place)
+    imports = place.imports
     async with _telling(imports):
         return await act(imports)
 
@@ -295,14 +287,12 @@ def _numbers(run: "ImportRun") -> dict[str, object]:
     return {"why": None if run.why is None else unpacked(run.why).text(ENGLISH), **_counts(run.numbers)}
 
 
-def _change_as_json(change: "ListChange", place: Place) -> dict[str, object]:
-    if change.plan is not None:
-        return plan_as_json(change.plan, place)
-    return {"supportsAdded": change.added, "supportsRemoved": change.removed}
+def _taken_as_json(taken: "Taken", place: Place) -> dict[str, object]:
+    if taken.plan is not None:
+        return plan_as_json(taken.plan, place)
+    return {key: taken.numbers.get(key, 0) for key in ("added", "removed")}
 
 
-def _print_change(name: str, change: "ListChange", *, dry: bool) -> None:
-    if change.plan is not None:
-        print_plan(f"import:{name}", change.plan, dry=dry, details=False)
-    else:
-        print(f"import:{name}: supports {change.added} more, {change.removed} fewer.")
+def _print_taken(name: str, taken: "Taken", *, dry: bool) -> None:
+    assert taken.plan is not None
+    print_plan(f"import:{name}", taken.plan, dry=dry, details=False)

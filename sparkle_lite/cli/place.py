@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from sparkle_lite.net import Network
     from sparkle_lite.rules.decisions import Decisions
     from sparkle_lite.rules.feed_rendering import Rendered
+    from sparkle_lite.rules.imports import Imports
     from sparkle_lite.rules.plan import Plan
     from sparkle_lite.rules.protected import Protected
 
@@ -48,7 +49,7 @@ class Place(NamedTuple):
         from sparkle_lite.clock import now_ms
         from sparkle_lite.rules import operator, rendering
         from sparkle_lite.rules.address_sets import single
-        from sparkle_lite.rules.feed_rendering import Rendered
+        from sparkle_lite.rules.feed_rendering import Rendered, credits_due
 
         at, revision = now_ms(), await self.decisions.revision()
         async with self.database.reader() as reader:
@@ -57,7 +58,22 @@ class Place(NamedTuple):
         rules = operator.compile_rules(self.config.rules, self.config.exceptions)
         protected = {single(address) for address in addresses}
         published = rendering.publish(rules, protected, at, denied=denied, allowed=allowed)
-        return Rendered(published, revision, at)
+        credits = credits_due(await self.imports.credits(), await self.decisions.counts())
+        return Rendered(published, revision, at, credits)
+
+    @property
+    def imports(self) -> "Imports":
+        """The lists of others."""
+        from sparkle_lite.clock import now_ms
+        from sparkle_lite.rules.imports import Imports
+
+        return Imports(
+            database=self.database,
+            decisions=self.decisions,
+            audit=self.audit,
+            config=lambda: self.config,
+            clock=now_ms,
+        )
 
 
 def run_on_decisions(
@@ -200,6 +216,8 @@ def print_plan(name: str, plan: "Plan", *, dry: bool, details: bool, place: "Pla
     verb = "would list" if dry else "listed"
     shadow = sum(decision.state == "shadow" for decision in plan.begin)
     parts = [f"{verb} {len(plan.added)}", f"{'end' if dry else 'ended'} {len(plan.removed)}", f"keep {plan.kept}"]
+    renewed = len(plan.begin) - len(plan.added) - len(plan.held) - shadow
+    parts += [f"renew {renewed}"] if renewed > 0 else []
     parts += [f"hold {len(plan.held)} for review"] if plan.held else []
     parts += [f"{shadow} in shadow"] if shadow else []
     parts += [f"left out {count} ({why})" for why, count in sorted(plan.dropped.items())]

@@ -9,8 +9,10 @@ import argparse
 import fcntl
 import json
 import os
+import re
+import secrets
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,8 +23,7 @@ from sparkle_lite.errors import SparkleError
 from sparkle_lite.texts import ENGLISH, phrase
 
 if TYPE_CHECKING:
-    from sparkle_lite.http.web.static_site import SiteEntry
-    from sparkle_lite.wire.feeds import Feed
+    from sparkle_lite.http.web.static_site import SiteContent
 
 # Says that a folder is ours, and which files in it are.
 _MARKER = ".sparkle-lite.json"
@@ -43,15 +44,14 @@ def add_publish_command(commands: Any) -> None:
 def _publish(args: argparse.Namespace) -> None:
     from sparkle_lite.http.web.static_site import files
 
-    _, (feeds, entries) = run_on_decisions(args, _content, rules=True)
-    site = _Site(Path(args.folder))
-    total, changed = site.write(files(feeds, entries, args.url.rstrip("/")))
+    _, site = run_on_decisions(args, _content, rules=True)
+    total, changed = _Site(Path(args.folder)).write(files(site, args.url.rstrip("/")))
     key = "feeds.publish.changed" if changed else "feeds.publish.unchanged"
     print(phrase(key, folder=args.folder, files=total, changed=changed).text(ENGLISH))
 
 
-async def _content(place: Place) -> "tuple[list[Feed], list[SiteEntry]]":
-    from sparkle_lite.http.web.static_site import SiteEntry
+async def _content(place: Place) -> "SiteContent":
+    from sparkle_lite.http.web.static_site import SiteContent, SiteEntry
     from sparkle_lite.rules.feed_rendering import NAMES, listings, read_decisions, render_feed
     from sparkle_lite.rules.reasons import reason
 
@@ -70,20 +70,24 @@ async def _content(place: Place) -> "tuple[list[Feed], list[SiteEntry]]":
         for decision, parts in listings(decided, rendered.published.spared)
         for part in parts
     ]
-    return feeds, entries
+    return SiteContent(feeds, entries, rendered.credits)
 
 
 # --- The folder -------------------------------------------------------------------------------------------------------
 
 
 class _Site:
-    """A folder with files of ours, its next state and its last one beside it."""
+    """A folder with files of ours, its next state and its last one beside it.
+
+    Those two have names that no run had before: whatever stands there already is in nobody's way.
+    """
 
     def __init__(self, folder: Path) -> None:
         # A link to a folder stays one.
         self._folder = folder.resolve()
-        self._next = self._folder.parent / f".{self._folder.name}.sparkle-next"
-        self._last = self._folder.parent / f".{self._folder.name}.sparkle-last"
+        run = secrets.token_hex(4)
+        self._next = self._folder.parent / f".{self._folder.name}.sparkle-next-{run}"
+        self._last = self._folder.parent / f".{self._folder.name}.sparkle-last-{run}"
 
     def write(self, files: Iterable[tuple[str, bytes]]) -> tuple[int, int]:
         """Let the folder hold just these files of ours, by path and content; how many they are, how many changed.
@@ -117,13 +121,24 @@ class _Site:
 
     def _recover(self) -> None:
         """Go on from where a run was ended half-way."""
-        if _ours(self._last) is not None:
-            if not self._folder.exists():
-                self._last.rename(self._folder)
-            elif _ours(self._folder) is not None:
-                self._retire()
-        if _ours(self._next) is not None:
-            shutil.rmtree(self._next)
+        for last in self._left("last"):
+            if _is_bare(last):
+                _delete(last)
+            elif _ours(last) is not None and not self._folder.exists():
+                last.rename(self._folder)
+            elif _ours(last) is not None and _ours(self._folder) is not None:
+                self._retire(last)
+        for begun in self._left("next"):
+            if _is_bare(begun) or _ours(begun) is not None:
+                _delete(begun)
+
+    def _left(self, state: str) -> Iterator[Path]:
+        """The folders of earlier runs with this state in them."""
+        # Earlier versions had one name for all runs.
+        name = re.compile(rf"\.{re.escape(self._folder.name)}\.sparkle-{state}(-[0-9a-f]{{8}})?")
+        for each in list(self._folder.parent.iterdir()):
+            if name.fullmatch(each.name) and each.is_dir() and not each.is_symlink():
+                yield each
 
     def _replace(self, files: dict[str, bytes], ours: set[str]) -> tuple[int, int]:
         # The marker comes first, so that the folder is known as ours whenever this ends.
@@ -139,7 +154,8 @@ class _Site:
         try:
             self._build(listed, changed)
         except BaseException:
-            shutil.rmtree(self._next, ignore_errors=True)
+            with suppress(OSError):
+                _delete(self._next)
             raise
         if ours:
             self._folder.rename(self._last)
@@ -150,7 +166,7 @@ class _Site:
                 self._last.rename(self._folder)
             raise
         if ours:
-            self._retire()
+            self._retire(self._last)
         return len(files), len((changed | gone) - {_MARKER})
 
     def _taken(self, name: str, ours: set[str]) -> str | None:
@@ -175,10 +191,10 @@ class _Site:
             else:
                 _same(self._folder / name, target)
 
-    def _retire(self) -> None:
-        """Carry what isn't ours from the last state into the folder, and delete the rest of it."""
-        _carry(self._last, self._folder, _ours(self._last) or set(), "")
-        shutil.rmtree(self._last)
+    def _retire(self, last: Path) -> None:
+        """Carry what isn't ours from a last state into the folder, and delete the rest of it."""
+        _carry(last, self._folder, _ours(last) or set(), "")
+        _delete(last)
 
 
 def _ours(folder: Path) -> set[str] | None:
@@ -187,6 +203,22 @@ def _ours(folder: Path) -> set[str] | None:
         return set(json.loads((folder / _MARKER).read_bytes())["files"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
+
+
+def _is_bare(folder: Path) -> bool:
+    """Whether a folder holds nothing, or a marker alone: a run was ended as it began with it, or was deleting it."""
+    return all(each.name == _MARKER and not each.is_dir() for each in folder.iterdir())
+
+
+def _delete(folder: Path) -> None:
+    """Delete a folder of ours, the marker last: whenever this ends, it is known as ours."""
+    for each in list(folder.iterdir()):
+        if each.is_dir() and not each.is_symlink():
+            shutil.rmtree(each)
+        elif each.name != _MARKER:
+            each.unlink()
+    (folder / _MARKER).unlink(missing_ok=True)
+    folder.rmdir()
 
 
 def _carry(source: Path, target: Path, ours: set[str], prefix: str) -> None:

@@ -13,6 +13,7 @@ ignored, so a variable misspelt with a single underscore goes unnoticed.
 """
 
 from sparkle_lite.config.keys import (
+    LONGEST_PULL_MS,
     MEMBER_MS,
     WIDEST,
     Abilities,
@@ -41,6 +42,7 @@ from sparkle_lite.config.values import Duration, ListURL, Refused, Secret, Size
 from sparkle_lite.config.writing import restart_needed, show
 
 __all__ = [
+    "LONGEST_PULL_MS",
     "MEMBER_MS",
     "WIDEST",
     "Abilities",

@@ -158,6 +158,8 @@ class RuleEntry(msgspec.Struct, frozen=True, kw_only=True):
 ListFormat = Literal["auto", "cidr", "dat", "p2p", "csv", "sparkle"]
 # Networks up to so wide are taken over from a list that says nothing else: prefix lengths of IPv4 and IPv6.
 WIDEST = (16, 48)
+# Another server is asked at least so often: what it decided ends after a week in which it isn't heard of.
+LONGEST_PULL_MS = Duration(3 * DAY_MS)
 
 
 class ImportEntry(msgspec.Struct, frozen=True, kw_only=True):

@@ -15,6 +15,7 @@ import msgspec
 
 from sparkle_lite.config.keys import (
     IMPORT_NEEDS,
+    LONGEST_PULL_MS,
     RULE_NEEDS,
     Config,
     ImportEntry,
@@ -251,6 +252,9 @@ def _import_conflicts(imports: Sequence[ImportEntry]) -> Iterator[_Conflict]:
             hint = "remove one of them" if entry.file else 'write url = ["https://example.org/list.txt"] or file = "…"'
             yield _Conflict(((*path, "url"), (*path, "file"), path), what, hint)
         is_neighbour = entry.format == "sparkle"
+        if is_neighbour and entry.interval > LONGEST_PULL_MS:
+            what = "what a neighbour decided ends after a week in which it isn't heard of"
+            yield _Conflict(((*path, "interval"),), what, 'write interval = "3d" or less')
         if (entry.app_id or entry.app_secret) and not (is_neighbour and entry.app_id and entry.app_secret):
             hint = 'set both for a list with format = "sparkle", and for no other'
             yield _Conflict(((*path, "app_id"), (*path, "app_secret"), path), "app_id and app_secret don't fit", hint)

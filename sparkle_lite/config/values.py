@@ -254,7 +254,9 @@ def list_url(values: tuple[str, ...]) -> tuple[ListURL, ...]:
             is_whole = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
         except ValueError:
             is_whole = False
-        if not is_whole or not _printable(value) or " " in value or len(value) > 2000:
+        if len(value) > 2000:
+            raise Refused("the URL is longer than 2,000 characters", "write a shorter one")
+        if not is_whole or not _printable(value) or " " in value:
             raise Refused("must be an absolute http or https URL", 'write it like "https://example.org/list.txt"')
         if "@" in parts.netloc:
             raise Refused("the URL holds a user name", "leave out everything up to the @")

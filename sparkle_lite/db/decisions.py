@@ -23,7 +23,8 @@ EndReason = Literal["withdrawn", "superseded", "refused", "pardoned"]
 class New(NamedTuple):
     """A decision that is about to begin. `network` belongs to kind "ip", `text` to all others; times in ms.
 
-    `decisive` are the users (row ids) without any one of whom it would not be listed; nobody is shown them.
+    `decisive` are the users (row ids) without any one of whom it would not be listed; `vouched` says whether somebody
+    for whom an administrator vouches saw what it rests on (None: nobody had to). Neither is shown to anybody.
     """
 
     kind: Kind
@@ -40,6 +41,7 @@ class New(NamedTuple):
     note: str | None = None
     expires_at: int | None = None
     decisive: Sequence[int] = ()
+    vouched: bool | None = None
 
 
 class Decision(NamedTuple):
@@ -107,6 +109,11 @@ _SELECT = f"SELECT {_COLUMNS} FROM decision"
 # What isn't over: its ids first and then the rows in their order. Left to itself SQLite walks the whole log, which is
 # many times as long, whenever the rows shall come by id.
 _STANDING = "id IN (SELECT id FROM decision WHERE ends_at>?)"
+# A listing `d` that took the place of the same one.
+_IS_RENEWED = (
+    "EXISTS (SELECT 1 FROM decision o WHERE o.address IS d.address AND o.prefix IS d.prefix AND o.text IS d.text"
+    " AND o.origin=d.origin AND o.state='active' AND o.end_reason='superseded' AND o.ended_at=d.created_at)"
+)
 
 
 # A long list is a hundred thousand of them.
@@ -140,7 +147,7 @@ async def begin(connection: Connection, new: Sequence[New], now_ms: int) -> list
     row = await fetch_one(connection, "SELECT coalesce(max(id), 0) FROM decision")
     first = (int(row[0]) if row else 0) + 1
     await connection.executemany(
-        f"INSERT INTO decision ({_COLUMNS}, decisive) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,NULL,NULL,?)",
+        f"INSERT INTO decision ({_COLUMNS}, decisive, vouched) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,NULL,NULL,?,?)",
         (_values(decision_id, decision, now_ms) for decision_id, decision in enumerate(new, first)),
     )
     await _changed(connection)
@@ -152,7 +159,7 @@ def _values(decision_id: int, new: New, now_ms: int) -> tuple[Any, ...]:
     numbers, evidence = _as_json(dict(new.numbers)), _as_json(dict(new.evidence))
     head = (decision_id, new.kind, address, prefix, new.text, new.action, new.state, new.origin, new.category, new.code)
     decisive = _as_json(list(new.decisive))
-    return (*head, numbers, evidence, new.held_for, new.note, now_ms, new.expires_at, decisive)
+    return (*head, numbers, evidence, new.held_for, new.note, now_ms, new.expires_at, decisive, new.vouched)
 
 
 async def end(connection: Connection, ends: Iterable[tuple[int, EndReason]], now_ms: int) -> None:
@@ -275,12 +282,35 @@ async def rested_on(connection: Connection, since_ms: int, now_ms: int) -> dict[
         connection,
         "SELECT j.value, count(DISTINCT d.address || d.prefix) FROM decision d, json_each(d.decisive) j"
         " WHERE d.created_at BETWEEN ? AND ? AND d.state='active' AND d.kind='ip' AND j.value NOT IN"
-        f" (SELECT u.id FROM user u WHERE {VOUCHED}) AND NOT EXISTS (SELECT 1 FROM decision o WHERE"
-        " o.address=d.address AND o.prefix=d.prefix AND o.origin=d.origin AND o.state='active'"
-        " AND o.end_reason='superseded' AND o.ended_at=d.created_at) GROUP BY j.value",
+        f" (SELECT u.id FROM user u WHERE {VOUCHED}) AND NOT {_IS_RENEWED} GROUP BY j.value",
         (since_ms, now_ms),
     )
     return dict(rows)
+
+
+class WeekOf(NamedTuple):
+    """How many addresses were listed within some time, by what they rest on; a network counts as several.
+
+    `vouched`: somebody saw it too for whom an administrator vouches; `unvouched`: nobody did.
+    """
+
+    vouched: int = 0
+    unvouched: int = 0
+
+
+async def listed_since(connection: Connection, since_ms: int, now_ms: int, network_counts: int) -> WeekOf:
+    """How many addresses analyses listed since then, each network counting as so many."""
+    row = await fetch_one(
+        connection,
+        "SELECT coalesce(sum(iif(vouched, weight, 0)), 0), coalesce(sum(iif(vouched, 0, weight)), 0) FROM"
+        # What a vouched person saw only later rests on them from then on.
+        " (SELECT max(d.vouched) AS vouched, iif(d.kind='ip' AND d.prefix=iif(length(d.address)=4, 32, 64), 1, ?)"
+        " AS weight FROM decision d WHERE d.created_at BETWEEN ? AND ? AND d.state='active' AND d.vouched IS NOT NULL"
+        " GROUP BY d.origin, d.kind, d.address, d.prefix, d.text"
+        f" HAVING max(NOT {_IS_RENEWED}))",
+        (network_counts, since_ms, now_ms),
+    )
+    return WeekOf(*row) if row else WeekOf()
 
 
 async def vouched(connection: Connection) -> set[int]:

@@ -99,6 +99,16 @@ class Reported(NamedTuple):
     first_at: int
 
 
+class Helped(NamedTuple):
+    """How many listings in force strike what somebody's clients banned by their own judgement (`rules`).
+
+    `met` are those that strike what they banned for whatever reason: what is listed is turned away.
+    """
+
+    rules: int
+    met: int
+
+
 class Stored(NamedTuple):
     """The files of one kind of observations in one state; `first_at` and `last_at` are receipts (ms)."""
 
@@ -264,8 +274,8 @@ class Overview:
                 self._reported = time.monotonic(), await self._reader.run(partial(_reported, since=since))
             return self._reported[1]
 
-    async def helped(self, user: int, origins: Collection[str]) -> int:
-        """How many listings in force of some origins strike what a user's clients banned by their own judgement."""
+    async def helped(self, user: int, origins: Collection[str]) -> Helped:
+        """What listings in force of some origins have to do with what a user's clients met."""
         return await self._reader.run(partial(_helped, user=user, origins=origins, now=self._clock()))
 
     async def storage(self) -> list[Stored]:
@@ -341,19 +351,24 @@ def _reported(reader: Reader, since: int) -> dict[int, Reported]:
         return {user: Reported(recent, first_at) for user, recent, first_at in reader.main(sql, (since,))}
 
 
-def _helped(reader: Reader, user: int, origins: Collection[str], now: int) -> int:
+def _helped(reader: Reader, user: int, origins: Collection[str], now: int) -> Helped:
     # Pieces of a network, whose prefix ends within a byte, came of reports from all of it.
     last = f"substr(x'{'ff' * 16}', 1, length(d.address)-d.prefix/8)"
     first = "substr(d.address, 1, d.prefix/8)"
-    sql = (
-        "SELECT count(*) FROM decision d WHERE d.kind='ip' AND d.action='deny' AND d.state='active' AND d.ends_at>?"
-        f" AND d.origin IN ({', '.join('?' * len(origins))}) AND EXISTS (SELECT 1 FROM ban b INDEXED BY ban_evidence"
-        f" WHERE b.btn_ban=0 AND b.peer_ip BETWEEN d.address AND CAST({first} || {last} AS BLOB)"
+    met = (
+        "EXISTS (SELECT 1 FROM ban b INDEXED BY {} WHERE b.btn_ban={}"
+        f" AND b.peer_ip BETWEEN d.address AND CAST({first} || {last} AS BLOB)"
         " AND b.userapp IN (SELECT id FROM userapp WHERE user=?))"
+    )
+    sql = (
+        "SELECT coalesce(sum(judged), 0), coalesce(sum(judged OR turned_away), 0) FROM"
+        f" (SELECT {met.format('ban_evidence', 0)} AS judged, {met.format('ban_caused', 1)} AS turned_away"
+        " FROM decision d WHERE d.kind='ip' AND d.action='deny' AND d.state='active' AND d.ends_at>?"
+        f" AND d.origin IN ({', '.join('?' * len(origins))}))"
     )
     reader.until(_PATIENCE_MS)
     with refused("read", reader.path), reader.snapshot():
-        return int(reader.main(sql, (now, *origins, user))[0][0])
+        return Helped._make(reader.main(sql, (user, user, now, *origins))[0])
 
 
 def _figures(reader: Reader, now: int, rows: Mapping[str, int], chain: int, nobody: str) -> Figures:

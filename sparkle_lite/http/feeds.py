@@ -69,6 +69,12 @@ async def no_such_feed() -> Response[bytes]:
     return unknown_feed()
 
 
+def is_no_feed(scope: Scope) -> bool:
+    """Whether a path is one of `no_such_feed`, for the methods that the framework has no handler for."""
+    path = str(scope["path"])
+    return path.startswith("/feeds/") and path.removeprefix("/feeds/") not in NAMES
+
+
 def unknown_feed() -> Response[bytes]:
     """That there is no such feed, and which there are."""
     status, headers, body = _refusal(SparkleError("not_found", "feeds.unknown", names=", ".join(NAMES)))
@@ -84,7 +90,8 @@ async def _serve(server: Server, admission: Admission, name: str, scope: Scope, 
     except SparkleError as error:
         await turn_away(scope, receive, send, *_refusal(error))
         return
-    chosen = choose(scope, Ready(feed.media_type, feed.tag, feed.body, feed.gzip, modified_ms=feed.published_at))
+    document = Ready(feed.media_type, feed.tag, feed.body, feed.gzip, modified_ms=feed.published_at)
+    chosen = choose(scope, document, now_ms=server.timekeeping.clock.settled())
     # Programs that name a file after its URL would make the key a part of the name.
     kind = "inline" if name.endswith(_SHOWN) else "attachment"
     disposition = (b"content-disposition", f'{kind}; filename="{name}"'.encode())

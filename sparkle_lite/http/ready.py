@@ -51,8 +51,8 @@ def ready(media_type: str, body: bytes, *, packed: bool = True) -> Ready:
     return Ready(media_type, version, body, gzip.compress(body, 9, mtime=0) if packed else b"")
 
 
-def choose(scope: Scope, document: Ready) -> Representation:
-    """The answer to a GET of a document."""
+def choose(scope: Scope, document: Ready, *, now_ms: int = 0) -> Representation:
+    """The answer to a GET of a document; `now_ms` is needed where that tells since when it is as it is."""
     is_packed = bool(document.gzip) and takes_gzip(scope)
     tag = f'"{document.version}{"-gzip" if is_packed else ""}"'.encode()
     headers = [(b"etag", tag)]
@@ -60,7 +60,7 @@ def choose(scope: Scope, document: Ready) -> Representation:
         headers.append((b"vary", b"Accept-Encoding"))
     if document.modified_ms is not None:
         headers.append((b"last-modified", formatdate(document.modified_ms // 1000, usegmt=True).encode()))
-    if _has(scope, tag, document.modified_ms):
+    if _has(scope, tag, document.modified_ms, now_ms):
         return Representation(304, headers, b"")
     headers.append((b"content-type", document.media_type.encode()))
     if is_packed:
@@ -75,11 +75,11 @@ def respond(scope: Scope, document: Ready, headers: Mapping[str, str]) -> Respon
     return Response(chosen.body, status_code=chosen.status, headers={**headers, **more})
 
 
-def _has(scope: Scope, tag: bytes, modified_ms: int | None) -> bool:
+def _has(scope: Scope, tag: bytes, modified_ms: int | None, now_ms: int) -> bool:
     """Whether the client has a document already.
 
     If-None-Match, which counts alone where it is given (13.1.3), is compared weakly: a proxy that packs an answer
-    itself weakens its tag.
+    itself weakens its tag. A date later than now is none.
     """
     given = [value for name, value in scope["headers"] if name == b"if-none-match"]
     if given or modified_ms is None:
@@ -87,7 +87,7 @@ def _has(scope: Scope, tag: bytes, modified_ms: int | None) -> bool:
         return tags.strip() == b"*" or tag in _TAG.findall(tags)
     since = header(scope, b"if-modified-since")
     try:
-        return bool(since) and modified_ms // 1000 <= parsedate_to_datetime(since).timestamp()
+        return bool(since) and modified_ms // 1000 <= parsedate_to_datetime(since).timestamp() <= now_ms / 1000
     except (ValueError, OverflowError):
         # What is no date doesn't count.
         return False

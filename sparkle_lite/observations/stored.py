@@ -9,6 +9,7 @@ from sparkle_lite.db.orders import Position as Position
 from sparkle_lite.db.overview import BANS as BANS
 from sparkle_lite.db.overview import REPORTED_DAYS as REPORTED_DAYS
 from sparkle_lite.db.overview import SPANS as SPANS
+from sparkle_lite.db.overview import Helped as Helped
 from sparkle_lite.db.overview import Reported as Reported
 from sparkle_lite.db.overview import Series as Series
 from sparkle_lite.db.search import Discoveries as Discoveries

@@ -268,6 +268,7 @@ class Decisions:
             voter_count=await store.count_voters(connection, now - MEMBER_MS),
             vouched=await store.vouched(connection),
             rested=await store.rested_on(connection, now - planning.WEEK_MS, now),
+            week=await store.listed_since(connection, now - planning.WEEK_MS, now, planning.NETWORK_COUNTS),
             words_began=int(await accounts.setting(connection, "words_began") or 0),
         )
         return await asyncio.to_thread(_planned, proposal, situation, rows)
@@ -632,7 +633,7 @@ def _by_hand(
 
 def _again(decision: Decision) -> New:
     # Who decides again is whoever asks for it.
-    return New(**{name: getattr(decision, name) for name in New._fields if name != "decisive"})
+    return New(**{name: getattr(decision, name) for name in New._fields if name not in ("decisive", "vouched")})
 
 
 def _until(now: int, lifetime_ms: int | None) -> int | None:

@@ -1,7 +1,7 @@
 """How each feed is made of what is published: `decisions.json` of the decisions, all others of the deny list."""
 
 import asyncio
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
@@ -16,7 +16,7 @@ from sparkle_lite.rules.address_sets import AddressSet, PackedAddresses, carve
 from sparkle_lite.rules.reasons import reason
 from sparkle_lite.rules.rendering import Published
 from sparkle_lite.wire.decisions_document import MOST_NODES, Reasons, TargetKind, TradedDecision, encode
-from sparkle_lite.wire.feeds import FORMATS, Feed, FeedContent, finish, render
+from sparkle_lite.wire.feeds import FORMATS, Credit, Feed, FeedContent, finish, render
 
 DECISIONS = "decisions.json"
 # Every feed that there is, as they are listed.
@@ -24,11 +24,15 @@ NAMES = (*FORMATS, DECISIONS)
 
 
 class Rendered(NamedTuple):
-    """What feeds are made of: the documents, of which revision of the decisions, and when (ms) they were rendered."""
+    """What feeds are made of: the documents, of which revision of the decisions, and when (ms) they were rendered.
+
+    `credits` are those of what is in force.
+    """
 
     published: Published
     revision: int
     at: int
+    credits: Sequence[Credit]
 
 
 class ListOrder(NamedTuple):
@@ -37,7 +41,20 @@ class ListOrder(NamedTuple):
     name: str
     denylist: bytes
     link: str
+    credits: Sequence[Credit]
     published_at: int
+
+    @classmethod
+    def of(cls, name: str, edition: Rendered) -> "ListOrder":
+        """The order for a feed of what was rendered."""
+        published = edition.published
+        return cls(
+            name=name,
+            denylist=published.ip_denylist.body,
+            link=published.link,
+            credits=edition.credits,
+            published_at=edition.at,
+        )
 
 
 class DecisionsOrder(NamedTuple):
@@ -52,8 +69,7 @@ async def render_feed(name: str, edition: Rendered, database: Database) -> Feed:
     """One feed of NAMES, rendered on a thread."""
     published, at = edition.published, edition.at
     if name != DECISIONS:
-        order = ListOrder(name, published.ip_denylist.body, published.link, at)
-        return await asyncio.to_thread(render_list, order)
+        return await asyncio.to_thread(render_list, ListOrder.of(name, edition))
     async with database.reader() as reader:
         rows = await read_decisions(reader, at)
     return await asyncio.to_thread(render_decisions, rows, published.spared, at)
@@ -65,7 +81,15 @@ _content = lru_cache(1)(FeedContent)
 
 def render_list(order: ListOrder) -> Feed:
     """A feed of FORMATS."""
-    return render(order.name, _content(order.denylist, order.link), order.published_at)
+    return render(order.name, _content(order.denylist, order.link), order.credits, order.published_at)
+
+
+def credits_due(credits: Mapping[str, str], counts: Mapping[tuple[str, str], int]) -> tuple[Credit, ...]:
+    """Those credits that are due: of all by origin, of which so many decisions stand by origin and state."""
+    in_force = {origin for origin, state in counts if state == "active"}
+    return tuple(
+        Credit(origin.removeprefix("import:"), text) for origin, text in sorted(credits.items()) if origin in in_force
+    )
 
 
 class Decided(NamedTuple):

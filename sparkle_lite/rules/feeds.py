@@ -6,6 +6,7 @@ rendered in a process of its own, beside the one that publishes.
 
 import asyncio
 import logging
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from sparkle_lite.db.database import Database
@@ -13,7 +14,7 @@ from sparkle_lite.errors import SparkleError
 from sparkle_lite.rules.feed_rendering import DECISIONS, DecisionsOrder, ListOrder, Rendered, render_feed, work
 from sparkle_lite.rules.feed_rendering import NAMES as NAMES
 from sparkle_lite.units import HOUR_S
-from sparkle_lite.wire.feeds import Feed
+from sparkle_lite.wire.feeds import Credit, Feed
 from sparkle_lite.wire.rule_documents import Document
 from sparkle_lite.worker_process import WorkerProcess, serve
 
@@ -30,10 +31,11 @@ logger = logging.getLogger("sparkle.feeds")
 
 
 class _Kept(NamedTuple):
-    """A feed, and of what it was made: the tag of the deny list, the revision of the decisions, when (ms)."""
+    """A feed, and of what it was made: the tag of the deny list, credits, the revision of the decisions, when (ms)."""
 
     feed: Feed
     denylist: str
+    credits: Sequence[Credit]
     revision: int
     at: int
 
@@ -59,11 +61,11 @@ class Feeds:
         if name not in NAMES:
             raise SparkleError("not_found", "feeds.none", name=name[:40])
         denylist = edition.published.ip_denylist
-        made_of = (denylist.tag, edition.revision, edition.at)
+        made_of = (denylist.tag, edition.credits, edition.revision, edition.at)
         async with self._rendering[name]:
             self._keep(name)
             kept = self._kept.get(name)
-            if kept is not None and (kept[1:] == made_of or (name != DECISIONS and kept.denylist == denylist.tag)):
+            if kept is not None and (kept[1:] == made_of or (name != DECISIONS and kept[1:3] == made_of[:2])):
                 return kept.feed
             try:
                 feed = await self._render(name, edition)
@@ -97,7 +99,7 @@ class Feeds:
             return await render_feed(name, edition, self._database)
         if name == DECISIONS:
             return await self._worker.render(DecisionsOrder(self._database.path, published.spared, at))
-        return await self._worker.render(ListOrder(name, published.ip_denylist.body, published.link, at))
+        return await self._worker.render(ListOrder.of(name, edition))
 
     async def close(self) -> None:
         """End the process, and forget all feeds."""

@@ -21,7 +21,8 @@ class Finding(NamedTuple):
 
     `code` names the reason, `numbers` holds everything that its sentence says (counts, bytes, ratios 0..1, ms), never
     text that a client sent. `people` are the votes: people collapsed by their networks. `decisive` names (by user row
-    id) the people without any one of whom the target would not be listed. Times in ms; `expires` is None where it
+    id) the people without any one of whom the target would not be listed. `vouched`: whether somebody for whom an
+    administrator vouches saw it too; None where nobody had to see anything. Times in ms; `expires` is None where it
     stands for as long as it is found. `note` is what a list says of it, `neighbour` which server decided it: see
     wire/decisions_document.py.
     """
@@ -31,6 +32,7 @@ class Finding(NamedTuple):
     numbers: Mapping[str, int | float]
     people: int
     decisive: tuple[int, ...]
+    vouched: bool | None
     first_seen: int
     last_seen: int
     expires: int | None

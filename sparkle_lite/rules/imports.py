@@ -8,7 +8,7 @@ nothing, and says why, until an administrator accepts it. Where lists come from 
 import asyncio
 import logging
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
@@ -20,32 +20,34 @@ from sparkle_lite import fetching
 from sparkle_lite.accounts.actors import Actor
 from sparkle_lite.accounts.audit import Audit
 from sparkle_lite.clock import elapsed_ms
-from sparkle_lite.config import WIDEST, Config, ImportEntry, ListURL
+from sparkle_lite.config import LONGEST_PULL_MS, WIDEST, Config, ImportEntry, ListURL
 from sparkle_lite.db import accounts as settings_store
 from sparkle_lite.db import imports as store
 from sparkle_lite.db.connection import Connection
 from sparkle_lite.db.database import Database, transacted
 from sparkle_lite.db.imports import ImportRun as ImportRun
 from sparkle_lite.db.imports import ImportState as ImportState
-from sparkle_lite.db.imports import Outcome
 from sparkle_lite.errors import SparkleError
 from sparkle_lite.fetching import Fetched, FetchLimits, Validators
 from sparkle_lite.net import Network
-from sparkle_lite.rules.decisions import Decisions, ImportedList
-from sparkle_lite.rules.findings import Finding
+from sparkle_lite.rules.decisions import Decisions
 from sparkle_lite.rules.known_lists import credit_of
-from sparkle_lite.rules.offers import EMPTY, SHOWN, Offer, digest, packed, read_offer, unpacked
-from sparkle_lite.rules.plan import GROWTH_FLOOR, GROWTH_SHARE, Plan
-from sparkle_lite.texts import ENGLISH, Phrase, phrase
-from sparkle_lite.units import DAY_MS, MIB, MINUTE_MS
+from sparkle_lite.rules.offers import NEIGHBOUR_MS, digest, packed, unpacked, way_of_reading
+from sparkle_lite.rules.protected import Protected
+from sparkle_lite.rules.takeover import Taken, Takeover, drop_support, nothing, take_over
+from sparkle_lite.rules.takeover_worker import take_over_apart
+from sparkle_lite.texts import ENGLISH, phrase
+from sparkle_lite.units import DAY_MS, KIB, MIB, MINUTE_MS
 
-Stage = Literal["waiting", "fetching", "reading", "comparing"]
+Stage = Literal["waiting", "fetching", "comparing"]
 By = Literal["file", "page", "hand"]
 ListState = Literal["off", "paused", "running", "held", "failed", "on", "new"]
 
 MAX_BYTES = 64 * MIB
-# A list of so many entries that loses half of them has been cut or emptied; a shorter one may.
-SHRUNK_FROM = 20
+# Lists that are fetched side by side, so that a slow server holds up few others.
+_AT_ONCE = 4
+# Bytes beyond which reading a list in this process would be felt; starting another takes a quarter of a second.
+_LONG = 128 * KIB
 # After so long a list is read anew, even where it says that nothing has changed: what it may list here may have.
 _WHOLE_MS = DAY_MS
 # A fetch that failed is tried again after a while, and each time after twice as long, but never later than usual.
@@ -57,13 +59,6 @@ MOST_LISTS = 100
 NODE = "node"
 SCHEDULE = Actor(None, True, by="schedule")
 logger = logging.getLogger("sparkle.imports")
-
-
-class HeldBack(SparkleError):
-    """A list was read, and isn't taken over before somebody accepts it."""
-
-    def __init__(self, said: Phrase) -> None:
-        super().__init__("conflict", said.key, **said.values)
 
 
 @dataclass(slots=True)
@@ -112,63 +107,24 @@ class ImportStatus(NamedTuple):
         return credit_of(self.entry)
 
 
-class ListChange(NamedTuple):
-    """What a list changes: how many entries, and the plan where it lists by itself.
-
-    `why` says why it would be held back, where it is only tried.
-    """
-
-    added: int
-    removed: int
-    plan: Plan | None = None
-    why: Phrase | None = None
-
-    @classmethod
-    def of_plan(cls, plan: Plan, why: Phrase | None) -> "ListChange":
-        """What a plan changes."""
-        return cls(added=len(plan.added), removed=len(plan.removed), plan=plan, why=why)
-
-    @property
-    def is_any(self) -> bool:
-        """Whether anything changes."""
-        has_plan = self.plan is not None and bool(self.plan.begin or self.plan.end)
-        return bool(self.added or self.removed or has_plan)
-
-    @property
-    def numbers(self) -> dict[str, Any]:
-        """The counts for the history."""
-        held, dropped = (0, {}) if self.plan is None else (len(self.plan.held), dict(self.plan.dropped))
-        return {"added": self.added, "removed": self.removed, "held": held, "dropped": dropped}
-
-
-class Preview(NamedTuple):
-    """What a list would change, in numbers and the first of what it would list; `why` says what would hold it back."""
-
-    numbers: Mapping[str, Any]
-    change: ListChange
-    first: tuple[Finding, ...]
-    why: Phrase | None
-
-
 class Imported(NamedTuple):
-    """How a run went, and what it changed, if anything."""
+    """How a run went, and what became of what it read, if anything."""
 
     run: ImportRun
-    change: ListChange | None
+    taken: Taken | None
 
 
 class ImportOrder(NamedTuple):
-    """One run: of which list, for whom, and how.
+    """One run: of which list, for whom, and how (see Takeover).
 
-    `accept` takes over what would be held back, `by_hand`: whoever ran it wants all of it, also what was refused.
-    `lifetime_ms` is how long what it lists lasts (None: as long as it is on the list), `body` what was read already.
+    `body` is what was read already. `seen` is the digest of what somebody looked at: nothing else is taken over then.
     """
 
     entry: ImportEntry
     actor: Actor
     accept: bool = False
+    seen: str = ""
     by_hand: bool = False
-    dry: bool = False
     lifetime_ms: int | None = None
     body: bytes | None = None
     limits: FetchLimits = FetchLimits()
@@ -185,17 +141,19 @@ class Imports:
         audit: Audit,
         config: Callable[[], Config],
         clock: Callable[[], int],
+        protected: Protected | None = None,
     ) -> None:
+        """`protected` is given by a server: it has long lists read in a process of their own."""
         self.database = database
+        self._protected = protected
         self._decisions = decisions
         self._audit = audit
         self._config = config
         self._clock = clock
-        self._one_at_a_time = asyncio.Lock()
+        self._taking = asyncio.Lock()
         self.running: dict[str, Progress] = {}
-        # When each list was last read as a whole (ms), and which were on when what is gone was last ended.
-        self._whole: dict[str, int] = {}
-        self._on: frozenset[str] | None = None
+        # When each list was last read as a whole (ms), and how.
+        self._whole: dict[str, tuple[int, bytes]] = {}
         self._failures: dict[str, int] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
 
@@ -281,6 +239,8 @@ class Imports:
         actor.require_admin()
         if entry.file or entry.allow_private or entry.app_secret or not entry.url:
             raise SparkleError("bad_request", "imports.file_only")
+        if entry.format == "sparkle" and entry.interval > LONGEST_PULL_MS:
+            raise SparkleError("bad_request", "imports.too_seldom")
         if any(map(holds_secret, entry.url)):
             raise SparkleError("bad_request", "imports.secret_in_url")
         if any(entry.name == configured.name for configured in self._config().imports):
@@ -302,7 +262,7 @@ class Imports:
             raise SparkleError("not_found", "imports.none", name=name[:40])
         if listed.by == "file":
             raise SparkleError("conflict", "imports.configured", name=name)
-        async with self._one_at_a_time:
+        async with self._taking:
             await self._forget_source(name, actor)
             await self._end(name, actor)
 
@@ -328,9 +288,18 @@ class Imports:
         """Run every list whose time has come, one after the other; and end what lists that are gone had listed."""
         await self._end_what_is_gone()
         now = self._clock()
-        for listed in await self.all():
-            if listed.next_at is not None and listed.next_at <= now and listed.progress is None:
-                await self.run(ImportOrder(listed.entry, SCHEDULE))
+        slots = asyncio.Semaphore(_AT_ONCE)
+
+        async def run(entry: ImportEntry) -> None:
+            async with slots:
+                await self.run(ImportOrder(entry, SCHEDULE))
+
+        due = [
+            listed.entry
+            for listed in await self.all()
+            if listed.next_at is not None and listed.next_at <= now and listed.progress is None
+        ]
+        await asyncio.gather(*map(run, due))
 
     def begin(self, order: ImportOrder) -> None:
         """Run a list in the background, unless it runs already; `all` and `runs` tell how it goes.
@@ -359,8 +328,7 @@ class Imports:
         self._require_runnable(order)
         name = order.entry.name
         with self._shown_as_running(name) as progress:
-            async with self._one_at_a_time:
-                done = await self._run(order, progress)
+            done = await self._run(order, progress)
         self._failures[name] = self._failures.get(name, 0) + 1 if done.run.outcome == "failed" else 0
         if done.run.outcome in ("held", "failed") and done.run.why is not None:
             logger.warning("the list %s stays as it was: %s", name, unpacked(done.run.why).text(ENGLISH))
@@ -380,68 +348,74 @@ class Imports:
         async with self.database.reader() as reader:
             state = await store.state(reader, name)
         run = ImportRun(name=name, at=began, took=0, outcome="unchanged", why=None, numbers={})
-        new, change = state._replace(asked_at=began), None
+        asked, taken = state._replace(asked_at=began), None
+        new = asked._replace(good_at=began)
         try:
             read = await self._read(order, state, progress)
-            new = new._replace(good_at=began)
             if read is not None:
-                run = run._replace(numbers=read.offer.numbers)
-                change = await self._take(order, read.offer, state)
-                self._whole[name] = began
-                outcome: Outcome = "taken" if change.is_any else "unchanged"
-                run = run._replace(outcome=outcome, numbers={**run.numbers, **change.numbers})
-                new = read.state(new, by_hand=order.by_hand)
-        except HeldBack as held:
-            run, new = run._replace(outcome="held", why=packed(held.said)), state._replace(asked_at=began)
+                async with self._taking:
+                    await self._require_there(order)
+                    taken = await self._take(order, read, state)
+                run, new = self._judged(run, taken, read, asked, order)
         except SparkleError as error:
-            run, new = run._replace(outcome="failed", why=packed(error.said)), state._replace(asked_at=began)
+            run, new = run._replace(outcome="failed", why=packed(error.said)), asked
         except Exception:
             logger.exception("the list %s could not be taken over", name)
-            run = run._replace(outcome="failed", why=packed(phrase("imports.why.fault")))
-            new = state._replace(asked_at=began)
+            run, new = run._replace(outcome="failed", why=packed(phrase("imports.why.fault"))), asked
         run = run._replace(took=elapsed_ms() - started)
         await self._note(run, new, order)
-        return Imported(run, change)
+        return Imported(run, taken)
 
-    async def preview(self, order: ImportOrder) -> Preview:
+    def _judged(
+        self, run: ImportRun, taken: Taken, read: "_ReadList", asked: ImportState, order: ImportOrder
+    ) -> tuple[ImportRun, ImportState]:
+        """How a run went, and what stands of its list."""
+        run = run._replace(numbers={**taken.numbers, "digest": read.digest.hex()})
+        if taken.failed is not None:
+            return run._replace(outcome="failed", why=packed(taken.failed)), asked
+        if taken.held is not None:
+            return run._replace(outcome="held", why=packed(taken.held)), asked
+        self._whole[run.name] = run.at, way_of_reading(order.entry)
+        state = asked._replace(
+            good_at=run.at,
+            by_hand=int(order.by_hand),
+            url_hash=_hash(read.fetched.url),
+            etag=read.fetched.validators.etag,
+            last_modified=read.fetched.validators.last_modified,
+            digest=read.digest,
+            entries=taken.entries,
+        )
+        return run._replace(outcome="taken" if taken.changed else "unchanged"), state
+
+    async def preview(self, order: ImportOrder) -> Taken:
         """What a list would change if it were taken over now; changes nothing. Raises SparkleError."""
         order.actor.require_admin()
-        order = order._replace(dry=True)
         async with self.database.reader() as reader:
             state = await store.state(reader, order.entry.name)
         with self._shown_as_running(order.entry.name) as progress:
-            async with self._one_at_a_time:
-                return await self._preview(order, state, progress)
-
-    async def _preview(self, order: ImportOrder, state: ImportState, progress: Progress) -> Preview:
-        read = await self._read(order, ImportState(order.entry.name), progress)
-        assert read is not None
-        offer = read.offer
-        change = await self._take(order, offer, state)
-        return Preview(
-            numbers={**offer.numbers, **change.numbers}, change=change, first=offer.findings[:SHOWN], why=change.why
-        )
+            read = await self._read(order._replace(accept=True), ImportState(order.entry.name), progress)
+            assert read is not None
+            async with self._taking:
+                taken = await self._take(order, read, state, dry=True)
+        if taken.failed is not None:
+            raise SparkleError("bad_request", taken.failed.key, **taken.failed.values)
+        return taken._replace(numbers={**taken.numbers, "digest": read.digest.hex()})
 
     # --- Reading ------------------------------------------------------------------------------------------------------
 
     async def _read(self, order: ImportOrder, state: ImportState, progress: Progress) -> "_ReadList | None":
         """What a list says now; None where it says that it hasn't changed. Raises SparkleError."""
         entry, now = order.entry, self._clock()
-        is_whole = order.accept or order.by_hand or order.dry or now - self._whole.get(entry.name, 0) > _WHOLE_MS
+        at, how = self._whole.get(entry.name, (0, b""))
+        is_whole = order.accept or order.by_hand or now - at > _WHOLE_MS or how != way_of_reading(entry)
         known = ImportState(entry.name) if is_whole else state
         progress.stage = "fetching"
         fetched = await self._fetch(order, known, progress)
         if fetched.body is None:
             return None
-        progress.stage = "reading"
-        hashed = await asyncio.to_thread(digest, fetched.body, entry)
-        if hashed == known.digest:
-            return None
-        async with self.database.reader() as reader:
-            node = str(await settings_store.setting(reader, NODE) or "")
-        offer = await asyncio.to_thread(read_offer, fetched.body, entry, now, node=node, lifetime_ms=order.lifetime_ms)
         progress.stage = "comparing"
-        return _ReadList(offer, fetched.url, fetched.validators, hashed)
+        hashed = await asyncio.to_thread(digest, fetched.body, entry)
+        return None if hashed == known.digest else _ReadList(fetched, fetched.body, hashed)
 
     async def _fetch(self, order: ImportOrder, known: ImportState, progress: Progress) -> Fetched:
         entry = order.entry
@@ -460,7 +434,7 @@ class Imports:
                 return await fetching.fetch(
                     str(url),
                     validators=validators,
-                    allow_private=entry.allow_private or self._is_allowed(url),
+                    allow_private=entry.allow_private or self._is_allowed,
                     headers=headers,
                     limits=order.limits,
                     progress=note,
@@ -469,72 +443,39 @@ class Imports:
                 refusals.append(error)
         raise refusals[0]
 
-    def _is_allowed(self, url: ListURL) -> bool:
+    def _is_allowed(self, url: str) -> bool:
         """Whether the configuration lets another list come from the same private place."""
         allowed = (each for entry in self._config().imports if entry.allow_private for each in entry.url)
-        return url.origin in (each.origin for each in allowed)
+        return ListURL(url).origin in (each.origin for each in allowed)
 
-    # --- Taking over --------------------------------------------------------------------------------------------------
+    async def _require_there(self, order: ImportOrder) -> None:
+        """Nothing is taken over of what was removed or switched off while it came. Raises SparkleError."""
+        if order.by_hand:
+            return
+        entry, _ = (await self.entries()).get(order.entry.name, (None, None))
+        if entry is None or not entry.enabled:
+            raise SparkleError("not_found", "imports.none", name=order.entry.name)
 
-    async def _take(self, order: ImportOrder, offer: Offer, state: ImportState) -> "ListChange":
-        """Make what a list offers what stands of it. Raises HeldBack, and SparkleError for what can't be taken over."""
-        entry = order.entry
-        if offer.trouble is not None:
-            raise SparkleError("bad_request", offer.trouble.key, **offer.trouble.values)
-        standing = await self._count(entry)
-        judge = _ListJudge(
-            offer=offer,
-            before=(state.entries if state.good_at is not None else standing) if standing else None,
-            was_empty=state.good_at is not None and state.entries == 0,
-        )
-        if entry.supports_only:
-            return await self._support(order, offer, judge)
-        listing = ImportedList(
-            name=entry.name,
-            findings=offer.findings,
-            category=entry.shown_category,
-            widest=(entry.widest[0], entry.widest[1]),
-            respects_refusals=not order.by_hand,
-        )
-        refuse = None if order.accept or order.dry else judge.refuse
-        plan = await self._decisions.replace_list(listing, order.actor, dry=order.dry, judge=refuse)
-        if not order.dry:
-            await self._drop_support(entry.name)
-        return ListChange.of_plan(plan, judge.why(len(plan.added)))
-
-    async def _count(self, entry: ImportEntry) -> int:
-        """How much stands of a list."""
-        if entry.supports_only:
-            async with self.database.reader() as reader:
-                return len(await store.supporting(reader, entry.name))
-        origin = f"import:{entry.name}"
-        return sum(n for (name, _), n in (await self._decisions.counts()).items() if name == origin)
-
-    async def _support(self, order: ImportOrder, offer: Offer, judge: "_ListJudge") -> "ListChange":
-        name = order.entry.name
+    async def _take(self, order: ImportOrder, read: "_ReadList", state: ImportState, *, dry: bool = False) -> Taken:
+        """Make what was read what stands of a list. Raises SparkleError."""
         async with self.database.reader() as reader:
-            before = await store.supporting(reader, name)
-        after = {finding.target for finding in offer.findings if isinstance(finding.target, Network)}
-        added, removed = after - before, before - after
-        why = judge.why(len(added))
-        if why is not None and not (order.accept or order.dry):
-            raise HeldBack(why)
-        if not order.dry:
-            await self._change_support(name, added, removed)
-            await self._decisions.replace_list(_nothing(name), order.actor)
-        return ListChange(added=len(added), removed=len(removed), why=why)
-
-    @transacted
-    async def _change_support(
-        self, connection: Connection, name: str, added: Collection[Network], removed: Collection[Network]
-    ) -> None:
-        await store.change_support(connection, name, added, removed)
-
-    async def _drop_support(self, name: str) -> None:
-        async with self.database.reader() as reader:
-            before = await store.supporting(reader, name)
-        if before:
-            await self._change_support(name, (), before)
+            node = str(await settings_store.setting(reader, NODE) or "")
+        takeover = Takeover(
+            entry=order.entry,
+            body=read.body,
+            actor=order.actor,
+            now_ms=self._clock(),
+            node=node,
+            seen_else=order.seen not in ("", read.digest.hex()),
+            before=None if state.good_at is None else state.entries,
+            accept=order.accept,
+            by_hand=order.by_hand,
+            dry=dry,
+            lifetime_ms=order.lifetime_ms,
+        )
+        if self._protected is not None and len(read.body) > _LONG:
+            return await take_over_apart(takeover, self.database, self._protected)
+        return await take_over(takeover, self.database, self._decisions)
 
     @transacted
     async def _note(self, connection: Connection, run: ImportRun, state: ImportState, order: ImportOrder) -> None:
@@ -556,23 +497,25 @@ class Imports:
     # --- Lists that are gone ------------------------------------------------------------------------------------------
 
     async def _end_what_is_gone(self) -> None:
-        """End what lists had listed that are switched off, or that nobody names any more."""
+        """End what lists had listed that are switched off, that nobody names any more, or that weren't heard of."""
         entries = await self.entries()
-        on = frozenset(name for name, (entry, _) in entries.items() if entry.enabled)
-        if on == self._on:
-            return
+        on = {name for name, (entry, _) in entries.items() if entry.enabled}
         async with self.database.reader() as reader:
-            standing = await store.standing_names(reader, self._clock())
+            standing, states = await store.standing_names(reader, self._clock()), await store.states(reader)
         for name in sorted(standing - on):
-            async with self._one_at_a_time:
+            async with self._taking:
                 await self._end(name, SCHEDULE)
             logger.info("what the list %s had listed is ended, because it is switched off or gone", name)
-        self._on = on
+        for name in sorted(standing & on):
+            # What a neighbour listed expires by itself.
+            good_at = states[name].good_at or 0
+            if entries[name][0].format == "sparkle" and good_at + NEIGHBOUR_MS < self._clock():
+                await drop_support(self.database, name)
 
     async def _end(self, name: str, actor: Actor) -> None:
         """End all that a list listed, and forget what stood of it."""
-        await self._decisions.replace_list(_nothing(name), actor)
-        await self._drop_support(name)
+        await self._decisions.replace_list(nothing(name), actor)
+        await drop_support(self.database, name)
         await self._forget(name)
 
     @transacted
@@ -581,59 +524,15 @@ class Imports:
 
 
 class _ReadList(NamedTuple):
-    """A list that was read: what it offers, where it came from, and what its server and we know it by."""
+    """A list that was read: what came, its body, and what that is known by."""
 
-    offer: Offer
-    url: str
-    validators: Validators
+    fetched: Fetched
+    body: bytes
     digest: bytes
-
-    def state(self, before: ImportState, *, by_hand: bool) -> ImportState:
-        """What stands of the list once it is taken over."""
-        return before._replace(
-            by_hand=int(by_hand),
-            url_hash=_hash(self.url),
-            etag=self.validators.etag,
-            last_modified=self.validators.last_modified,
-            digest=self.digest,
-            entries=len(self.offer.findings),
-        )
-
-
-class _ListJudge(NamedTuple):
-    """What keeps a list from being taken over: `before` is how many entries it had, None where nothing stands of it."""
-
-    offer: Offer
-    before: int | None
-    was_empty: bool
-
-    def refuse(self, plan: Plan) -> None:
-        """Raises HeldBack."""
-        why = self.why(len(plan.added))
-        if why is not None:
-            raise HeldBack(why)
-
-    def why(self, added: int) -> Phrase | None:
-        """Why a list should be looked at before it is taken over."""
-        doubt, before, entries = self.offer.doubt, self.before, len(self.offer.findings)
-        if doubt is not None and not (self.was_empty and doubt.key == EMPTY):
-            return doubt
-        if before is None:
-            return None
-        if before >= SHRUNK_FROM and 2 * entries < before:
-            return phrase("imports.why.shrunk", before=before, entries=entries)
-        if added > max(GROWTH_FLOOR, GROWTH_SHARE * before):
-            return phrase("imports.why.grown", before=before, added=added)
-        return None
 
 
 def _hash(url: str) -> bytes:
     return sha256(url.encode()).digest()
-
-
-def _nothing(name: str) -> ImportedList:
-    """A list of which nothing is to stand."""
-    return ImportedList(name=name, findings=(), category=name, widest=(0, 0))
 
 
 def _file(path: Path) -> bytes:

@@ -11,9 +11,10 @@ from sparkle_lite.errors import SparkleError
 from sparkle_lite.net import Network
 from sparkle_lite.rules.findings import Finding, Identity, Target
 from sparkle_lite.rules.operator import target
+from sparkle_lite.rules.usual_clients import bans_usual
 from sparkle_lite.texts import Phrase, phrase
 from sparkle_lite.units import DAY_MS
-from sparkle_lite.wire.decisions_document import TradedDecision, decode
+from sparkle_lite.wire.decisions_document import TargetKind, TradedDecision, decode
 from sparkle_lite.wire.list_formats import ListRead, read_list
 from sparkle_lite.wire.matchers import Matcher
 
@@ -21,6 +22,7 @@ from sparkle_lite.wire.matchers import Matcher
 EMPTY = "imports.why.empty"
 # Lines of a list's trouble that are shown one by one.
 SHOWN = 20
+_LONGEST_NOTE = 120
 # What a neighbour decided lasts so long at the most without being heard of again.
 NEIGHBOUR_MS = 7 * DAY_MS
 
@@ -57,10 +59,14 @@ def read_offer(
         return Offer((), {"bytes": len(body)}, trouble=error.said)
 
 
+def way_of_reading(entry: ImportEntry) -> bytes:
+    """What a list's settings say of how it is read."""
+    return msgspec.json.encode((entry.format, entry.widest, entry.shown_category, entry.supports_only))
+
+
 def digest(body: bytes, entry: ImportEntry) -> bytes:
     """The same for the same body read in the same way."""
-    how = (entry.format, entry.widest, entry.shown_category, entry.supports_only)
-    return sha256(msgspec.json.encode(how) + body).digest()
+    return sha256(way_of_reading(entry) + body).digest()
 
 
 # --- Lists ------------------------------------------------------------------------------------------------------------
@@ -85,6 +91,7 @@ def _finding(listed: Target, code: str, now_ms: int, expires: int | None, note: 
         numbers={},
         people=0,
         decisive=(),
+        vouched=None,
         first_seen=now_ms,
         last_seen=now_ms,
         expires=expires,
@@ -162,9 +169,16 @@ def _of_neighbour(body: bytes, reader: _Reading) -> Offer:
     return Offer(tuple(findings), numbers)
 
 
-def _target(kind: Any, written: str) -> Target:
+def _target(kind: TargetKind, written: str) -> Target:
+    """What a neighbour decided about. Raises SparkleError for what can't be read, and what would ban everybody."""
     read = target(kind, written, is_exception=False)
-    return Identity(kind, read.pbh()) if isinstance(read, Matcher) else read
+    if kind == "ip":
+        assert isinstance(read, Network)
+        return read
+    assert isinstance(read, Matcher)
+    if bans_usual(kind, read):
+        raise SparkleError("bad_request", "imports.why.bans_usual")
+    return Identity(kind, read.pbh())
 
 
 def _is_wide(listed: Target, entry: ImportEntry) -> bool:
@@ -176,13 +190,11 @@ def _widest(entry: ImportEntry, network: Network) -> int:
 
 
 def _shared(listed: Target, decision: TradedDecision, reader: _Reading) -> Finding:
-    last = reader.now_ms + NEIGHBOUR_MS
+    last = reader.now_ms + (NEIGHBOUR_MS if reader.lifetime_ms is None else reader.lifetime_ms)
     expires = last if decision.until is None else min(decision.until, last)
-    people = int(decision.evidence.get("people", 0))
-    return _finding(listed, "neighbour", reader.now_ms, expires, decision.reason.en[:120])._replace(
-        first_seen=decision.since,
-        people=people,
-        neighbour={"id": decision.id, "chain": list(decision.chain)},
+    note = "".join(char for char in decision.reason.en if char.isprintable())[:_LONGEST_NOTE].strip()
+    return _finding(listed, "neighbour", reader.now_ms, expires, note or None)._replace(
+        neighbour={"id": decision.id, "chain": list(decision.chain)}
     )
 
 

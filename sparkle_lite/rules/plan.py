@@ -11,7 +11,7 @@ from operator import attrgetter
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
-from sparkle_lite.db.decisions import Decision, EndReason, Key, New
+from sparkle_lite.db.decisions import Decision, EndReason, Key, New, WeekOf
 from sparkle_lite.net import Network
 from sparkle_lite.rules.findings import Finding, Target
 from sparkle_lite.rules.guard import ANALYSES_WIDEST, Guard
@@ -30,6 +30,11 @@ DECISIVE_SHARE, DECISIVE_FLOOR = 0.05, 20
 # Within a week so many addresses may be listed that would not be without one person whom nobody vouches for.
 WEEK_MS, WEEK_CAP = 7 * DAY_MS, 20
 
+# Within a week so many addresses may be listed that nobody saw for whom an administrator vouches: a share of what those
+# people confirmed in that time, and a few in any case. So words that were bought, however many and by whatever bait,
+# list little. A network, or what peers say of themselves, counts as several addresses.
+UNVOUCHED_SHARE, UNVOUCHED_FLOOR, NETWORK_COUNTS = 0.25, 10, 8
+
 # Until so long after words began to count, a run that would withdraw more than a fifth of what it listed waits.
 GRACE_MS = 7 * DAY_MS
 
@@ -46,7 +51,8 @@ _LONGEST_MATCHER = 512
 class Situation(NamedTuple):
     """What a plan starts from. `revision` tells whether it still holds.
 
-    `vouched` are the users whose word counts anyway, `rested` how much of the last week rested on each of the others.
+    `vouched` are the users whose word counts anyway, `rested` how much of the last week rested on each of the others,
+    `week` how much of it somebody vouched for saw, and how much nobody of those.
     `words_began` is when words began to count on this database (ms). `listed` is the number of deny decisions in force,
     of all origins; `earlier` the days on which a listing of a target ended; `refused` what an administrator refused
     lately; `voter_count` how many people could have voted.
@@ -61,6 +67,7 @@ class Situation(NamedTuple):
     voter_count: int
     vouched: Collection[int] = frozenset()
     rested: Mapping[int, int] = MappingProxyType({})
+    week: WeekOf = WeekOf()
     words_began: int = 0
 
 
@@ -214,6 +221,7 @@ def _judged(best: Mapping[Key, Finding], situation: Situation, run: _Run, droppe
                 note=finding.note,
                 expires_at=_expiry(finding.expires, earlier, run.now_ms),
                 decisive=finding.decisive,
+                vouched=finding.vouched,
             )
     return wanted
 
@@ -253,17 +261,34 @@ def _brake(
 
 
 def _capped(wanted: dict[Key, New], active: Mapping[Key, Decision], situation: Situation) -> dict[Key, New]:
-    """The same, but that what rests on one person for whom nobody vouches waits beyond a week's share."""
-    rested, found = Counter(situation.rested), {}
+    """The same, but that what rests on one person or on all for whom nobody vouches waits beyond a week's share."""
+    added = {key for key, new in wanted.items() if new.state == "active" and key not in active}
+    room = _unvouched_room(situation.week, [wanted[key] for key in added])
+    rested, found = Counter(situation.rested), dict(wanted)
     for key, new in wanted.items():
-        if new.state == "active" and key not in active:
-            rests_on = [person for person in new.decisive if person not in situation.vouched]
-            if any(rested[person] >= WEEK_CAP for person in rests_on):
-                found[key] = new._replace(state="held", held_for="decisive")
-                continue
+        if key not in added:
+            continue
+        weight = _weight(new) if new.vouched is False else 0
+        rests_on = [person for person in new.decisive if person not in situation.vouched]
+        if any(rested[person] >= WEEK_CAP for person in rests_on):
+            found[key] = new._replace(state="held", held_for="decisive")
+        elif weight > room:
+            found[key] = new._replace(state="held", held_for="unvouched")
+        else:
+            room -= weight
             rested.update(rests_on)
-        found[key] = new
     return found
+
+
+def _unvouched_room(week: WeekOf, added: Iterable[New]) -> int:
+    """How many more addresses may be listed that nobody saw for whom an administrator vouches."""
+    confirmed = week.vouched + sum(_weight(new) for new in added if new.vouched)
+    return max(UNVOUCHED_FLOOR, int(UNVOUCHED_SHARE * confirmed)) - week.unvouched
+
+
+def _weight(new: New) -> int:
+    """How many addresses an entry counts as, as `listed_since` counts them."""
+    return 1 if new.network is not None and new.network.prefix in (32, 64) else NETWORK_COUNTS
 
 
 def _compared(wanted: dict[Key, New], situation: Situation, now_ms: int) -> Plan:

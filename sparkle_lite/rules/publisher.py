@@ -8,7 +8,7 @@ A change of the decisions is served when the call that made it returns: their da
 import asyncio
 import logging
 import pickle
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Awaitable, Callable, Mapping, Sequence, Set
 from contextlib import suppress
 from typing import NamedTuple
 
@@ -19,14 +19,14 @@ from sparkle_lite.db.database import Database
 from sparkle_lite.errors import SparkleError
 from sparkle_lite.rules import address_sets, omissions, rendering
 from sparkle_lite.rules.decisions import Decisions
-from sparkle_lite.rules.feed_rendering import Rendered
+from sparkle_lite.rules.feed_rendering import Rendered, credits_due
 from sparkle_lite.rules.feeds import Feeds
 from sparkle_lite.rules.operator import Rules
 from sparkle_lite.rules.protected import Protected
 from sparkle_lite.rules.render_worker import RenderOrder, RenderWorker
 from sparkle_lite.rules.rendering import Published
 from sparkle_lite.units import SECOND_MS
-from sparkle_lite.wire.feeds import Feed
+from sparkle_lite.wire.feeds import Credit, Feed
 from sparkle_lite.wire.rule_documents import Document
 
 # Decisions beyond which rendering in this process would be felt; starting another takes a quarter of a second.
@@ -44,7 +44,8 @@ class Edition(NamedTuple):
     """One rendering: the documents, the revision of the decisions in them, and decisions by origin and state.
 
     `untold` is what which client programs are not told of it. `protected` are the addresses that were cut out, and
-    `accounts` tells when it was that accounts were looked at for them. It was rendered `at` a moment (ms).
+    `accounts` tells when it was that accounts were looked at for them. It was rendered `at` a moment (ms), and holds
+    entries of the lists in `credits`.
     """
 
     published: Published
@@ -54,6 +55,7 @@ class Edition(NamedTuple):
     protected: Set[bytes]
     accounts: tuple[int, Set[int]]
     at: int
+    credits: Sequence[Credit]
 
 
 class Renderer:
@@ -68,13 +70,16 @@ class Renderer:
         protected: Protected,
         config: Callable[[], Config],
         clock: Callable[[], int],
+        credits: Callable[[], Awaitable[Mapping[str, str]]],
     ) -> None:
+        """`credits` tells whom the decisions of an origin are owed to."""
         self._database = database
         self._registry = registry
         self.decisions = decisions
         self._protected = protected
         self._config = config
         self.clock = clock
+        self._credits = credits
         self._worker = RenderWorker()
         self.feeds = Feeds(database)
         # The rules as another process takes them, and what they were made of.
@@ -92,7 +97,9 @@ class Renderer:
             await self._registry.flush(now=True)
         at, revision, accounts = self.clock(), await self.decisions.revision(), self.accounts()
         protected = await self.addresses()
-        published, counts = await asyncio.gather(self._documents(rules, protected), self.decisions.counts())
+        published, counts, credits = await asyncio.gather(
+            self._documents(rules, protected), self.decisions.counts(), self._credits()
+        )
         for held in published.held[:20]:
             logger.warning("a rule covers an address of this server or of a member and is held back: %s", held)
         untold = await asyncio.to_thread(
@@ -109,6 +116,7 @@ class Renderer:
             protected=protected,
             accounts=accounts,
             at=at,
+            credits=credits_due(credits, counts),
         )
 
     def accounts(self) -> tuple[int, Set[int]]:
@@ -178,10 +186,16 @@ class Publisher:
         """How many listings stood by origin and state when the documents were rendered."""
         return self._edition.counts
 
+    @property
+    def credits(self) -> Sequence[Credit]:
+        """Whom what is served is owed to."""
+        return self._edition.credits
+
     async def feed(self, name: str) -> Feed:
         """One feed of what is served, rendered when it is first asked for. Raises SparkleError: not_found, internal."""
         edition = self._edition
-        return await self._renderer.feeds.get(name, Rendered(edition.published, edition.revision, edition.at))
+        made_of = Rendered(edition.published, edition.revision, edition.at, edition.credits)
+        return await self._renderer.feeds.get(name, made_of)
 
     def is_known(self, document: Document, version: str) -> bool:
         """Whether somebody who has this version of a document has just this document.

@@ -38,9 +38,11 @@ def _shown(name: str, numbers: Numbers) -> Any:
 
 
 def _who(numbers: Numbers) -> Phrase:
-    """So many people; words are told only where they come to something else, rounded as they are told."""
+    """So many people; words are told only where they come to something else, or a list adds to them, rounded."""
     people = _plain(numbers["people"], 0)
     words = _plain(numbers.get("words", people), 1)
+    if numbers.get("support"):
+        return phrase("reason_who.supported", people=people, words=words)
     if words == people:
         return phrase("reason_who.people", people=people)
     return phrase("reason_who.words", people=people, words=words)

@@ -27,6 +27,8 @@ _IPSET_SIZE = 1 << 22
 # Elements of one line of a set.
 _ROW = 8
 _LONGEST_LABEL = 200
+_LONGEST_CREDIT = 200
+_NO_CREDIT = re.compile(r"[^A-Za-z0-9_.,:/()@+-]+")
 _NO_LABEL = re.compile(r"[^A-Za-z0-9_.]+")
 
 
@@ -76,6 +78,13 @@ def _halves(network: Network) -> Iterable[Network]:
     return Network(network.address, 1), Network(high, 1)
 
 
+class Credit(NamedTuple):
+    """Whom entries are owed to: their list's name here, and what its operator or its settings say, any text."""
+
+    list_name: str
+    text: str
+
+
 class Rendering(NamedTuple):
     """What a renderer makes: the text, and how many networks are in it."""
 
@@ -83,9 +92,17 @@ class Rendering(NamedTuple):
     entries: int
 
 
-def render(name: str, content: FeedContent, published_at: int) -> Feed:
-    """One feed of FORMATS. Takes some 5 µs a line: call it off the event loop."""
+def render(name: str, content: FeedContent, credits: Sequence[Credit], published_at: int) -> Feed:
+    """One feed of FORMATS, with the credits where it can have comments.
+
+    Takes some 5 µs a line: call it off the event loop.
+    """
     text, entries = FORMATS[name](content)
+    comments = "".join(map(_comment, credits))
+    if name in _COMMENTS_FIRST:
+        text = comments + text
+    elif name in _COMMENTS_LAST:
+        text += comments
     return finish(name, text.encode(), entries, published_at)
 
 
@@ -96,6 +113,12 @@ def finish(name: str, body: bytes, entries: int, published_at: int) -> Feed:
     # As rule documents are compressed.
     compressed = gzip.compress(body, compresslevel=4, mtime=0)
     return Feed(name, media_type, tag, body=body, gzip=compressed, entries=entries, published_at=published_at)
+
+
+def _comment(credit: Credit) -> str:
+    """A credit as a line that every consumer passes over, whatever its text is."""
+    text = _NO_CREDIT.sub(" ", credit.text).strip()[:_LONGEST_CREDIT].rstrip()
+    return f"# With entries of the list {credit.list_name}{f': {text}' if text else ''}\n"
 
 
 # --- Plain lists ------------------------------------------------------------------------------------------------------
@@ -233,3 +256,7 @@ FORMATS: Mapping[str, Callable[[FeedContent], Rendering]] = {
     "ipset.txt": _ipset,
     "routeros.rsc": _routeros,
 }
+
+# Those whose consumers pass over a line that begins with "#"; PeerBanHelper takes it for the reason of the next entry.
+_COMMENTS_FIRST = ("cidr.txt", "cidr4.txt", "cidr6.txt", "nftables.conf", "ipset.txt", "routeros.rsc")
+_COMMENTS_LAST = ("pbh.txt",)

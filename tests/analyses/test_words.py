@@ -9,6 +9,8 @@ from reports import DAY, DIALING, GIB, HOUR, NOW, Reporter, World, settings_of
 
 from sparkle_lite.analyses import worker
 from sparkle_lite.analyses.parameters import trust
+from sparkle_lite.rules.plan import UNVOUCHED_FLOOR
+from sparkle_lite.rules.reasons import reason
 
 MIB = 1 << 20
 CHEATER, HONEST = "203.0.113.5", "198.51.100.7"
@@ -314,6 +316,62 @@ async def test_several_torrents_from_two_people_each_tell_as_much_as_one_from_th
     )
 
 
+async def test_whole_copies_of_hundreds_of_torrents_that_give_nothing_to_anybody_are_burnt_traffic(
+    world: World,
+) -> None:
+    friends = world.friends(4)
+    for number in range(12):
+        for address in (CHEATER, HONEST, "203.0.113.9"):
+            friends[number % 3].swarm(address, f"t{number}", to=GIB * 9 // 10, ago=HOUR, began=5 * HOUR)
+    # One of them gave something to one person, and behind another there are two.
+    friends[3].swarm(HONEST, "hurd", to=0, got=MIB)
+    friends[0].swarm("203.0.113.9", "t0", to=GIB // 2, client=("-TR4060-", "Transmission 4.0.6"))
+    found = await world.find("over_download", min_copies=12)
+    assert list(found) == [CHEATER]
+    finding = found[CHEATER]
+    assert (finding.code, finding.people, finding.numbers["torrents"]) == ("over_downloader_copies", 3, 12)
+    # To need a dozen torrents is nothing remarkable.
+    assert await world.find("over_download") == {}
+    assert (await world.distances(CHEATER))["over_download", "min_copies"] == (12, 200)
+
+
+# --- What no client sends ---------------------------------------------------------------------------------------------
+
+
+async def test_one_clients_name_with_anothers_peer_id_is_sent_by_nobody_honest(world: World) -> None:
+    friends = world.friends(2)
+    identities = {
+        CHEATER: ("-TR3000-", "qBittorrent/4.5.0"),
+        "203.0.113.6": ("-UT3550-", "Transmission 4.0.6"),
+        # Another version, a library, what is unknown or can be set, and no peer id at all.
+        "198.51.100.1": ("-qB4650-", "qBittorrent Enhanced/4.1"),
+        "198.51.100.2": ("-LT2090-", "qBittorrent/4.5.0"),
+        "198.51.100.3": ("-ZZ3000-", "qBittorrent/4.5.0"),
+        "198.51.100.4": ("-TR3000-", "aria2/1.36.0"),
+        "198.51.100.5": ("-TR3000-", "who knows"),
+        "198.51.100.6": ("", "qBittorrent/4.5.0"),
+        "198.51.100.7": ("-BT7b5S-", "µTorrent 3.5.5"),
+        # These would be listed but for what they gave to one person, and for who else is there.
+        "198.51.100.8": ("-TR3000-", "qBittorrent/4.5.0"),
+        "198.51.100.9": ("-TR3000-", "qBittorrent/4.5.0"),
+    }
+    for (address, client), friend, torrent in itertools.product(identities.items(), friends, ("linux", "bsd")):
+        friend.swarm(address, torrent, to=GIB, client=client)
+    friends[1].swarm("198.51.100.8", "hurd", to=0, got=MIB)
+    for number in range(3):
+        friends[0].swarm("198.51.100.9", "hurd", to=MIB, client=(f"-qB4{number}00-", f"qBittorrent/4.{number}"))
+    assert set(await world.find("false_identity")) == {CHEATER, "203.0.113.6"}
+    distances = await world.distances("198.51.100.8")
+    assert distances["false_identity", "gave_nothing"] == (0, 1)
+    assert (await world.distances("198.51.100.9"))["false_identity", "not_shared"] == (0, 1)
+    # One who says so is too few, and on private torrents nobody counts.
+    friends[0].swarm("203.0.113.7", to=GIB, client=identities[CHEATER])
+    friends[0].swarm("203.0.113.7", "bsd", to=GIB, client=identities[CHEATER])
+    for friend, torrent in itertools.product(friends, ("secret", "hidden")):
+        friend.swarm("203.0.113.8", torrent, to=GIB, client=identities[CHEATER], private=1)
+    assert set(await world.find("false_identity")) == {CHEATER, "203.0.113.6"}
+
+
 # --- Speaking for a peer ----------------------------------------------------------------------------------------------
 
 
@@ -466,3 +524,92 @@ async def test_r3_a_third_of_a_circle_that_colludes_lists_nobody(world: World) -
     found = await world.find("untrusted_vote")
     assert not set(found) & set(victims)
     assert set(found) == set(cheaters)
+
+
+# --- What nobody vouched for saw --------------------------------------------------------------------------------------
+
+
+async def bought(world: World, anchor: Reporter, count: int) -> list[Reporter]:
+    """Liars who earn a word each, with four cheaters of their own that they let loose on a vouched person."""
+    liars = world.friends(count, by="self", active_days=9)
+    for number, liar in enumerate(liars):
+        for host in range(4):
+            accuse([liar], f"5.1.{number}.{host + 1}", ago=DAY)
+            accuse([anchor], f"5.1.{number}.{host + 1}", ago=DAY - HOUR)
+    return liars
+
+
+async def test_words_that_were_bought_with_bait_of_their_own_list_a_few_and_no_more(world: World) -> None:
+    anchors = world.friends(3)
+    liars = await bought(world, anchors[0], 12)
+    victims = [f"5.2.{n}.9" for n in range(60)]
+    for number, victim in enumerate(victims):
+        # No two alike, so that nobody shares a voice, and one more than needed, so that nobody decides alone.
+        accuse(random.Random(number).sample(liars, 4), victim)
+    standings = await world.weigh()
+    assert len({standings[user_of(liar)].voice for liar in liars}) == 12
+    # Their words suffice for everybody; what they bought stays in bounds.
+    assert set(victims) <= set(await world.find("untrusted_vote"))
+    for hour in range(3):
+        plan = await world.apply("untrusted_vote", now=NOW + hour * HOUR)
+        assert hour or len(plan.held) == len(victims) - UNVOUCHED_FLOOR
+        assert {one.held_for for one in plan.held} <= {"unvouched"}
+    sql = "SELECT count(*) FROM decision WHERE state='active' AND ends_at>?"
+    assert world.main.execute(sql, (NOW,)).fetchone()[0] == UNVOUCHED_FLOOR
+    # One vouched person who saw it too is enough.
+    accuse(anchors[1:2], victims[50])
+    assert [str(one.network) for one in (await world.apply("untrusted_vote", now=NOW + 3 * HOUR)).added] == [
+        f"{victims[50]}"
+    ]
+
+
+# --- Imported lists that only support ---------------------------------------------------------------------------------
+
+
+async def test_a_list_of_others_is_worth_half_a_word_where_somebody_here_saw_it(world: World) -> None:
+    for network in ("203.0.113.0/24", "203.0.113.5", "2001:db8:0:7::77"):
+        world.supported(network)
+    vouched, others = world.friends(2), world.friends(2, by="self", active_days=9, word=0.5)
+    for address in (CHEATER, "2001:db8:0:7::1", HONEST):
+        accuse(vouched, address)
+    # However many lists: half a word in all, and 2.5 is not enough of three.
+    assert await world.find("untrusted_vote") == {}
+    assert (await world.distances(CHEATER))["untrusted_vote", "min_people"] == (2.5, 3)
+    assert (await world.distances(HONEST))["untrusted_vote", "min_people"] == (2, 3)
+    # What nobody here reported is nothing, whoever lists it.
+    assert ("untrusted_vote", "min_people") not in await world.distances("203.0.113.77")
+    for address in ("203.0.113.9", "198.51.100.9"):
+        accuse([*others, vouched[0]], address)
+    found = await world.find("untrusted_vote")
+    # One whole word and twice 0.62 are not enough by themselves.
+    assert list(found) == ["203.0.113.9"]
+    numbers = found["203.0.113.9"].numbers
+    assert (numbers["people"], numbers["words"], numbers["support"]) == (3, 2.74, 0.5)
+    assert (
+        reason("progress_cheater", numbers)
+        .text("en")
+        .startswith("3 people with the support of an imported list (2.7 words between them) saw it cheat")
+    )
+
+
+async def test_to_have_served_an_honest_peer_confirms_no_over_download(world: World) -> None:
+    anchors = world.friends(3)
+    liars = world.friends(3, by="self", active_days=9, word=0.9)
+    for liar, ago in itertools.product(liars, (HOUR, 2 * DAY)):
+        liar.swarm(HONEST, to=9 * GIB, ago=ago, began=ago + HOUR)
+    anchors[0].swarm(HONEST, to=GIB // 2, began=5 * HOUR)
+    # What a vouched person gave an honest peer makes nothing of the lies truer.
+    assert (await world.find("over_download"))[HONEST].vouched is False
+    anchors[1].swarm(HONEST, to=GIB, began=5 * HOUR)
+    assert (await world.find("over_download"))[HONEST].vouched is True
+
+
+async def test_one_cheater_whom_vouched_people_saw_confirms_no_network(world: World) -> None:
+    anchor, liars = world.friends(1), world.friends(3, by="self", active_days=9, word=0.9)
+    for host in range(9):
+        accuse(liars, f"203.0.113.{host}")
+    accuse(anchor, "203.0.113.0")
+    assert (await world.find("multi_dial"))["203.0.113.0/24"].vouched is False
+    for host in range(1, 3):
+        accuse(anchor, f"203.0.113.{host}")
+    assert (await world.find("multi_dial"))["203.0.113.0/24"].vouched is True

@@ -3,16 +3,22 @@
 import fcntl
 import os
 import re
+import shlex
+import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from shell import Shell
 
+import sparkle_lite
 from sparkle_lite.cli.main import main
 from sparkle_lite.http.web import static_site
 from sparkle_lite.rules.feed_rendering import NAMES
 from sparkle_lite.texts import languages
+
+MANUAL = Path(sparkle_lite.__file__).parent / "manual"
 
 pytestmark = pytest.mark.usefixtures("folder")
 
@@ -59,7 +65,27 @@ def test_the_site_tells_why_an_address_is_listed_in_every_language(shell: Shell,
         assert 'id="203.0.113.128/25"' in page and "203.0.113.9<" not in page
         assert sentence in page and re.search(r"\d{4}-\d\d-\d\d", page)
         index = (site / language / "index.html").read_text("utf-8")
-        assert "https://rules.example.org/feeds/ipfilter.dat" in index
+        assert "curl -fsS -o ipfilter.dat &#39;https://rules.example.org/feeds/ipfilter.dat&#39;" in index
+
+
+def test_whoever_a_list_is_owed_to_is_named_while_something_of_it_is_in_force(shell: Shell, folder: Path) -> None:
+    entry = '[[imports]]\nname = "{0}"\nfile = "{0}.txt"\ncredit = "{0} by <b>& others, CC BY 4.0"\n'
+    (folder / "config.toml").write_text(entry.format("mine") + entry.format("none"))
+    (folder / "mine.txt").write_text("198.51.100.9\n")
+    shell("imports", "run", "mine")
+    shell("publish", "site")
+    site = folder / "site"
+    comment = "# With entries of the list mine: mine by b others, CC BY 4.0\n"
+    for name in ("cidr.txt", "pbh.txt", "nftables.conf", "ipset.txt", "routeros.rsc"):
+        text = (site / "feeds" / name).read_text()
+        assert text.count("With entries") == text.count(comment) == 1, name
+    for language in languages():
+        for page in ("index.html", "reasons/ipv4.html"):
+            text = (site / language / page).read_text("utf-8")
+            assert "mine by &lt;b&gt;&amp; others, CC BY 4.0" in text and "none by" not in text
+    shell("rules", "pardon", "198.51.100.9")
+    shell("publish", "site")
+    assert not any(b"CC BY" in content for _, _, content in state(site).values())
 
 
 def test_a_long_page_is_split_by_the_numbers_of_its_addresses(
@@ -170,6 +196,49 @@ def test_a_run_that_was_ended_half_way_is_gone_on_with(
     assert left_beside(site) == []
 
 
+def test_what_a_cut_of_power_leaves_is_in_nobody_s_way_and_a_folder_of_somebody_else_stays(
+    shell: Shell, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site, marker = folder / "site", ".sparkle-lite.json"
+    # Ended before the marker, and in the midst of it.
+    for number, name in enumerate((".site.sparkle-next", ".site.sparkle-next-0123abcd")):
+        for half in (None, b"", b'{"files": ["a'):
+            (folder / name).mkdir()
+            if half is not None:
+                (folder / name / marker).write_bytes(half)
+            shell("rules", "deny", f"192.0.{number}.{len(half or b'x')}")
+            shell("publish", "site")
+            assert left_beside(site) == []
+
+    # Ended while the last state was being deleted.
+    rmtree = shutil.rmtree
+
+    def breaks(place: Path) -> None:
+        rmtree(place)
+        raise OSError("the power went out")
+
+    shell("rules", "deny", "192.0.9.1")
+    with monkeypatch.context() as patched:
+        patched.setattr(shutil, "rmtree", breaks)
+        shell("publish", "site", status=1)
+    assert len(left_beside(site)) == 1
+    shell("publish", "site")
+    assert left_beside(site) == []
+
+    # What only looks like ours.
+    theirs = [folder / f".site.sparkle-{state}{run}" for state in ("next", "last") for run in ("", "-0123abcd")]
+    theirs += [folder / ".site.sparkle-next-mine", folder / ".site.sparkle-next.sparkle-next"]
+    for each in theirs:
+        each.mkdir()
+        (each / "photo").write_text("mine")
+        (each / marker).write_text("mine")
+    (folder / ".site.sparkle-next-ffffffff").symlink_to(site)
+    shell("rules", "deny", "192.0.9.2")
+    shell("publish", "site")
+    assert all((each / "photo").read_text() == "mine" for each in theirs)
+    assert (folder / ".site.sparkle-next-ffffffff").is_symlink() and (site / marker).is_file()
+
+
 def left_beside(site: Path) -> list[str]:
     return [path.name for path in site.parent.iterdir() if "sparkle-" in path.name]
 
@@ -204,3 +273,32 @@ def test_a_repository_sees_only_what_has_changed(shell: Shell, folder: Path) -> 
     shell("publish", "site")
     assert "cidr4" not in git("status", "--porcelain", "site")
     assert "cidr6" in git("status", "--porcelain", "site")
+
+
+def recipe_of(language: str) -> str:
+    """What the manual gives cron for a site in a repository, without comments."""
+    manual = (MANUAL / language / "feeds.md").read_text("utf-8")
+    [recipe] = [part for part in re.findall(r"```sh\n(.*?)```", manual, re.DOTALL) if "git push" in part]
+    return re.sub(r" +# .*", "", recipe)
+
+
+def test_the_recipe_of_the_manual_pushes_what_a_failed_push_left_behind(shell: Shell, folder: Path) -> None:
+    [recipe] = {recipe_of(language) for language in languages()}
+    program = f"{shlex.quote(sys.executable)} -m sparkle_lite publish"
+    recipe = recipe.replace("/srv/rules", "clone").replace("sparkle-lite publish", program, 1)
+    recipe = re.sub(r"--config \S+", "--config ../config.toml", recipe)
+    (folder / "config.toml").touch()
+    who = {f"GIT_{role}_{what}": "x@example.org" for role in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
+    environment = {**os.environ, **who, "PYTHONPATH": str(MANUAL.parents[1]), "GIT_CONFIG_GLOBAL": os.devnull}
+
+    def run(command: str) -> tuple[int, str]:
+        ended = subprocess.run(
+            ["sh", "-c", command], cwd=folder, env=environment, capture_output=True, text=True, check=False
+        )
+        return ended.returncode, ended.stdout
+
+    assert run("git init -q --bare bare && git clone -q bare clone && mv bare away")[0] == 0
+    assert run(recipe)[0] != 0
+    (folder / "away").rename(folder / "bare")
+    assert run(recipe) == (0, "site: 20 files, nothing has changed.\n")
+    assert "198.51.100.7/32\n" in run("git -C bare show HEAD:site/feeds/cidr.txt")[1]

@@ -11,6 +11,7 @@ import pytest
 from list_server import list_server
 from shell import Shell
 
+from sparkle_lite.analyses.registry import ANALYSES
 from sparkle_lite.cli.main import main
 
 pytestmark = pytest.mark.usefixtures("folder")
@@ -288,7 +289,7 @@ def test_a_list_comes_from_standard_input_too() -> None:
 def test_a_dry_run_tells_what_would_change_with_other_numbers(shell: Shell) -> None:
     said = shell("analyse", "untrusted_vote", "--dry-run", "--preset", "solo", "--set", "min_torrents=1")
     assert said == "untrusted_vote: would list 0, end 0, keep 0; 0 members' addresses among them.\n"
-    assert len(shell("analyse").splitlines()) == 5
+    assert len(shell("analyse").splitlines()) == len(ANALYSES)
     plan = shell.json("analyse", "over_download", "--dry-run")["over_download"]
     assert (plan["added"], plan["removed"], plan["held"], plan["dropped"], plan["brake"]) == ([], [], [], {}, None)
     assert (plan["shadow"], plan["unchanged"], plan["members"]) == (0, 0, 0)

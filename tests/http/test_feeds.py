@@ -100,6 +100,7 @@ def test_a_feed_is_kept_by_its_tag_or_its_date_and_comes_compressed_where_that_i
         (200, {"If-None-Match": packed.headers["etag"]}),
         (200, {"If-Modified-Since": before}),
         (200, {"If-Modified-Since": "yesterday"}),
+        (200, {"If-Modified-Since": "Fri, 31 Dec 9999 23:59:59 GMT"}),
     ):
         answer = server.request("GET", f"{path}?key={key}", headers=given_headers)
         assert (answer.status, answer.body) == (status, b"" if status == 304 else plain.body), given_headers
@@ -110,7 +111,7 @@ def test_a_feed_is_kept_by_its_tag_or_its_date_and_comes_compressed_where_that_i
 def test_any_text_may_stand_for_a_date(text: str) -> None:
     scope = {"headers": [(b"if-modified-since", text.encode())]}
     document = Ready("text/plain", "1", b"list", modified_ms=1_800_000_000_000)
-    assert choose(scope, document).status in (200, 304)
+    assert choose(scope, document, now_ms=1_900_000_000_000).status in (200, 304)
 
 
 def test_what_changes_is_another_feed_at_once(server: RunningServer, key: str) -> None:
@@ -120,6 +121,20 @@ def test_what_changes_is_another_feed_at_once(server: RunningServer, key: str) -
     assert b"203.0.113.81" in after.body
     assert after.headers["etag"] != before.headers["etag"]
     assert read(server, key, If_None_Match=before.headers["etag"]).status == 200
+
+
+def test_a_credit_is_in_a_feed_and_on_the_page_as_long_as_the_list_is(start: Callable[..., RunningServer]) -> None:
+    config = '[feeds]\nopen = true\n[[imports]]\nname = "mine"\nfile = "list.txt"\nenabled = {}\ncredit = "{}"\n'
+    server = start(config.format("true", "by <b> me"))
+    (server.folder / "list.txt").write_text("198.51.100.9\n")
+    server.run("imports", "run", "mine")
+    first = wait_for(lambda: (new := server.request("GET", FEED)).body.count(b"by b me\n198.51.100.9/32") and new, 5)
+    assert b"by &lt;b&gt; me" in server.request("GET", "/feeds", headers=HTML).body
+    server.reload(config.format("true", "by you"))
+    then = server.request("GET", FEED)
+    assert b"mine: by you\n" in then.body and then.headers["etag"] != first.headers["etag"]
+    server.run("rules", "pardon", "198.51.100.9")
+    wait_for(lambda: server.request("GET", FEED).body == b"", 5)
 
 
 # --- Who may read -----------------------------------------------------------------------------------------------------
@@ -171,8 +186,9 @@ def test_what_is_no_feed_is_refused_as_plainly_and_names_those_that_are(server: 
         said = sentence(read(server, key, path, **HTML), 404)
         assert all(name in said for name in NAMES)
         assert key not in said
-    assert sentence(server.request("POST", "/feeds/nothing", b"x" * 1000), 404)
-    for method in ("POST", "PUT", "DELETE", "OPTIONS"):
+    for method in ("POST", "PROPFIND"):
+        assert sentence(server.request(method, "/feeds/nothing", b"x" * 1000), 404)
+    for method in ("POST", "PUT", "DELETE", "OPTIONS", "PROPFIND"):
         answer = server.request(method, f"{FEED}?key={key}", b"")
         assert (sentence(answer, 405), answer.headers["allow"]) != ("", "")
         assert answer.headers["allow"] == "GET, HEAD"

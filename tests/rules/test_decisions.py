@@ -28,7 +28,15 @@ from sparkle_lite.rules.address_sets import single
 from sparkle_lite.rules.decisions import PARDON_MS, Decisions, ImportedList
 from sparkle_lite.rules.findings import Finding, Identity
 from sparkle_lite.rules.operator import Rules, compile_rules
-from sparkle_lite.rules.plan import GROWTH_FLOOR, WEEK_CAP, Mode, Plan
+from sparkle_lite.rules.plan import (
+    GROWTH_FLOOR,
+    NETWORK_COUNTS,
+    UNVOUCHED_FLOOR,
+    UNVOUCHED_SHARE,
+    WEEK_CAP,
+    Mode,
+    Plan,
+)
 from sparkle_lite.rules.protected import Protected
 from sparkle_lite.rules.rendering import Published
 from sparkle_lite.wire.dialect import detect
@@ -109,6 +117,7 @@ def a_list(name: str, networks: Sequence[Network], expires: int) -> ImportedList
         numbers={},
         people=0,
         decisive=(),
+        vouched=None,
         first_seen=NOW,
         last_seen=NOW,
         expires=expires,
@@ -117,13 +126,21 @@ def a_list(name: str, networks: Sequence[Network], expires: int) -> ImportedList
     return ImportedList(name=name, findings=findings, category=name, widest=(24, 56))
 
 
-def found(text: str, people: int = 4, *, expires: int = NOW + 7 * DAY, decisive: tuple[int, ...] = ()) -> Finding:
+def found(
+    text: str,
+    people: int = 4,
+    *,
+    expires: int = NOW + 7 * DAY,
+    decisive: tuple[int, ...] = (),
+    vouched: bool = True,
+) -> Finding:
     return Finding(
         target=parse_network(text),
         code="seen",
         numbers={"people": people},
         people=people,
         decisive=decisive,
+        vouched=vouched,
         first_seen=NOW - DAY,
         last_seen=NOW,
         expires=expires,
@@ -421,6 +438,39 @@ async def test_a_listing_that_is_renewed_is_no_new_one(place: Place) -> None:
     more = [found(text, expires=place.now + 9 * DAY, decisive=(sleeper,)) for text in texts[WEEK_CAP:]]
     plan = await place.run(*renewed, *more)
     assert (len(plan.added), len(plan.held)) == (WEEK_CAP, 0)
+
+
+async def test_in_a_week_little_may_rest_on_people_for_whom_nobody_vouches(place: Place) -> None:
+    many, vouched = addresses(60), addresses(100, 0x05000001)
+    first = [found(text, vouched=False) for text in many[:30]]
+    plan = await place.run(*first)
+    # Nobody decides alone, however many they are.
+    assert (plan.brake, len(plan.added), len(plan.held)) == (None, UNVOUCHED_FLOOR, 30 - UNVOUCHED_FLOOR)
+    assert {one.held_for for one in plan.held} == {"unvouched"}
+    place.now += HOUR
+    assert len((await place.run(*first, found(many[30], vouched=False))).added) == 0
+    # What vouched people see is listed, and makes room for a quarter as much.
+    seen = [found(text) for text in vouched]
+    plan = await place.run(*first, *seen)
+    assert len(plan.added) == 100 + int(UNVOUCHED_SHARE * 100) - UNVOUCHED_FLOOR
+    # What a vouched person saw after all waits for nothing any more.
+    place.now += HOUR
+    assert len((await place.run(*(one._replace(vouched=True) for one in first), *seen)).added) == 30 - 25
+    # Those who decide alone have their own bound, whoever else saw it.
+    assert {one.held_for for one in await place.standing(state="held")} == set()
+
+
+async def test_a_network_that_nobody_vouched_for_saw_counts_as_several(place: Place) -> None:
+    wide = [found(f"1.0.{n}.0/24", vouched=False) for n in range(3)]
+    plan = await place.run(*wide)
+    assert (len(plan.added), len(plan.held)) == (1, 2)
+    place.now += HOUR
+    few = [found(text, vouched=False) for text in addresses(5, 0x05000001)]
+    assert len((await place.run(*wide, *few)).added) == UNVOUCHED_FLOOR - NETWORK_COUNTS
+    # The week that follows has a share of its own.
+    place.now += 7 * DAY + HOUR
+    later = [one._replace(expires=place.now + 7 * DAY) for one in wide[1:]]
+    assert len((await place.run(*later)).added) == 1
 
 
 # --- When words begin to count ----------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 import gzip
 import tempfile
+import zlib
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from itertools import pairwise
@@ -28,6 +29,7 @@ from sparkle_lite.rules.imports import SCHEDULE, Imported, ImportOrder, Imports
 from sparkle_lite.rules.offers import unpacked
 from sparkle_lite.rules.protected import Protected
 from sparkle_lite.texts import languages
+from sparkle_lite.wire.decisions_document import Reasons, TradedDecision, encode
 
 NOW, HOUR, DAY = 1_800_000_000_000, 3_600_000, 86_400_000
 MANY = [f"45.{number >> 8}.{number & 255}.9" for number in range(1000)]
@@ -172,7 +174,7 @@ async def test_a_first_list_may_be_long_and_a_short_one_may_change_as_it_likes(p
 
 
 async def test_what_stands_no_longer_is_nothing_to_compare_with(place: Place) -> None:
-    order = ImportOrder(ImportEntry(name="a", file="x"), COMMAND_LINE, lifetime_ms=DAY)
+    order = ImportOrder(ImportEntry(name="a", file="x"), COMMAND_LINE, by_hand=True, lifetime_ms=DAY)
     await place.imports.run(order._replace(body=lines(MANY[:100]).encode()))
     place.now += 2 * DAY
     assert await place.listed() == set()
@@ -402,3 +404,152 @@ async def test_the_brakes_hold_for_what_only_supports_too(place: Place) -> None:
         assert (await place.bring(ACCIDENTS[accident][0], weight="support")).run.outcome == "held"
     async with place.database.reader() as reader:
         assert len(await store.supporting(reader, "a")) == 100
+
+
+# --- While it comes ---------------------------------------------------------------------------------------------------
+
+
+async def test_what_was_removed_while_it_came_is_not_taken_over(place: Place, web: ListServer) -> None:
+    entry = fetched(web.serve("/removed.txt", lines(MANY[:3])))
+    place.configure(entry)
+    order = ImportOrder(entry, COMMAND_LINE)
+    place.configure()
+    done = await place.imports.run(order)
+    assert (done.run.outcome, await place.listed()) == ("failed", set())
+    # Another process had begun before, and ends after that.
+    place.configure(entry)
+    await place.imports.run(order)
+    place.configure()
+    other = place.restarted()
+    await other.run_due()
+    assert await place.listed() == set()
+
+
+async def test_only_what_somebody_looked_at_is_taken_over(place: Place, web: ListServer) -> None:
+    entry = fetched(web.serve("/flips.txt", lines(MANY[:3])))
+    place.configure(entry)
+    seen = (await place.imports.preview(ImportOrder(entry, COMMAND_LINE))).numbers["digest"]
+    web.serve("/flips.txt", lines(MANY[500:600]))
+    order = ImportOrder(entry, COMMAND_LINE, accept=True, seen=seen)
+    done = await place.imports.run(order)
+    assert (done.run.outcome, why(done), await place.listed()) == ("held", "changed", set())
+    done = await place.imports.run(order._replace(seen=done.run.numbers["digest"]))
+    assert (done.run.outcome, len(await place.listed())) == ("taken", 100)
+
+
+async def test_a_list_that_is_to_be_read_in_another_way_is_read_anew(place: Place, web: ListServer) -> None:
+    entry = fetched(web.serve("/wide.txt", "45.0.0.0/15\n1.2.3.4\n"), interval=HOUR)
+    place.configure(entry)
+    await place.imports.run_due()
+    assert await place.listed() == {"1.2.3.4"}
+    place.configure(msgspec.structs.replace(entry, widest=(15, 48)))
+    place.now += HOUR
+    await place.imports.run_due()
+    assert await place.listed() == {"1.2.3.4", "45.0.0.0/15"}
+
+
+async def test_a_slow_source_holds_up_no_other(place: Place, web: ListServer) -> None:
+    slow = fetched(web.serve("/slow.txt", "1.1.1.1\n", pause_s=1.5), "slow")
+    quick = fetched(web.serve("/quick.txt", "2.2.2.2\n"), "quick")
+    place.configure(slow, quick)
+    place.imports.begin(ImportOrder(slow, COMMAND_LINE))
+    await place.imports.run(ImportOrder(quick, COMMAND_LINE))
+    assert await place.listed() == {"2.2.2.2"}
+    await place.bring("3.3.3.3\n", name="other")
+    await place.imports.remove("other", COMMAND_LINE)
+    assert "slow" in place.imports.running and await place.listed() == {"2.2.2.2"}
+
+
+async def test_a_private_place_that_one_list_may_come_from_opens_no_other(place: Place, web: ListServer) -> None:
+    place.configure(fetched(web.serve("/own.txt", "1.2.3.4\n"), "own"))
+    with list_server() as inner:
+        secret = inner.serve("/secret.txt", "5.6.7.8\n")
+        for led, outcome in ((f"{web.url}/own.txt", "taken"), (secret, "failed")):
+            url = web.serve("/redirect", "", 302, location=led)
+            await place.imports.add(ImportEntry(name="led", url=(ListURL(url),)), Actor(None, True))
+            done = await place.imports.run(ImportOrder(await place.imports.entry("led"), COMMAND_LINE))
+            assert done.run.outcome == outcome
+            await place.imports.remove("led", COMMAND_LINE)
+        assert inner.asked == []
+
+
+# --- Neighbours -------------------------------------------------------------------------------------------------------
+
+FIRST = "00000000000000bb"
+
+
+def shared(target: str, kind: Any = "ip", *, until: int | None = None, **more: Any) -> TradedDecision:
+    """A decision of another server."""
+    values: dict[str, Any] = {"id": f"{FIRST}-{zlib.crc32(target.encode())}", "chain": [FIRST], "evidence": {}, **more}
+    return TradedDecision(
+        kind=kind,
+        targets=[target],
+        category="x",
+        origin="untrusted_vote",
+        code="reported_peer",
+        reason=Reasons("it \u202ecame", ""),
+        since=NOW,
+        until=until,
+        **values,
+    )
+
+
+async def test_a_neighbour_lists_what_it_decided_and_nothing_that_would_ban_everybody(place: Place) -> None:
+    everybody = (
+        ("peer_id", '{"method":"STARTS_WITH","content":"-"}'),
+        ("peer_id", '{"method":"STARTS_WITH","content":"-qB"}'),
+        ("client_name", '{"method":"CONTAINS","content":"e"}'),
+        *(
+            (kind, text)
+            for kind in ("peer_id", "client_name")
+            for text in (
+                '{"method":"LENGTH","min":0,"max":99}',
+                '{"method":"EQUALS","content":"nobody","miss":"TRUE"}',
+                '{"method":"MATCH_REGEX","content":"(a|a)*b|.*"}',
+            )
+        ),
+    )
+    decisions = [
+        shared("1.2.3.4", evidence={"people": 3}),
+        shared("nonsense"),
+        shared("10.0.0.1"),
+        shared("0.0.0.0/1"),
+        shared("5.5.5.5", until=NOW - 1),
+        shared("6.6.6.6", chain=[FIRST, await own_node(place)]),
+        shared('{"method":"STARTS_WITH","content":"-XL00"}', "peer_id"),
+        *(shared(text, kind) for kind, text in everybody),
+    ]
+    done = await place.bring(encode(FIRST, decisions), format="sparkle", trust="create")
+    assert done.run.outcome == "taken"
+    standing = {str(one.network or one.text): one for one in await place.standing(state="active")}
+    assert set(standing) == {"1.2.3.4", '{"method":"STARTS_WITH","content":"-XL00","miss":"DEFAULT"}'}
+    assert (standing["1.2.3.4"].note, standing["1.2.3.4"].expires_at) == ("it came", NOW + 7 * DAY)
+    numbers = done.run.numbers
+    assert (numbers["skipped"], numbers["refused"]) == ({"own": 1}, {"target": 2 + len(everybody)})
+
+
+async def own_node(place: Place) -> str:
+    [[node]] = await place.database.read("SELECT value FROM setting WHERE name='node'")
+    return str(node)
+
+
+async def test_what_a_neighbour_withdraws_ends_at_once_and_what_is_not_heard_of_after_a_week(
+    place: Place, web: ListServer
+) -> None:
+    many = [shared(text) for text in MANY[:60]]
+    for trust in ("create", "support"):
+        assert (await place.bring(encode(FIRST, many), format="sparkle", trust=trust)).run.outcome == "taken"
+        assert (await place.bring(encode(FIRST, many[:2]), format="sparkle", trust=trust)).run.outcome == "taken"
+        assert (await place.bring(encode(FIRST, []), format="sparkle", trust=trust)).run.outcome == "taken"
+    url = web.serve("/decisions.json", encode(FIRST, [*many[:2], shared("7.7.7.7", until=NOW - 1)]))
+    place.configure(fetched(url, format="sparkle", interval=HOUR))
+    place.now += HOUR
+    await place.imports.run_due()
+    async with place.database.reader() as reader:
+        assert await store.supporting(reader, "a") == {parse_network(text) for text in MANY[:2]}
+    web.serve("/decisions.json", "gone", 404)
+    for _ in range(9):
+        place.now += DAY
+        await place.imports.run_due()
+    async with place.database.reader() as reader:
+        assert await store.supporting(reader, "a") == set()

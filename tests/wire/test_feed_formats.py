@@ -12,10 +12,10 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from sparkle_lite.net import Network, network_of, parse_network
-from sparkle_lite.rules.feed_rendering import ListOrder, render_list
+from sparkle_lite.rules.feed_rendering import ListOrder, Rendered, render_list
 from sparkle_lite.rules.operator import Rules
 from sparkle_lite.rules.rendering import Listing, Published, publish
-from sparkle_lite.wire.feeds import FORMATS, Feed
+from sparkle_lite.wire.feeds import FORMATS, Credit, Feed
 
 NOW = 1_800_000_000_000
 LINK = "https://btn.example.org/ip/"
@@ -43,6 +43,7 @@ HOSTILE = st.one_of(
     ),
 )  # fmt: skip
 LISTED = st.dictionaries(ANY_NETWORK, st.tuples(HOSTILE, HOSTILE), max_size=40)
+CREDITS = st.lists(HOSTILE, max_size=3)
 Wanted = dict[Network, tuple[str, str]]
 
 
@@ -51,8 +52,9 @@ def published(wanted: Wanted, holes: Iterable[str] = (), link: str = LINK) -> Pu
     return publish(Rules(), [parse_network(text) for text in holes], NOW, denied=denied, link=link)
 
 
-def feed_of(name: str, documents: Published) -> Feed:
-    return render_list(ListOrder(name, documents.ip_denylist.body, documents.link, NOW))
+def feed_of(name: str, documents: Published, *credits: str) -> Feed:
+    edition = Rendered(documents, 1, NOW, [Credit(f"list-{number}", text) for number, text in enumerate(credits)])
+    return render_list(ListOrder.of(name, edition))
 
 
 def served(documents: Published, *versions: int) -> set[AnyNetwork]:
@@ -70,15 +72,15 @@ def requires(body: bytes, read: Callable[[bytes], list[Range]], expected: set[An
 # --- Each consumer ----------------------------------------------------------------------------------------------------
 
 
-@given(LISTED)
+@given(LISTED, CREDITS)
 @settings(max_examples=50, deadline=None)
-@example({})
-@example({parse_network("2001:db8::5"): ("a", "b")})
-@example({parse_network("0.0.0.0/1"): ("a", "b"), parse_network("128.0.0.0/1"): ("a", "b")})
-def test_every_consumer_reads_what_is_served(wanted: Wanted) -> None:
+@example({}, [])
+@example({parse_network("2001:db8::5"): ("a", "b")}, ["\\"])
+@example({parse_network("0.0.0.0/1"): ("a", "b"), parse_network("128.0.0.0/1"): ("a", "b")}, [])
+def test_every_consumer_reads_what_is_served(wanted: Wanted, credits: list[str]) -> None:
     documents = published(wanted)
     v4, v6, both = served(documents, 4), served(documents, 6), served(documents, 4, 6)
-    bodies = {name: feed_of(name, documents).body for name in FORMATS}
+    bodies = {name: feed_of(name, documents, *credits).body for name in FORMATS}
 
     for name, expected in (("cidr.txt", both), ("cidr4.txt", v4), ("cidr6.txt", v6)):
         assert consumers.networks_of(consumers.cidr_list(bodies[name])) == expected
@@ -94,17 +96,17 @@ def test_every_consumer_reads_what_is_served(wanted: Wanted) -> None:
     assert consumers.networks_of(consumers.biglybt(bodies["ipfilter.dat"])) == consumers.collapsed(v4 | first)
 
 
-@given(LISTED, LISTED)
+@given(LISTED, LISTED, CREDITS)
 @settings(max_examples=30, deadline=None)
-def test_a_firewall_goes_from_any_list_to_any_other_at_once(before: Wanted, wanted: Wanted) -> None:
+def test_a_firewall_goes_from_any_list_to_any_other_at_once(before: Wanted, wanted: Wanted, credits: list[str]) -> None:
     old, new = published(before), published(wanted)
     v4, v6 = served(new, 4), served(new, 6)
 
-    sets = consumers.nftables(feed_of("nftables.conf", new).body)
+    sets = consumers.nftables(feed_of("nftables.conf", new, *credits).body)
     assert consumers.networks_of(sets["sparkle4"]) == v4
     assert consumers.networks_of(sets["sparkle6"]) == v6
 
-    body = feed_of("ipset.txt", new).body
+    body = feed_of("ipset.txt", new, *credits).body
     stood = consumers.ipset(feed_of("ipset.txt", old).body)
     # A restore that was cut off leaves the set beside half full.
     lines = body.splitlines(keepends=True)
@@ -115,11 +117,13 @@ def test_a_firewall_goes_from_any_list_to_any_other_at_once(before: Wanted, want
         assert (set(ended["sparkle4"].members), set(ended["sparkle6"].members)) == (split(v4), split(v6))
 
 
-@given(LISTED, LISTED)
+@given(LISTED, LISTED, CREDITS)
 @settings(max_examples=30, deadline=None)
-def test_a_router_goes_from_any_list_to_any_other_and_keeps_its_own_lists(before: Wanted, wanted: Wanted) -> None:
+def test_a_router_goes_from_any_list_to_any_other_and_keeps_its_own_lists(
+    before: Wanted, wanted: Wanted, credits: list[str]
+) -> None:
     old, new = published(before), published(wanted)
-    body = feed_of("routeros.rsc", new).body
+    body = feed_of("routeros.rsc", new, *credits).body
     theirs = ("mine", ipaddress.ip_network("203.0.113.0/24"))
     entries = consumers.routeros(feed_of("routeros.rsc", old).body, [theirs])
     lines = body.splitlines(keepends=True)
@@ -155,6 +159,27 @@ def test_the_reason_is_told_where_the_consumer_shows_one() -> None:
     [(_, comment)] = consumers.peerbanhelper(feed_of("pbh.txt", documents).body)
     assert comment == f"[untrusted_vote] {why} {LINK}203.0.113.0"
     assert feed_of("transmission.txt", documents).body == b"203.0.113.0/25\n"
+
+
+def test_a_credit_is_one_line_of_plain_text_where_a_feed_can_have_comments() -> None:
+    documents = published({parse_network("203.0.113.7"): ("a", "b"), parse_network("2001:db8::5"): ("a", "b")})
+    credits = ("BTN-Collected-Rules by PBH-BTN, CC BY 4.0", "x\r\n0.0.0.0/0; /system reset \\", "迅雷")
+    expected = [
+        "# With entries of the list list-0: BTN-Collected-Rules by PBH-BTN, CC BY 4.0",
+        "# With entries of the list list-1: x 0.0.0.0/0 /system reset",
+        "# With entries of the list list-2",
+    ]
+    for name in FORMATS:
+        plain, feed = feed_of(name, documents), feed_of(name, documents, *credits)
+        lines = feed.body.decode("ascii").splitlines()
+        if name in ("ipfilter.dat", "peerguardian.p2p", "transmission.txt"):
+            assert feed == plain
+            continue
+        assert (lines[-3:] if name == "pbh.txt" else lines[:3]) == expected
+        assert "\n".join(line for line in lines if line not in expected) + "\n" == plain.body.decode()
+        assert (feed.entries, feed.tag != plain.tag) == (plain.entries, True)
+    reasons = {why for _, why in consumers.peerbanhelper(feed_of("pbh.txt", documents, *credits).body)}
+    assert reasons == {why for _, why in consumers.peerbanhelper(feed_of("pbh.txt", documents).body)}
 
 
 def test_a_long_list_of_ipv6_alone_ends_nothing_early() -> None:

@@ -19,9 +19,10 @@ import pytest
 from feed_consumers import AnyNetwork, Range
 
 from sparkle_lite.net import parse_network
-from sparkle_lite.rules.feed_rendering import ListOrder, render_list
+from sparkle_lite.rules.feed_rendering import ListOrder, Rendered, render_list
 from sparkle_lite.rules.operator import Rules
 from sparkle_lite.rules.rendering import Listing, publish
+from sparkle_lite.wire.feeds import Credit
 
 NETWORKS = (
     "1.0.0.0/8", "198.51.100.128/25", "203.0.113.0/24", "203.0.114.9", "255.0.0.0/8", "2001:db8::/48", "2001:db9::1",
@@ -48,7 +49,9 @@ def written(folder: Path, name: str, *networks: str) -> Path:
     ]
     documents = publish(Rules(), [], 0, denied=denied)
     file = folder / name
-    file.write_bytes(render_list(ListOrder(name, documents.ip_denylist.body, "", 0)).body)
+    file.write_bytes(
+        render_list(ListOrder.of(name, Rendered(documents, 1, 0, [Credit("mine", "me & you, CC BY 4.0")]))).body
+    )
     return file
 
 

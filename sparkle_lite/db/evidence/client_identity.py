@@ -6,6 +6,7 @@ from typing import NamedTuple
 from sparkle_lite.db.evidence.workspace import (
     DAYS,
     TORRENTS,
+    VOUCHED_VOTER,
     Evidence,
     enough,
     network_of,
@@ -31,7 +32,8 @@ class Disguise(NamedTuple):
 class Bearers(NamedTuple):
     """Who was seen under a disguise: `percent` of the addresses with that name didn't have its peer_id.
 
-    `words` of those who saw them (hundredths, collapsed by networks).
+    `words` of those who saw them (hundredths, collapsed by networks). `vouched`: an administrator vouches for one of
+    them.
     """
 
     disguise: int
@@ -44,6 +46,7 @@ class Bearers(NamedTuple):
     first: int
     last: int
     decisive: tuple[int, ...]
+    vouched: bool
 
 
 def find_bearers(evidence: Evidence, disguises: Sequence[Disguise], numbers: Mapping[str, int]) -> list[Bearers]:
@@ -74,11 +77,13 @@ def find_bearers(evidence: Evidence, disguises: Sequence[Disguise], numbers: Map
     rows = evidence.do(
         "SELECT s.key, w.voices, min(w.users, w.nets), s.addresses, s.addresses*100/(s.addresses+(SELECT"
         " count(DISTINCT o.address) FROM owner o WHERE o.disguise=s.key AND o.address NOT IN"
-        " (SELECT address FROM seen WHERE key=s.key))) AS percent, s.torrents, s.days, s.first, s.last, d.users FROM"
+        " (SELECT address FROM seen WHERE key=s.key))) AS percent, s.torrents, s.days, s.first, s.last, d.users,"
+        " s.vouched FROM"
         f" (SELECT key, count(DISTINCT address) AS addresses, {TORRENTS}, {DAYS} AS days, min(at) AS first,"
-        " max(at) AS last FROM seen GROUP BY key) s JOIN whole w ON w.key=s.key LEFT JOIN decisive d ON d.key=s.key"
+        f" max(at) AS last, max({VOUCHED_VOTER}) AS vouched FROM seen GROUP BY key) s JOIN whole w ON w.key=s.key"
+        " LEFT JOIN decisive d ON d.key=s.key"
     )
-    return [Bearers._make((*row[:9], users_of(row[9]))) for row in rows]
+    return [Bearers._make((*row[:9], users_of(row[9]), bool(row[10]))) for row in rows]
 
 
 def _collect_disguised(evidence: Evidence, since: int) -> None:

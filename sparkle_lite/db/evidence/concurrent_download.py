@@ -4,8 +4,10 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from sparkle_lite.db.evidence.workspace import (
+    DISTINCT,
     FINDINGS,
     TORRENTS,
+    VOUCHED_VOTER,
     Evidence,
     about,
     enough,
@@ -29,6 +31,7 @@ class Crowd(NamedTuple):
     """What an address took at the same time, in its busiest half hour; `buckets` counts those that qualify.
 
     `words` of the people who saw it (hundredths, collapsed by networks); `against` of those who got anything back.
+    `vouched_torrents` are those on which people saw it for whom an administrator vouches.
     """
 
     key: bytes
@@ -41,6 +44,7 @@ class Crowd(NamedTuple):
     knocked: int
     against: int
     decisive: tuple[int, ...]
+    vouched_torrents: int
 
 
 def find_crowds(evidence: Evidence, numbers: Mapping[str, int], only: bytes | None = None) -> list[Crowd]:
@@ -76,14 +80,15 @@ def find_crowds(evidence: Evidence, numbers: Mapping[str, int], only: bytes | No
     evidence.make_voters(numbers["min_people"], torrents=numbers["min_torrents"])
     rows = evidence.do(
         f"SELECT b.key, w.voices, min(w.users, w.nets), b.torrents, b.buckets, s.first*{BUCKET_MS}, w.last,"
-        " max(w.last, coalesce(k.knocked, 0)), w.against, d.users"
+        " max(w.last, coalesce(k.knocked, 0)), w.against, d.users,"
+        f" (SELECT {DISTINCT} FROM seen WHERE key=b.key AND {VOUCHED_VOTER})"
         " FROM busiest b JOIN whole w ON w.key=b.key LEFT JOIN decisive d ON d.key=b.key"
         " LEFT JOIN knock k ON k.key=b.key"
         " JOIN (SELECT key, min(bucket) AS first FROM busy GROUP BY key) s ON s.key=b.key"
         " WHERE b.place=1 ORDER BY b.torrents DESC, b.key LIMIT ?",
         (FINDINGS,),
     )
-    return [Crowd._make((*row[:9], users_of(row[9]))) for row in rows]
+    return [Crowd._make((*row[:9], users_of(row[9]), row[10])) for row in rows]
 
 
 def _collect_moments(evidence: Evidence, since: int, only: bytes | None) -> None:

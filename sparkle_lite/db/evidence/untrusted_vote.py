@@ -10,7 +10,9 @@ from sparkle_lite.db.evidence.workspace import (
     LONGEST_MS,
     LONGEST_RECURRENCE,
     MOST,
+    SUPPORT,
     TORRENTS,
+    VOUCHED_VOTER,
     WORD,
     WORD_OF,
     Evidence,
@@ -38,7 +40,9 @@ class Votes(NamedTuple):
     """What people reported of a subject: how many voices, and what their words come to (hundredths).
 
     `words` are collapsed by networks, less those that speak for the peer (`against`); `cheat_*` those in the first
-    group of modules alone. `knocked`: when it was turned away last, or was reported last. Times in ms.
+    group of modules alone. `support` is what an imported list adds to both. `knocked`: when it was turned away last, or
+    was reported last. `vouched_members`: how many of its members somebody reported so for whom an administrator
+    vouches. Times in ms.
     """
 
     key: bytes
@@ -54,9 +58,11 @@ class Votes(NamedTuple):
     last: int
     knocked: int
     against: int
+    support: int
     weight: float
     decisive: tuple[int, ...]
     members: int
+    vouched_members: int
     sharing: int
 
 
@@ -65,6 +71,8 @@ LOSSES = (
     "SELECT key, voter, CAST(total(lost) AS INTEGER) AS lost FROM (SELECT key, voter, torrent, max(lost) AS lost"
     " FROM report GROUP BY key, voter, torrent) GROUP BY key, voter"
 )
+
+_SUPPORT_OF = f"iif(report.key IN (SELECT key FROM supported), {SUPPORT}, 0)"
 
 
 def find_votes(
@@ -76,22 +84,27 @@ def find_votes(
     min_days.
     """
     least = enough(min(numbers["min_people"], numbers["min_people_any"]))
+    is_supported = evidence.has("m.import_support")
+    if is_supported:
+        # Somebody here must have reported it, whatever lists say.
+        least = max(least - SUPPORT, 1)
     collect_reports(evidence, modules, numbers, 0 if only else least, only=only)
     if not evidence.has("report"):
         return []
+    evidence.make_supported()
     if only is None:
         # What can't be listed anyway needs no look at its traffic, which costs most.
         keep_candidates(
             evidence,
-            f"SELECT key FROM report GROUP BY key HAVING ({people_in('grp=0')}>=:people"
-            f" OR {people_in('TRUE')}>=:anyhow)"
+            f"SELECT key FROM report GROUP BY key HAVING ({people_in('grp=0')}+{_SUPPORT_OF}>=:people"
+            f" OR {people_in('TRUE')}+{_SUPPORT_OF}>=:anyhow)"
             f" AND max({DISTINCT}, {DAYS})>=:min_torrents AND max({DAYS}, count(DISTINCT grp))>=:min_days",
             {**numbers, "people": enough(numbers["min_people"]), "anyhow": enough(numbers["min_people_any"])},
         )
     evidence.do("CREATE TEMP TABLE seen AS SELECT * FROM report")
     evidence.make_met(evidence.now - numbers["window"])
     evidence.make_against(LOSSES, numbers["share_percent"])
-    return count_votes(evidence, numbers, only)
+    return count_votes(evidence, numbers, only, is_supported=True)
 
 
 def collect_reports(
@@ -192,12 +205,21 @@ def keep_candidates(evidence: Evidence, sql: str, values: Mapping[str, Any]) -> 
     evidence.do("DELETE FROM report WHERE key NOT IN (SELECT key FROM candidate)")
 
 
-def count_votes(evidence: Evidence, numbers: Mapping[str, int], only: bytes | None) -> list[Votes]:
+def count_votes(
+    evidence: Evidence, numbers: Mapping[str, int], only: bytes | None, *, is_supported: bool = False
+) -> list[Votes]:
     """The votes on what is in `seen`, the strongest first; `loss` and `against` are there already.
+
+    `is_supported`: so is `supported`, which counts.
 
     numbers: half_life (ms), min_people, min_people_any, min_torrents.
     """
-    evidence.make_voters(numbers["min_people"], anyhow=numbers["min_people_any"], torrents=numbers["min_torrents"])
+    evidence.make_voters(
+        numbers["min_people"],
+        anyhow=numbers["min_people_any"],
+        torrents=numbers["min_torrents"],
+        is_supported=is_supported,
+    )
     # A vote loses half its weight with every half-life, which is longer the more days there is evidence of.
     # Straight lines between the powers of two: not every SQLite has a logarithm.
     evidence.do(
@@ -222,10 +244,13 @@ def count_votes(evidence: Evidence, numbers: Mapping[str, int], only: bytes | No
     rows = evidence.do(
         "SELECT s.key, w.voices, s.cheat_voices, max(min(w.users, w.nets)-w.against, 0) AS words,"
         " max(min(w.first_users, w.first_nets)-w.against, 0), s.torrents, s.days, s.groups, s.reports, s.first, s.last,"
-        " max(s.last, coalesce(a.knocked, 0)), w.against, min(u.weight, n.weight), d.users, s.members FROM"
+        " max(s.last, coalesce(a.knocked, 0)), w.against, w.support, min(u.weight, n.weight), d.users, s.members,"
+        " s.vouched_members FROM"
         f" (SELECT key, count(DISTINCT iif(grp=0, voter, NULL)) AS cheat_voices, {TORRENTS}, {DAYS} AS days,"
         " count(DISTINCT grp) AS groups, count(*) AS reports, min(at) AS first, max(at) AS last,"
-        f" count(DISTINCT member) AS members FROM seen {where} GROUP BY key) s"
+        " count(DISTINCT member) AS members,"
+        f" count(DISTINCT iif(grp=0 AND {VOUCHED_VOTER}, member, NULL)) AS vouched_members"
+        f" FROM seen {where} GROUP BY key) s"
         " JOIN whole w ON w.key=s.key JOIN span a ON a.key=s.key JOIN voter_weight u ON u.key=s.key"
         " JOIN net_weight n ON n.key=s.key"
         " LEFT JOIN decisive d ON d.key=s.key ORDER BY words DESC, s.key LIMIT :limit",
@@ -236,7 +261,7 @@ def count_votes(evidence: Evidence, numbers: Mapping[str, int], only: bytes | No
             "SELECT key, max(members) FROM (SELECT key, count(DISTINCT member) AS members FROM seen"
             " WHERE torrent IS NOT NULL GROUP BY key, torrent) GROUP BY key"
         )
-        if any(row[15] > 1 for row in rows)
+        if any(row[16] > 1 for row in rows)
         else ()
     )
-    return [Votes._make((*row[:14], users_of(row[14]), row[15], sharing.get(row[0], 0))) for row in rows]
+    return [Votes._make((*row[:15], users_of(row[15]), *row[16:], sharing.get(row[0], 0))) for row in rows]

@@ -74,6 +74,9 @@ WORD_BITS = 24
 _WORD_MASK = (1 << WORD_BITS) - 1
 WORD_OF = f"(voter & {_WORD_MASK})"
 
+# What it is worth that an imported list names an address, too.
+SUPPORT = WORD // 2
+
 # A word below it is silent; above, it is worth so many hundredths of it.
 SILENT, WORTH = 0.5, 125
 
@@ -122,6 +125,10 @@ def about(only: bytes | None) -> tuple[str, dict[str, bytes]]:
 def prefix_of(key: bytes) -> bytes:
     """The /24 or /56 of a subject."""
     return key[: 3 if len(key) == 4 else 7]
+
+
+VOUCHED_VOTER = f"(voter >> {WORD_BITS}) IN (SELECT user FROM person WHERE vouched)"
+"""Whether a voter is somebody for whom an administrator vouches."""
 
 
 def users_of(text: str | None) -> tuple[int, ...]:
@@ -455,14 +462,30 @@ class Evidence:
         )
         self.do("CREATE INDEX temp.against_key ON against (key)")
 
+    def make_supported(self) -> None:
+        """Make the table of the candidates in a network of an imported list that only supports what people here saw."""
+        self._connection.create_function("cut", 2, _cut, deterministic=True)
+        self.do("CREATE TEMP TABLE width AS SELECT DISTINCT length(address) AS size, prefix FROM m.import_support")
+        self.do(
+            "CREATE TEMP TABLE supported AS SELECT c.key FROM candidate c WHERE EXISTS (SELECT 1 FROM width w"
+            " CROSS JOIN m.import_support s ON s.address=cut(c.low, w.prefix) AND s.prefix=w.prefix"
+            " WHERE w.size=length(c.low))"
+            # What lies in a subscriber's network is about that subscriber.
+            " OR (length(c.key)=8 AND EXISTS (SELECT 1 FROM m.import_support s"
+            " WHERE s.address BETWEEN c.low AND c.high AND length(s.address)=16))"
+        )
+        self.do("CREATE INDEX temp.supported_key ON supported (key)")
+
     # --- Counting people ----------------------------------------------------------------------------------------------
 
-    def make_voters(self, people: int, *, anyhow: int | None = None, torrents: int = 0) -> None:
+    def make_voters(
+        self, people: int, *, anyhow: int | None = None, torrents: int = 0, is_supported: bool = False
+    ) -> None:
         """From `seen` and `against` make `whole` (words per key, in hundredths) and `decisive`.
 
         These are the voters whose removal would drop the target below a threshold. Needed are the words of so many
         people in the first group of modules or, where more suffice of whatever group, `anyhow`; and so many torrents
-        or days.
+        or days. `is_supported`: what is in the table of those is worth half a word more.
         """
         self.do("CREATE TEMP TABLE heard AS SELECT key, voter, net, max(grp=0) AS first FROM seen GROUP BY 1, 2, 3")
         # Of a network the loudest counts; `lone` is what it would lose without that voter.
@@ -479,10 +502,16 @@ class Evidence:
             f" {voices_in('grp=0')} AS first_users,"
             " (SELECT CAST(total(l.word) AS INTEGER) FROM loud l WHERE l.key=seen.key) AS nets,"
             " (SELECT CAST(total(l.word) AS INTEGER) FROM loud_first l WHERE l.key=seen.key) AS first_nets,"
-            f" max({DISTINCT}, {DAYS}) AS torrents, max(at) AS last, 0 AS against"
+            f" max({DISTINCT}, {DAYS}) AS torrents, max(at) AS last, 0 AS against, 0 AS support"
             " FROM seen GROUP BY key"
         )
         self.do("CREATE INDEX temp.whole_key ON whole (key)")
+        if is_supported:
+            self.do(
+                f"UPDATE whole SET support={SUPPORT}, users=users+{SUPPORT}, nets=nets+{SUPPORT},"
+                f" first_users=first_users+iif(first_users>0, {SUPPORT}, 0),"
+                f" first_nets=first_nets+iif(first_users>0, {SUPPORT}, 0) WHERE key IN (SELECT key FROM supported)"
+            )
         self.do(
             "UPDATE whole SET against=a.less FROM (SELECT u.key, min(u.less, n.less) AS less FROM"
             " (SELECT key, sum(less) AS less FROM (SELECT key, max(less) AS less FROM against GROUP BY key, voter)"
@@ -510,6 +539,12 @@ class Evidence:
             },
         )
         self.do("CREATE INDEX temp.decisive_key ON decisive (key)")
+
+
+def _cut(address: bytes, prefix: int) -> bytes:
+    """An address (4 or 16 bytes) with nothing left behind a prefix."""
+    rest = len(address) * 8 - prefix
+    return (int.from_bytes(address, "big") >> rest << rest).to_bytes(len(address), "big")
 
 
 def _lone(table: str) -> str:

@@ -5,7 +5,7 @@ address it is.
 """
 
 import base64
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 from xml.sax.saxutils import escape
@@ -460,6 +460,13 @@ def _rule(server: Server, me: SignedIn, decision: Decision, state: str) -> Decis
     return _entry(me, Match(decision, state, server.decisions.reason(decision)))
 
 
+def _evidence(evidence: Mapping[str, Any]) -> EvidenceEntry | None:
+    """What a decision rests on; None where nobody had to see anything, and for what another server decided."""
+    if not evidence.get("people") or "neighbour" in evidence:
+        return None
+    return EvidenceEntry(**{name: evidence[name] for name in EvidenceEntry.__struct_fields__})
+
+
 def _entry(me: SignedIn, match: Match) -> DecisionEntry:
     decision, evidence = match.decision, match.decision.evidence
     withheld = shown_obstacle(match.withheld, is_admin=me.is_admin)
@@ -475,7 +482,7 @@ def _entry(me: SignedIn, match: Match) -> DecisionEntry:
         code=decision.code,
         numbers=dict(decision.numbers),
         reason=spoken(match.reason),
-        evidence=EvidenceEntry(**evidence) if evidence.get("people") else None,
+        evidence=_evidence(evidence),
         held_for=None if is_secret else decision.held_for,
         note=decision.note,
         created_at=decision.created_at,

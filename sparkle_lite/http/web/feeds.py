@@ -1,6 +1,6 @@
 """Feeds: the URL for each program that fetches a list, and the keys that such a URL holds."""
 
-from typing import Any, NamedTuple
+from typing import Any
 from urllib.parse import urlencode
 
 from litestar import get, post
@@ -10,22 +10,15 @@ from sparkle_lite.errors import SparkleError
 from sparkle_lite.http.feeds import KEY, unknown_feed
 from sparkle_lite.http.session import AnyRequest, Injected, SignedIn, own_url
 from sparkle_lite.http.web.access import ADMINS, ANYBODY, MEMBERS
+from sparkle_lite.http.web.feed_urls import FeedUrl, feed_urls
 from sparkle_lite.http.web.once import OnceForms
 from sparkle_lite.http.web.paging import page_number
 from sparkle_lite.http.web.render import Page, PostedForm, SignInFirst, here, local, page, see_other
-from sparkle_lite.rules.feeds import NAMES
 from sparkle_lite.server import Server
 
 _PAGE = 100
 # What stands for the key in a URL while nobody knows it.
 _PLACEHOLDER = "KEY"
-
-
-class FeedUrl(NamedTuple):
-    """A feed, and where a program finds it."""
-
-    name: str
-    url: str
 
 
 @get("/feeds", guards=ANYBODY)
@@ -57,6 +50,7 @@ async def _feeds_page(
         is_open=_is_open(server),
         feeds=_urls(request, server, "" if _is_open(server) else _PLACEHOLDER),
         placeholder=_PLACEHOLDER,
+        credits=server.publisher.credits,
         keys=await server.accounts.feed_keys.of(me.user.id) if me else [],
         limit=KEYS_PER_USER,
         length=NAME_LENGTH,
@@ -107,4 +101,4 @@ def _is_open(server: Server) -> bool:
 def _urls(request: AnyRequest, server: Server, key: str) -> list[FeedUrl]:
     """Every feed with the URL for a program; "" for no key."""
     base, query = own_url(request, server), f"?{urlencode({KEY: key})}" if key else ""
-    return [FeedUrl(name, f"{base}/feeds/{name}{query}") for name in NAMES]
+    return feed_urls(base, query)

@@ -69,7 +69,7 @@ def _why(listed: ImportStatus) -> Any:
 # --- A new one --------------------------------------------------------------------------------------------------------
 
 
-@post(f"{_PATH}/try", status_code=200, guards=ADMINS)
+@post("/rules/try-import", status_code=200, guards=ADMINS)
 async def try_out(
     request: AnyRequest, server: Injected[Server], me: Injected[SignedIn], form: Injected[PostedForm]
 ) -> Page:
@@ -92,7 +92,7 @@ async def try_out(
     )
 
 
-@post(f"{_PATH}/add", status_code=303, guards=ADMINS)
+@post("/rules/add-import", status_code=303, guards=ADMINS)
 async def add(
     request: AnyRequest, server: Injected[Server], me: Injected[SignedIn], form: Injected[PostedForm]
 ) -> Page:
@@ -102,8 +102,13 @@ async def add(
         await server.imports.add(entry, me.actor)
     except SparkleError as error:
         return await _lists_page(request, server, form, refused=error)
-    server.imports.begin(ImportOrder(entry, me.actor, accept="accept" in form))
+    server.imports.begin(_order(entry, me, form))
     return see_other(f"{_PATH}/{entry.name}", done="list_added")
+
+
+def _order(entry: ImportEntry, me: SignedIn, form: PostedForm) -> ImportOrder:
+    """A run that takes over what was shown, if anything was."""
+    return ImportOrder(entry, me.actor, accept="accept" in form, seen=form.get("seen", ""))
 
 
 def _entry(request: AnyRequest, form: PostedForm) -> ImportEntry:
@@ -205,7 +210,7 @@ def _bad(numbers: Any) -> list[tuple[int, Any, str]]:
 @post(f"{_PATH}/{{name:str}}/run", status_code=303, guards=ADMINS)
 async def run_now(server: Injected[Server], me: Injected[SignedIn], form: Injected[PostedForm], name: str) -> Page:
     """Fetch a list now; `accept` takes over what was held back."""
-    server.imports.begin(ImportOrder(await server.imports.entry(name), me.actor, accept="accept" in form))
+    server.imports.begin(_order(await server.imports.entry(name), me, form))
     return see_other(f"{_PATH}/{name}")
 
 

@@ -7,10 +7,11 @@ the next number of its addresses, so that a change of the list changes few files
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
+from sparkle_lite.http.web.feed_urls import feed_urls
 from sparkle_lite.http.web.render import environment, static_file
 from sparkle_lite.net import Network
 from sparkle_lite.texts import Phrase, languages
-from sparkle_lite.wire.feeds import Feed
+from sparkle_lite.wire.feeds import Credit, Feed
 
 # Entries of a page beyond which it is split.
 _LONGEST_PAGE = 1000
@@ -25,6 +26,14 @@ class SiteEntry(NamedTuple):
     why: Phrase
     since: int
     until: int | None
+
+
+class SiteContent(NamedTuple):
+    """What the site is made of; `credits` are shown on every page with reasons."""
+
+    feeds: Sequence[Feed]
+    entries: Sequence[SiteEntry]
+    credits: Sequence[Credit]
 
 
 class _ReasonPage(NamedTuple):
@@ -50,22 +59,25 @@ class _ReasonPage(NamedTuple):
         return self.begins_with.strip(".").replace(":", "-").lower()
 
 
-def files(feeds: Sequence[Feed], entries: Sequence[SiteEntry], url: str) -> Iterator[tuple[str, bytes]]:
+def files(content: SiteContent, url: str) -> Iterator[tuple[str, bytes]]:
     """Every file of the site by its path below the folder; `url` is where the folder will be found, without a slash."""
-    for feed in feeds:
+    for feed in content.feeds:
         yield f"feeds/{feed.name}", feed.body
     for name in (_STYLE, _ICON):
         yield name, static_file(name)
-    ordered = sorted(entries, key=lambda entry: (entry.network.bits, entry.network, entry.since, entry.category))
+    ordered = sorted(
+        content.entries, key=lambda entry: (entry.network.bits, entry.network, entry.since, entry.category)
+    )
     parts: list[_ReasonPage] = []
     for bits in (32, 128):
         parts += _split(_ReasonPage(b"", bits, [entry for entry in ordered if entry.network.bits == bits]))
+    urls = {feed.name: feed for feed in feed_urls(url)}
     for language in languages():
         pages = environment(language)
         index, page = pages.get_template("site_index.html"), pages.get_template("site_part.html")
-        yield f"{language}/index.html", index.render(feeds=feeds, parts=parts, url=url).encode()
+        yield f"{language}/index.html", index.render(content._asdict(), parts=parts, urls=urls).encode()
         for part in parts:
-            yield f"{language}/reasons/{part.name}.html", page.render(part=part).encode()
+            yield f"{language}/reasons/{part.name}.html", page.render(part=part, credits=content.credits).encode()
     yield "index.html", environment(languages()[0]).get_template("site_languages.html").render().encode()
 
 

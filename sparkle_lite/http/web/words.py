@@ -8,7 +8,7 @@ from sparkle_lite.analyses.analysis import network
 from sparkle_lite.analyses.registry import ANALYSES
 from sparkle_lite.config import AnalysisSection
 from sparkle_lite.net import Network
-from sparkle_lite.observations.stored import REPORTED_DAYS, Reported
+from sparkle_lite.observations.stored import REPORTED_DAYS, Helped, Reported
 from sparkle_lite.server import Server
 from sparkle_lite.texts import Phrase, phrase
 from sparkle_lite.units import DAY_MS
@@ -30,7 +30,7 @@ class WordCard(NamedTuple):
     """Somebody's word as pages show it; `row` is None where nothing was measured.
 
     `companions` are the names of those with whom they share a voice, `reports` how many bans their clients reported
-    within `days`, `rules` how many listings of the analyses in force strike what they reported. `why_silent` says to
+    within `days`, `helped` what listings of the analyses in force have to do with what they met. `why_silent` says to
     whoever reports in vain what is missing.
     """
 
@@ -41,7 +41,7 @@ class WordCard(NamedTuple):
     verdicts: list[Verdicts]
     reports: int
     days: int
-    rules: int
+    helped: Helped
     why_silent: Phrase | None
 
 
@@ -58,7 +58,7 @@ async def word_card(server: Server, user: UserRow) -> WordCard:
         verdicts=[_verdicts(name, row) for name in _VERDICTS] if row else [],
         reports=reported.recent if reported else 0,
         days=REPORTED_DAYS,
-        rules=await server.overview.helped(user.id, tuple(ANALYSES)) if reported else 0,
+        helped=await server.overview.helped(user.id, tuple(ANALYSES)),
         why_silent=_why_silent(user, row, reported, server.config.analysis, now),
     )
 

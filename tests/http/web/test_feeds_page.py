@@ -34,7 +34,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
 def urls_of(page: Any) -> dict[str, str]:
     """The URLs that are ready to be copied, by the names of the feeds."""
     found = [text.strip() for text in page.locator(".feed pre").all_inner_texts()]
-    return {url.rpartition("/")[2].partition("?")[0]: url for url in found}
+    return {url.rpartition("/")[2].partition("?")[0]: url for url in found if url.startswith("http")}
 
 
 @pytest.mark.parametrize("language", ["en", "zh"])
@@ -61,7 +61,9 @@ def test_a_member_gets_a_url_for_each_program_and_takes_it_back(
         assert list(urls) == list(NAMES)
         key = page.inner_text("#feed-key").strip()
         assert urls["ipfilter.dat"] == f"{server.url}/feeds/ipfilter.dat?key={key}"
-        assert page.locator(".feed [data-copy]").count() == len(NAMES)
+        commands = page.locator(".feed pre[id$=-command]").all_inner_texts()
+        assert f"curl -fsS -o sparkle.nft '{urls['nftables.conf']}' && nft -f sparkle.nft" in commands
+        assert page.locator(".feed [data-copy]").count() == len(NAMES) + len(commands) == len(NAMES) + 4
         for name, url in urls.items():
             assert server.request("GET", url.removeprefix(server.url)).status == 200, name
         # A reload makes no second key, and shows the same.

@@ -1,5 +1,6 @@
 """The pages of lists: one is added by URL, tried, switched on, held back, accepted, paused and taken away."""
 
+import json
 from collections.abc import Iterator
 from typing import Any, Literal
 
@@ -113,11 +114,11 @@ def test_what_a_form_says_wrong_is_named_and_kept(server: RunningServer, web: Li
         ({"url": page, "widest": "5"}, "two prefix lengths"),
         ({"url": page, "category": "x" * 65}, "is not a category"),
     ):
-        answer = asked(server, "/rules/imports/try", token, {"name": "wrong", **form})
+        answer = asked(server, "/rules/try-import", token, {"name": "wrong", **form})
         text = answer.body.decode()
         assert answer.status in (400, 403, 409) and said in text and "pw@" not in text.partition("<form")[0], form
         assert 'value="wrong"' in text or "name" in form
-    assert asked(server, "/rules/imports/add", token, {"url": page, "name": "failing"}).status == 409
+    assert asked(server, "/rules/add-import", token, {"url": page, "name": "failing"}).status == 409
     for act in ("run", "pause", "resume", "remove"):
         assert asked(server, f"/rules/imports/nothing/{act}", token, {}).status == 404
     assert asked(server, "/rules/imports/off/run", token, {}).status == 409
@@ -135,3 +136,31 @@ def test_a_member_sees_the_lists_and_changes_none(server: RunningServer) -> None
     assert "s3cret" not in server.run("config", "show")
     wait_for(lambda: any("failing stays" in str(line) for line in server.logged()), 20)
     assert "s3cret" not in "\n".join(map(str, server.logged()))
+
+
+def test_a_long_list_is_read_beside_the_server(server: RunningServer, web: ListServer) -> None:
+    """The same as a short one: taken over, held back when it shrinks, accepted, and gone when it is removed."""
+    many = [f"46.{number >> 8}.{number & 255}.0/24" for number in range(10_000)]
+    web.serve("/long.txt", a_list(many))
+    token = server.token()
+    form = {"url": f"{web.url}/long.txt", "name": "long"}
+    tried = asked(server, "/rules/try-import", token, form).body.decode()
+    assert "10,000" in tried and many[0] in tried and "10,000" not in server.run("imports", "list")
+
+    def status() -> dict[str, Any]:
+        lists: list[dict[str, Any]] = json.loads(server.run("imports", "list", "--json"))
+        return next((one for one in lists if one["name"] == "long"), {})
+
+    assert asked(server, "/rules/add-import", token, form).status == 303
+    wait_for(lambda: status().get("state") == "on", 20)
+    assert status()["entries"] == 10_000
+    wait_for(lambda: "46.39.15.0/24" in server.get("/ping/ruleIpDenylist").body.decode(), 5)
+    web.serve("/long.txt", a_list(many[:4_900]))
+    asked(server, "/rules/imports/long/run", token, {})
+    wait_for(lambda: status()["state"] == "held", 20)
+    assert "10,000 entries, and has only 4,900" in asked(server, "/rules/imports/long", token).body.decode()
+    asked(server, "/rules/imports/long/run", token, {"accept": "1"})
+    wait_for(lambda: status()["state"] == "on", 20)
+    assert status()["entries"] == 4_900
+    asked(server, "/rules/imports/long/remove", token, {})
+    assert status() == {} and "import:long" not in server.run("rules", "list", "--json")

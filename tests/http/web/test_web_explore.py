@@ -20,7 +20,7 @@ from browser import DESKTOP, PHONE, launch, visiting
 from server import Answer, App, RunningServer, opened, start_server
 
 from sparkle_lite import config
-from sparkle_lite.analyses.registry import SCHEMA
+from sparkle_lite.analyses.registry import ANALYSES, SCHEMA
 from sparkle_lite.http.web import filters
 from sparkle_lite.texts import catalogue
 
@@ -657,7 +657,7 @@ def test_a_dry_run_tells_what_would_come_and_go_and_changes_nothing(server: Runn
     assert _revision(server) == before
     assert "203.0.113.20/32" in _denied(server)
     everything = admin._replace(language="zh").page("/rules/dry-run?run=1")
-    assert everything.count('class="card dry-run"') == 5
+    assert everything.count('class="card dry-run"') == len(ANALYSES)
     assert "whole number" in admin.page("/rules/dry-run?run=1&name=untrusted_vote&untrusted_vote.min_people=x", 400)
     assert "preset" in admin.page("/rules/dry-run?run=1&preset=nobody", 400)
     admin.page("/rules/dry-run?run=1&name=nothing", 400)

@@ -169,8 +169,41 @@ def test_rules_in_force_that_came_of_ones_reports_are_counted(server: RunningSer
             state,
             origin,
         )
-    assert "Rules in force about what was reported 2" in page(server, "/account", "alice")
+    shown = page(server, "/account", "alice")
+    assert "Rules in force about what was reported 2" in shown
+    assert "Cheaters met: listed now, and banned or turned away here 2" in shown
+    # Bob's client turned one away because it is listed; that is no report of his.
+    server.run("user", "add", "bob")
+    server.add_app("bob")
+    execute(
+        server,
+        "UPDATE ban SET btn_ban=1, userapp=(SELECT id FROM userapp WHERE user=?) WHERE peer_ip=?",
+        id_of(server, "bob"),
+        address,
+    )
+    shown = page(server, f"/admin/users/{id_of(server, 'bob')}")
+    assert "Rules in force about what was reported 0" in shown
+    assert "Cheaters met: listed now, and banned or turned away here 2" in shown
     assert "Rules in force about what was reported 0" in page(server, "/account")
+
+
+def test_the_doctor_names_whom_to_vouch_for_where_a_list_waits_for_words(server: RunningServer) -> None:
+    assert "No list waits" in server.run("doctor", "words")
+    reports_for(server, "alice", days=0)
+    execute(server, "INSERT INTO setting VALUES ('words_began', strftime('%s', 'now') * 1000)")
+    for host in range(5):
+        execute(
+            server,
+            "INSERT INTO decision (kind, address, prefix, action, state, origin, category, code, numbers, evidence,"
+            " created_at, expires_at) VALUES ('ip',?,32,'deny','active','untrusted_vote','','','{}','{}',0,?)",
+            bytes([9, 9, 9, host]),
+            1 << 50,
+        )
+    said = server.run("doctor", "words")
+    assert "untrusted_vote would end more than a fifth of its list" in said
+    assert "sparkle-lite user vouch NAME" in said and "reported: alice" in said
+    execute(server, "DELETE FROM setting WHERE name='words_began'")
+    assert "No list waits" in server.run("doctor", "words")
 
 
 def test_a_young_account_is_told_so_at_once(server: RunningServer) -> None:
