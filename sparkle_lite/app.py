@@ -22,7 +22,7 @@ from sparkle_lite.accounts.parts import FirstStart
 from sparkle_lite.analyses.registry import SCHEMA
 from sparkle_lite.config import Config
 from sparkle_lite.config.notes import notes
-from sparkle_lite.db.database import require_unused
+from sparkle_lite.db.lock import require_unused
 from sparkle_lite.errors import ConfigError, SparkleError
 from sparkle_lite.http import btn, feeds, lifecycle, web
 from sparkle_lite.http.api import docs, openapi

@@ -139,7 +139,7 @@ class _Weighed(NamedTuple):
 
 
 class Housekeeping:
-    """The jobs of the store; `measured` are the bytes stored, a minute ago at the latest."""
+    """The jobs of the store; `measured` are the bytes stored, a minute ago at the latest, `clock` what they go by."""
 
     def __init__(
         self, database: Database, ingest: Ingest, config: Callable[[], Config], timekeeping: Timekeeping
@@ -148,7 +148,7 @@ class Housekeeping:
         self._ingest = ingest
         self._config = config
         self._time = timekeeping
-        self._clock = timekeeping.clock.settled
+        self.clock = timekeeping.clock.settled
         # Closed segments are changed by one job at a time.
         self._changing = asyncio.Lock()
         # How many rows of which application a closed segment has, by its id and rows.
@@ -160,11 +160,11 @@ class Housekeeping:
 
         async def command(main: Connection) -> None:
             for stream in self._ingest.streams.values():
-                if stream.is_full(self._clock()):
-                    await stream.roll(main, self._clock())
+                if stream.is_full(self.clock()):
+                    await stream.roll(main, self.clock())
                     self._ingest.on_closed()
 
-        if any(stream.is_full(self._clock()) for stream in self._ingest.streams.values()):
+        if any(stream.is_full(self.clock()) for stream in self._ingest.streams.values()):
             await self._database.write(command, alone=True)
 
     async def index(self) -> None:
@@ -196,7 +196,7 @@ class Housekeeping:
         if self._time.clock.doubt is None:
             if self._time.needs_mending:
                 await self._mend()
-            await self._let_go_of_old(keep, self._clock())
+            await self._let_go_of_old(keep, self.clock())
         await self._give_back_space()
         if keep.max_database_size:
             await self._shrink(keep.max_database_size)
@@ -214,7 +214,7 @@ class Housekeeping:
 
     async def _mend(self) -> None:
         """Bring what was stamped by a clock that was ahead to now, so that it is kept and deleted like all else."""
-        now, doubts = self._clock(), self._time.clock.doubts
+        now, doubts = self.clock(), self._time.clock.doubts
         ahead = now + JUMP_MS
 
         async def mend_hot(_: Connection) -> None:
@@ -384,7 +384,7 @@ class Housekeeping:
 
     async def _free_bans(self, userapp: int, size: int) -> bool:
         """Delete the first bans of an application that take about so many bytes, and bodies that nothing is left of."""
-        freed, empty_before = 0, self._clock()
+        freed, empty_before = 0, self.clock()
         while freed < size:
             async with self._database.reader() as reader:
                 ids, weight = await bans.oldest_of(reader, userapp, size - freed, _WIDE_CHUNK)
@@ -427,7 +427,7 @@ class Housekeeping:
         """Close a hot segment, so that rows can be taken out of it."""
 
         async def command(main: Connection) -> None:
-            await stream.roll(main, self._clock())
+            await stream.roll(main, self.clock())
             self._ingest.on_closed()
 
         await self._database.write(command, alone=True)

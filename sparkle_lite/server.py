@@ -7,7 +7,7 @@ from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 from sparkle_lite import config as configuration
 from sparkle_lite.accounts.actors import Actor
@@ -21,6 +21,7 @@ from sparkle_lite.accounts.users import Users
 from sparkle_lite.analyses.distances import Distances
 from sparkle_lite.analyses.evidence_table import is_evidence
 from sparkle_lite.analyses.runs import Runs
+from sparkle_lite.backups import Backups
 from sparkle_lite.clock import Clock, elapsed_ms, now_ms
 from sparkle_lite.config import Config
 from sparkle_lite.db.database import AnnouncingDatabase, Database
@@ -50,8 +51,8 @@ _NOTICE_S = 0.25
 _STATES = ("active", "held", "shadow")
 # How often to look at the files and the disk (s), and to read all files as a whole.
 _FILES_S, _DISK_S, _WHOLE_S = 2.0, 5.0, 7.0 * DAY_S
-# How often to look whether a list is to be fetched (s).
-_IMPORTS_S = 15.0
+# How often to look whether a list is to be fetched, and whether it is time for a backup (s).
+_IMPORTS_S, _BACKUPS_S = 15.0, 60.0
 # With these faults what is stored can still be served; and how long a start that failed isn't tried again (s).
 _UNWRITABLE: frozenset[FaultKind] = frozenset({"room", "read_only", "rights", "disk"})
 _AGAIN_S = 30.0
@@ -91,6 +92,7 @@ class Server:
     distances: Distances
     analyses: Runs
     housekeeping: Housekeeping
+    backups: Backups
     proof_of_work: ProofOfWork
     disk: Disk
     analyse_soon: asyncio.Event
@@ -216,15 +218,13 @@ async def _start(written: Config, given: Mapping[str, str], stack: AsyncExitStac
     await timekeeping.open()
     clock = timekeeping.clock
     audit = Audit(database, clock.settled)
-    settings = Settings(database, audit, written, given)
-    await settings.load()
+    settings = await _loaded(Settings(database, audit, written, given))
     ingest = Ingest(
         database, lambda: settings.config.limits, metrics, clock.stamp, settled=clock.settled, is_evidence=is_evidence
     )
     stack.push_async_callback(ingest.close)
     await ingest.open()
-    troubles = Troubles(database, clock.settled)
-    await troubles.load()
+    troubles = await _loaded(Troubles(database, clock.settled))
     search = Search(database, ingest.streams, ingest.keeper)
     stack.push_async_callback(search.close)
     overview = Overview(database, ingest.streams, clock.settled, ingest.keeper, nobody=ANONYMOUS)
@@ -256,6 +256,7 @@ async def _start(written: Config, given: Mapping[str, str], stack: AsyncExitStac
     stack.push_async_callback(imports.close)
     publisher = Publisher(renderer, rules, await renderer.render(rules))
     announcing.on_commit = publisher.publish_changes
+    housekeeping = Housekeeping(database, ingest, lambda: settings.config, timekeeping)
     return Server(
         timekeeping=timekeeping,
         settings=settings,
@@ -278,13 +279,35 @@ async def _start(written: Config, given: Mapping[str, str], stack: AsyncExitStac
         imports=imports,
         distances=distances,
         analyses=Runs(database, decisions, lambda: settings.config.analysis, clock.settled),
-        housekeeping=Housekeeping(database, ingest, lambda: settings.config, timekeeping),
+        housekeeping=housekeeping,
+        backups=_backups(stack, audit, settings, housekeeping),
         proof_of_work=ProofOfWork(clock.settled),
         disk=Disk(database, ingest.streams),
         analyse_soon=asyncio.Event(),
         first_start=first_start,
         accounts=accounts,
     )
+
+
+class _Loads(Protocol):
+    """A part that reads what it has stored before it is used."""
+
+    async def load(self) -> None: ...
+
+
+Part = TypeVar("Part", bound=_Loads)
+
+
+async def _loaded(part: Part) -> Part:
+    await part.load()
+    return part
+
+
+def _backups(stack: AsyncExitStack, audit: Audit, settings: Settings, housekeeping: Housekeeping) -> Backups:
+    """The backups of the audit's database."""
+    backups = Backups(audit, lambda: settings.config, housekeeping.clock, lambda: housekeeping.measured)
+    stack.push_async_callback(backups.close)
+    return backups
 
 
 def _imports(decisions: Decisions, settings: Settings, *, clock: Clock, protected: Protected) -> Imports:
@@ -373,6 +396,7 @@ def _schedule(server: Server) -> None:
     jobs.schedule("imports", _IMPORTS_S, server.imports.run_due, first=5)
     jobs.schedule("protection", HOUR_S, server.look_at_accounts, first=60)
     jobs.schedule("history", DAY_S, server.decisions.forget_oldest, first=2 * HOUR_S)
+    jobs.schedule("backup", _BACKUPS_S, server.backups.run_due, first=10)
     jobs.schedule("size", 60, house.measure, first=0)
 
 

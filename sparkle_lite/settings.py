@@ -11,7 +11,7 @@ from sparkle_lite.accounts.actors import Actor
 from sparkle_lite.accounts.audit import Audit
 from sparkle_lite.analyses.registry import SCHEMA
 from sparkle_lite.config import Config, Duration, Refused, Size, parse
-from sparkle_lite.config.keys import is_struct, keys_of, split_annotation
+from sparkle_lite.config.keys import BackupSection, is_struct, keys_of, split_annotation
 from sparkle_lite.config.values import Bounds
 from sparkle_lite.db import accounts as store
 from sparkle_lite.db.connection import Connection
@@ -24,6 +24,7 @@ S = TypeVar("S", bound=msgspec.Struct)
 # The guide for a new server was walked through, or put aside.
 WELCOMED = "welcomed"
 _PREFIX = "page:"
+BACKUP_EVERY = "backup.every"
 # What takes a setting back, beside nothing at all.
 _TAKEN_BACK = "preset"
 
@@ -44,8 +45,8 @@ class Setting(NamedTuple):
 
 @functools.cache
 def known() -> Mapping[str, Setting]:
-    """What can be set on a page, by its dotted key: everything about the analyses."""
-    settings = {}
+    """What can be set on a page, by its dotted key: how often a backup is made, and everything about the analyses."""
+    settings = {BACKUP_EVERY: _setting(BACKUP_EVERY, keys_of(BackupSection)["every"])}
     for name, annotation in keys_of(keys_of(SCHEMA)["analysis"]).items():
         kind = split_annotation(annotation)[0]
         below = (

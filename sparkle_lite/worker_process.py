@@ -12,7 +12,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any
+from typing import Any, NamedTuple
 
 from sparkle_lite.errors import SparkleError
 
@@ -25,15 +25,18 @@ class WorkerProcess:
         self._module = module
         self._process: subprocess.Popen[bytes] | None = None
 
-    async def ask(self, order: object, timeout_s: float) -> Any:
+    async def ask(
+        self, order: object, timeout_s: float, on_report: Callable[[Any], object] = lambda message: None
+    ) -> Any:
         """The answer to an order, the only one at this time.
 
+        `on_report` is called with what the process reports meanwhile, on a thread.
         Raises the SparkleError that the process raised, TimeoutError, and SparkleError("internal") when it fails. It is
         killed when the caller is cancelled or has waited too long.
         """
         process = await self._running()
         # Tens of megabytes come back: a thread reads them in one go, the event loop would in a thousand pieces.
-        asking = asyncio.create_task(asyncio.to_thread(_ask, process, order))
+        asking = asyncio.create_task(asyncio.to_thread(_ask, process, order, on_report))
         try:
             async with asyncio.timeout(timeout_s):
                 answer = await asyncio.shield(asking)
@@ -81,12 +84,24 @@ def _start(module: str) -> subprocess.Popen[bytes]:
     )
 
 
-def _ask(process: subprocess.Popen[bytes], order: object) -> Any:
+class _Reported(NamedTuple):
+    message: object
+
+
+def report(message: object) -> None:
+    """Say something to whoever waits for the answer to an order; in the process that works on it."""
+    pickle.dump(_Reported(message), sys.stdout.buffer, protocol=5)
+    sys.stdout.buffer.flush()
+
+
+def _ask(process: subprocess.Popen[bytes], order: object, on_report: Callable[[Any], object]) -> Any:
     assert process.stdin and process.stdout
     try:
         pickle.dump(order, process.stdin)
         process.stdin.flush()
-        return pickle.load(process.stdout)  # noqa: S301 - from the process that we started
+        while isinstance(answer := pickle.load(process.stdout), _Reported):  # noqa: S301 - from the process we started
+            on_report(answer.message)
+        return answer
     except (OSError, EOFError, pickle.UnpicklingError) as error:
         raise SparkleError("internal", "server.child_ended") from error
 

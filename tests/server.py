@@ -426,7 +426,8 @@ _UNDO = {
     15: "ALTER TABLE decision DROP COLUMN vouched;",
     14: "DROP TABLE import_source; DROP TABLE import_state; DROP TABLE import_run; DROP TABLE import_support;"
     " DROP TABLE feed_key; DELETE FROM setting WHERE name='node';",
-    13: "DROP TABLE word; ALTER TABLE user DROP COLUMN vouched_at; ALTER TABLE decision DROP COLUMN decisive;",
+    13: "DROP TABLE word; ALTER TABLE user DROP COLUMN vouched_at; ALTER TABLE decision DROP COLUMN decisive;"
+    " DELETE FROM setting WHERE name='words_began';",
     12: "DROP TABLE segment_aside;",
     11: "",
     10: "DROP TABLE userapp_trouble;",

@@ -37,7 +37,7 @@ FLOORS = (
     {"config", "wire", "db"},
     {"accounts"},
     {"ingest", "rules"},
-    {"observations", "analyses", "settings", "jobs", "timekeeping"},
+    {"observations", "analyses", "settings", "jobs", "timekeeping", "backups"},
     {"server", "doctor"},
     {"http"},
     {"app"},

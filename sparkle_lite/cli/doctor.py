@@ -110,7 +110,7 @@ def _adopt(args: argparse.Namespace) -> None:
 async def _adopted(file: str, database: "Database", config: "Config") -> "Adopted":
     from sparkle_lite.clock import now_ms
     from sparkle_lite.db import adoption
-    from sparkle_lite.db.database import is_used
+    from sparkle_lite.db.lock import is_used
 
     served = is_used(config.database.file)
     adopted = await adoption.adopt(database, file, now_ms(), served=served)

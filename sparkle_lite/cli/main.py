@@ -14,6 +14,7 @@ from pathlib import Path
 
 from sparkle_lite import __version__
 from sparkle_lite.cli.accounts import add_app_commands, add_feed_key_commands, add_user_commands
+from sparkle_lite.cli.backup import add_backup_commands
 from sparkle_lite.cli.commands import (
     CommandParser,
     add_command,
@@ -127,6 +128,7 @@ def parser() -> CommandParser:
     add_command(config, "show", _config_show)
     add_rule_commands(commands)
     add_publish_command(commands)
+    add_backup_commands(commands)
     add_doctor_command(commands)
     add_service_commands(commands)
     add_simulate_command(commands)

@@ -24,6 +24,7 @@ from sparkle_lite.config.values import (
     category_name,
     category_or_empty,
     file_name,
+    folder_name,
     host_name,
     key_length,
     list_name,
@@ -228,6 +229,20 @@ class FeedsSection(msgspec.Struct, frozen=True, kw_only=True):
         return preset in ("tracker", "public") if self.open == "preset" else self.open
 
 
+class BackupSection(msgspec.Struct, frozen=True, kw_only=True):
+    """Backups by themselves; `start` is no key but the folder that a relative `folder` starts from."""
+
+    folder: Annotated[str, folder_name] = "data/backups"
+    every: Annotated[Duration, between(Duration(HOUR_MS), Duration(365 * DAY_MS), or_zero=True)] = Duration(0)
+    keep: Annotated[int, between(1, 1000)] = 7
+    start: Path = Path()
+
+    @property
+    def path(self) -> Path:
+        """The absolute path of the folder."""
+        return (self.start / self.folder).resolve()
+
+
 class RetentionSection(msgspec.Struct, frozen=True, kw_only=True):
     """How long things are kept after their receipt."""
 
@@ -272,6 +287,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     imports: tuple[ImportEntry, ...] = ()
     analysis: AnalysisSection = AnalysisSection()
     feeds: FeedsSection = FeedsSection()
+    backup: BackupSection = BackupSection()
     retention: RetentionSection = RetentionSection()
     limits: LimitsSection = LimitsSection()
     metrics: MetricsSection = MetricsSection()
@@ -285,6 +301,7 @@ RELOADABLE = (
     "imports",
     "analysis",
     "feeds",
+    "backup",
     "retention",
     "limits",
     "metrics.allow",

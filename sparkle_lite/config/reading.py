@@ -272,7 +272,8 @@ class _Reader:
     def read(self) -> Config:
         config: Config = self._struct(self._schema, self._schema(), self._tree, ())
         database = msgspec.structs.replace(config.database, folder=self._folder)
-        config = msgspec.structs.replace(config, database=database)
+        backup = msgspec.structs.replace(config.backup, start=self._folder)
+        config = msgspec.structs.replace(config, database=database, backup=backup)
         wrong = {problem.path for problem in self.problems}
         for conflict in _conflicts(config):
             if wrong.isdisjoint(conflict.paths):

@@ -196,6 +196,13 @@ def file_name(value: str) -> str:
     return value
 
 
+def folder_name(value: str) -> str:
+    """The path of a folder, relative or absolute."""
+    if not value.strip() or not _printable(value):
+        raise Refused(f"{quote(value)} is not the name of a folder", 'write a path such as "data/backups"')
+    return value
+
+
 def key_length(value: str) -> str:
     """A key that signs, or nothing."""
     # RFC 7518 section 3.2: a key for HS256 has at least 256 bits.

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from sparkle_lite.db.connection import absolute, known_version, plain_uri, refused
-from sparkle_lite.db.database import segment_folder
 from sparkle_lite.db.faults import owner_of as owner_of
+from sparkle_lite.db.lock import segment_folder
 from sparkle_lite.db.segments import Kind, segment_path, set_aside_folder
 from sparkle_lite.units import SECOND_MS
 

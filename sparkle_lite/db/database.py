@@ -1,12 +1,9 @@
 """The database of one server or one command: the main file, its segments, one writer, a few readers."""
 
 import asyncio
-import errno
-import fcntl
 import functools
 import itertools
 import logging
-import os
 import secrets
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
@@ -15,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar
 
-from sparkle_lite.db import segments
+from sparkle_lite.db import restore, segments
 from sparkle_lite.db.connection import (
     Connection,
     Row,
@@ -34,6 +31,7 @@ from sparkle_lite.db.connection import (
     version_of,
 )
 from sparkle_lite.db.faults import BESIDE, FileFault, place_of, places_beside, taken_away
+from sparkle_lite.db.lock import ServerLock, segment_folder
 from sparkle_lite.errors import SparkleError
 from sparkle_lite.texts import phrase
 from sparkle_lite.turns import Turns
@@ -89,7 +87,7 @@ class Database:
         self.is_doubted = False
         self._readers: asyncio.LifoQueue[Connection] = asyncio.LifoQueue()
         self._lock = asyncio.Lock()
-        self._locks: list[int] = []
+        self._lock_of_server = ServerLock(path)
         self._writer: Writer[Any] | None = None
 
     @property
@@ -106,7 +104,9 @@ class Database:
         FileFault.
         """
         if serve:
-            self._take_lock()
+            await self._take_place()
+        elif not self.is_still:
+            await asyncio.to_thread(restore.finish_if_free, self.path)
         try:
             if self.is_still:
                 await self._open_still()
@@ -205,33 +205,14 @@ class Database:
             self.lost = fault
             return await asyncio.to_thread(_settle, copy, self.path, self._place)
 
-    def _take_lock(self) -> None:
-        """Hold a file beside the database and the folder of the segments, which nobody deletes by mistake.
-
-        Not the database itself: closing any handle on it would drop SQLite's own locks. Raises SparkleError: conflict.
-        """
-        path, folder = _lock_places(self.path)
-        with refused("open", path):
-            if self.is_still:
-                # What can't be made there nobody else can make, either.
-                wanted = [(place, os.O_RDONLY) for place in (path, folder) if place.exists()]
-            else:
-                self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-                folder.mkdir(mode=0o700, exist_ok=True)
-                wanted = [(path, os.O_CREAT | os.O_RDWR), (folder, os.O_RDONLY | os.O_DIRECTORY)]
-            self._locks += [os.open(place, flags, 0o600) for place, flags in wanted]
-        for lock in self._locks:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                # Some network file systems lock no folder; the file is locked everywhere.
-                if error.errno in (errno.EWOULDBLOCK, errno.EACCES) or lock == self._locks[0]:
-                    self._unlock()
-                    raise SparkleError("conflict", "database.in_use", path=self.path) from error
-
-    def _unlock(self) -> None:
-        while self._locks:
-            os.close(self._locks.pop())
+    async def _take_place(self) -> None:
+        """Be the server of this database; a restore that waits for a start, or was killed, is finished first."""
+        self._lock_of_server.take(still=self.is_still)
+        if not self.is_still and restore.ready_folders(self.path):
+            await asyncio.to_thread(restore.finish, self.path)
+            # The folder is another one now.
+            self._lock_of_server.release()
+            self._lock_of_server.take()
 
     async def close(self) -> None:
         """Close every connection; safe to call twice."""
@@ -240,7 +221,7 @@ class Database:
         if self._main is not None:
             await self._main.close()
             self._main = None
-        self._unlock()
+        self._lock_of_server.release()
 
     @asynccontextmanager
     async def reader(self) -> AsyncIterator[Connection]:
@@ -314,6 +295,7 @@ def is_there(path: Path) -> bool:
 
     Raises FileFault where that can't be seen, and SparkleError: conflict where one is missing beside its segments.
     """
+    restore.finish_if_free(path)
     with refused("open", path):
         if _has_content(path):
             return True
@@ -336,37 +318,6 @@ def _require_nothing_beside(path: Path, *, is_new: bool = False) -> None:
             folder=files[0].parent,
             file=files[0].name,
         )
-
-
-def require_unused(path: Path) -> None:
-    """Raises SparkleError: conflict where a server has a main database already."""
-    for place in _lock_places(path):
-        with suppress(OSError):
-            lock = os.open(place, os.O_RDONLY)
-            try:
-                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise SparkleError("conflict", "database.in_use", path=path) from None
-            finally:
-                os.close(lock)
-
-
-def is_used(path: Path) -> bool:
-    """Whether a server has a main database."""
-    try:
-        require_unused(path)
-    except SparkleError:
-        return True
-    return False
-
-
-def _lock_places(path: Path) -> tuple[Path, Path]:
-    return path.with_name(path.name + ".lock"), segment_folder(path)
-
-
-def segment_folder(path: Path) -> Path:
-    """The folder of the segments of a main database."""
-    return path.with_name(path.name + ".segments")
 
 
 def _has_content(path: Path) -> bool:

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import sqlite3
 from pathlib import Path
 
 from sparkle_lite.db.connection import (
@@ -39,7 +40,7 @@ async def rewrite(
     It leaves out the bodies and rows of one application (`without`), and nothing in it was received after `until`.
     The rows that stay keep their order and stand without a gap, as searches rely on.
     """
-    path, fresh = segment_path(folder, segment.kind, segment.id), _rewritten(folder, segment)
+    path, fresh = segment_path(folder, segment.kind, segment.id), rewritten_path(folder, segment)
     await asyncio.to_thread(remove_file, fresh)
     connection = await connect(fresh, synchronous=synchronous, cache_kib=32768)
     names = ", ".join(COLUMNS[segment.kind])
@@ -85,14 +86,15 @@ async def rewrite(
     )
 
 
-def _rewritten(folder: Path, segment: SegmentRow) -> Path:
+def rewritten_path(folder: Path, segment: SegmentRow) -> Path:
+    """The file that is to take a segment's place."""
     path = segment_path(folder, segment.kind, segment.id)
     return path.with_name(f"{path.name}.rewritten")
 
 
 def discard_rewritten(folder: Path, segment: SegmentRow) -> None:
     """Remove what `rewrite` made."""
-    remove_file(_rewritten(folder, segment))
+    remove_file(rewritten_path(folder, segment))
 
 
 async def announce(main: Connection, rewritten: SegmentRow) -> None:
@@ -100,9 +102,15 @@ async def announce(main: Connection, rewritten: SegmentRow) -> None:
     await main.execute("INSERT OR REPLACE INTO setting VALUES (?,?)", (_REWRITTEN, json.dumps(rewritten)))
 
 
+def announced(main: sqlite3.Connection) -> SegmentRow | None:
+    """The segment that is being replaced, if one is, on a connection of a thread of its own."""
+    row = main.execute("SELECT value FROM setting WHERE name=?", (_REWRITTEN,)).fetchone()
+    return None if row is None else SegmentRow(*json.loads(row[0]))
+
+
 def replace(folder: Path, rewritten: SegmentRow) -> None:
     """Put a segment that was written anew in its place; who has the old file open reads on in that."""
-    path, fresh = segment_path(folder, rewritten.kind, rewritten.id), _rewritten(folder, rewritten)
+    path, fresh = segment_path(folder, rewritten.kind, rewritten.id), rewritten_path(folder, rewritten)
     # A log of the old file would be taken for one of the new.
     for suffix in ("-wal", "-shm", "-journal"):
         path.with_name(path.name + suffix).unlink(missing_ok=True)
@@ -133,7 +141,7 @@ async def finish_rewriting(main: Connection, folder: Path) -> None:
     row = await fetch_one(main, "SELECT value FROM setting WHERE name=?", (_REWRITTEN,))
     if row is not None:
         rewritten = SegmentRow(*json.loads(row[0]))
-        if await asyncio.to_thread(_rewritten(folder, rewritten).exists):
+        if await asyncio.to_thread(rewritten_path(folder, rewritten).exists):
             await asyncio.to_thread(replace, folder, rewritten)
         async with transaction(main):
             await enter(main, rewritten)

@@ -20,7 +20,8 @@ from sparkle_lite.analyses.registry import SCHEMA
 from sparkle_lite.clock import now_ms
 from sparkle_lite.config import Config
 from sparkle_lite.db import checkup
-from sparkle_lite.db.database import Database, is_there, is_used
+from sparkle_lite.db.database import Database, is_there
+from sparkle_lite.db.lock import is_used
 from sparkle_lite.doctor.patience import on_thread
 from sparkle_lite.errors import ConfigError, SparkleError
 from sparkle_lite.rules import operator

@@ -134,7 +134,8 @@ def test_nothing_at_all_gives_the_defaults(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.chdir(tmp_path)
     config = load(SCHEMA, None, {})
     assert config.database.file == (tmp_path / "data/sparkle.db").resolve()
-    assert msgspec.structs.replace(config, database=SCHEMA().database) == SCHEMA()
+    assert msgspec.structs.replace(config, database=SCHEMA().database, backup=SCHEMA().backup) == SCHEMA()
+    assert msgspec.structs.replace(config.backup, start=Path()) == SCHEMA().backup
     assert (config.server.port, config.retention.snapshots) == (7799, 7 * 86_400_000)
     assert config.metrics.allow == (parse_network("127.0.0.0/8"), parse_network("::1"))
     assert config.btn.abilities.heartbeat.interval == config.btn.abilities.submit_bans.interval * 4 == 3_600_000
@@ -821,7 +822,8 @@ def test_the_example_holds_every_key_with_its_default_and_no_other() -> None:
     shown = re.findall(r"^#(\w+) = ", "".join(text.split("#[[imports]]")[1:]), re.MULTILINE)
     assert set(keys_of(ImportEntry)) - {"app_secret", "file"} <= set(shown)
     config = load(SCHEMA, EXAMPLE, {})
-    assert msgspec.structs.replace(config, database=SCHEMA().database) == SCHEMA()
+    assert msgspec.structs.replace(config, database=SCHEMA().database, backup=SCHEMA().backup) == SCHEMA()
+    assert msgspec.structs.replace(config.backup, start=Path()) == SCHEMA().backup
     for key in secrets:
         name = key.rpartition(".")[2]
         assert f'\n#{name} = ""\n' in text and f"\n#{name}_file = " in text

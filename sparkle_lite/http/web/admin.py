@@ -59,6 +59,8 @@ ACTIONS = (
     "IMPORT_PAUSE",
     "IMPORT_RESUME",
     "REVIEW_CLOSE",
+    "BACKUP_MAKE",
+    "BACKUP_RESTORE",
     "SETTING_CHANGE",
     "ADMIN",
 )
@@ -280,6 +282,7 @@ async def _settings_page(
     request: AnyRequest, server: Server, *, problems: tuple[str, ...] = (), stay: Sequence[str] = ()
 ) -> Page:
     config = server.config
+    await server.backups.all()
     return page(
         request,
         "settings.html",
@@ -293,6 +296,7 @@ async def _settings_page(
         can_reload=server.reread is not None,
         storage=await server.overview.storage(),
         size=server.housekeeping.measured,
+        backup_room=server.backups.room,
         free=(await asyncio.to_thread(shutil.disk_usage, server.database.path.parent)).free,
         jobs=sorted(server.jobs.periods.items()),
         runs=server.jobs.runs,

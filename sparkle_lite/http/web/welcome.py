@@ -19,7 +19,7 @@ from sparkle_lite.rules.decisions import DecisionFilter, Position
 from sparkle_lite.rules.imports import ImportOrder
 from sparkle_lite.rules.known_lists import KNOWN
 from sparkle_lite.server import Server
-from sparkle_lite.settings import read
+from sparkle_lite.settings import BACKUP_EVERY, read
 
 PRESET = "analysis.preset"
 # Exceptions that the guide names; the page of the rules has all of them.
@@ -187,12 +187,15 @@ async def _connect_page(request: AnyRequest, server: Server, me: SignedIn, once:
     first = connection_values(server, apps[-1], 0) if apps else {}
     once_id = once.new_id(apps[-1].secret_hash if apps else b"")
     shown = {"secret": None, "seen": None, "once_id": once_id, **first, **values}
-    return page(request, "welcome_connect.html", step=5, apps=apps, **shown)
+    offers_backup = BACKUP_EVERY not in server.settings.given
+    return page(request, "welcome_connect.html", step=5, apps=apps, offers_backup=offers_backup, **shown)
 
 
 @post("/welcome/done", status_code=303, guards=ADMINS)
-async def finish(server: Injected[Server]) -> Page:
-    """Leave the guide for good."""
+async def finish(server: Injected[Server], me: Injected[SignedIn], form: Injected[PostedForm]) -> Page:
+    """Leave the guide for good, with a backup every day where that is ticked."""
+    if "backup" in form and BACKUP_EVERY not in server.settings.given:
+        await server.change_settings({BACKUP_EVERY: read(BACKUP_EVERY, "1d")}, me.actor)
     await server.settings.note_welcomed()
     return see_other("/")
 

@@ -17,7 +17,16 @@ HELP = re.compile(r'class="help small" href="/manual/(\w+)/(\w+)(?:#([\w-]+))?"'
 # Where something is explained, for whoever may see it.
 EXPLAINED = (
     *("/rules", "/rules/held", "/rules/changes", "/rules/analyses", "/rules/exceptions", "/rules/reviews"),
-    *("/rules/dry-run", "/rules/deny", "/admin/settings", "/admin/users", "/admin/audit", "/account", "/apps"),
+    *(
+        "/rules/dry-run",
+        "/rules/deny",
+        "/admin/settings",
+        "/admin/settings/backups",
+        "/admin/users",
+        "/admin/audit",
+        "/account",
+        "/apps",
+    ),
     *("/ip", "/ip/203.0.113.7", "/welcome/circle", "/welcome/exceptions"),
 )
 

@@ -156,8 +156,10 @@ PAGES = (
     "/admin/users/3",
     "/admin/audit",
     "/admin/settings",
+    "/admin/settings/backups",
     "/welcome/circle",
     "/welcome/lists",
+    "/welcome/connect",
 )
 
 

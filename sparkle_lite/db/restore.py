@@ -1,0 +1,252 @@
+"""Puts a backup in the place of a main database and its segments. What was there is set aside, nothing is deleted.
+
+First all of it is written beside the database, compared with the manifest and looked at, in a folder
+"<name>.restoring". Nothing else is touched until then. Renaming that folder to "<name>.restored-<time>" is the moment
+at which the restored state counts: from there on whoever opens the database (a start, a command, the next `restore`)
+first brings what is in the folder to its place, by renames each of which may be the last before a kill.
+"""
+
+import itertools
+import os
+import shutil
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import NamedTuple
+
+from sparkle_lite.db import archive
+from sparkle_lite.db.archive import Backup, Manifest, broken
+from sparkle_lite.db.backup import Meter, Report, mebibytes
+from sparkle_lite.db.connection import absolute, known_version, refused, sync_folder
+from sparkle_lite.db.faults import BESIDE, FileFault
+from sparkle_lite.db.lock import ServerLock, segment_folder
+from sparkle_lite.db.segments import KINDS, set_aside_folder
+from sparkle_lite.errors import SparkleError
+from sparkle_lite.units import MIB
+
+_UNREADY, _READY, _OLD = ".restoring", ".restored-", ".before-restore-"
+_SPARE = 16 * MIB
+_TIME = "%Y%m%d-%H%M%S"
+
+
+class RestoreOrder(NamedTuple):
+    """What to have ready for the next start: which backup, for which main database; and the time that it is (ms)."""
+
+    database: Path
+    source: Path
+    now_ms: int
+
+
+class Restored(NamedTuple):
+    """What was restored, and the folder in which what was there before is now; None where there was nothing."""
+
+    manifest: Manifest
+    old: Path | None
+
+
+def restore(path: Path, source: Path, now_ms: int, report: Report) -> Restored:
+    """Put a backup in the place of a main database. Raises SparkleError, and nothing is changed then.
+
+    conflict: a server runs there, the backup is of a newer program, or there is no room; bad_request: it is damaged.
+    FileFault: it can't be read, or the place can't be written.
+    """
+    with _opened(source) as backup, _place(path), refused("write", path):
+        finish(path)
+        _stage(path, backup, now_ms, report)
+        return Restored(backup.manifest, finish(path))
+
+
+def stage(order: RestoreOrder, report: Report) -> Manifest:
+    """Have a backup ready, so that the next start puts it in the place of what is there. Raises as `restore`."""
+    with _opened(order.source) as backup, refused("write", order.database):
+        _stage(order.database, backup, order.now_ms, report)
+        return backup.manifest
+
+
+@contextmanager
+def _opened(source: Path) -> Iterator[Backup]:
+    with refused("read", source):
+        backup = archive.open_backup(source)
+    with closing(backup):
+        yield backup
+
+
+@contextmanager
+def _place(path: Path) -> Iterator[None]:
+    """Hold the place of a server; where nothing comes of it, what was made for that goes again."""
+    lock, made = ServerLock(path), [each for each in (segment_folder(path), path.parent) if not each.exists()]
+    lock_file = None if path.with_name(path.name + ".lock").exists() else path.with_name(path.name + ".lock")
+    try:
+        lock.take()
+    except SparkleError as error:
+        if error.said.key == "database.in_use":
+            raise SparkleError("conflict", "backup.in_use", path=path) from error
+        raise
+    try:
+        yield
+    except BaseException:
+        if lock_file is not None:
+            lock_file.unlink(missing_ok=True)
+        for folder in made:
+            with suppress(OSError):
+                folder.rmdir()
+        raise
+    finally:
+        lock.release()
+
+
+# --- Beside the database ----------------------------------------------------------------------------------------------
+
+
+def _stage(path: Path, backup: Backup, now_ms: int, report: Report) -> None:
+    """Write all of a backup beside a main database, and look at it. The name of the folder says that it is whole."""
+    needed, free = backup.manifest.bytes + _SPARE, shutil.disk_usage(path.parent).free
+    if free < needed:
+        sizes = {"needed": mebibytes(needed), "free": mebibytes(free)}
+        raise SparkleError("conflict", "backup.no_room_to_restore", path=path.parent, **sizes)
+    unready = path.with_name(path.name + _UNREADY)
+    shutil.rmtree(unready, ignore_errors=True)
+    try:
+        unready.mkdir(mode=0o700)
+        (unready / archive.SEGMENTS).mkdir(mode=0o700)
+        meter = Meter("restoring", backup.manifest.bytes, report)
+        for file in backup.manifest.files:
+            with archive.create_private(unready / file.name) as target:
+                for piece in archive.checked(backup, file):
+                    target.write(piece)
+                    meter.step(len(piece))
+                target.flush()
+                os.fsync(target.fileno())
+        _require_ours(unready, backup)
+        for folder in (unready / archive.SEGMENTS, unready):
+            sync_folder(folder)
+        unready.rename(_free_name(path, now_ms))
+        sync_folder(path.parent)
+    except BaseException:
+        shutil.rmtree(unready, ignore_errors=True)
+        raise
+
+
+def _free_name(path: Path, now_ms: int) -> Path:
+    while True:
+        time = datetime.fromtimestamp(now_ms / 1000, UTC).strftime(_TIME)
+        ready = path.with_name(f"{path.name}{_READY}{time}")
+        if not ready.exists() and not _old_folder(path, ready).exists():
+            return ready
+        now_ms += 1000
+
+
+def _require_ours(folder: Path, backup: Backup) -> None:
+    """Raises SparkleError where the files aren't those of a database that this program can open.
+
+    A segment that was damaged before it was backed up is as it was: the server sets it aside, and serves the rest.
+    """
+    path = backup.path
+    named: set[str] = set()
+    try:
+        with closing(_connected(folder / archive.MAIN)) as main:
+            _require_version(main, "main", path)
+            (found,) = main.execute("PRAGMA integrity_check(1)").fetchone()
+            for kind, number in main.execute("SELECT kind, id FROM segment"):
+                named.add(f"{archive.SEGMENTS}/{kind}-{number:08d}.db")
+            main.execute("SELECT value FROM setting LIMIT 1").fetchone()
+    except sqlite3.DatabaseError as error:
+        found = str(error)
+    if found != "ok":
+        raise broken("backup.bad_main", path=path, reason=" ".join(str(found).split()))
+    files = {file.name for file in backup.manifest.files} - {archive.MAIN}
+    if not files <= named:
+        raise broken("backup.other_files", path=path)
+    for name in files:
+        with suppress(sqlite3.DatabaseError), closing(_connected(folder / name)) as segment:
+            _require_version(segment, next(kind for kind in KINDS if f"/{kind}-" in name), path)
+
+
+def _connected(file: Path) -> sqlite3.Connection:
+    connection = sqlite3.connect(f"{absolute(file).as_uri()}?mode=ro&immutable=1", uri=True)
+    # Whatever stands in it, nothing of it is run.
+    connection.execute("PRAGMA trusted_schema=OFF")
+    return connection
+
+
+def _require_version(file: sqlite3.Connection, kind: str, path: Path) -> None:
+    (version,) = file.execute("PRAGMA user_version").fetchone()
+    if version > known_version(kind):
+        raise SparkleError("conflict", "backup.newer", path=path)
+
+
+# --- To its place -----------------------------------------------------------------------------------------------------
+
+
+def finish(path: Path) -> Path | None:
+    """Bring what was made ready to its place; the folder of what was there before, None where there was nothing.
+
+    Does nothing where nothing is ready. For whoever holds the place of the server. Raises FileFault.
+    """
+    moved = None
+    with refused("write", path):
+        shutil.rmtree(path.with_name(path.name + _UNREADY), ignore_errors=True)
+        for ready in ready_folders(path):
+            moved = _bring(path, ready)
+    return moved
+
+
+def ready_folders(path: Path) -> list[Path]:
+    """What is ready to take the place of a main database."""
+    return sorted(path.parent.glob(f"{path.name}{_READY}*"))
+
+
+def _old_folder(path: Path, ready: Path) -> Path:
+    return path.with_name(ready.name.replace(_READY, _OLD))
+
+
+def _bring(path: Path, ready: Path) -> Path | None:
+    """One folder to its place. What of it is still there has not been brought, so what stands in its place is old."""
+    old, main, inside = _old_folder(path, ready), ready / archive.MAIN, ready / archive.SEGMENTS
+    old.mkdir(mode=0o700, exist_ok=True)
+    if main.exists():
+        # The log first: a file without its log would be taken for whole.
+        for suffix in (*reversed(BESIDE), ""):
+            _move(path.with_name(path.name + suffix), old)
+        _move(set_aside_folder(segment_folder(path)), old)
+        if inside.exists():
+            with suppress(OSError):
+                # An empty one is nothing: taking the place of a server makes one, after a kill even a second one.
+                segment_folder(path).rmdir()
+            _move(segment_folder(path), old)
+            inside.rename(segment_folder(path))
+        sync_folder(old)
+        main.rename(path)
+        sync_folder(path.parent)
+    shutil.rmtree(ready)
+    with suppress(OSError):
+        old.rmdir()
+    sync_folder(path.parent)
+    return old if old.exists() else None
+
+
+def _move(path: Path, folder: Path) -> None:
+    if not os.path.lexists(path):
+        return
+    names = (path.name if number == 1 else f"{path.name}.{number}" for number in itertools.count(1))
+    path.rename(folder / next(name for name in names if not os.path.lexists(folder / name)))
+
+
+def finish_if_free(path: Path) -> None:
+    """Finish a restore that was killed, where no server is running. Blocks. Raises FileFault."""
+    if not ready_folders(path):
+        return
+    lock = ServerLock(path)
+    try:
+        lock.take()
+    except FileFault:
+        raise
+    except SparkleError:
+        # A server that has staged one finishes it at its next start.
+        return
+    try:
+        finish(path)
+    finally:
+        lock.release()

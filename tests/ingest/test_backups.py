@@ -1,0 +1,177 @@
+"""Backups that a server makes by itself: what they share, which stay, and what happens when one fails."""
+
+import os
+import shutil
+import sqlite3
+import tempfile
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from server import embedded, opened, segment_file
+from test_durability import all_indexed, expected, stored, submit
+
+from sparkle_lite.db import archive, backup, segments
+from sparkle_lite.db.faults import FileFault
+from sparkle_lite.db.restore import restore
+from sparkle_lite.server import Server
+
+pytestmark = pytest.mark.anyio
+HOURLY = '[backup]\nevery = "1h"\nkeep = 2\n'
+
+
+@pytest.fixture(autouse=True)
+def _few_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(segments, "SEGMENT_ROWS", 100)
+
+
+async def fill(server: Server, first: int, last: int) -> None:
+    """Submit bodies a few at a time, so that segments are closed, and have those indexed."""
+    for start in range(first, last, 5):
+        await submit(server, *range(start, start + 5))
+    await server.jobs.run_now("index")
+    await all_indexed(server)
+
+
+def places(folder: Path) -> dict[str, os.stat_result]:
+    return {str(path.relative_to(folder)): path.stat() for path in folder.rglob("*.db")}
+
+
+def require_whole(folder: Path) -> archive.Manifest:
+    with closing(archive.open_backup(folder)) as backup:
+        archive.check(backup, lambda _: None)
+        return backup.manifest
+
+
+async def test_the_second_backup_costs_only_what_is_new_and_the_newest_stay(tmp_path: Path) -> None:
+    async with embedded(tmp_path, HOURLY, jobs=False) as server:
+        await fill(server, 1, 31)
+        await server.jobs.run_now("backup")
+        assert server.jobs.failed == {}
+        # It is not time for another one.
+        await server.jobs.run_now("backup")
+        [first] = await server.backups.all()
+        folder = tmp_path / "data" / "backups"
+        await fill(server, 31, 51)
+        assert await server.backups.make()
+        second, first = await server.backups.all()
+        older, newer = places(folder / first.name), places(folder / second.name)
+        same = {name for name in newer if name in older and newer[name].st_ino == older[name].st_ino}
+        new = {name for name in newer if name not in older}
+        with opened(server.database.path) as main:
+            indexed = main.execute("SELECT kind, id FROM segment WHERE state='indexed'").fetchall()
+        names = {f"sparkle.db.segments/{kind}-{number:08d}.db" for kind, number in indexed}
+        assert same and new and {name for name in newer if newer[name].st_nlink >= 2} == names
+        # The data's own files have these names, too.
+        for kind, number in indexed:
+            assert segment_file(server.database.path, {"kind": kind, "id": number}).stat().st_nlink >= 2
+        alone = sum(newer[name].st_size for name in newer.keys() - names)
+        manifest_bytes = (folder / second.name / "manifest.json").stat().st_size
+        assert second.own == alone + manifest_bytes < second.bytes
+        assert server.backups.room == first.own + second.own
+        assert await server.backups.make()
+        assert [backup.name for backup in await server.backups.all()][1:] == [second.name]
+        for backup in await server.backups.all():
+            require_whole(folder / backup.name)
+        assert {path.name for path in folder.iterdir()} == {backup.name for backup in await server.backups.all()}
+        newest = (await server.backups.all())[0]
+    shutil.rmtree(tmp_path / "data" / "sparkle.db.segments")
+    restore(server.database.path, folder / newest.name, 0, lambda _: None)
+    assert stored(server.database.path) == expected(range(1, 51))
+
+
+async def test_what_retention_writes_anew_does_not_change_a_backup(tmp_path: Path) -> None:
+    async with embedded(tmp_path, f"{HOURLY}[retention]\nmax_database_size = '1MiB'\n", jobs=False) as server:
+        await fill(server, 1, 31)
+        assert await server.backups.make()
+        [backup] = await server.backups.all()
+        before = places(server.database.segment_folder)
+        folder = server.backups.folder / backup.name
+        for path in server.database.segment_folder.glob("*.db"):
+            # As rewriting does it (db/rewriting.py: replace): a new file takes the name.
+            fresh = path.with_name("fresh")
+            fresh.write_bytes(b"x" * path.stat().st_size)
+            fresh.replace(path)
+        assert before.keys() == places(server.database.segment_folder).keys()
+        require_whole(folder)
+
+
+async def test_on_another_file_system_backups_share_among_themselves(tmp_path: Path) -> None:
+    with tempfile.TemporaryDirectory(dir="/dev/shm" if os.access("/dev/shm", os.W_OK) else None) as elsewhere:
+        text = f'[backup]\nfolder = "{elsewhere}"\n'
+        async with embedded(tmp_path, text, jobs=False) as server:
+            await fill(server, 1, 31)
+            for _ in range(2):
+                assert await server.backups.make()
+            second, first = await server.backups.all()
+            older, newer = (places(Path(elsewhere) / backup.name) for backup in (first, second))
+            assert any(newer[name].st_ino == older[name].st_ino for name in newer)
+            for backup in (first, second):
+                require_whole(Path(elsewhere) / backup.name)
+
+
+async def test_one_that_fails_is_named_leaves_nothing_and_is_made_later(tmp_path: Path) -> None:
+    folder = tmp_path / "data" / "backups"
+    async with embedded(tmp_path, HOURLY, jobs=False) as server:
+        await fill(server, 1, 10)
+        folder.write_text("in the way")
+        await server.jobs.run_now("backup")
+        assert "backup" in server.readiness()["failing_jobs"]  # type: ignore[operator]
+        assert str(tmp_path) not in str(server.readiness()["failing_jobs"])
+        assert isinstance(server.backups.failure, FileFault) and str(folder) in server.backups.failure.message
+        # It is not tried again at once, and still said.
+        await server.jobs.run_now("backup")
+        assert "backup" in server.jobs.failed
+        folder.unlink()
+        assert await server.backups.make()
+        await server.jobs.run_now("backup")
+        assert server.jobs.failed == {}
+        # What somebody put there is neither taken for a backup nor removed.
+        [backup] = await server.backups.all()
+        (folder / "2020-01-01-000000").mkdir()
+        (folder / backup.name / "mine.txt").write_text("x")
+        for _ in range(2):
+            assert await server.backups.make()
+        assert (folder / backup.name / "mine.txt").exists() and (folder / "2020-01-01-000000").exists()
+
+
+async def test_where_the_size_is_limited_the_oldest_go_and_the_newest_stays(tmp_path: Path) -> None:
+    text = f"{HOURLY.replace('2', '9')}[retention]\nmax_database_size = '1MiB'\n"
+    async with embedded(tmp_path, text, jobs=False) as server:
+        await fill(server, 1, 31)
+        await server.housekeeping.measure()
+        for _ in range(4):
+            assert await server.backups.make()
+        assert 1 <= len(await server.backups.all()) < 4
+        before = stored(server.database.path)
+        await server.jobs.run_now("retention")
+        assert stored(server.database.path) == before
+
+
+async def test_a_moment_is_taken_anew_where_something_was_committed_meanwhile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the moments of the segments and that of the main database nothing may be committed to either."""
+    async with embedded(tmp_path, jobs=False) as server:
+        await submit(server, 1, 2, 3)
+        database, folder = server.database.path, server.database.segment_folder
+    hot = next(folder.glob("snapshot-*.db"))
+    tries: list[backup.Moment] = []
+
+    class Disturbed(backup.Moment):
+        def __init__(self, main: sqlite3.Connection, now_ms: int) -> None:
+            super().__init__(main, now_ms)
+            tries.append(self)
+            if len(tries) < 4:
+                with closing(sqlite3.connect(hot)) as other:
+                    other.execute("UPDATE submission SET rejected=rejected+1")
+                    other.commit()
+
+    monkeypatch.setattr(backup, "Moment", Disturbed)
+    order = backup.BackupOrder(database=database, segments=folder, target=tmp_path / "x.tar", now_ms=0)
+    with backup.moment(order) as held:
+        rejected = {
+            row.kind: connection.execute("SELECT max(rejected) FROM submission").fetchone()[0]
+            for row, connection in held.copied.items()
+        }
+    assert len(tries) == 4 and rejected["snapshot"] == 3
