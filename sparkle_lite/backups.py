@@ -50,6 +50,12 @@ _AGAIN_S = HOUR_S
 logger = logging.getLogger("sparkle.backups")
 
 
+def newest_at(folder: Path) -> int | None:
+    """When (ms) the newest backup in a folder was made, by its name; None where there is none. Raises OSError."""
+    names = [each.name for each in folder.iterdir() if _NAME.fullmatch(each.name)] if folder.is_dir() else []
+    return int(datetime.strptime(max(names), _TIME).replace(tzinfo=UTC).timestamp() * 1000) if names else None
+
+
 class StoredBackup(NamedTuple):
     """A backup in the folder. Times in ms; `bytes` of all its files, `own` of those that nothing else has.
 

@@ -199,7 +199,8 @@ def _systemd(args: argparse.Namespace) -> None:
     path = config_path(args)
     start = [*_program(), *(["--config", str(path.absolute())] if path is not None else []), "serve"]
     folder = Path.cwd()
-    writable = (config.database.file.parent,)
+    data, backups = config.database.file.parent, config.backup.path
+    writable = (data,) if backups.is_relative_to(data) else (data, backups)
     _warn_of_variables(os.environ)
     user = args.user or _owner(config, folder)
     _warn_of_user(user)

@@ -27,6 +27,7 @@ CHECKS: Mapping[str, Check] = {
     "clients": reports.check_clients,
     "rules": reports.check_rules,
     "imports": reports.check_imports,
+    "backups": reports.check_backups,
 }
 # How long one check may take (s), and the same where all files are read.
 _CHECK_S, _DEEP_S = files.QUICK_S + 10.0, files.DEEP_S + 10.0

@@ -1,10 +1,12 @@
-"""Checks of what comes in and what is made of it: clients, rules, lists of others."""
+"""Checks of what comes in and what is made of it: clients, rules, lists of others, backups."""
 
 from collections.abc import Sequence
 from functools import partial
 
 from sparkle_lite.accounts.audit import Audit
 from sparkle_lite.accounts.registry import ANONYMOUS
+from sparkle_lite.backups import newest_at
+from sparkle_lite.clock import date
 from sparkle_lite.db import accounts, checkup, decisions, reviews
 from sparkle_lite.doctor.findings import CheckFinding
 from sparkle_lite.doctor.installation import InstalledServer
@@ -103,3 +105,18 @@ async def check_imports(place: InstalledServer) -> list[CheckFinding] | None:
             mend = phrase(f"doctor_mend.list_{status.state_now}")
             found.append(CheckFinding("warn", phrase(key, name=status.entry.name, why=unpacked(status.last.why)), mend))
     return found
+
+
+async def check_backups(place: InstalledServer) -> list[CheckFinding] | None:
+    """Whether there is a backup, and none is overdue."""
+    if place.database is None or place.config is None:
+        return None
+    section = place.config.backup
+    newest = await on_thread(partial(newest_at, section.path))
+    if not section.every:
+        return [] if newest else [CheckFinding("note", phrase("doctor.no_backups"), phrase("doctor_mend.no_backups"))]
+    if newest is not None and newest + 2 * section.every >= place.now_ms:
+        return []
+    key = "doctor.backup_missing" if newest is None else "doctor.backup_old"
+    said = phrase(key, folder=section.path, every=str(section.every), at=date(newest))
+    return [CheckFinding("warn", said, phrase("doctor_mend.backup_old"))]

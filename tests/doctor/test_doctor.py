@@ -85,6 +85,17 @@ def files(folder: Path) -> dict[str, tuple[int, int, bytes]]:
 # --- Findings ---------------------------------------------------------------------------------------------------------
 
 
+def test_backups_that_are_overdue_are_named(start: Start) -> None:
+    server = start('[backup]\nevery = "1d"\n')
+    folder = server.folder / "data" / "backups"
+    # The server makes one by itself as soon as it can.
+    wait_for(lambda: levels(doctor(server))["backups"] == {"ok"}, 30)
+    for made in folder.iterdir():
+        made.rename(folder / "2026-01-01-000000")
+    [finding] = doctor(server)["backups"]
+    assert (finding["level"], "2026-01-01" in str(finding)) == ("warn", True)
+
+
 def test_what_is_in_order_is_found_so_and_what_is_wrong_with_files_is_named(
     start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -92,12 +103,12 @@ def test_what_is_in_order_is_found_so_and_what_is_wrong_with_files_is_named(
     closed = fill(server)
     settle(server)
     found = levels(doctor(server))
-    assert found == {check: {"ok"} for check in found} | {"public_url": {"note"}}
+    assert found == {check: {"ok"} for check in found} | {"public_url": {"note"}, "backups": {"note"}}
     server.stop()
     before = files(server.folder)
     found = levels(doctor(server, "--deep"))
     assert files(server.folder) == before
-    assert found == {check: {"ok"} for check in found} | {"server": {"note"}}
+    assert found == {check: {"ok"} for check in found} | {"server": {"note"}, "backups": {"note"}}
     for language, word in (("C.UTF-8", "whole"), ("zh_CN.UTF-8", "完好")):
         monkeypatch.setenv("LC_ALL", language)
         assert word in command(server, "doctor")[1]
