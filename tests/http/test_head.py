@@ -3,6 +3,8 @@
 import json
 import re
 import socket
+import subprocess
+import sys
 import uuid
 from collections.abc import Iterator
 from contextlib import closing
@@ -62,6 +64,10 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
         running.run("rules", "deny", "203.0.113.7", "--forever")
         (running.folder / "list.txt").write_text("203.0.113.8\n")
         running.run("rules", "import", str(running.folder / "list.txt"), "--name", "mine")
+        (running.folder / "data" / "backups").mkdir()
+        archive = str(running.folder / "data" / "backups" / "mine.tar")
+        command = [sys.executable, "-m", "sparkle_lite", "backup", archive, "--config", str(running.config)]
+        subprocess.run(command, check=True, capture_output=True, timeout=60)
         yield running
 
 
@@ -87,6 +93,7 @@ def targets(server: RunningServer) -> dict[str, str]:
         "/client": "Transmission",
         "/rules/analyses": "over_download",
         "/rules/imports": "mine",
+        "/admin/settings/backups": "mine.tar",
     }
     names |= {"/static": next(iter(render.assets())), "/docs": docs._files().name}
     found = {}
