@@ -82,6 +82,7 @@ def test_a_migration(tmp_path: Path, kills: int) -> None:
 def test_under_load_while_rules_are_published(start: Callable[..., RunningServer], kills: int) -> None:
     server = start(UNLIMITED, prelude=SMALL)
     token, sent, acknowledged, denied = server.token(), set[int](), set[int](), set[str]()
+    answers: list[int] = []
 
     def publish() -> None:
         headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
@@ -91,11 +92,15 @@ def test_under_load_while_rules_are_published(start: Callable[..., RunningServer
                 body = b'{"target": "%s"}' % address.encode()
                 if server.request("POST", "/api/rules/deny", body, headers).status in (200, 201):
                     denied.add(f"{address}/32")
+                    answers.append(number)
 
     for _ in range(kills):
         load, publishing = Load(server, len(sent) + 1), threading.Thread(target=publish)
         publishing.start()
-        time.sleep(random.uniform(0.1, 0.6))
+        # On a busy machine it may take a while until both have begun.
+        answers.clear()
+        wait_for(lambda load=load: answers and load.acknowledged, 20)
+        time.sleep(random.uniform(0.0, 0.5))
         server.kill()
         load.end()
         publishing.join(10)
