@@ -291,11 +291,16 @@ class Database:
 
 
 def is_there(path: Path) -> bool:
-    """Whether there is a main database, with anything in it.
+    """Whether there is a main database, with anything in it, once a restore that was interrupted is finished.
 
     Raises FileFault where that can't be seen, and SparkleError: conflict where one is missing beside its segments.
     """
     restore.finish_if_free(path)
+    return is_here(path)
+
+
+def is_here(path: Path) -> bool:
+    """The same of the files as they are: nothing is changed."""
     with refused("open", path):
         if _has_content(path):
             return True
