@@ -5,6 +5,7 @@ as it stands.
 """
 
 import argparse
+import ipaddress
 import os
 import pwd
 import sys
@@ -25,6 +26,8 @@ _HOMES, _TEMPORARY = (Path("/home"), Path("/root"), Path("/run/user")), (Path("/
 _IMAGE = "python:3.13-slim"
 # Where the proxy of the compose file is found by the server, and nobody else.
 _NETWORK, _PROXY = "172.31.77.0/24", "172.31.77.2"
+# Where the rest of the network get their addresses: whoever starts first must not have the proxy's.
+_OTHERS = "172.31.77.128/25"
 
 _UNIT = """\
 # sparkle-lite service systemd | sudo tee /etc/systemd/system/sparkle-lite.service
@@ -165,6 +168,7 @@ networks:
     ipam:
       config:
         - subnet: {network}
+          ip_range: {others}
 
 volumes:
   data:
@@ -303,6 +307,7 @@ def _compose(args: argparse.Namespace) -> None:
         port=config.server.port,
         proxy=_PROXY,
         network=_NETWORK,
+        others=_OTHERS,
     )
     print(text, end="")
 
@@ -313,10 +318,15 @@ def _require_port(config: "Config") -> None:
 
 
 def _published(config: "Config") -> str:
-    """The port on the host: for itself alone where the server is only for the machine that it runs on."""
-    port = config.server.port
-    is_local = config.server.host in ("127.0.0.1", "localhost", "::1")
-    return f"127.0.0.1:{port}:{port}" if is_local else f"{port}:{port}"
+    """The port on the host, for no more networks than the server is for without a container."""
+    host, port = config.server.host, config.server.port
+    if host in ("0.0.0.0", "::"):  # noqa: S104 -- compared, not bound
+        return f"{port}:{port}"
+    try:
+        address = ipaddress.ip_address("127.0.0.1" if host == "localhost" else host)
+    except ValueError:
+        raise SparkleError("bad_request", "service.host_name", host=host) from None
+    return f"{f'[{address}]' if address.version == 6 else address}:{port}:{port}"
 
 
 def _yaml(text: str) -> str:

@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Any
 
@@ -145,6 +146,12 @@ def test_the_containers_name_what_is_there(folder: Path) -> None:
     assert "btn.example.org" in caddy["command"] and caddy["profiles"] == ["caddy"]
     assert f"{folder}/config.toml:/data/config.toml:ro" in service["volumes"]
     assert dict(steps)["USER"] == "sparkle" and ("EXPOSE", str(port)) in [tuple(step) for step in steps]
+    [addresses] = compose["networks"]["front"]["ipam"]["config"]
+    given, fixed = ip_network(addresses["ip_range"]), ip_address(caddy["networks"]["front"]["ipv4_address"])
+    assert given.subnet_of(ip_network(addresses["subnet"])) and fixed not in given  # type: ignore[arg-type]
+    for host, where in (("10.8.0.1", "10.8.0.1:"), ("::", ""), ("fd00::1", "[fd00::1]:"), ("localhost", "127.0.0.1:")):
+        (folder / "config.toml").write_text(f'[server]\nport = 7799\nhost = "{host}"\n')
+        assert yaml.safe_load(printed("compose"))["services"]["sparkle-lite"]["ports"] == [f"{where}7799:7799"]
     (folder / "config.toml").write_text("[server]\nport = 0\n")
     with contextlib.redirect_stderr(io.StringIO()):
         assert main(["service", "docker"]) == 1
