@@ -68,7 +68,9 @@ def manager(path: Path) -> Iterator[socket.socket]:
         yield listening
 
 
-def test_the_unit_starts_a_server_that_says_how_it_is(folder: Path, tmp_path: Path) -> None:
+def test_the_unit_starts_a_server_that_says_how_it_is(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     said = keys_of(printed("systemd", "--user", "nobody"))
     assert (said["User"], said["WorkingDirectory"], said["Type"]) == ("nobody", str(folder), "notify")
     # The folder is made before the service is shut in.
@@ -82,6 +84,7 @@ def test_the_unit_starts_a_server_that_says_how_it_is(folder: Path, tmp_path: Pa
     with manager(tmp_path / "notify") as listening:
         environ = {name: value for name, value in os.environ.items() if not name.startswith("SPARKLE_")}
         environ |= {"NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": "400000", "PYTHONPATH": str(ROOT)}
+        monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
         process = subprocess.Popen(
             # The same program, from the code that is tested.
             [sys.executable, "-m", "sparkle_lite", *command[command.index("--config") :]],
@@ -113,13 +116,15 @@ def test_the_unit_starts_a_server_that_says_how_it_is(folder: Path, tmp_path: Pa
 def test_systemd_takes_the_unit_and_finds_it_shut_in(folder: Path, tmp_path: Path) -> None:
     file = tmp_path / "sparkle-lite.service"
     place = Deployment(
-        start=[sys.executable, "a $word %n"], folder=folder, writable=(folder / "da ta",), user="daemon", port=7799
+        start=[sys.executable, "a $word %n"], folder=folder, writable=(folder / "da $ta",), user="daemon", port=7799
     )
     file.write_text(unit(place))
     assert "sparkle-lite.service" not in analyse("verify", file)
     found = re.search(r"exposure level for sparkle-lite.service: ([\d.]+)", analyse("security", file, "--offline=true"))
     assert found and float(found[1]) <= 1.8
-    assert '"a $$word %%n"' in unit(place)
+    assert '"a $$word %%n"' in unit(place) and keys_of(unit(place))["ReadWritePaths"] == f'"{folder}/da $ta"'
+    (linked := tmp_path / "link").symlink_to("/home/somebody/config.toml")
+    assert keys_of(unit(place._replace(start=["/bin/true", str(linked)])))["ProtectHome"] == "read-only"
     low = keys_of(unit(place._replace(port=443)))
     assert low["AmbientCapabilities"] == "CAP_NET_BIND_SERVICE" and "PrivateUsers" not in low
     at_home = keys_of(unit(place._replace(writable=(Path("/home/somebody/data"),))))
