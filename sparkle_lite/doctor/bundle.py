@@ -13,7 +13,6 @@ import platform
 import re
 import secrets
 import shutil
-import sqlite3
 import subprocess
 import tarfile
 import time
@@ -200,9 +199,10 @@ def _json(value: object) -> str:
 async def _stored_names(database: Database) -> dict[str, str] | None:
     """What people and applications are called, and what stands for it here; None where that can't be read."""
     try:
-        async with database.reader() as reader:
-            users, apps = await accounts.users(reader), await accounts.userapps(reader)
-    except (SparkleError, sqlite3.Error):
+        with refused("read", database.path):
+            async with database.reader() as reader:
+                users, apps = await accounts.users(reader), await accounts.userapps(reader)
+    except SparkleError:
         return None
     of_users = [
         name for user in users for name in (user.name, user.nickname, user.github_login, user.email, user.avatar)

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from server import RunningServer, catalogue, rows, segment_file, wait_for
+from server import RunningServer, catalogue, rows, segment_file, start_server, wait_for
 
 from sparkle_lite.cli.main import main
 from sparkle_lite.doctor.bundle import Veil
@@ -233,6 +233,12 @@ def test_the_public_url_is_tried_and_the_proxy_on_the_way_judged(start: Start, t
     assert [text.partition(" ")[0] for text in told.values()] == ["ok", "bad", "bad", "ok"]
     assert "server.trusted_proxies" in told["[]", True]
     assert "X-Forwarded-For" in told['["127.0.0.1"]', False]
+    # Another server of the same kind answers there.
+    with start_server(tmp_path / "other") as other:
+        settle(server, f'public_url = "{other.url}"\n')
+        [finding] = doctor(server)["public_url"]
+    assert finding["level"] == "bad" and "Something else" in finding["message"]
+    settle(server, f'public_url = "http://127.0.0.1:{port}"\n')
     # Nothing listens there any more.
     assert levels(doctor(server))["public_url"] == {"bad"}
 
