@@ -27,6 +27,7 @@ from typing import Any, NamedTuple
 
 from sparkle_lite.accounts.actors import Actor
 from sparkle_lite.accounts.audit import Audit
+from sparkle_lite.clock import JUMP_MS, Clock
 from sparkle_lite.config import Config
 from sparkle_lite.db import archive
 from sparkle_lite.db.backup import BackupDone, BackupOrder, BackupProgress, CheckOrder, Stage, discard_unready
@@ -79,9 +80,7 @@ class Backups:
     backups take beside the data, as of the last look.
     """
 
-    def __init__(
-        self, audit: Audit, config: Callable[[], Config], clock: Callable[[], int], size: Callable[[], int]
-    ) -> None:
+    def __init__(self, audit: Audit, config: Callable[[], Config], clock: Clock, size: Callable[[], int]) -> None:
         """`size`: bytes of the database."""
         self.progress: BackupProgress | None = None
         self.failure: SparkleError | None = None
@@ -112,16 +111,16 @@ class Backups:
         return [backup for backup in await self.all() if not backup.is_brought]
 
     async def run_due(self) -> None:
-        """Make a backup when it is time, and let go of what is too old or too much.
+        """Make a backup when it is time, and let go of what is too old or too much; nothing while the clock is in doubt.
 
         Raises SparkleError until one is made again after a failure.
         """
         every = self._config().backup.every
-        if not every or self._making.locked():
+        if not every or self._making.locked() or self._clock.doubt is not None:
             return
-        backups, now = await self._ours(), self._clock()
-        # One of a time that is yet to come was made by a clock that was ahead.
-        if backups and -every < now - backups[0].created_at < every:
+        backups, now = await self._ours(), self._clock.settled()
+        # A clock that was ahead or behind has left backups of times that are far off.
+        if any(abs(now - backup.created_at) < every for backup in backups):
             await self._let_go(backups)
         elif self.failure is None or time.monotonic() - self._failed_at >= min(_AGAIN_S, every / 1000):
             await self.make()
@@ -171,14 +170,14 @@ class Backups:
             except (SparkleError, TimeoutError) as error:
                 failure = _as_said(error)
                 logger.error("the backup %s is not whole: %s", name, error)
-            self.checked[name] = (self._clock(), failure)
+            self.checked[name] = (self._clock.settled(), failure)
 
     async def _restore(self, name: str, actor: Actor, restart: asyncio.Event) -> None:
         (await self.open(name)).close()
         await self._record(actor, "BACKUP_RESTORE", {"backup": name})
         async with self._working("restoring"):
             try:
-                order = RestoreOrder(self.database.path, self.folder / name, self._clock())
+                order = RestoreOrder(self.database.path, self.folder / name, self._clock.settled())
                 await self._worker.ask(order, DAY_S, self._note)
             except (SparkleError, TimeoutError) as error:
                 self._fail(error)
@@ -227,7 +226,7 @@ class Backups:
         return True
 
     async def _made(self) -> BackupDone:
-        folder, now, earlier = self.folder, self._clock(), await self._ours()
+        folder, now, earlier = self.folder, self._clock.settled(), await self._ours()
         with refused("write", folder):
             await asyncio.to_thread(folder.mkdir, mode=0o700, parents=True, exist_ok=True)
         name = await asyncio.to_thread(_free_name, folder, now)
@@ -251,21 +250,29 @@ class Backups:
     # --- Letting go ---------------------------------------------------------------------------------------------------
 
     async def _let_go(self, backups: Sequence[StoredBackup]) -> None:
-        """Remove what is more than `keep`, and the oldest while all is more than the limit of the size."""
-        config, left = self._config(), list(backups)
+        """Remove what is more than `keep`, and the oldest while all is more than the limit of the size.
+
+        Nothing while the clock is in doubt. One of a time that is yet to come was made before the others, by a clock
+        that was ahead: it goes first.
+        """
+        if self._clock.doubt is not None:
+            return
+        config, latest = self._config(), self._clock.settled() + JUMP_MS
+        left = sorted(backups, key=lambda backup: backup.created_at > latest)
         limit = config.retention.max_database_size
         while len(left) > 1:
             is_large = bool(limit) and self._size() + self.room > limit
             if len(left) <= config.backup.keep and not is_large:
                 break
-            oldest = left[-1]
+            oldest = left.pop()
             try:
                 await asyncio.to_thread(_remove, self.folder / oldest.name)
             except OSError as error:
                 logger.error("the backup %s can't be removed: %s", oldest.name, error)
                 break
             logger.info("an old backup is removed", extra={"backup": oldest.name})
-            left = await self._ours()
+            # What is left takes another room now.
+            await self.all()
 
     # --- Reading ------------------------------------------------------------------------------------------------------
 

@@ -8,6 +8,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from clocks import DAY, HOUR, SetClock
 from server import embedded, opened, segment_file
 from test_durability import all_indexed, expected, stored, submit
 
@@ -146,6 +147,38 @@ async def test_where_the_size_is_limited_the_oldest_go_and_the_newest_stays(tmp_
         before = stored(server.database.path)
         await server.jobs.run_now("retention")
         assert stored(server.database.path) == before
+
+
+async def test_a_wrong_clock_makes_no_backup_after_the_other_and_costs_none_of_the_good(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = SetClock(monkeypatch)
+
+    async def names_after(server: Server, ms: int) -> set[str]:
+        clock.turn(ms)
+        for _ in range(3):
+            clock.go(60_000)
+            await server.jobs.run_now("backup")
+        return {backup.name for backup in await server.backups.all()}
+
+    async with embedded(tmp_path, HOURLY, jobs=False) as server:
+        await server.jobs.run_now("backup")
+        clock.go(2 * HOUR)
+        good = await names_after(server, 0)
+        assert len(good) == 2
+        # Nothing is due by a clock that nobody believes.
+        for turn in (3 * DAY, -3 * DAY - 2 * HOUR, 2 * HOUR):
+            assert await names_after(server, turn) == good
+        # Somebody believed it, and it was wrong.
+        clock.turn(3 * DAY)
+        server.timekeeping.clock.accept()
+        ahead = await names_after(server, 0) - good
+        assert len(ahead) == 1
+        clock.turn(-3 * DAY)
+        clock.go(2 * HOUR)
+        server.timekeeping.clock.accept()
+        kept = await names_after(server, 0)
+        assert len(kept) == 2 and not kept & ahead and len(kept & good) == 1
 
 
 async def test_a_moment_is_taken_anew_where_something_was_committed_meanwhile(
