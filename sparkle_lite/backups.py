@@ -34,7 +34,7 @@ from sparkle_lite.db.backup import BackupDone, BackupOrder, BackupProgress, Chec
 from sparkle_lite.db.connection import Connection, refused
 from sparkle_lite.db.database import Database, transacted
 from sparkle_lite.db.faults import place_of
-from sparkle_lite.db.restore import RestoreOrder
+from sparkle_lite.db.restore import RestoreOrder, arm, discard_staged
 from sparkle_lite.errors import SparkleError
 from sparkle_lite.units import DAY_S, HOUR_S
 from sparkle_lite.worker_process import WorkerProcess
@@ -111,7 +111,7 @@ class Backups:
         return [backup for backup in await self.all() if not backup.is_brought]
 
     async def run_due(self) -> None:
-        """Make a backup when it is time, and let go of what is too old or too much; nothing while the clock is in doubt.
+        """Make a backup when it is time, and let go of what is too old or too much; not while the clock is in doubt.
 
         Raises SparkleError until one is made again after a failure.
         """
@@ -175,13 +175,17 @@ class Backups:
     async def _restore(self, name: str, actor: Actor, restart: asyncio.Event) -> None:
         (await self.open(name)).close()
         await self._record(actor, "BACKUP_RESTORE", {"backup": name})
+        path = self.database.path
         async with self._working("restoring"):
             try:
-                order = RestoreOrder(self.database.path, self.folder / name, self._clock.settled())
-                await self._worker.ask(order, DAY_S, self._note)
+                staged = await self._worker.ask(RestoreOrder(path, self.folder / name), DAY_S, self._note)
+                await asyncio.to_thread(arm, path, staged, self._clock.settled())
             except (SparkleError, TimeoutError) as error:
                 self._fail(error)
                 return
+            finally:
+                # Whoever was killed or has waited too long has left it.
+                await asyncio.to_thread(discard_staged, path)
         logger.info("the server goes down and comes up as it was in a backup", extra={"backup": name})
         restart.set()
 

@@ -208,7 +208,10 @@ class Database:
     async def _take_place(self) -> None:
         """Be the server of this database; a restore that waits for a start, or was killed, is finished first."""
         self._lock_of_server.take(still=self.is_still)
-        if not self.is_still and restore.ready_folders(self.path):
+        if self.is_still:
+            return
+        await asyncio.to_thread(restore.discard_staged, self.path)
+        if restore.ready_folders(self.path):
             await asyncio.to_thread(restore.finish, self.path)
             # The folder is another one now.
             self._lock_of_server.release()

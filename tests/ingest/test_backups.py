@@ -14,7 +14,7 @@ from test_durability import all_indexed, expected, stored, submit
 
 from sparkle_lite.db import archive, backup, segments
 from sparkle_lite.db.faults import FileFault
-from sparkle_lite.db.restore import restore
+from sparkle_lite.db.restore import RestoreOrder, arm, restore, stage
 from sparkle_lite.server import Server
 
 pytestmark = pytest.mark.anyio
@@ -36,6 +36,11 @@ async def fill(server: Server, first: int, last: int) -> None:
 
 def places(folder: Path) -> dict[str, os.stat_result]:
     return {str(path.relative_to(folder)): path.stat() for path in folder.rglob("*.db")}
+
+
+def beside(database: Path) -> set[str]:
+    """What is in the folder of a main database, but for its log."""
+    return {path.name for path in database.parent.iterdir() if not path.name.endswith(("-wal", "-shm"))}
 
 
 def require_whole(folder: Path) -> archive.Manifest:
@@ -179,6 +184,36 @@ async def test_a_wrong_clock_makes_no_backup_after_the_other_and_costs_none_of_t
         server.timekeeping.clock.accept()
         kept = await names_after(server, 0)
         assert len(kept) == 2 and not kept & ahead and len(kept & good) == 1
+
+
+async def test_only_what_was_armed_takes_the_place_and_what_is_anybodys_stays(tmp_path: Path) -> None:
+    text = '[database]\npath = "data/of [mine].db"\n'
+    async with embedded(tmp_path, text, jobs=False) as server:
+        await fill(server, 1, 6)
+        assert await server.backups.make()
+        [backup] = await server.backups.all()
+        source, database = server.backups.folder / backup.name, server.database.path
+        await fill(server, 6, 11)
+    notes = database.with_name(f"{database.name}.restored-notes")
+    notes.mkdir()
+    (notes / "mine.txt").write_text("x")
+    database.with_name(f"{database.name}.restored-20260101-000000").write_text("x")
+    before = beside(database)
+    # The server was killed before it could arm what was staged for it.
+    stage(RestoreOrder(database, source), lambda _: None)
+    async with embedded(tmp_path, text, jobs=False):
+        pass
+    assert stored(database) == expected(range(1, 11))
+    assert beside(database) == before
+    arm(database, stage(RestoreOrder(database, source), lambda _: None), 0)
+    [ready] = database.parent.glob("*.restored-19700101-000000")
+    (ready / "mine.txt").write_text("x")
+    async with embedded(tmp_path, text, jobs=False):
+        pass
+    assert stored(database) == expected(range(1, 6))
+    [old] = beside(database) - before
+    assert old == f"{database.name}.before-restore-19700101-000000"
+    assert (database.with_name(old) / ready.name / "mine.txt").exists()
 
 
 async def test_a_moment_is_taken_anew_where_something_was_committed_meanwhile(
