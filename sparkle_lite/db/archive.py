@@ -284,12 +284,6 @@ def pieces_of_archive(backup: Backup) -> Iterator[bytes]:
     yield _header_of(MANIFEST, len(data)) + data + bytes(_padded(len(data)) - len(data) + 2 * _BLOCK)
 
 
-def archive_bytes(manifest: Manifest) -> int:
-    """Bytes of the archive of a backup."""
-    sizes = [*(file.bytes for file in manifest.files), len(msgspec.json.encode(manifest))]
-    return sum(_BLOCK + _padded(size) for size in sizes) + 2 * _BLOCK
-
-
 def _header_of(name: str, size: int) -> bytes:
     header = tarfile.TarInfo(name)
     header.size, header.mode = size, 0o600

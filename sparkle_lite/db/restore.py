@@ -45,30 +45,37 @@ class RestoreOrder(NamedTuple):
 
 
 class Staged(NamedTuple):
-    """A whole backup beside a main database, in a folder that nothing takes for more than that before `arm`."""
+    """A backup beside a main database, in a folder that nothing takes for more than that before `arm`.
+
+    `left_out` are the files of its segments that are missing or damaged in it: the server names them, and serves the
+    rest.
+    """
 
     folder: Path
     manifest: Manifest
+    left_out: tuple[str, ...]
 
 
 class Restored(NamedTuple):
     """What was restored, and the folder in which what was there before is now; None where there was nothing."""
 
-    manifest: Manifest
+    staged: Staged
     old: Path | None
 
 
 def restore(path: Path, source: Path, now_ms: int, report: Report) -> Restored:
     """Put a backup in the place of a main database. Raises SparkleError, and nothing is changed then.
 
-    conflict: a server runs there, the backup is of a newer program, or there is no room; bad_request: it is damaged.
+    conflict: a server runs there, the backup is of a newer program, or there is no room; bad_request: its main database
+    or its list of contents is damaged, or it is cut off.
     FileFault: it can't be read, or the place can't be written.
     """
     with _opened(source) as backup, _place(path), refused("write", path):
         discard_staged(path)
         finish(path)
-        arm(path, _stage(path, backup, report), now_ms)
-        return Restored(backup.manifest, finish(path))
+        staged = _stage(path, backup, report)
+        arm(path, staged, now_ms)
+        return Restored(staged, finish(path))
 
 
 def stage(order: RestoreOrder, report: Report) -> Staged:
@@ -132,23 +139,34 @@ def _stage(path: Path, backup: Backup, report: Report) -> Staged:
         sizes = {"needed": mebibytes(needed), "free": mebibytes(free)}
         raise SparkleError("conflict", "backup.no_room_to_restore", path=path.parent, **sizes)
     unready = Path(tempfile.mkdtemp(prefix=f".{path.name}{_UNREADY}", dir=path.parent))
+    left_out = []
     try:
         (unready / archive.SEGMENTS).mkdir(mode=0o700)
         meter = Meter("restoring", backup.manifest.bytes, report)
         for file in backup.manifest.files:
-            with archive.create_private(unready / file.name) as target:
-                for piece in archive.checked(backup, file):
-                    target.write(piece)
-                    meter.step(len(piece))
-                target.flush()
-                os.fsync(target.fileno())
+            try:
+                _write(unready / file.name, archive.checked(backup, file), meter)
+            except SparkleError:
+                if file.name == archive.MAIN:
+                    raise
+                (unready / file.name).unlink()
+                left_out.append(file.name)
         _require_ours(unready, backup)
         for folder in (unready / archive.SEGMENTS, unready):
             sync_folder(folder)
     except BaseException:
         shutil.rmtree(unready, ignore_errors=True)
         raise
-    return Staged(unready, backup.manifest)
+    return Staged(unready, backup.manifest, tuple(left_out))
+
+
+def _write(path: Path, pieces: Iterator[bytes], meter: Meter) -> None:
+    with archive.create_private(path) as target:
+        for piece in pieces:
+            target.write(piece)
+            meter.step(len(piece))
+        target.flush()
+        os.fsync(target.fileno())
 
 
 def _free_name(path: Path, now_ms: int) -> Path:
@@ -182,6 +200,7 @@ def _require_ours(folder: Path, backup: Backup) -> None:
     if not files <= named:
         raise broken("backup.other_files", path=path)
     for name in files:
+        # One that was left out can't be opened either.
         with suppress(sqlite3.DatabaseError), closing(_connected(folder / name)) as segment:
             _require_version(segment, next(kind for kind in KINDS if f"/{kind}-" in name), path)
 

@@ -1,5 +1,6 @@
 """Backups that a server makes by itself: what they share, which stay, and what happens when one fails."""
 
+import asyncio
 import os
 import shutil
 import sqlite3
@@ -12,6 +13,7 @@ from clocks import DAY, HOUR, SetClock
 from server import embedded, opened, segment_file
 from test_durability import all_indexed, expected, stored, submit
 
+from sparkle_lite.accounts.actors import Actor
 from sparkle_lite.db import archive, backup, segments
 from sparkle_lite.db.faults import FileFault
 from sparkle_lite.db.restore import RestoreOrder, arm, restore, stage
@@ -214,6 +216,54 @@ async def test_only_what_was_armed_takes_the_place_and_what_is_anybodys_stays(tm
     [old] = beside(database) - before
     assert old == f"{database.name}.before-restore-19700101-000000"
     assert (database.with_name(old) / ready.name / "mine.txt").exists()
+
+
+async def test_a_damaged_file_that_backups_share_costs_its_own_rows_and_the_next_is_whole(tmp_path: Path) -> None:
+    async with embedded(tmp_path, HOURLY, jobs=False) as server:
+        await fill(server, 1, 31)
+        assert await server.backups.make()
+        admin = Actor(None, admin=True, by="test")
+        [first] = await server.backups.all()
+        source = server.backups.folder / first.name
+        shared = max(source.rglob("snapshot-*.db"), key=lambda path: path.stat().st_nlink)
+        with shared.open("r+b") as file:
+            file.seek(-1, os.SEEK_END)
+            last = file.read(1)
+            file.seek(-1, os.SEEK_END)
+            file.write(bytes([last[0] ^ 1]))
+        server.backups.begin_check(first.name, admin)
+        while server.backups.progress is not None:
+            await asyncio.sleep(0.02)
+        assert server.backups.checked[first.name][1] is not None
+        assert await server.backups.make()
+        require_whole(server.backups.folder / (await server.backups.all())[0].name)
+    name = f"sparkle.db.segments/{shared.name}"
+    other = tmp_path / "other" / "sparkle.db"
+    restored = restore(other, source, 0, lambda _: None)
+    assert restored.staged.left_out == (name,)
+    (tmp_path / "other" / "of").mkdir()
+    async with embedded(tmp_path / "other" / "of", '[database]\npath = "../sparkle.db"\n', jobs=False) as server:
+        assert shared.name in str(server.readiness()["set_aside"])
+
+
+async def test_a_backup_of_another_server_is_shown_and_never_removed(tmp_path: Path) -> None:
+    text = f'{HOURLY.replace("keep = 2", "keep = 1")}folder = "{tmp_path}/backups"\n'
+    names = []
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        async with embedded(tmp_path / name, text, jobs=False) as server:
+            assert await server.backups.make()
+            assert await server.backups.make()
+            found = await server.backups.all()
+            names.append([backup.name for backup in found if not backup.is_brought])
+    assert [len(own) for own in names] == [1, 1]
+    assert {backup.name for backup in found} == {*names[0], *names[1]}
+    # A disk that isn't there is no place to make folders in.
+    (tmp_path / "three").mkdir()
+    async with embedded(tmp_path / "three", f'[backup]\nfolder = "{tmp_path}/none/backups"\n', jobs=False) as server:
+        assert not await server.backups.make()
+        assert server.backups.failure is not None and server.backups.failure.said.key == "backup.no_folder"
+    assert not (tmp_path / "none").exists()
 
 
 async def test_a_moment_is_taken_anew_where_something_was_committed_meanwhile(
