@@ -29,6 +29,7 @@ from sparkle_lite.accounts.actors import Actor
 from sparkle_lite.accounts.audit import Audit
 from sparkle_lite.clock import JUMP_MS, Clock
 from sparkle_lite.config import Config
+from sparkle_lite.config.keys import BackupSection
 from sparkle_lite.db import archive
 from sparkle_lite.db.accounts import setting
 from sparkle_lite.db.backup import BackupDone, BackupOrder, BackupProgress, CheckOrder, Stage, discard_unready
@@ -245,10 +246,12 @@ class Backups:
     async def _made(self) -> BackupDone:
         folder, now, earlier = self.folder, self._clock.settled(), await self._ours()
         # Where a disk isn't mounted, its place must not be filled instead.
-        if not await asyncio.to_thread(folder.parent.is_dir):
-            raise SparkleError("not_found", "backup.no_folder", path=folder.parent)
+        is_default = self._config().backup.folder == BackupSection().folder
         with refused("write", folder):
-            await asyncio.to_thread(folder.mkdir, mode=0o700, exist_ok=True)
+            try:
+                await asyncio.to_thread(folder.mkdir, mode=0o700, parents=is_default, exist_ok=True)
+            except FileNotFoundError:
+                raise SparkleError("not_found", "backup.no_folder", path=folder.parent) from None
         name = await asyncio.to_thread(_free_name, folder, now)
         # One that was found damaged may share what is damaged with others: then everything is read anew.
         is_doubted = any(error and earlier and at >= earlier[0].created_at for at, error in self.checked.values())
@@ -376,7 +379,7 @@ def _stored(folder: Path, segments: Path, node: str) -> _InFolder:
         )
         for name, manifest, files in found
     ]
-    every = {place: size for _, _, files in found for place, size in files.items()}
+    every = {place: size for _, manifest, files in found if manifest.node == node for place, size in files.items()}
     shared = sum(size for place, size in every.items() if used[place] > 1 and place not in ours)
     listed.sort(key=lambda backup: (backup.created_at, backup.name), reverse=True)
     return _InFolder(listed, shared)
