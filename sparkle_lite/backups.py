@@ -5,8 +5,8 @@ all of them one file with several names (hard links), where the file system has 
 backups are on the same one, else that of the backup before. So a backup takes the room of the main database and of what
 came since the last.
 
-An archive (*.tar) that somebody puts into the folder is shown and can be restored; it is never removed, and counts for
-nothing else.
+An archive (*.tar) that somebody puts into the folder is shown and can be restored, as is the backup of another server;
+it is never removed, and counts for nothing else.
 
 Their room counts where the size is limited: the oldest go until database and backups together are within the limit. The
 newest stays whatever it takes, and retention takes nothing from the database for it: what is deleted there would only
@@ -27,13 +27,16 @@ from typing import Any, NamedTuple
 
 from sparkle_lite.accounts.actors import Actor
 from sparkle_lite.accounts.audit import Audit
+from sparkle_lite.clock import JUMP_MS, Clock
 from sparkle_lite.config import Config
+from sparkle_lite.config.keys import BackupSection
 from sparkle_lite.db import archive
+from sparkle_lite.db.accounts import setting
 from sparkle_lite.db.backup import BackupDone, BackupOrder, BackupProgress, CheckOrder, Stage, discard_unready
 from sparkle_lite.db.connection import Connection, refused
 from sparkle_lite.db.database import Database, transacted
 from sparkle_lite.db.faults import place_of
-from sparkle_lite.db.restore import RestoreOrder
+from sparkle_lite.db.restore import RestoreOrder, Staged, arm, discard_staged
 from sparkle_lite.errors import SparkleError
 from sparkle_lite.units import DAY_S, HOUR_S
 from sparkle_lite.worker_process import WorkerProcess
@@ -52,14 +55,22 @@ logger = logging.getLogger("sparkle.backups")
 
 def newest_at(folder: Path) -> int | None:
     """When (ms) the newest backup in a folder was made, by its name; None where there is none. Raises OSError."""
-    names = [each.name for each in folder.iterdir() if _NAME.fullmatch(each.name)] if folder.is_dir() else []
-    return int(datetime.strptime(max(names), _TIME).replace(tzinfo=UTC).timestamp() * 1000) if names else None
+    times = [_time_of(each.name) for each in folder.iterdir()] if folder.is_dir() else []
+    return max((time for time in times if time is not None), default=None)
+
+
+def _time_of(name: str) -> int | None:
+    """The time (ms) that the name of a backup is; None where it is none."""
+    if _NAME.fullmatch(name):
+        with suppress(ValueError):
+            return int(datetime.strptime(name, _TIME).replace(tzinfo=UTC).timestamp() * 1000)
+    return None
 
 
 class StoredBackup(NamedTuple):
     """A backup in the folder. Times in ms; `bytes` of all its files, `own` of those that nothing else has.
 
-    `is_brought`: somebody put it there as an archive.
+    `is_brought`: somebody put it there as an archive, or it is of another server.
     """
 
     name: str
@@ -73,18 +84,18 @@ class StoredBackup(NamedTuple):
 
 
 class Backups:
-    """`progress` says how far what is being done is, None while that is nothing; `failure` why the last failed.
+    """`progress` says how far what is being done is, None while that is nothing.
 
+    `failure` is why the last backup could not be made, `restore_failure` why the last restore could not be had ready.
     `checked` says of those that were read again since the start when, and what was wrong; `room` are the bytes that
     backups take beside the data, as of the last look.
     """
 
-    def __init__(
-        self, audit: Audit, config: Callable[[], Config], clock: Callable[[], int], size: Callable[[], int]
-    ) -> None:
+    def __init__(self, audit: Audit, config: Callable[[], Config], clock: Clock, size: Callable[[], int]) -> None:
         """`size`: bytes of the database."""
         self.progress: BackupProgress | None = None
         self.failure: SparkleError | None = None
+        self.restore_failure: SparkleError | None = None
         self.checked: dict[str, tuple[int, SparkleError | None]] = {}
         self.room = 0
         self.database: Database = audit.database
@@ -104,7 +115,9 @@ class Backups:
 
     async def all(self) -> list[StoredBackup]:
         """Every backup in the folder, newest first."""
-        found = await asyncio.to_thread(_stored, self.folder, self.database.segment_folder)
+        async with self.database.reader() as reader:
+            node = str(await setting(reader, "node") or "")
+        found = await asyncio.to_thread(_stored, self.folder, self.database.segment_folder, node)
         self.room = sum(backup.own for backup in found.backups if not backup.is_brought) + found.shared
         return found.backups
 
@@ -112,16 +125,16 @@ class Backups:
         return [backup for backup in await self.all() if not backup.is_brought]
 
     async def run_due(self) -> None:
-        """Make a backup when it is time, and let go of what is too old or too much.
+        """Make a backup when it is time, and let go of what is too old or too much; not while the clock is in doubt.
 
         Raises SparkleError until one is made again after a failure.
         """
         every = self._config().backup.every
-        if not every or self._making.locked():
+        if not every or self._making.locked() or self._clock.doubt is not None:
             return
-        backups, now = await self._ours(), self._clock()
-        # One of a time that is yet to come was made by a clock that was ahead.
-        if backups and -every < now - backups[0].created_at < every:
+        backups, now = await self._ours(), self._clock.settled()
+        # A clock that was ahead or behind has left backups of times that are far off.
+        if any(abs(now - backup.created_at) < every for backup in backups):
             await self._let_go(backups)
         elif self.failure is None or time.monotonic() - self._failed_at >= min(_AGAIN_S, every / 1000):
             await self.make()
@@ -140,8 +153,8 @@ class Backups:
     def begin_restore(self, name: str, actor: Actor, restart: asyncio.Event) -> None:
         """Have one ready in the background, and set an event when the next start would put it in place.
 
-        What fails is in the log and in `failure`, and changes nothing. Raises SparkleError: forbidden, conflict where
-        something else is being done.
+        What fails is in the log and in `restore_failure`, and changes nothing. Raises SparkleError: forbidden, conflict
+        where something else is being done.
         """
         if self.progress is not None:
             raise SparkleError("conflict", "backup.busy")
@@ -171,18 +184,25 @@ class Backups:
             except (SparkleError, TimeoutError) as error:
                 failure = _as_said(error)
                 logger.error("the backup %s is not whole: %s", name, error)
-            self.checked[name] = (self._clock(), failure)
+            self.checked[name] = (self._clock.settled(), failure)
 
     async def _restore(self, name: str, actor: Actor, restart: asyncio.Event) -> None:
         (await self.open(name)).close()
         await self._record(actor, "BACKUP_RESTORE", {"backup": name})
+        path, self.restore_failure = self.database.path, None
         async with self._working("restoring"):
             try:
-                order = RestoreOrder(self.database.path, self.folder / name, self._clock())
-                await self._worker.ask(order, DAY_S, self._note)
+                staged: Staged = await self._worker.ask(RestoreOrder(path, self.folder / name), DAY_S, self._note)
+                await asyncio.to_thread(arm, path, staged, self._clock.settled())
             except (SparkleError, TimeoutError) as error:
-                self._fail(error)
+                self.restore_failure = _as_said(error)
+                logger.error("the backup %s could not be restored: %s", name, error)
                 return
+            finally:
+                # Whoever was killed or has waited too long has left it.
+                await asyncio.to_thread(discard_staged, path)
+        for left_out in staged.left_out:
+            logger.error("%s is damaged in the backup %s and left out", left_out, name)
         logger.info("the server goes down and comes up as it was in a backup", extra={"backup": name})
         restart.set()
 
@@ -196,11 +216,6 @@ class Backups:
             finally:
                 await self._worker.close()
                 self.progress = None
-
-    def _fail(self, error: SparkleError | TimeoutError) -> None:
-        self.failure = _as_said(error)
-        self._failed_at = time.monotonic()
-        logger.error("no backup could be made or restored: %s", error)
 
     @transacted
     async def _record(self, connection: Connection, actor: Actor, action: str, details: Mapping[str, str]) -> None:
@@ -218,7 +233,9 @@ class Backups:
             try:
                 done = await self._made()
             except (SparkleError, TimeoutError) as error:
-                self._fail(error)
+                self.failure = _as_said(error)
+                self._failed_at = time.monotonic()
+                logger.error("no backup could be made: %s", error)
                 return False
         self.failure = None
         for name, why in done.notes:
@@ -227,16 +244,23 @@ class Backups:
         return True
 
     async def _made(self) -> BackupDone:
-        folder, now, earlier = self.folder, self._clock(), await self._ours()
+        folder, now, earlier = self.folder, self._clock.settled(), await self._ours()
+        # Where a disk isn't mounted, its place must not be filled instead.
+        is_default = self._config().backup.folder == BackupSection().folder
         with refused("write", folder):
-            await asyncio.to_thread(folder.mkdir, mode=0o700, parents=True, exist_ok=True)
+            try:
+                await asyncio.to_thread(folder.mkdir, mode=0o700, parents=is_default, exist_ok=True)
+            except FileNotFoundError:
+                raise SparkleError("not_found", "backup.no_folder", path=folder.parent) from None
         name = await asyncio.to_thread(_free_name, folder, now)
+        # One that was found damaged may share what is damaged with others: then everything is read anew.
+        is_doubted = any(error and earlier and at >= earlier[0].created_at for at, error in self.checked.values())
         order = BackupOrder(
             database=self.database.path,
             segments=self.database.segment_folder,
             target=folder / name,
             now_ms=now,
-            before=folder / earlier[0].name if earlier else None,
+            before=folder / earlier[0].name if earlier and not is_doubted else None,
         )
         started = time.monotonic()
         done: BackupDone = await self._worker.ask(order, DAY_S, self._note)
@@ -251,21 +275,29 @@ class Backups:
     # --- Letting go ---------------------------------------------------------------------------------------------------
 
     async def _let_go(self, backups: Sequence[StoredBackup]) -> None:
-        """Remove what is more than `keep`, and the oldest while all is more than the limit of the size."""
-        config, left = self._config(), list(backups)
+        """Remove what is more than `keep`, and the oldest while all is more than the limit of the size.
+
+        Nothing while the clock is in doubt. One of a time that is yet to come was made before the others, by a clock
+        that was ahead: it goes first.
+        """
+        if self._clock.doubt is not None:
+            return
+        config, latest = self._config(), self._clock.settled() + JUMP_MS
+        left = sorted(backups, key=lambda backup: backup.created_at > latest)
         limit = config.retention.max_database_size
         while len(left) > 1:
             is_large = bool(limit) and self._size() + self.room > limit
             if len(left) <= config.backup.keep and not is_large:
                 break
-            oldest = left[-1]
+            oldest = left.pop()
             try:
                 await asyncio.to_thread(_remove, self.folder / oldest.name)
             except OSError as error:
                 logger.error("the backup %s can't be removed: %s", oldest.name, error)
                 break
             logger.info("an old backup is removed", extra={"backup": oldest.name})
-            left = await self._ours()
+            # What is left takes another room now.
+            await self.all()
 
     # --- Reading ------------------------------------------------------------------------------------------------------
 
@@ -316,12 +348,13 @@ class _InFolder(NamedTuple):
     shared: int
 
 
-def _stored(folder: Path, segments: Path) -> _InFolder:
-    """Blocks. What isn't a backup is passed over."""
+def _stored(folder: Path, segments: Path, node: str) -> _InFolder:
+    """What is in the folder of the server that is `node`. What isn't a backup is passed over. Blocks."""
     ours = {place_of(status) for _, status in _files_in(segments)}
     found: list[tuple[str, archive.Manifest, dict[tuple[int, int], int]]] = []
     for path in folder.iterdir() if folder.is_dir() else ():
-        if not (_NAME if path.is_dir() else _ARCHIVE).fullmatch(path.name):
+        # A link leads to what is elsewhere, and would be removed in its place.
+        if not (_NAME if path.is_dir() else _ARCHIVE).fullmatch(path.name) or (path.is_dir() and path.is_symlink()):
             continue
         try:
             with closing(archive.open_backup(path)) as backup:
@@ -342,11 +375,11 @@ def _stored(folder: Path, segments: Path) -> _InFolder:
             rows=sum(file.rows for file in manifest.files),
             bytes=manifest.bytes,
             own=sum(size for place, size in files.items() if used[place] == 1 and place not in ours),
-            is_brought=_NAME.fullmatch(name) is None,
+            is_brought=_NAME.fullmatch(name) is None or manifest.node != node,
         )
         for name, manifest, files in found
     ]
-    every = {place: size for _, _, files in found for place, size in files.items()}
+    every = {place: size for _, manifest, files in found if manifest.node == node for place, size in files.items()}
     shared = sum(size for place, size in every.items() if used[place] > 1 and place not in ours)
     listed.sort(key=lambda backup: (backup.created_at, backup.name), reverse=True)
     return _InFolder(listed, shared)

@@ -280,7 +280,7 @@ async def _start(written: Config, given: Mapping[str, str], stack: AsyncExitStac
         distances=distances,
         analyses=Runs(database, decisions, lambda: settings.config.analysis, clock.settled),
         housekeeping=housekeeping,
-        backups=_backups(stack, audit, settings, housekeeping),
+        backups=_backups(stack, audit, settings, housekeeping, clock),
         proof_of_work=ProofOfWork(clock.settled),
         disk=Disk(database, ingest.streams),
         analyse_soon=asyncio.Event(),
@@ -303,9 +303,11 @@ async def _loaded(part: Part) -> Part:
     return part
 
 
-def _backups(stack: AsyncExitStack, audit: Audit, settings: Settings, housekeeping: Housekeeping) -> Backups:
+def _backups(
+    stack: AsyncExitStack, audit: Audit, settings: Settings, housekeeping: Housekeeping, clock: Clock
+) -> Backups:
     """The backups of the audit's database."""
-    backups = Backups(audit, lambda: settings.config, housekeeping.clock, lambda: housekeeping.measured)
+    backups = Backups(audit, lambda: settings.config, clock, lambda: housekeeping.measured)
     stack.push_async_callback(backups.close)
     return backups
 

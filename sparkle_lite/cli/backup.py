@@ -58,7 +58,9 @@ def _restore(args: argparse.Namespace) -> None:
     shown = _Shown()
     restored = restore(path, Path(args.file).absolute(), now_ms(), shown.show)
     shown.end()
-    manifest = restored.manifest
+    for name in restored.staged.left_out:
+        complain(f"{name} is damaged in the backup and left out: the server will name it and serve the rest")
+    manifest = restored.staged.manifest
     size = f"{manifest.bytes:,} bytes, {len(manifest.files)} files"
     print(f"{path}: {size}, as of {when(manifest.created_at)} UTC")
     if restored.old is not None:

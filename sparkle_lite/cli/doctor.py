@@ -70,10 +70,13 @@ def _examine(args: argparse.Namespace) -> int:
 
 
 async def _examined(args: argparse.Namespace) -> "list[CheckResult]":
-    from sparkle_lite.doctor.bundle import write_bundle
+    from sparkle_lite.doctor.bundle import require_free, write_bundle
     from sparkle_lite.doctor.installation import looked_at
     from sparkle_lite.doctor.registry import examine
 
+    if args.bundle is not None:
+        # Checking may take long.
+        require_free(args.bundle)
     async with looked_at(config_path(args), os.environ, deep=args.deep) as place:
         results = await examine(place)
         if args.bundle is not None:

@@ -5,6 +5,7 @@ as it stands.
 """
 
 import argparse
+import ipaddress
 import os
 import pwd
 import sys
@@ -25,6 +26,8 @@ _HOMES, _TEMPORARY = (Path("/home"), Path("/root"), Path("/run/user")), (Path("/
 _IMAGE = "python:3.13-slim"
 # Where the proxy of the compose file is found by the server, and nobody else.
 _NETWORK, _PROXY = "172.31.77.0/24", "172.31.77.2"
+# Where the rest of the network get their addresses: whoever starts first must not have the proxy's.
+_OTHERS = "172.31.77.128/25"
 
 _UNIT = """\
 # sparkle-lite service systemd | sudo tee /etc/systemd/system/sparkle-lite.service
@@ -44,6 +47,8 @@ WorkingDirectory={folder}
 ExecReload=/bin/kill -HUP $MAINPID
 Restart=on-failure
 RestartSec=5
+# What is wrong with the configuration stays so.
+RestartPreventExitStatus=2
 TimeoutStopSec=20
 # Restarted where its event loop stands still for so long.
 WatchdogSec=60
@@ -112,7 +117,8 @@ WORKDIR /data
 VOLUME /data
 EXPOSE {port}
 HEALTHCHECK --interval=30s --timeout=5s --start-period=2m \\
-    CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:{port}/healthz', timeout=4)"]
+    CMD ["python", "-c", "from http.client import HTTPConnection as C; c = C('127.0.0.1', {port}, timeout=4); \
+c.request('GET', '/healthz'); raise SystemExit(c.getresponse().status != 200)"]
 ENTRYPOINT ["sparkle-lite"]
 CMD ["serve"]
 """
@@ -165,6 +171,7 @@ networks:
     ipam:
       config:
         - subnet: {network}
+          ip_range: {others}
 
 volumes:
   data:
@@ -209,7 +216,7 @@ def _systemd(args: argparse.Namespace) -> None:
 
 def unit(place: Deployment) -> str:
     """The text of a unit."""
-    paths = (Path(place.start[0]), place.folder, *place.writable)
+    paths = _needed(place)
     in_home, in_temporary = (any(_is_below(path, roots) for path in paths) for roots in (_HOMES, _TEMPORARY))
     is_low = 0 < place.port < 1024
     bound = "CAP_NET_BIND_SERVICE" if is_low else ""
@@ -217,7 +224,7 @@ def unit(place: Deployment) -> str:
         user=place.user,
         folder=str(place.folder).replace("%", "%%"),
         prepare="".join(_prepare(folder, place.user) for folder in place.writable if not folder.is_dir()),
-        start=" ".join(map(_quoted, place.start)),
+        start=_command(place.start),
         writable=" ".join(_quoted(str(folder)) for folder in place.writable),
         home="read-only" if in_home else "true",
         private_tmp="false" if in_temporary else "true",
@@ -227,14 +234,28 @@ def unit(place: Deployment) -> str:
     )
 
 
+def _needed(place: Deployment) -> list[Path]:
+    """What must not be hidden from it, by its names and where links lead: its files, and the program's."""
+    words = [path for path in map(Path, place.start) if path.is_absolute()]
+    program = map(Path, (sys.executable, sys.prefix, sys.base_prefix, __file__))
+    paths = [*words, *program, place.folder, *place.writable]
+    return [*paths, *(path.resolve() for path in paths)]
+
+
 def _prepare(folder: Path, user: str) -> str:
     """The line that makes a folder: where nothing else may be written, the service could not make it itself."""
-    return f"ExecStartPre=+/usr/bin/install -d -m 0700 -o {_quoted(user)} {_quoted(str(folder))}\n"
+    words = ("/usr/bin/install", "-d", "-m", "0700", "-o", user, str(folder))
+    return f"ExecStartPre=+{_command(words)}\n"
+
+
+def _command(words: Sequence[str]) -> str:
+    """A command of a unit (systemd.service(5), "Command lines"): in all words but the program's variables are put."""
+    return " ".join([_quoted(words[0]), *(_quoted(word.replace("$", "$$")) for word in words[1:])])
 
 
 def _quoted(text: str) -> str:
-    """A word of a unit (systemd.service(5), "Command lines") that stands for itself, whatever is in it."""
-    text = text.replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%").replace("$", "$$")
+    """A word of a unit (systemd.syntax(7), "Quoting") that stands for itself, whatever is in it."""
+    text = text.replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%")
     return f'"{text}"' if any(char in text for char in " \t;'\"\\") else text
 
 
@@ -303,6 +324,7 @@ def _compose(args: argparse.Namespace) -> None:
         port=config.server.port,
         proxy=_PROXY,
         network=_NETWORK,
+        others=_OTHERS,
     )
     print(text, end="")
 
@@ -313,10 +335,15 @@ def _require_port(config: "Config") -> None:
 
 
 def _published(config: "Config") -> str:
-    """The port on the host: for itself alone where the server is only for the machine that it runs on."""
-    port = config.server.port
-    is_local = config.server.host in ("127.0.0.1", "localhost", "::1")
-    return f"127.0.0.1:{port}:{port}" if is_local else f"{port}:{port}"
+    """The port on the host, for no more networks than the server is for without a container."""
+    host, port = config.server.host, config.server.port
+    if host in ("0.0.0.0", "::"):  # noqa: S104 -- compared, not bound
+        return f"{port}:{port}"
+    try:
+        address = ipaddress.ip_address("127.0.0.1" if host == "localhost" else host)
+    except ValueError:
+        raise SparkleError("bad_request", "service.host_name", host=host) from None
+    return f"{f'[{address}]' if address.version == 6 else address}:{port}:{port}"
 
 
 def _yaml(text: str) -> str:

@@ -226,7 +226,7 @@ beside it.
 Sets a key of the configuration and wins over the file.
 .TP
 .BR LC_ALL ", " LC_MESSAGES ", " LANG
-The language in which \\fBsparkle-lite doctor\\fR speaks.
+The language of \\fB\\-\\-help\\fR and of \\fBsparkle-lite doctor\\fR.
 .SH EXIT STATUS
 0 done, 1 failed, 2 wrong usage or configuration.
 .SH SEE ALSO

@@ -19,6 +19,7 @@ a whole processor beside a server for minutes, and who wants it can do it to the
 that a writer doesn't write, looks for no file outside, and holds no more than a manifest and one piece in memory.
 """
 
+import errno
 import hashlib
 import os
 import re
@@ -115,9 +116,15 @@ def check(backup: Backup, step: Step) -> None:
 def checked(backup: Backup, file: BackupFile) -> Iterator[bytes]:
     """What is in a file, piece by piece; after the last SparkleError (bad_request) where its hash is another."""
     found = hashlib.sha256()
-    for piece in backup.pieces(file):
-        found.update(piece)
-        yield piece
+    try:
+        for piece in backup.pieces(file):
+            found.update(piece)
+            yield piece
+    except OSError as error:
+        if error.errno != errno.EIO:
+            raise
+        # The disk doesn't give it back any more.
+        raise broken("backup.changed", path=backup.path, file=file.name) from error
     if found.hexdigest() != file.sha256:
         raise broken("backup.changed", path=backup.path, file=file.name)
 
@@ -282,12 +289,6 @@ def pieces_of_archive(backup: Backup) -> Iterator[bytes]:
         yield bytes(_padded(file.bytes) - file.bytes)
     data = msgspec.json.encode(backup.manifest)
     yield _header_of(MANIFEST, len(data)) + data + bytes(_padded(len(data)) - len(data) + 2 * _BLOCK)
-
-
-def archive_bytes(manifest: Manifest) -> int:
-    """Bytes of the archive of a backup."""
-    sizes = [*(file.bytes for file in manifest.files), len(msgspec.json.encode(manifest))]
-    return sum(_BLOCK + _padded(size) for size in sizes) + 2 * _BLOCK
 
 
 def _header_of(name: str, size: int) -> bytes:

@@ -12,7 +12,7 @@ from sparkle_lite.db.backup import (
     back_up_to_folder,
     check_backup,
 )
-from sparkle_lite.db.restore import RestoreOrder, stage
+from sparkle_lite.db.restore import RestoreOrder, Staged, stage
 from sparkle_lite.worker_process import report, serve
 
 # The server comes first. And how often it is told how far this is (s).
@@ -32,7 +32,7 @@ class _Reports:
             report(progress)
 
 
-def _work(order: BackupOrder | CheckOrder | RestoreOrder) -> BackupDone | Manifest:
+def _work(order: BackupOrder | CheckOrder | RestoreOrder) -> BackupDone | Manifest | Staged:
     reports = _Reports()
     if isinstance(order, BackupOrder):
         return back_up_to_folder(order, reports.tell)

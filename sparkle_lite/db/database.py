@@ -208,7 +208,10 @@ class Database:
     async def _take_place(self) -> None:
         """Be the server of this database; a restore that waits for a start, or was killed, is finished first."""
         self._lock_of_server.take(still=self.is_still)
-        if not self.is_still and restore.ready_folders(self.path):
+        if self.is_still:
+            return
+        await asyncio.to_thread(restore.discard_staged, self.path)
+        if restore.ready_folders(self.path):
             await asyncio.to_thread(restore.finish, self.path)
             # The folder is another one now.
             self._lock_of_server.release()
@@ -291,11 +294,16 @@ class Database:
 
 
 def is_there(path: Path) -> bool:
-    """Whether there is a main database, with anything in it.
+    """Whether there is a main database, with anything in it, once a restore that was interrupted is finished.
 
     Raises FileFault where that can't be seen, and SparkleError: conflict where one is missing beside its segments.
     """
     restore.finish_if_free(path)
+    return is_here(path)
+
+
+def is_here(path: Path) -> bool:
+    """The same of the files as they are: nothing is changed."""
     with refused("open", path):
         if _has_content(path):
             return True

@@ -1,15 +1,19 @@
 """Puts a backup in the place of a main database and its segments. What was there is set aside, nothing is deleted.
 
 First all of it is written beside the database, compared with the manifest and looked at, in a folder
-"<name>.restoring". Nothing else is touched until then. Renaming that folder to "<name>.restored-<time>" is the moment
-at which the restored state counts: from there on whoever opens the database (a start, a command, the next `restore`)
-first brings what is in the folder to its place, by renames each of which may be the last before a kill.
+".<name>.restoring-<any>". Nothing else is touched until then, and what is left of such a folder the next who holds the
+place of the server removes. Renaming it to "<name>.restored-<time>" is the moment at which the restored state counts,
+and left to whoever asked for it (`arm`): the process that stages may outlive its server. From there on whoever opens
+the database (a start, a command, the next `restore`) first brings what is in the folder to its place, by renames each
+of which may be the last before a kill.
 """
 
 import itertools
 import os
+import re
 import shutil
 import sqlite3
+import tempfile
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from datetime import UTC, datetime
@@ -26,43 +30,71 @@ from sparkle_lite.db.segments import KINDS, set_aside_folder
 from sparkle_lite.errors import SparkleError
 from sparkle_lite.units import MIB
 
-_UNREADY, _READY, _OLD = ".restoring", ".restored-", ".before-restore-"
+_UNREADY, _READY, _OLD = ".restoring-", ".restored-", ".before-restore-"
+# As tempfile.mkdtemp makes it.
+_ANY = re.compile(r"[a-z0-9_]{8}")
 _SPARE = 16 * MIB
-_TIME = "%Y%m%d-%H%M%S"
+_TIME, _STAMP = "%Y%m%d-%H%M%S", re.compile(r"[0-9]{8}-[0-9]{6}")
 
 
 class RestoreOrder(NamedTuple):
-    """What to have ready for the next start: which backup, for which main database; and the time that it is (ms)."""
+    """Which backup to stage, for which main database."""
 
     database: Path
     source: Path
-    now_ms: int
+
+
+class Staged(NamedTuple):
+    """A backup beside a main database, in a folder that nothing takes for more than that before `arm`.
+
+    `left_out` are the files of its segments that are missing or damaged in it: the server names them, and serves the
+    rest.
+    """
+
+    folder: Path
+    manifest: Manifest
+    left_out: tuple[str, ...]
 
 
 class Restored(NamedTuple):
     """What was restored, and the folder in which what was there before is now; None where there was nothing."""
 
-    manifest: Manifest
+    staged: Staged
     old: Path | None
 
 
 def restore(path: Path, source: Path, now_ms: int, report: Report) -> Restored:
     """Put a backup in the place of a main database. Raises SparkleError, and nothing is changed then.
 
-    conflict: a server runs there, the backup is of a newer program, or there is no room; bad_request: it is damaged.
+    conflict: a server runs there, the backup is of a newer program, or there is no room; bad_request: its main database
+    or its list of contents is damaged, or it is cut off.
     FileFault: it can't be read, or the place can't be written.
     """
     with _opened(source) as backup, _place(path), refused("write", path):
+        discard_staged(path)
         finish(path)
-        _stage(path, backup, now_ms, report)
-        return Restored(backup.manifest, finish(path))
+        staged = _stage(path, backup, report)
+        arm(path, staged, now_ms)
+        return Restored(staged, finish(path))
 
 
-def stage(order: RestoreOrder, report: Report) -> Manifest:
-    """Have a backup ready, so that the next start puts it in the place of what is there. Raises as `restore`."""
+def stage(order: RestoreOrder, report: Report) -> Staged:
+    """Write a backup beside what is there, for `arm`. Raises as `restore`."""
     with _opened(order.source) as backup, refused("write", order.database):
-        _stage(order.database, backup, order.now_ms, report)
-        return backup.manifest
+        return _stage(order.database, backup, report)
+
+
+def arm(path: Path, staged: Staged, now_ms: int) -> None:
+    """From here on the next start puts what was staged in the place of what is there. Raises FileFault."""
+    with refused("write", path):
+        staged.folder.rename(_free_name(path, now_ms))
+        sync_folder(path.parent)
+
+
+def discard_staged(path: Path) -> None:
+    """Remove what was staged and not armed; for whoever holds the place of the server, while nobody stages for it."""
+    for folder in _folders(path, f".{path.name}{_UNREADY}", _ANY):
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextmanager
@@ -100,40 +132,48 @@ def _place(path: Path) -> Iterator[None]:
 # --- Beside the database ----------------------------------------------------------------------------------------------
 
 
-def _stage(path: Path, backup: Backup, now_ms: int, report: Report) -> None:
-    """Write all of a backup beside a main database, and look at it. The name of the folder says that it is whole."""
+def _stage(path: Path, backup: Backup, report: Report) -> Staged:
+    """Write all of a backup beside a main database, and look at it."""
     needed, free = backup.manifest.bytes + _SPARE, shutil.disk_usage(path.parent).free
     if free < needed:
         sizes = {"needed": mebibytes(needed), "free": mebibytes(free)}
         raise SparkleError("conflict", "backup.no_room_to_restore", path=path.parent, **sizes)
-    unready = path.with_name(path.name + _UNREADY)
-    shutil.rmtree(unready, ignore_errors=True)
+    unready = Path(tempfile.mkdtemp(prefix=f".{path.name}{_UNREADY}", dir=path.parent))
+    left_out = []
     try:
-        unready.mkdir(mode=0o700)
         (unready / archive.SEGMENTS).mkdir(mode=0o700)
         meter = Meter("restoring", backup.manifest.bytes, report)
         for file in backup.manifest.files:
-            with archive.create_private(unready / file.name) as target:
-                for piece in archive.checked(backup, file):
-                    target.write(piece)
-                    meter.step(len(piece))
-                target.flush()
-                os.fsync(target.fileno())
+            try:
+                _write(unready / file.name, archive.checked(backup, file), meter)
+            except SparkleError:
+                if file.name == archive.MAIN:
+                    raise
+                (unready / file.name).unlink()
+                left_out.append(file.name)
         _require_ours(unready, backup)
         for folder in (unready / archive.SEGMENTS, unready):
             sync_folder(folder)
-        unready.rename(_free_name(path, now_ms))
-        sync_folder(path.parent)
     except BaseException:
         shutil.rmtree(unready, ignore_errors=True)
         raise
+    return Staged(unready, backup.manifest, tuple(left_out))
+
+
+def _write(path: Path, pieces: Iterator[bytes], meter: Meter) -> None:
+    with archive.create_private(path) as target:
+        for piece in pieces:
+            target.write(piece)
+            meter.step(len(piece))
+        target.flush()
+        os.fsync(target.fileno())
 
 
 def _free_name(path: Path, now_ms: int) -> Path:
     while True:
         time = datetime.fromtimestamp(now_ms / 1000, UTC).strftime(_TIME)
         ready = path.with_name(f"{path.name}{_READY}{time}")
-        if not ready.exists() and not _old_folder(path, ready).exists():
+        if not os.path.lexists(ready) and not os.path.lexists(_old_folder(path, ready)):
             return ready
         now_ms += 1000
 
@@ -160,6 +200,7 @@ def _require_ours(folder: Path, backup: Backup) -> None:
     if not files <= named:
         raise broken("backup.other_files", path=path)
     for name in files:
+        # One that was left out can't be opened either.
         with suppress(sqlite3.DatabaseError), closing(_connected(folder / name)) as segment:
             _require_version(segment, next(kind for kind in KINDS if f"/{kind}-" in name), path)
 
@@ -187,7 +228,6 @@ def finish(path: Path) -> Path | None:
     """
     moved = None
     with refused("write", path):
-        shutil.rmtree(path.with_name(path.name + _UNREADY), ignore_errors=True)
         for ready in ready_folders(path):
             moved = _bring(path, ready)
     return moved
@@ -195,11 +235,20 @@ def finish(path: Path) -> Path | None:
 
 def ready_folders(path: Path) -> list[Path]:
     """What is ready to take the place of a main database."""
-    return sorted(path.parent.glob(f"{path.name}{_READY}*"))
+    return sorted(_folders(path, f"{path.name}{_READY}", _STAMP))
+
+
+def _folders(path: Path, start: str, rest: re.Pattern[str]) -> list[Path]:
+    """The folders beside a main database with a name of ours; nothing where nobody can look."""
+    beside: list[Path] = []
+    with suppress(OSError):
+        beside = [each for each in path.parent.iterdir() if each.name.startswith(start)]
+    named = [each for each in beside if rest.fullmatch(each.name.removeprefix(start))]
+    return [each for each in named if each.is_dir() and not each.is_symlink()]
 
 
 def _old_folder(path: Path, ready: Path) -> Path:
-    return path.with_name(ready.name.replace(_READY, _OLD))
+    return path.with_name(path.name + _OLD + ready.name.removeprefix(path.name + _READY))
 
 
 def _bring(path: Path, ready: Path) -> Path | None:
@@ -220,7 +269,10 @@ def _bring(path: Path, ready: Path) -> Path | None:
         sync_folder(old)
         main.rename(path)
         sync_folder(path.parent)
-    shutil.rmtree(ready)
+    with suppress(OSError):
+        ready.rmdir()
+    # Somebody else's, if anything is left in it.
+    _move(ready, old)
     with suppress(OSError):
         old.rmdir()
     sync_folder(path.parent)

@@ -23,12 +23,13 @@ from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
-from urllib.request import urlopen
+from urllib.request import ProxyHandler, build_opener
 
 import sparkle_lite
 from sparkle_lite import config as configuration
 from sparkle_lite import logs
 from sparkle_lite.db import accounts, checkup
+from sparkle_lite.db.connection import refused
 from sparkle_lite.db.database import Database
 from sparkle_lite.db.faults import FileFault
 from sparkle_lite.doctor.findings import CheckResult, worst
@@ -43,16 +44,23 @@ _JOURNAL_S, _METRICS_S, _COUNT_S = 10.0, 3.0, 20.0
 _UNIT = "sparkle-lite"
 _PACKAGES = ("litestar", "msgspec", "aiosqlite", "uvicorn", "uvloop", "httptools", "httpx", "pyjwt", "regex")
 
-# Prefix lengths that addresses are shortened to.
+# Prefix lengths that addresses are shortened to; IPv6 that holds an address of IPv4 has it right behind these.
 _SHORT = {4: 24, 6: 48}
+_HOLDING = {ipaddress.IPv6Network("2002::/16"): 16, ipaddress.IPv6Network("2001::/32"): 32}
 # What every machine has tells nothing.
 _KEPT = frozenset(map(ipaddress.ip_address, ("127.0.0.1", "::1", "0.0.0.0", "::")))  # noqa: S104 -- compared, not bound
 _ADDRESS = re.compile(
     # IPv6 that ends like IPv4, IPv6, IPv4.
-    r"(?<![\w:.])(?:[0-9A-Fa-f]{0,4}:){2,7}(?:\d{1,3}\.){3}\d{1,3}(?:/\d{1,3})?(?![\w.]?\d)"
-    r"|(?<![\w:.])[0-9A-Fa-f]{0,4}(?::[0-9A-Fa-f]{0,4}){2,7}(?:%\w+)?(?:/\d{1,3})?(?![\w:])"
-    r"|(?<![\w.])(?:\d{1,3}\.){3}\d{1,3}(?:/\d{1,2})?(?![\w.]?\d)"
+    r"(?<![0-9A-Fa-f:.])(?:[0-9A-Fa-f]{0,4}:){2,7}(?:\d{1,3}\.){3}\d{1,3}(?:/\d{1,3})?(?!\.?\d)"
+    r"|(?<![0-9A-Fa-f:.])[0-9A-Fa-f]{0,4}(?::[0-9A-Fa-f]{0,4}){2,8}(?:%\w+)?(?:/\d{1,3})?(?![0-9A-Za-z:])"
+    r"|(?<![\d.])(?:\d{1,3}\.){3}\d{1,3}(?:/\d{1,3})?(?!\.?\d)"
 )
+# Values of a query and who logs in by a URL: anybody's, so what they are called says nothing.
+_QUERY = re.compile(r"""([?&][^\s=&#"'<>]{1,200}=)[^\s&#"'<>]+""")
+_LOGIN = re.compile(r"""(://)[^\s/?#"'<>]+@""")
+_NO_LOG = "Left out: the names that would have to be replaced in it are in the database, which can't be read."
+# Escapes in front of a word are no part of it.
+_ESCAPE = re.compile(r"\\[bfnrt]")
 _WORD = "A-Za-z0-9_"
 _WORDS = re.compile(f"[{_WORD}]+")
 
@@ -71,14 +79,14 @@ class Veil:
 
     def __call__(self, text: str) -> str:
         """The text without secrets, whole addresses and names."""
-        veiled = "\n".join(_ADDRESS.sub(_shortened, logs.redact(line)) for line in text.split("\n"))
+        veiled = "\n".join(map(_veiled_line, text.split("\n")))
         # The longest first: a name may be a part of another one.
         parts = sorted(map(_whole_word, self._present(veiled)), key=len, reverse=True)
         return re.sub("|".join(parts), self._replaced, veiled) if parts else veiled
 
     def _present(self, text: str) -> list[str]:
         """The names that may be in a text: there may be many thousands, and one by one they would take for ever."""
-        words, characters = frozenset(_WORDS.findall(text)), frozenset(text)
+        words, characters = frozenset(_WORDS.findall(_ESCAPE.sub(" ", text))), frozenset(text)
         return [
             name
             for name, own in self._words.items()
@@ -93,20 +101,54 @@ def _whole_word(name: str) -> str:
     """A pattern for a name; in a text without blanks between words it is one wherever it stands."""
     if not name.isascii():
         return re.escape(name)
-    return f"(?<![{_WORD}]){re.escape(name)}(?![{_WORD}])"
+    return rf"(?:(?<![{_WORD}])|(?<=\\[bfnrt])){re.escape(name)}(?![{_WORD}])"
+
+
+def _veiled_line(line: str) -> str:
+    if line.startswith("{"):
+        with suppress(ValueError, RecursionError):
+            # What is escaped in it would not be found.
+            line = json.dumps(_veiled_value(json.loads(line)))
+    return _veiled(line)
+
+
+def _veiled_value(value: Any) -> Any:
+    match value:
+        case str():
+            return _veiled(value)
+        case list():
+            return [_veiled_value(each) for each in value]
+        case dict():
+            return {_veiled(name): _veiled_value(each) for name, each in value.items()}
+    return value
+
+
+def _veiled(text: str) -> str:
+    """The text without secrets and whole addresses."""
+    masked = _LOGIN.sub(rf"\g<1>{logs.MASK}@", _QUERY.sub(rf"\g<1>{logs.MASK}", logs.redact(text)))
+    return _ADDRESS.sub(_shortened, masked)
 
 
 def _shortened(match: re.Match[str]) -> str:
-    text, _, prefix = match[0].partition("/")
-    try:
-        address = ipaddress.ip_address(text.partition("%")[0])
-    except ValueError:
-        return match[0]
+    whole, _, prefix = match[0].partition("/")
+    text = whole.partition("%")[0]
+    # A colon before or behind it may be the sentence's, and a ninth number a port.
+    cuts = ((text, 0), (text[1:], 1), (text[:-1], 0), (text[1:-1], 1), (text.rpartition(":")[0], 0))
+    for cut, start in cuts:
+        with suppress(ValueError):
+            network = _network(ipaddress.ip_address(cut), prefix)
+            rest = whole[start + len(cut) :] if cut != text else ""
+            return f"{whole[:start]}{network}{rest}"
+    return match[0]
+
+
+def _network(address: ipaddress.IPv4Address | ipaddress.IPv6Address, prefix: str) -> str:
+    """The network that an address is shortened to; `prefix`: the length that stood behind it."""
     address = getattr(address, "ipv4_mapped", None) or address
-    longest = _SHORT[address.version]
+    if address in _KEPT:
+        return f"{address}/{prefix}" if prefix else str(address)
+    longest = next((length for holding, length in _HOLDING.items() if address in holding), _SHORT[address.version])
     length = min(int(prefix), longest) if prefix else longest
-    if address in _KEPT or (prefix and int(prefix) <= longest):
-        return match[0]
     return str(ipaddress.ip_network((address, length), strict=False))
 
 
@@ -115,7 +157,8 @@ async def write_bundle(target: Path, place: InstalledServer, results: Sequence[C
 
     Raises SparkleError: conflict where there is such a file already, not_found for a log that can't be read.
     """
-    veil = Veil(await _names(place))
+    stored = await _stored_names(place.database) if place.database is not None else None
+    veil = Veil(_named("account", _account_names(place)) | (stored or {}))
     parts = {
         "doctor.json": _json(findings_as_json(results)),
         "system.json": _json(_system()),
@@ -128,7 +171,7 @@ async def write_bundle(target: Path, place: InstalledServer, results: Sequence[C
     if place.database is not None:
         look = partial(_files, place.database.path, served=place.is_served)
         parts["files.json"] = _json(await on_thread(look))
-    parts["log.txt"] = await on_thread(partial(_log_lines, log))
+    parts["log.txt"] = _NO_LOG if stored is None else await on_thread(partial(_log_lines, log))
     await on_thread(partial(_write, target, {name: veil(text) for name, text in parts.items() if text}))
 
 
@@ -153,28 +196,18 @@ def _json(value: object) -> str:
     return "" if value is None else json.dumps(value, indent=1, ensure_ascii=False, default=str)
 
 
-async def _names(place: InstalledServer) -> dict[str, str]:
-    """What people and applications are called, and what stands for it here."""
-    salt = secrets.token_bytes(16)
-    found = {_label("account", name, salt): name for name in _account_names(place)}
-    if place.database is not None:
-        found |= await _stored_names(place.database, salt)
-    return {name: label for label, name in found.items() if name}
-
-
-async def _stored_names(database: Database, salt: bytes) -> dict[str, str]:
-    async with database.reader() as reader:
-        users, apps = await accounts.users(reader), await accounts.userapps(reader)
-    found: dict[str, str] = {}
-    for user in users:
-        for name in (user.name, user.nickname, user.github_login, user.email, user.avatar):
-            if name:
-                found[_label("user", name, salt)] = name
-    for app in apps:
-        for name in (app.app_id, app.comment):
-            if name:
-                found[_label("app", name, salt)] = name
-    return found
+async def _stored_names(database: Database) -> dict[str, str] | None:
+    """What people and applications are called, and what stands for it here; None where that can't be read."""
+    try:
+        with refused("read", database.path):
+            async with database.reader() as reader:
+                users, apps = await accounts.users(reader), await accounts.userapps(reader)
+    except SparkleError:
+        return None
+    of_users = [
+        name for user in users for name in (user.name, user.nickname, user.github_login, user.email, user.avatar)
+    ]
+    return _named("app", [name for app in apps for name in (app.app_id, app.comment)]) | _named("user", of_users)
 
 
 def _account_names(place: InstalledServer) -> Iterable[str]:
@@ -185,8 +218,13 @@ def _account_names(place: InstalledServer) -> Iterable[str]:
     return names - {"", "root", "sparkle"}
 
 
-def _label(kind: str, name: str, salt: bytes) -> str:
-    return f"{kind}-{hashlib.blake2b(name.encode('utf-8', 'replace'), key=salt, digest_size=5).hexdigest()}"
+def _named(kind: str, names: Iterable[str | None]) -> dict[str, str]:
+    salt = secrets.token_bytes(16)
+    return {name: f"{kind}-{_digest(name, salt)}" for name in names if name}
+
+
+def _digest(name: str, salt: bytes) -> str:
+    return hashlib.blake2b(name.encode("utf-8", "replace"), key=salt, digest_size=5).hexdigest()
 
 
 # --- What is in it ----------------------------------------------------------------------------------------------------
@@ -235,7 +273,8 @@ def _file(file: checkup.DatabaseFile, *, served: bool, until: float) -> dict[str
 def _metrics(url: str) -> str:
     """What is counted, how often each job ran among it; nothing where this machine may not read it."""
     try:
-        with urlopen(f"{url}/metrics", timeout=_METRICS_S) as answer:  # noqa: S310 -- http, of this machine
+        # No proxy, whatever the environment says: it is this machine.
+        with build_opener(ProxyHandler({})).open(f"{url}/metrics", timeout=_METRICS_S) as answer:
             return str(answer.read(1 << 20).decode("utf-8", "replace"))
     except (OSError, ValueError):
         return ""
@@ -265,14 +304,27 @@ def _journal() -> str:
     return ""
 
 
+def require_free(target: Path) -> None:
+    """Raises SparkleError: conflict where there is such a file already."""
+    if os.path.lexists(target):
+        raise SparkleError("conflict", "doctor.bundle_exists", path=target)
+
+
 def _write(target: Path, parts: Mapping[str, str]) -> None:
-    try:
+    require_free(target)
+    with refused("write", target):
         opened = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    except FileExistsError:
-        raise SparkleError("conflict", "doctor.bundle_exists", path=target) from None
-    with os.fdopen(opened, "wb") as file, tarfile.open(fileobj=file, mode="w:gz") as archive:
-        for name, text in parts.items():
-            body = text.encode("utf-8", "replace")
-            info = tarfile.TarInfo(f"sparkle-lite/{name}")
-            info.size, info.mode, info.mtime = len(body), 0o600, int(time.time())
-            archive.addfile(info, io.BytesIO(body))
+        try:
+            with os.fdopen(opened, "wb") as file, tarfile.open(fileobj=file, mode="w:gz") as archive:
+                for name, text in parts.items():
+                    _add(archive, name, text.encode("utf-8", "replace"))
+        except BaseException:
+            # Half an archive is of no use, and would be in the way of a whole one.
+            target.unlink()
+            raise
+
+
+def _add(archive: tarfile.TarFile, name: str, body: bytes) -> None:
+    info = tarfile.TarInfo(f"sparkle-lite/{name}")
+    info.size, info.mode, info.mtime = len(body), 0o600, int(time.time())
+    archive.addfile(info, io.BytesIO(body))

@@ -20,7 +20,7 @@ from sparkle_lite.analyses.registry import SCHEMA
 from sparkle_lite.clock import now_ms
 from sparkle_lite.config import Config
 from sparkle_lite.db import checkup
-from sparkle_lite.db.database import Database, is_there
+from sparkle_lite.db.database import Database, is_here
 from sparkle_lite.db.lock import is_used
 from sparkle_lite.doctor.patience import on_thread
 from sparkle_lite.errors import ConfigError, SparkleError
@@ -92,7 +92,7 @@ async def _open_database(place: InstalledServer, config: Config, stack: AsyncExi
     file = config.database.file
     try:
         async with asyncio.timeout(_OPEN_S):
-            if not await on_thread(partial(is_there, file)):
+            if not await on_thread(partial(is_here, file)):
                 return
             place.is_served = await on_thread(partial(is_used, file))
             uri = await on_thread(partial(checkup.look_uri, file, served=place.is_served))

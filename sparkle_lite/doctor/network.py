@@ -55,6 +55,10 @@ async def check_public_url(place: InstalledServer) -> list[CheckFinding] | None:
     url = place.config.server.public_url.rstrip("/")
     if not url:
         return [CheckFinding("note", phrase("doctor.no_public_url"))]
+    here = place.readiness
+    if here is not None and not here.get("ready"):
+        # It answers 503 to whoever asks, which may as well be a proxy's that doesn't find it.
+        return [CheckFinding("note", phrase("doctor.public_url_untold", url=url))]
     try:
         # It is the operator's own, and may well lead to a private network.
         fetched = await fetch(f"{url}/readyz", allow_private=True, limits=_LIMITS)
@@ -64,10 +68,17 @@ async def check_public_url(place: InstalledServer) -> list[CheckFinding] | None:
             CheckFinding("bad", phrase("doctor.unreachable", url=url), phrase("doctor_mend.unreachable")),
         ]
     try:
-        came_by = json.loads(fetched.body or b"")["came_by"]
+        told = json.loads(fetched.body or b"")
+        came_by, instance = told["came_by"], told.get("instance")
     except (ValueError, KeyError, TypeError):
-        return [CheckFinding("bad", phrase("doctor.strange_answer", url=url), phrase("doctor_mend.unreachable"))]
-    return [_proxy(url, came_by)]
+        return [_strange(url)]
+    if here is None or "instance" not in here:
+        return [CheckFinding("note", phrase("doctor.public_url_untold", url=url))]
+    return [_proxy(url, came_by) if instance == here["instance"] else _strange(url)]
+
+
+def _strange(url: str) -> CheckFinding:
+    return CheckFinding("bad", phrase("doctor.strange_answer", url=url), phrase("doctor_mend.unreachable"))
 
 
 def _proxy(url: str, came_by: str) -> CheckFinding:

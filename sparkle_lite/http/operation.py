@@ -1,5 +1,6 @@
 """What the operator's tools ask: health, readiness, metrics."""
 
+import secrets
 from typing import Any
 
 from litestar import Response, get
@@ -18,6 +19,8 @@ from sparkle_lite.server import Server
 # The framework adds the charset.
 _TEXT = CONTENT_TYPE_LATEST.partition("; charset")[0]
 NO_STORE = {"cache-control": "no-store"}
+# Tells whether two ways lead to the same process.
+_INSTANCE = secrets.token_hex(8)
 
 
 @get(
@@ -61,7 +64,8 @@ async def healthcheck(server: Injected[Server]) -> Response[dict[str, str]]:
 async def readyz(request: AnyRequest, server: Injected[Server]) -> Response[dict[str, object]]:
     if not server.database.is_still:
         await server.disk.probe()
-    state = {**server.readiness(), "came_by": came_by(request.scope, server.config.server.trusted_proxies)}
+    way = came_by(request.scope, server.config.server.trusted_proxies)
+    state = {**server.readiness(), "came_by": way, "instance": _INSTANCE}
     return Response(state, status_code=200 if state["ready"] else 503, headers=NO_STORE)
 
 

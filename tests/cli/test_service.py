@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +68,9 @@ def manager(path: Path) -> Iterator[socket.socket]:
         yield listening
 
 
-def test_the_unit_starts_a_server_that_says_how_it_is(folder: Path, tmp_path: Path) -> None:
+def test_the_unit_starts_a_server_that_says_how_it_is(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     said = keys_of(printed("systemd", "--user", "nobody"))
     assert (said["User"], said["WorkingDirectory"], said["Type"]) == ("nobody", str(folder), "notify")
     # The folder is made before the service is shut in.
@@ -81,6 +84,7 @@ def test_the_unit_starts_a_server_that_says_how_it_is(folder: Path, tmp_path: Pa
     with manager(tmp_path / "notify") as listening:
         environ = {name: value for name, value in os.environ.items() if not name.startswith("SPARKLE_")}
         environ |= {"NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": "400000", "PYTHONPATH": str(ROOT)}
+        monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
         process = subprocess.Popen(
             # The same program, from the code that is tested.
             [sys.executable, "-m", "sparkle_lite", *command[command.index("--config") :]],
@@ -112,13 +116,15 @@ def test_the_unit_starts_a_server_that_says_how_it_is(folder: Path, tmp_path: Pa
 def test_systemd_takes_the_unit_and_finds_it_shut_in(folder: Path, tmp_path: Path) -> None:
     file = tmp_path / "sparkle-lite.service"
     place = Deployment(
-        start=[sys.executable, "a $word %n"], folder=folder, writable=(folder / "da ta",), user="daemon", port=7799
+        start=[sys.executable, "a $word %n"], folder=folder, writable=(folder / "da $ta",), user="daemon", port=7799
     )
     file.write_text(unit(place))
     assert "sparkle-lite.service" not in analyse("verify", file)
     found = re.search(r"exposure level for sparkle-lite.service: ([\d.]+)", analyse("security", file, "--offline=true"))
     assert found and float(found[1]) <= 1.8
-    assert '"a $$word %%n"' in unit(place)
+    assert '"a $$word %%n"' in unit(place) and keys_of(unit(place))["ReadWritePaths"] == f'"{folder}/da $ta"'
+    (linked := tmp_path / "link").symlink_to("/home/somebody/config.toml")
+    assert keys_of(unit(place._replace(start=["/bin/true", str(linked)])))["ProtectHome"] == "read-only"
     low = keys_of(unit(place._replace(port=443)))
     assert low["AmbientCapabilities"] == "CAP_NET_BIND_SERVICE" and "PrivateUsers" not in low
     at_home = keys_of(unit(place._replace(writable=(Path("/home/somebody/data"),))))
@@ -145,6 +151,12 @@ def test_the_containers_name_what_is_there(folder: Path) -> None:
     assert "btn.example.org" in caddy["command"] and caddy["profiles"] == ["caddy"]
     assert f"{folder}/config.toml:/data/config.toml:ro" in service["volumes"]
     assert dict(steps)["USER"] == "sparkle" and ("EXPOSE", str(port)) in [tuple(step) for step in steps]
+    [addresses] = compose["networks"]["front"]["ipam"]["config"]
+    given, fixed = ip_network(addresses["ip_range"]), ip_address(caddy["networks"]["front"]["ipv4_address"])
+    assert given.subnet_of(ip_network(addresses["subnet"])) and fixed not in given  # type: ignore[arg-type]
+    for host, where in (("10.8.0.1", "10.8.0.1:"), ("::", ""), ("fd00::1", "[fd00::1]:"), ("localhost", "127.0.0.1:")):
+        (folder / "config.toml").write_text(f'[server]\nport = 7799\nhost = "{host}"\n')
+        assert yaml.safe_load(printed("compose"))["services"]["sparkle-lite"]["ports"] == [f"{where}7799:7799"]
     (folder / "config.toml").write_text("[server]\nport = 0\n")
     with contextlib.redirect_stderr(io.StringIO()):
         assert main(["service", "docker"]) == 1

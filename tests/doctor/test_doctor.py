@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from server import RunningServer, catalogue, rows, segment_file, wait_for
+from server import RunningServer, catalogue, rows, segment_file, start_server, wait_for
 
 from sparkle_lite.cli.main import main
 from sparkle_lite.doctor.bundle import Veil
@@ -144,6 +144,23 @@ def test_without_a_database_and_with_a_wrong_configuration_the_rest_is_told(tmp_
     assert list(tmp_path.iterdir()) == [server.config]
 
 
+def test_a_restore_that_waits_is_left_alone_and_the_log_out_without_names(start: Start, tmp_path: Path) -> None:
+    server = start()
+    settle(server)
+    server.stop()
+    server.database.write_bytes(b"no database" * 1000)
+    ready = server.database.with_name("sparkle.db.restore-ready")
+    ready.mkdir()
+    before = files(server.database.parent)
+    log = tmp_path / "log"
+    log.write_text("mallory was here\n")
+    doctor(server, "--bundle", str(tmp_path / "bundle.tgz"), "--log", str(log))
+    assert files(server.database.parent) == before
+    with tarfile.open(tmp_path / "bundle.tgz") as archive:
+        text = archive.extractfile("sparkle-lite/log.txt").read().decode()  # type: ignore[union-attr]
+    assert "mallory" not in text and "Left out" in text
+
+
 def test_clients_that_send_nothing_of_use_are_named(start: Start) -> None:
     server = start()
     settle(server)
@@ -216,6 +233,12 @@ def test_the_public_url_is_tried_and_the_proxy_on_the_way_judged(start: Start, t
     assert [text.partition(" ")[0] for text in told.values()] == ["ok", "bad", "bad", "ok"]
     assert "server.trusted_proxies" in told["[]", True]
     assert "X-Forwarded-For" in told['["127.0.0.1"]', False]
+    # Another server of the same kind answers there.
+    with start_server(tmp_path / "other") as other:
+        settle(server, f'public_url = "{other.url}"\n')
+        [finding] = doctor(server)["public_url"]
+    assert finding["level"] == "bad" and "Something else" in finding["message"]
+    settle(server, f'public_url = "http://127.0.0.1:{port}"\n')
     # Nothing listens there any more.
     assert levels(doctor(server))["public_url"] == {"bad"}
 
@@ -364,6 +387,11 @@ def test_the_archive_holds_no_secret_no_address_and_no_name(start: Start, tmp_pa
         ("from 203.0.113.57:6881, [2001:db8:1:2::3]:80", "from 203.0.113.0/24:6881, [2001:db8:1::/48]:80"),
         ("::ffff:203.0.113.57 fe80::1%eth0", "203.0.113.0/24 fe80::/48"),
         ("60.220.182.0/24 10.0.0.0/8 10.1.2.3/32", "60.220.182.0/24 10.0.0.0/8 10.1.2.0/24"),
+        ("203.0.113.77/24 203.0.113.77_6881 ip_203.0.113.77", "203.0.113.0/24 203.0.113.0/24_6881 ip_203.0.113.0/24"),
+        ("1:2:3:4:5:6:7:: ip:2001:db8:1:2::3: no", "1:2:3::/48 ip:2001:db8:1::/48: no"),
+        ("2002:cb00:714d::1 2001:0:4136:e378:8000:63bf:3fff:fdd2", "2002::/16 2001::/32"),
+        ('{"m": "a\\n203.0.113.77\\nann\\n2001:db8:1:2::3"}', '{"m": "a\\n203.0.113.0/24\\nU\\n2001:db8:1::/48"}'),
+        ("http://u:p@a.example/b?key=S&x=y", "http://***@a.example/b?key=***&x=***"),
         ("127.0.0.1:7799 0.0.0.0 ::1 12:34:56 2026-11-28T08:46:16.123Z", None),
         ("ann and anne, 'ann'", "U and V, 'U'"),
         ("joanna annex", None),

@@ -37,6 +37,7 @@ async def backups(request: AnyRequest, server: Injected[Server]) -> Page:
         checked=server.backups.checked,
         progress=server.backups.progress,
         failure=server.backups.failure,
+        restore_failure=server.backups.restore_failure,
         folder=server.backups.folder,
         room=server.backups.room,
         config=server.config,
