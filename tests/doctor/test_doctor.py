@@ -280,6 +280,13 @@ def test_a_file_that_was_set_aside_is_taken_back_when_it_is_right(start: Start) 
     assert status == 1 and "damaged" in err
     away = server.database.with_name("sparkle.db.set-aside") / closed.name
     away.write_bytes(whole)
+    (log := closed.with_name(closed.name + "-wal")).write_bytes(b"")
+    status, _, err = command(server, "doctor", "adopt", closed.name)
+    assert status == 1 and str(log) in err
+    log.unlink()
+    with contextlib.closing(sqlite3.connect(server.database)) as connection, connection:
+        # As one that was killed halfway leaves it.
+        connection.execute("UPDATE segment_aside SET file=''")
     status, out, err = command(server, "doctor", "adopt", str(away))
     assert (status, err) == (0, "") and "is served: 10 rows" in out
     assert rows(server.database, "snapshot") == before
