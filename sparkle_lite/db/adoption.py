@@ -6,9 +6,10 @@ refers to it, and the numbers of its rows are still free.
 """
 
 import asyncio
+import os
 import re
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -18,6 +19,7 @@ from sparkle_lite.db import aside, segments
 from sparkle_lite.db.aside import AsideRow, Wrong
 from sparkle_lite.db.connection import Connection, fetch_all, fetch_one, plain_uri, refused, transaction
 from sparkle_lite.db.database import Database
+from sparkle_lite.db.faults import BESIDE
 from sparkle_lite.db.segments import Kind, SegmentRow
 from sparkle_lite.errors import SparkleError
 from sparkle_lite.texts import phrase
@@ -43,7 +45,7 @@ async def adopt(database: Database, file: str, now_ms: int, *, served: bool) -> 
     folder = segments.set_aside_folder(database.segment_folder)
     path = _path_in(folder, file)
     async with database.reader() as reader:
-        row = next((each for each in await aside.rows(reader) if each.file == path.name), None)
+        row = _row_of(path.name, await aside.rows(reader))
         belongs = await aside.belongs_to(reader, database.stamp)
     if row is None:
         segment = await _derive(database, path)
@@ -53,8 +55,7 @@ async def adopt(database: Database, file: str, now_ms: int, *, served: bool) -> 
     if wrong is not None:
         raise SparkleError("conflict", "adopt.wrong", path=path, why=_said(wrong))
     place = segments.segment_path(database.segment_folder, segment.kind, segment.id)
-    if place.exists():
-        raise SparkleError("conflict", "adopt.taken", path=place)
+    await asyncio.to_thread(_require_free, place)
     if row is None:
         await _require_known(database, path, segment)
     # Without the name of a file it waits until one is in its place, whoever looks in between.
@@ -76,12 +77,27 @@ async def is_served(database: Database, segment: SegmentRow) -> bool:
         return bool(await segments.catalogue(reader, "id=?", (segment.id,)))
 
 
+def _row_of(name: str, rows: Sequence[AsideRow]) -> AsideRow | None:
+    """What is known of a file of the folder; where no row names it, it may be the one that a segment misses."""
+    match = _NAME.fullmatch(name)
+    segment = segments.segment_path(Path(), cast(Kind, match[1]), int(match[2])).name if match else None
+    missing = (each for each in rows if not each.file and aside.name_of(each.segment) == segment)
+    return next((each for each in rows if each.file == name), None) or next(missing, None)
+
+
 def _path_in(folder: Path, file: str) -> Path:
     given = Path(file)
     path = given if given.parent != Path() else folder / file
     if not path.is_file() or path.resolve().parent != folder.resolve():
         raise SparkleError("not_found", "adopt.none", file=file, folder=folder)
     return folder / path.name
+
+
+def _require_free(place: Path) -> None:
+    """Raises SparkleError: conflict where a file is, or what would be taken for its log."""
+    for taken in (place.with_name(place.name + suffix) for suffix in ("", *BESIDE)):
+        if os.path.lexists(taken):
+            raise SparkleError("conflict", "adopt.taken", path=taken)
 
 
 def _said(wrong: Wrong) -> object:

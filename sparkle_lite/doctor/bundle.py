@@ -51,9 +51,9 @@ _HOLDING = {ipaddress.IPv6Network("2002::/16"): 16, ipaddress.IPv6Network("2001:
 _KEPT = frozenset(map(ipaddress.ip_address, ("127.0.0.1", "::1", "0.0.0.0", "::")))  # noqa: S104 -- compared, not bound
 _ADDRESS = re.compile(
     # IPv6 that ends like IPv4, IPv6, IPv4.
-    r"(?<![0-9A-Fa-f:.])(?:[0-9A-Fa-f]{0,4}:){2,7}(?:\d{1,3}\.){3}\d{1,3}(?:/\d{1,3})?(?!\.?\d)"
+    r"(?<![0-9A-Fa-f:.])(?:[0-9A-Fa-f]{0,4}:){2,7}(?:\d{1,3}\.){3}\d{1,3}(?:/\d{1,3})?(?!\d)"
     r"|(?<![0-9A-Fa-f:.])[0-9A-Fa-f]{0,4}(?::[0-9A-Fa-f]{0,4}){2,8}(?:%\w+)?(?:/\d{1,3})?(?![0-9A-Za-z:])"
-    r"|(?<![\d.])(?:\d{1,3}\.){3}\d{1,3}(?:/\d{1,3})?(?!\.?\d)"
+    r"|(?<!\d)(?:\d{1,3}\.){3}\d{1,3}(?:/\d{1,3})?(?!\d)"
 )
 # Values of a query and who logs in by a URL: anybody's, so what they are called says nothing.
 _QUERY = re.compile(r"""([?&][^\s=&#"'<>]{1,200}=)[^\s&#"'<>]+""")
@@ -105,10 +105,12 @@ def _whole_word(name: str) -> str:
 
 
 def _veiled_line(line: str) -> str:
-    if line.startswith("{"):
+    # A container's log has its name before the JSON.
+    head, brace, rest = line.partition("{")
+    if brace:
         with suppress(ValueError, RecursionError):
             # What is escaped in it would not be found.
-            line = json.dumps(_veiled_value(json.loads(line)))
+            line = head + json.dumps(_veiled_value(json.loads(brace + rest)))
     return _veiled(line)
 
 

@@ -139,6 +139,9 @@ async def check_integrity(place: InstalledServer) -> list[CheckFinding] | None:
         try:
             integrity = await on_thread(read)
         except FileFault as fault:
+            if fault.kind == "missing" and file.kind != "main":
+                # The server has removed it meanwhile; what is missing otherwise, it sets aside.
+                continue
             if fault.kind != "damaged":
                 found.append(refused(fault))
                 continue
