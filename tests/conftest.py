@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from browser import launch
+from hypothesis import settings
 from reports import World
 from server import App, RunningServer, start_server
 
@@ -22,6 +23,11 @@ max_apps_per_user = 100000
 body_timeout = "2s"
 requests_per_minute = 0
 """
+
+
+# On a busy machine any example may take a while; what must be quick has a benchmark.
+settings.register_profile("suite", deadline=None)
+settings.load_profile("suite")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
